@@ -1,0 +1,1 @@
+"""Hostler hosts Claude agents in production, on machines you own."""

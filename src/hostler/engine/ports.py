@@ -1,0 +1,247 @@
+"""What does the engine ask of the world outside it?
+
+Every seam between the engine and an adapter is a Protocol in this module. Adapters (harness, sandbox, gateway, egress)
+implement them; only the composition root knows which one is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+# --------------------------------------------------------------------------------------------------------- sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """What one sandbox may use. `None` means: no limit of ours."""
+
+    memory_bytes: int | None = 2 << 30
+    """Hard limit of resident memory, page cache included, in bytes."""
+    pids: int | None = 256
+    """Processes and threads together."""
+    cpus: float | None = 2.0
+    """Share of processor time, in whole processors: 0.5 is half of one."""
+    open_files: int = 4096
+    """Descriptors of one process."""
+    tmp_bytes: int = 256 << 20
+    """Size of `/tmp`, and of the home directory outside the harness's own state, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """Everything a sandbox is made from. Nothing else of the host is visible inside."""
+
+    session_id: str
+    workspace: Path
+    """Host directory that is `/workspace` inside: readable, writable, kept when the sandbox is gone."""
+    outputs: Path
+    """Host directory that is `/mnt/session/outputs` inside: readable, writable, kept."""
+    harness_state: Path
+    """Host directory that is `/home/agent/.claude` inside: transcript and state of the harness."""
+    model_socket: Path
+    """Host unix socket of this session's gateway; inside it is `/run/hostler/model.sock`."""
+    egress_socket: Path
+    """Host unix socket of this session's egress proxy; inside, `127.0.0.1:3128` is forwarded to it."""
+    program: Path
+    """Host path of the `claude` binary; inside it is `/opt/hostler/claude`, read-only."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The whole environment of the program. Nothing of the worker's environment is inherited."""
+    limits: SandboxLimits = SandboxLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationLabel:
+    """What this host really gives, said honestly. Shown by `hostler doctor` and kept with each session."""
+
+    technology: Literal["bubblewrap"]
+    host_user: Literal["per_sandbox", "shared"]
+    """`per_sandbox`: one host uid each (worker runs as root). `shared`: the worker's own uid, in a user namespace."""
+    limits_by: Literal["cgroup_v1", "cgroup_v2", "none"]
+    missing: tuple[str, ...] = ()
+    """Promises that this host can't keep, each in a sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStats:
+    """Use of one sandbox at one moment. `None`: this host can't tell."""
+
+    memory_bytes: int | None
+    memory_peak_bytes: int | None
+    cpu_seconds: float | None
+    pids: int | None
+    oom_kills: int | None
+
+
+class Sandbox(Protocol):
+    """One isolated place. `destroy` is idempotent; afterwards no process, mount or cgroup of it exists."""
+
+    @property
+    def label(self) -> IsolationLabel: ...
+
+    @property
+    def launcher(self) -> Path:
+        """Host program that runs `claude` inside, with the arguments and the standard streams that it is given.
+
+        It is started at most once. Its environment is ignored: `SandboxSpec.environment` counts.
+        """
+        ...
+
+    async def stats(self) -> SandboxStats: ...
+
+    async def destroy(self) -> None: ...
+
+
+class SandboxProvider(Protocol):
+    """Makes sandboxes of one technology on this host."""
+
+    async def probe(self) -> IsolationLabel:
+        """What this host gives. Raises SandboxUnavailable, with what to install or change, when it gives nothing."""
+        ...
+
+    async def create(self, spec: SandboxSpec) -> Sandbox: ...
+
+    async def sweep(self) -> Sequence[str]:
+        """End and remove whatever an earlier process of this provider's state directory left; says what it was."""
+        ...
+
+
+class SandboxUnavailable(Exception):
+    """This host can't give the sandbox that was asked for. The message says what to do."""
+
+
+# --------------------------------------------------------------------------------------------------------- two roads
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRules:
+    """What a session may reach besides its model. The empty list means nothing."""
+
+    allow: Literal["public", "listed"]
+    hosts: tuple[str, ...] = ()
+    """Exact host names, or `*.example.com` for every name below it (not the name itself)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressDecision:
+    """One decision of the egress proxy, as it is recorded."""
+
+    session_id: str
+    method: str
+    host: str
+    port: int
+    allowed: bool
+    reason: str
+    """`allowed_host`, `public_host`, `host_not_allowed`, `private_address`, `port_blocked`, `bad_request`, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """Tokens of one model request as the upstream counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_5m_input_tokens: int = 0
+    cache_creation_1h_input_tokens: int = 0
+    web_search_requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequestRecord:
+    """One request on the model road: what it asked for, what it used, how it ended."""
+
+    session_id: str
+    model: str
+    status: int
+    """HTTP status of the upstream's answer; 0 when there was none, 499 when the sandbox hung up first."""
+    usage: ModelUsage
+    stop_reason: str | None
+    duration_ms: float
+    first_byte_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCall:
+    """A tool call of a response that is kept back until the calls before it have results."""
+
+    tool_use_id: str
+    name: str
+    input: Mapping[str, object]
+
+
+class ModelRoadListener(Protocol):
+    """Who is told what happens on one session's model road. Calls are awaited in order."""
+
+    async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
+        """Called after the upstream's response is complete and before its end reaches the harness.
+
+        Must return only when the calls are durably announced or queued for announcement.
+        """
+        ...
+
+    async def on_model_request(self, record: ModelRequestRecord) -> None: ...
+
+
+class SequenceStore(Protocol):
+    """Durable form of the held calls of one session. See `docs/explanation/parallel-calls.md`."""
+
+    async def load(self) -> str | None: ...
+
+    async def save(self, state: str) -> None: ...
+
+
+class Road(Protocol):
+    """An open unix socket for one session."""
+
+    async def close(self) -> None: ...
+
+
+class ModelRoads(Protocol):
+    """The gateway: opens one socket per session, the only way from a sandbox to a model."""
+
+    async def open(
+        self,
+        session_id: str,
+        socket: Path,
+        listener: ModelRoadListener,
+        *,
+        one_call_at_a_time: bool,
+        sequence: SequenceStore,
+        allowed_models: frozenset[str] | None,
+    ) -> Road: ...
+
+
+class EgressRoads(Protocol):
+    """The egress proxy: opens one socket per session, the only way from a sandbox to anything but the model."""
+
+    async def open(self, session_id: str, socket: Path, rules: EgressRules) -> Road: ...
+
+
+class EgressRecorder(Protocol):
+    async def record(self, decision: EgressDecision) -> None: ...
+
+
+__all__ = [
+    "AsyncIterator",
+    "EgressDecision",
+    "EgressRecorder",
+    "EgressRoads",
+    "EgressRules",
+    "HeldCall",
+    "IsolationLabel",
+    "ModelRequestRecord",
+    "ModelRoadListener",
+    "ModelRoads",
+    "ModelUsage",
+    "Road",
+    "Sandbox",
+    "SandboxLimits",
+    "SandboxProvider",
+    "SandboxSpec",
+    "SandboxStats",
+    "SandboxUnavailable",
+    "SequenceStore",
+]
