@@ -1,0 +1,60 @@
+"""What can go wrong, split by what the caller can do about it.
+
+Fix the request, come back later, stop, or report a bug. HTTP statuses exist only in `hostler.api`.
+"""
+
+from __future__ import annotations
+
+
+class HostlerError(Exception):
+    """Base of every error that a caller is meant to see. `message` says what to do; it never holds secrets."""
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        """Machine-readable detail of the wire (`details.error_code`), when the wire has one."""
+
+
+class InvalidRequest(HostlerError):
+    """The request is wrong as it stands. Sending it again changes nothing."""
+
+
+class Unauthenticated(HostlerError):
+    """No credential, or one that nobody knows."""
+
+
+class PermissionDenied(HostlerError):
+    """The credential is known and may not do this."""
+
+
+class NotFound(HostlerError):
+    """No such thing, or it belongs to somebody else: the two are not told apart."""
+
+
+class Conflict(HostlerError):
+    """Somebody else changed or took it first. Read again, then decide. Not worth an automatic retry."""
+
+
+class NotSupported(HostlerError):
+    """Part of the contract, not built here. Never accepted and ignored."""
+
+
+class TooLarge(HostlerError):
+    """The request is larger than this server takes."""
+
+
+class Busy(HostlerError):
+    """Right request, wrong moment: the same request can succeed later."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float = 1.0, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class LeaseLost(HostlerError):
+    """This worker no longer owns the session: stop its sandbox, write nothing more."""
+
+
+class StoreDamaged(HostlerError):
+    """The store holds what it must not hold. A bug or a broken disk: stop and report."""
