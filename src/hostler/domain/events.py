@@ -1,0 +1,190 @@
+"""What does a session say? The events of the wire, one constructor each, and how they are written down.
+
+An event is a JSON object with `id`, `type` and `processed_at`. It is serialised once, when it is recorded; from then on
+the text is passed on unchanged to every reader.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hostler.domain.ids import new_id
+
+Body = dict[str, Any]
+"""One wire event, complete."""
+
+StopReason = dict[str, Any]
+
+INTERRUPTED = "Tool execution was interrupted before completion. Please retry."
+"""What a tool call gets as its result when a person stops the turn (wording of the contract)."""
+
+OUTCOME_UNKNOWN = (
+    "This tool call was cut off before its result was recorded, so its outcome is unknown. "
+    "Check whether it took effect before relying on it or running it again."
+)
+"""What a tool call gets as its result when the process that ran it is gone."""
+
+RetryStatus = Literal["retrying", "exhausted", "terminal"]
+
+ErrorType = Literal[
+    "unknown_error",
+    "model_overloaded_error",
+    "model_rate_limited_error",
+    "model_request_failed_error",
+    "billing_error",
+    "tool_use_limit_reached_error",
+    "compaction_limit_reached_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event on its way into the log. `processed_at` is None only for queued input."""
+
+    body: Body
+
+    @property
+    def id(self) -> str:
+        return str(self.body["id"])
+
+    @property
+    def type(self) -> str:
+        return str(self.body["type"])
+
+    def text(self) -> str:
+        return to_text(self.body)
+
+
+def to_text(body: Mapping[str, Any]) -> str:
+    """Compact JSON on one line. Lone surrogates and NUL stay escaped, so that every database takes the text."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+    return text
+
+
+def _event(type_: str, at: str | None, *, id_: str | None = None, **fields: Any) -> Event:
+    return Event({"id": id_ or new_id("sevt"), "type": type_, "processed_at": at, **fields})
+
+
+def text_block(text: str) -> Body:
+    return {"type": "text", "text": text}
+
+
+def status_running(at: str) -> Event:
+    return _event("session.status_running", at)
+
+
+def status_rescheduled(at: str) -> Event:
+    return _event("session.status_rescheduled", at)
+
+
+def status_terminated(at: str) -> Event:
+    return _event("session.status_terminated", at)
+
+
+def status_idle(at: str, stop_reason: StopReason, stop_details: Body | None = None) -> Event:
+    return _event("session.status_idle", at, stop_reason=stop_reason, stop_details=stop_details)
+
+
+def thread_status(
+    at: str, kind: Literal["running", "rescheduled", "terminated"], thread_id: str, agent_name: str
+) -> Event:
+    return _event(f"session.thread_status_{kind}", at, session_thread_id=thread_id, agent_name=agent_name)
+
+
+def thread_idle(
+    at: str, thread_id: str, agent_name: str, stop_reason: StopReason, stop_details: Body | None = None
+) -> Event:
+    return _event(
+        "session.thread_status_idle",
+        at,
+        session_thread_id=thread_id,
+        agent_name=agent_name,
+        stop_reason=stop_reason,
+        stop_details=stop_details,
+    )
+
+
+def usage(at: str, totals: Body) -> Event:
+    return _event("session.usage", at, usage=totals, budget=None)
+
+
+def deleted(at: str) -> Event:
+    return _event("session.deleted", at)
+
+
+def session_updated(at: str, changed: Body) -> Event:
+    return _event("session.updated", at, **changed)
+
+
+def agent_message(at: str, id_: str, texts: Sequence[str]) -> Event:
+    return _event("agent.message", at, id_=id_, content=[text_block(text) for text in texts])
+
+
+def agent_thinking(at: str, id_: str) -> Event:
+    return _event("agent.thinking", at, id_=id_)
+
+
+def agent_tool_use(at: str, id_: str, name: str, input_: Mapping[str, Any], policy: str) -> Event:
+    """A call of a built-in tool. `policy` is the policy's type; `auto` has no judge here, so it asks."""
+    permission = "allow" if policy == "always_allow" else "ask"
+    evaluation: Body = {"type": policy}
+    if policy == "auto":
+        evaluation["evaluated_permission"] = {"type": "ask", "reason_code": "indeterminate"}
+    return _event(
+        "agent.tool_use",
+        at,
+        id_=id_,
+        name=name,
+        input=dict(input_),
+        evaluated_permission=permission,
+        evaluation=evaluation,
+    )
+
+
+def agent_custom_tool_use(at: str, id_: str, name: str, input_: Mapping[str, Any]) -> Event:
+    return _event("agent.custom_tool_use", at, id_=id_, name=name, input=dict(input_))
+
+
+def agent_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
+    return _event("agent.tool_result", at, tool_use_id=call_event_id, content=list(content), is_error=is_error)
+
+
+def custom_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
+    """A custom tool's result that nobody sent: how an interrupt closes a call that a client would have answered."""
+    return _event(
+        "user.custom_tool_result", at, custom_tool_use_id=call_event_id, content=list(content), is_error=is_error
+    )
+
+
+def context_compacted(at: str) -> Event:
+    return _event("agent.thread_context_compacted", at)
+
+
+def request_start(at: str, id_: str) -> Event:
+    return _event("span.model_request_start", at, id_=id_)
+
+
+def request_end(at: str, start_id: str, tokens: Body, is_error: bool) -> Event:
+    return _event("span.model_request_end", at, model_request_start_id=start_id, model_usage=tokens, is_error=is_error)
+
+
+def error(at: str, type_: ErrorType, message: str, retry: RetryStatus) -> Event:
+    return _event("session.error", at, error={"type": type_, "message": message, "retry_status": {"type": retry}})
+
+
+def preview_start(type_: Literal["agent.message", "agent.thinking"], id_: str) -> str:
+    """Frame data of `event_start`: an event with this id is being written. Never recorded."""
+    return to_text({"type": "event_start", "event": {"type": type_, "id": id_}})
+
+
+def preview_delta(id_: str, index: int, text: str) -> str:
+    """Frame data of `event_delta`: the next piece of text of the event `id_`. Never recorded."""
+    delta = {"type": "content_delta", "index": index, "content": {"type": "text", "text": text}}
+    return to_text({"type": "event_delta", "event_id": id_, "delta": delta})

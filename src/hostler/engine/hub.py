@@ -1,0 +1,115 @@
+"""Who is waiting for news of a session? Wakes stream readers and workers of this process after a commit.
+
+Nothing here is durable: what is recorded is in the log, and a reader that missed a push reads it there. Previews of text
+(deltas) exist only here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+BACKLOG = 1024
+"""Frames that one slow reader may leave lying. Past that, previews stop for it and events are read from the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a stream: the event's type, its JSON on one line, and its sequence number if it is recorded."""
+
+    name: str
+    data: str
+    seq: int | None = None
+    preview_of: str | None = None
+    """Id of the event that this frame previews; None for events."""
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """One reader's queue. Use from the loop of the hub only."""
+
+    session_id: str
+    previews: frozenset[str]
+    """Event types whose previews this reader wants."""
+    frames: deque[Frame] = field(default_factory=deque)
+    overrun: bool = False
+    """True: frames were dropped; read the log from the last sequence that was seen."""
+    closed: bool = False
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _open_previews: set[str] = field(default_factory=set)
+
+    def push(self, frame: Frame) -> None:
+        if frame.preview_of is not None:
+            if frame.name == "event_start":
+                self._open_previews.add(frame.preview_of)
+            elif frame.preview_of not in self._open_previews:
+                return
+            if len(self.frames) >= BACKLOG:
+                self._open_previews.discard(frame.preview_of)
+                return
+        elif len(self.frames) >= BACKLOG:
+            self.overrun = True
+            return
+        self.frames.append(frame)
+        self._ready.set()
+
+    def end(self) -> None:
+        self.closed = True
+        self._ready.set()
+
+    async def wait(self) -> None:
+        """Return when there is something in `frames`, or the subscription was overrun or closed."""
+        if not (self.frames or self.overrun or self.closed):
+            self._ready.clear()
+            await self._ready.wait()
+
+
+class Hub:
+    """Fan-out within one process."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, list[Subscription]] = {}
+        self._workers: list[Callable[[str], None]] = []
+
+    def subscribe(self, session_id: str, previews: frozenset[str] = frozenset()) -> Subscription:
+        subscription = Subscription(session_id, previews)
+        self._readers.setdefault(session_id, []).append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        readers = self._readers.get(subscription.session_id, [])
+        if subscription in readers:
+            readers.remove(subscription)
+        if not readers:
+            self._readers.pop(subscription.session_id, None)
+        subscription.end()
+
+    def publish(self, session_id: str, frames: Sequence[Frame]) -> None:
+        """Committed events, in order of their sequence; or accepted input that waits (no sequence)."""
+        for reader in self._readers.get(session_id, ()):
+            for frame in frames:
+                reader.push(frame)
+
+    def preview(self, session_id: str, type_: str, frame: Frame) -> None:
+        """A piece of an event that is being written, for the readers that asked for its type."""
+        for reader in self._readers.get(session_id, ()):
+            if type_ in reader.previews:
+                reader.push(frame)
+
+    def wants_previews(self, session_id: str) -> bool:
+        return any(reader.previews for reader in self._readers.get(session_id, ()))
+
+    def on_work(self, wake: Callable[[str], None]) -> None:
+        """`wake(session_id)` is called whenever a session of this process may need a worker."""
+        self._workers.append(wake)
+
+    def work(self, session_id: str) -> None:
+        for wake in self._workers:
+            wake(session_id)
+
+    def end_session(self, session_id: str) -> None:
+        """The session is gone: its streams end after what they still hold."""
+        for reader in list(self._readers.get(session_id, ())):
+            reader.end()
