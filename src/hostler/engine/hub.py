@@ -1,7 +1,7 @@
 """Who is waiting for news of a session? Wakes stream readers and workers of this process after a commit.
 
-Nothing here is durable: what is recorded is in the log, and a reader that missed a push reads it there. Previews of text
-(deltas) exist only here.
+Nothing here is durable: what is recorded is in the log, and a reader that missed a push reads it there. Previews of
+text (deltas) exist only here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,224 @@
+"""What does the engine ask of the harness, and what does it hear from it?
+
+A *run* is one process of the harness in one sandbox, on one session's transcript. It takes prompts one after the other
+and says what happens. Names of tools and shapes of their inputs are the wire's on this side of the port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from hostler.domain.events import Body, ErrorType
+
+# ------------------------------------------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTool:
+    """A tool that a client executes."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What a run needs to know of its agent."""
+
+    transcript_id: str
+    """UUID of the conversation in the transcript store; the same for all runs of a session."""
+    resume: bool
+    """True: go on with the transcript in the store. False: there is none yet."""
+    model: str
+    effort: str | None
+    system: str | None
+    tools: tuple[str, ...]
+    """Built-in tools by their wire names; nothing else of the harness's own is available."""
+    custom_tools: tuple[CustomTool, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Extra environment of the process, from the operator's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Run the call now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Never run it; the model is told why."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Not now: the run ends, and a later run with the same transcript asks again."""
+
+
+Verdict = Allow | Deny | Defer
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcome:
+    content: Sequence[Body]
+    is_error: bool
+
+
+class Gatekeeper(Protocol):
+    """Asked by the run before each tool call, and for the results of custom tools."""
+
+    async def permit(self, tool_use_id: str, name: str, custom: bool) -> Verdict:
+        """Must return promptly. Nothing of the call has happened yet."""
+        ...
+
+    async def result(self, tool_use_id: str) -> ToolOutcome:
+        """The client's result of a custom call that was permitted."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------- what is heard
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStarted:
+    """A model request of the main thread has begun to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextStarted:
+    """A block of text begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    """A block of text is complete."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingStarted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBlock:
+    """A block of thinking is complete. Its content stays in the transcript."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    tool_use_id: str
+    name: str
+    input: Mapping[str, Any]
+    custom: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnded:
+    """The answer of a model request is complete (or broke off)."""
+
+    usage: Body
+    is_error: bool
+    stop_reason: str | None = None
+    stop_details: Body | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    tool_use_id: str
+    content: tuple[Body, ...]
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The context was summarised to make room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The upstream failed; the harness waits and asks again."""
+
+    error: ErrorType
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The run stopped working on the prompt. Nothing more comes until the next prompt."""
+
+    how: Literal["completed", "deferred", "interrupted", "failed", "refused", "lost"]
+    error: ErrorType = "unknown_error"
+    message: str = ""
+    details: Body | None = None
+    alive: bool = True
+    """False: the process is gone or useless; the next prompt needs a new run."""
+
+
+RunEvent = (
+    RequestStarted
+    | TextStarted
+    | TextDelta
+    | TextBlock
+    | ThinkingStarted
+    | ThinkingBlock
+    | ToolCall
+    | RequestEnded
+    | ToolResult
+    | Compacted
+    | Retrying
+    | Ended
+)
+
+
+class Run(Protocol):
+    """One process of the harness."""
+
+    def events(self) -> AsyncIterator[RunEvent]:
+        """Everything that happens, from now until `Ended`. Call again after the next prompt."""
+        ...
+
+    async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
+        """Hand over user content. The same uuid is taken once per transcript, however often it is sent."""
+        ...
+
+    async def interrupt(self) -> None:
+        """Stop working on the prompt; `Ended` follows soon."""
+        ...
+
+    async def close(self) -> None:
+        """End the process. Idempotent."""
+        ...
+
+
+class Harness(Protocol):
+    """The Claude Agent SDK, or something that behaves like it."""
+
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        """The whole environment that the process needs inside its sandbox."""
+        ...
+
+    async def prepare(self, spec: RunSpec, state: Path, transcripts: object) -> None:
+        """Fill the empty host directory `state` with what the process needs to go on with its transcript."""
+        ...
+
+    async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: object) -> Run: ...
+
+    @property
+    def program(self) -> Path:
+        """Host path of the binary that runs in the sandbox."""
+        ...
+
+    @property
+    def version(self) -> str: ...

@@ -1,0 +1,257 @@
+"""How is a run of the real Claude Agent SDK started and spoken to?
+
+The SDK's parent side lives here, in the worker; the `claude` process lives in the sandbox, joined by its standard
+streams. So permission hooks, custom tools and the transcript mirror are outside the agent's reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import claude_agent_sdk
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, HookMatcher, SdkMcpTool, create_sdk_mcp_server
+from claude_agent_sdk._cli_version import __cli_version__
+
+from hostler.domain.events import Body, text_block, to_text
+from hostler.engine.runs import (
+    Allow,
+    CustomTool,
+    Defer,
+    Deny,
+    Ended,
+    Gatekeeper,
+    Run,
+    RunEvent,
+    RunSpec,
+    ToolOutcome,
+)
+from hostler.harness.tools import CUSTOM_SERVER, to_harness_name, to_wire_name
+from hostler.harness.translate import Translator
+
+PROJECT_KEY = "-workspace"
+"""Where `claude` files the transcripts of the working directory `/workspace`."""
+
+LINE_LIMIT = 256 << 20
+"""Largest line that `claude` may write, in bytes. A fork mirrors a whole transcript in one line."""
+
+HOOK_TIMEOUT_SECONDS = 120.0
+START_TIMEOUT_SECONDS = 60.0
+CLOSE_TIMEOUT_SECONDS = 10.0
+
+_SYSTEM_PROMPT = "system-prompt.txt"
+_INSIDE_STATE = "/home/agent/.claude"
+
+
+class ClaudeHarness:
+    """Runs the `claude` binary that the pinned Agent SDK brings along."""
+
+    def __init__(self, program: Path | None = None) -> None:
+        self._program = program or Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+
+    @property
+    def program(self) -> Path:
+        return self._program
+
+    @property
+    def version(self) -> str:
+        return __cli_version__
+
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        proxy = "http://127.0.0.1:3128"
+        local = "localhost,127.0.0.1,::1"
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
+            "HOME": "/home/agent",
+            "USER": "agent",
+            "LOGNAME": "agent",
+            "SHELL": "/bin/bash",
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "TMPDIR": "/tmp",
+            "CLAUDE_CONFIG_DIR": _INSIDE_STATE,
+            "ANTHROPIC_UNIX_SOCKET": "/run/hostler/model.sock",
+            "ANTHROPIC_BASE_URL": "http://localhost",
+            "ANTHROPIC_API_KEY": "the-gateway-holds-the-key",
+            "HTTP_PROXY": proxy,
+            "HTTPS_PROXY": proxy,
+            "http_proxy": proxy,
+            "https_proxy": proxy,
+            "NO_PROXY": local,
+            "no_proxy": local,
+            "NODE_USE_ENV_PROXY": "1",
+            "IS_SANDBOX": "1",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+            "CLAUDE_CODE_DISABLE_CRON": "1",
+            "DISABLE_TELEMETRY": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "DISABLE_ERROR_REPORTING": "1",
+            "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
+            "CLAUDE_AGENT_SDK_VERSION": claude_agent_sdk.__version__,
+            "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
+            "PWD": "/workspace",
+            **spec.settings,
+        }
+
+    async def prepare(self, spec: RunSpec, state: Path, transcripts: Any) -> None:
+        entries = None
+        if spec.resume:
+            entries = await transcripts.load({"project_key": PROJECT_KEY, "session_id": spec.transcript_id})
+
+        def write() -> None:
+            if spec.system:
+                (state / _SYSTEM_PROMPT).write_text(spec.system, "utf-8", errors="surrogateescape")
+            if entries:
+                folder = state / "projects" / PROJECT_KEY
+                folder.mkdir(parents=True)
+                with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
+                    file.writelines(to_text(entry) + "\n" for entry in entries)
+
+        await asyncio.to_thread(write)
+
+    async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: Any) -> Run:
+        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)))
+        try:
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                await run.connect()
+        except BaseException:
+            await run.close()
+            raise
+        return run
+
+
+class ClaudeRun:
+    """One `claude` process. All methods from one task, except `interrupt` and `close`."""
+
+    def __init__(
+        self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: Any, environment: dict[str, str]
+    ) -> None:
+        self._gatekeeper = gatekeeper
+        self._permitted: defaultdict[str, deque[str]] = defaultdict(deque)
+        self._translator = Translator()
+        self.last_words: deque[str] = deque(maxlen=20)
+        """The last lines of the process's standard error, for the message when it dies."""
+        conversation = {"resume": spec.transcript_id} if spec.resume else {}
+        self._client = ClaudeSDKClient(
+            ClaudeAgentOptions(
+                cli_path=launcher,
+                env=environment,
+                session_id=None if spec.resume else spec.transcript_id,
+                extra_args={"await-initialize": None, **conversation},
+                model=spec.model,
+                effort=spec.effort,  # type: ignore[arg-type]
+                system_prompt={"type": "file", "path": f"{_INSIDE_STATE}/{_SYSTEM_PROMPT}"} if spec.system else None,
+                tools=[to_harness_name(name, custom=False) for name in spec.tools],
+                mcp_servers={CUSTOM_SERVER: self._custom_server(spec.custom_tools)} if spec.custom_tools else {},
+                strict_mcp_config=True,
+                setting_sources=[],
+                permission_mode="default",
+                verbatim_prompts=True,
+                include_partial_messages=True,
+                max_buffer_size=LINE_LIMIT,
+                session_store=transcripts,
+                session_store_flush="eager",
+                stderr=self.last_words.append,
+                hooks={
+                    "PreToolUse": [
+                        HookMatcher(hooks=[self._before_tool], timeout=HOOK_TIMEOUT_SECONDS, on_failure="block")
+                    ]
+                },
+            )
+        )
+        self._messages: AsyncIterator[Any] | None = None
+
+    async def connect(self) -> None:
+        await self._client.connect()
+        self._messages = self._client.receive_messages()
+
+    async def events(self) -> AsyncIterator[RunEvent]:
+        assert self._messages is not None, "connect() comes first"
+        try:
+            async for message in self._messages:
+                for event in self._translator.feed(message):
+                    yield event
+                    if isinstance(event, Ended):
+                        return
+        except claude_agent_sdk.ClaudeSDKError as error:
+            yield Ended("lost", message=self._describe(error), alive=False)
+            return
+        yield Ended("lost", message=self._describe(None), alive=False)
+
+    async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
+        async def one() -> AsyncIterator[dict[str, Any]]:
+            yield {
+                "type": "user",
+                "message": {"role": "user", "content": [_without_nulls(block) for block in content]},
+                "parent_tool_use_id": None,
+                "uuid": uuid,
+            }
+
+        await self._client.query(one())
+
+    async def interrupt(self) -> None:
+        await self._client.interrupt()
+
+    async def close(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await self._client.disconnect()
+        except (claude_agent_sdk.ClaudeSDKError, TimeoutError):
+            pass  # the sandbox is destroyed right after or before; nothing of the process can stay
+
+    def _describe(self, error: Exception | None) -> str:
+        words = " | ".join(line for line in self.last_words if line.strip())[-1500:]
+        return f"The agent's process ended unexpectedly ({error or 'end of output'}). {words}".strip()
+
+    async def _before_tool(self, hook: Any, tool_use_id: str | None, context: Any) -> Any:
+        name, custom = to_wire_name(str(hook["tool_name"]))
+        call = tool_use_id or str(hook.get("tool_use_id", ""))
+        verdict = await self._gatekeeper.permit(call, name, custom)
+        out: dict[str, Any] = {"hookEventName": "PreToolUse"}
+        match verdict:
+            case Allow():
+                if custom:
+                    self._permitted[name].append(call)
+                out["permissionDecision"] = "allow"
+            case Deny(message=message):
+                out |= {"permissionDecision": "deny", "permissionDecisionReason": message}
+            case Defer():
+                out["permissionDecision"] = "defer"
+        return {"hookSpecificOutput": out}
+
+    def _custom_server(self, tools: Sequence[CustomTool]) -> Any:
+        return create_sdk_mcp_server(CUSTOM_SERVER, tools=[self._custom_tool(tool) for tool in tools])
+
+    def _custom_tool(self, tool: CustomTool) -> SdkMcpTool[Any]:
+        async def answer(_input: Any) -> dict[str, Any]:
+            # The protocol carries no tool_use_id. Calls that wait for a client run one at a time, right after their
+            # permission, so the oldest permitted call of this name is the one.
+            waiting = self._permitted[tool.name]
+            if not waiting:
+                return {"content": [text_block("This call was not permitted.")], "is_error": True}
+            return _mcp_result(await self._gatekeeper.result(waiting.popleft()))
+
+        schema = {"type": "object", "properties": {}, **tool.input_schema}
+        return SdkMcpTool(name=tool.name, description=tool.description, input_schema=schema, handler=answer)
+
+
+def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:
+    content: list[Body] = []
+    for block in outcome.content:
+        match block:
+            case {"type": "text"}:
+                content.append(text_block(block["text"]))
+            case {"type": "image", "source": {"type": "base64", "data": data, "media_type": media}}:
+                content.append({"type": "image", "data": data, "mimeType": media})
+            case _:
+                content.append(text_block(json.dumps(block, ensure_ascii=False)))
+    return {"content": content or [text_block("(no content)")], "is_error": outcome.is_error}
+
+
+def _without_nulls(block: Mapping[str, Any]) -> Body:
+    return {key: value for key, value in block.items() if value is not None}

@@ -1,0 +1,69 @@
+"""How are tools called on either side? Names and inputs of built-in tools, wire ↔ harness.
+
+The wire says `bash {command, timeout_ms}`, the harness says `Bash {command, timeout, description}`. Inputs that have no
+counterpart on the wire are passed on as they are; only prose for a person at a terminal (`description`) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+BUILTIN: Mapping[str, str] = {
+    "bash": "Bash",
+    "read": "Read",
+    "write": "Write",
+    "edit": "Edit",
+    "glob": "Glob",
+    "grep": "Grep",
+    "web_fetch": "WebFetch",
+    "web_search": "WebSearch",
+}
+_WIRE = {harness: wire for wire, harness in BUILTIN.items()}
+
+CUSTOM_SERVER = "custom"
+_CUSTOM_PREFIX = f"mcp__{CUSTOM_SERVER}__"
+
+
+def to_wire_name(name: str) -> tuple[str, bool]:
+    """The wire's name of a harness tool, and whether it is a custom tool."""
+    if name.startswith(_CUSTOM_PREFIX):
+        return name.removeprefix(_CUSTOM_PREFIX), True
+    return _WIRE.get(name, name), False
+
+
+def to_harness_name(name: str, custom: bool) -> str:
+    return _CUSTOM_PREFIX + name if custom else BUILTIN.get(name, name)
+
+
+def to_wire_input(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of the built-in tool `name` (wire name), as the wire shows it."""
+    out = dict(given)
+    match name:
+        case "bash":
+            out.pop("description", None)
+            if "timeout" in out:
+                out["timeout_ms"] = out.pop("timeout")
+        case "read":
+            offset, limit = out.pop("offset", None), out.pop("limit", None)
+            if offset is not None or limit is not None:
+                first = max(1, int(offset or 1))
+                out["view_range"] = [first, first + int(limit) - 1 if limit is not None else -1]
+    return out
+
+
+def to_harness_input(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of the built-in tool `name` (wire name), as the harness takes it."""
+    out = dict(given)
+    match name:
+        case "bash":
+            if "timeout_ms" in out:
+                out["timeout"] = out.pop("timeout_ms")
+        case "read":
+            span = out.pop("view_range", None)
+            if span is not None:
+                first, last = int(span[0]), int(span[1])
+                out["offset"] = first
+                if last > 0:
+                    out["limit"] = max(1, last - first + 1)
+    return out

@@ -1,0 +1,235 @@
+"""What do the harness's messages mean? Agent SDK messages in, run events out.
+
+A response arrives twice: as raw stream events (for previews and usage) and as whole blocks (`AssistantMessage`, the
+authority on content). After a broken stream the harness repeats the request without streaming; then only whole blocks
+come. Responses that the gateway made up to hand over a held call are not model requests and show no span.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    MirrorErrorMessage,
+    ResultMessage,
+    StreamEvent,
+    SystemMessage,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+)
+
+from hostler.domain.events import Body, ErrorType, text_block
+from hostler.engine import runs
+from hostler.engine.runs import RunEvent
+from hostler.harness.tools import to_wire_input, to_wire_name
+
+HELD_RESPONSE_PREFIX = "msg_hostler_held_"
+"""Message ids of responses that the gateway makes from calls it held back."""
+
+_HOOK_PREFIX = "PreToolUse:"
+_NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+
+
+@dataclass(slots=True)
+class _Request:
+    message_id: str
+    usage: dict[str, int]
+    stop_reason: str | None = None
+    stop_details: Body | None = None
+    held: bool = False
+
+
+class Translator:
+    """Turns the messages of one run into run events. Feed it every message, in order."""
+
+    def __init__(self) -> None:
+        self._request: _Request | None = None
+        self._finished: set[str] = set()
+        self._refusal: Body | None = None
+
+    def feed(self, message: object) -> list[RunEvent]:
+        match message:
+            case StreamEvent(parent_tool_use_id=None, event=event):
+                return self._stream(event)
+            case AssistantMessage(parent_tool_use_id=None):
+                return self._assistant(message)
+            case UserMessage(parent_tool_use_id=None, content=list() as content):
+                return self._user(content)
+            case MirrorErrorMessage(error=error):
+                text = f"The transcript could not be stored, so the turn was stopped: {error}"
+                return [*self._end_request(True), runs.Ended("failed", "unknown_error", text, alive=False)]
+            case SystemMessage():
+                return self._system(message)
+            case ResultMessage():
+                return self._result(message)
+            case _:
+                return []
+
+    # -- the stream of one response
+
+    def _stream(self, event: Mapping[str, Any]) -> list[RunEvent]:
+        match event.get("type"):
+            case "message_start":
+                message = event["message"]
+                return self._start_request(str(message.get("id", "")), message.get("usage") or {})
+            case "content_block_start":
+                kind = event["content_block"].get("type")
+                if kind == "text":
+                    return [runs.TextStarted()]
+                return [runs.ThinkingStarted()] if kind in ("thinking", "redacted_thinking") else []
+            case "content_block_delta":
+                delta = event["delta"]
+                return [runs.TextDelta(delta["text"])] if delta.get("type") == "text_delta" else []
+            case "message_delta":
+                if self._request is not None:
+                    _count(self._request.usage, event.get("usage") or {})
+                    self._request.stop_reason = event["delta"].get("stop_reason")
+                    self._request.stop_details = event["delta"].get("stop_details")
+                return []
+            case "message_stop":
+                return self._end_request(False)
+            case _:
+                return []
+
+    def _start_request(self, message_id: str, usage: Mapping[str, Any]) -> list[RunEvent]:
+        out = self._end_request(True)
+        held = message_id.startswith(HELD_RESPONSE_PREFIX)
+        self._request = _Request(message_id, dict(_NO_TOKENS), held=held)
+        _count(self._request.usage, usage)
+        return out if held else [*out, runs.RequestStarted()]
+
+    def _end_request(self, is_error: bool) -> list[RunEvent]:
+        request, self._request = self._request, None
+        if request is None:
+            return []
+        self._finished.add(request.message_id)
+        if request.stop_reason == "refusal":
+            self._refusal = _refusal(request.stop_details)
+        if request.held:
+            return []
+        return [runs.RequestEnded(request.usage, is_error, request.stop_reason, request.stop_details)]
+
+    # -- whole blocks
+
+    def _assistant(self, message: AssistantMessage) -> list[RunEvent]:
+        if message.error is not None or message.model == "<synthetic>":
+            return []
+        out: list[RunEvent] = []
+        message_id = message.message_id or ""
+        if message_id not in self._finished and (self._request is None or self._request.message_id != message_id):
+            out += self._start_request(message_id, message.usage or {})
+            if self._request is not None:
+                self._request.stop_reason = message.stop_reason
+        for block in message.content:
+            match block:
+                case TextBlock(text=text):
+                    out.append(runs.TextBlock(text))
+                case ThinkingBlock():
+                    out.append(runs.ThinkingBlock())
+                case ToolUseBlock(id=id_, name=name, input=given):
+                    wire, custom = to_wire_name(name)
+                    out.append(runs.ToolCall(id_, wire, given if custom else to_wire_input(wire, given), custom))
+                case _:
+                    pass
+        return out
+
+    def _user(self, content: Sequence[object]) -> list[RunEvent]:
+        out: list[RunEvent] = []
+        for block in content:
+            if isinstance(block, ToolResultBlock):
+                result = runs.ToolResult(block.tool_use_id, wire_content(block.content), bool(block.is_error))
+                out += [*self._end_request(False), result]
+        return out
+
+    def _system(self, message: SystemMessage) -> list[RunEvent]:
+        match message.subtype:
+            case "compact_boundary":
+                return [runs.Compacted()]
+            case "api_retry":
+                data = message.data
+                status = data.get("error_status")
+                attempt, most = data.get("attempt"), data.get("max_retries")
+                text = f"The model did not answer ({_status(status)}); trying again ({attempt} of {most})."
+                return [*self._end_request(True), runs.Retrying(error_type(status), text)]
+            case _:
+                return []
+
+    def _result(self, message: ResultMessage) -> list[RunEvent]:
+        out = self._end_request(True)
+        refusal, self._refusal = self._refusal, None
+        terminal = message.terminal_reason or ""
+        if message.deferred_tool_use is not None or terminal == "tool_deferred":
+            return [*out, runs.Ended("deferred", alive=False)]
+        if terminal.startswith("aborted"):
+            return [*out, runs.Ended("interrupted")]
+        if message.stop_reason == "refusal" or refusal is not None:
+            return [*out, runs.Ended("refused", details=refusal or _refusal(None))]
+        if message.subtype == "success" and not message.is_error:
+            return [*out, runs.Ended("completed")]
+        if message.subtype == "error_max_turns":
+            text = f"The turn used all its {message.num_turns} model requests."
+            return [*out, runs.Ended("failed", "tool_use_limit_reached_error", text, alive=False)]
+        text = "; ".join(message.errors or []) or message.result or message.subtype
+        kind = error_type(message.api_error_status)
+        return [*out, runs.Ended("failed", kind, text[:2000], alive=False)]
+
+
+def _status(status: object) -> str:
+    return f"HTTP {status}" if status else "no connection"
+
+
+def error_type(status: object) -> ErrorType:
+    """The wire's error type for the HTTP status of a failed model request; None when there was no answer."""
+    match status:
+        case 429:
+            return "model_rate_limited_error"
+        case 529 | 503:
+            return "model_overloaded_error"
+        case 402:
+            return "billing_error"
+        case _:
+            return "model_request_failed_error"
+
+
+def _count(into: dict[str, int], usage: Mapping[str, Any]) -> None:
+    for key in into:
+        value = usage.get(key)
+        if isinstance(value, int) and value:
+            into[key] = value
+
+
+def _refusal(details: Mapping[str, Any] | None) -> Body:
+    given = details or {}
+    return {"type": "refusal", "category": given.get("category"), "explanation": given.get("explanation")}
+
+
+def wire_content(content: object) -> tuple[Body, ...]:
+    """A tool result's content as the wire's blocks. What the wire has no block for is written out as JSON text."""
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (text_block(_without_hook_prefix(content)),) if content else ()
+    blocks: list[Body] = []
+    for block in content if isinstance(content, list) else [content]:
+        match block:
+            case {"type": "text", "text": str() as text}:
+                blocks.append(text_block(text))
+            case {"type": "image" | "document" as kind, "source": {"type": "base64" | "url" | "text"} as source}:
+                blocks.append({"type": kind, "source": source})
+            case _:
+                blocks.append(text_block(json.dumps(block, ensure_ascii=False, default=str)))
+    return tuple(blocks)
+
+
+def _without_hook_prefix(text: str) -> str:
+    """A refusal of ours comes back as `PreToolUse:Bash hook error: …`; the sender's own words are what counts."""
+    if text.startswith(_HOOK_PREFIX) and " hook error: " in text[:200]:
+        return text.split(" hook error: ", 1)[1]
+    return text
