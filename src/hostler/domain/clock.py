@@ -30,3 +30,8 @@ def parse_rfc3339(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone; write it like 2026-01-02T03:04:05Z")
     return moment.astimezone(UTC)
+
+
+def rfc3339_of(unix: float) -> str:
+    """The same for seconds since 1970."""
+    return rfc3339(datetime.fromtimestamp(unix, UTC))

@@ -215,6 +215,10 @@ class Harness(Protocol):
 
     async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: object) -> Run: ...
 
+    def call(self, tool_use_id: str, name: str, input_: Mapping[str, Any]) -> ToolCall:
+        """A tool call as the model made it, in the wire's words."""
+        ...
+
     @property
     def program(self) -> Path:
         """Host path of the binary that runs in the sandbox."""

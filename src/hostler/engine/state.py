@@ -252,12 +252,19 @@ def _digest(answer: Answer) -> str:
     return ev.to_text(answer.model_dump(exclude={"event_id"}))
 
 
-def _close_calls(state: SessionState, at: Moment, text: str) -> tuple[SessionState, list[Event]]:
-    """End every open call with an error result, in the log and (later) in the transcript."""
+def _close_calls(
+    state: SessionState, at: Moment, *, lost: bool = False, in_transcript: bool = False
+) -> tuple[SessionState, list[Event]]:
+    """End every open call with an error result, in the log and (unless it is there already) in the transcript.
+
+    `lost`: the process went away, so that nobody knows what became of the calls that had begun.
+    """
     events: list[Event] = []
     unclosed = list(state.unclosed)
     for call in state.calls:
-        unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))
+        text = ev.OUTCOME_UNKNOWN if lost and call.started else ev.INTERRUPTED
+        if not in_transcript:
+            unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))
         if call.kind == "builtin":
             events.append(ev.agent_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
         elif call.answer is None:
@@ -352,7 +359,7 @@ def _interrupt(step: Step, at: Moment, totals: Totals, body: Body) -> Step:
         state = state.model_copy(update={"interrupt": Queued(body=body)})
         return _with(step, state, (), [Event(body)], wanted=True)
     event = _processed(body, at)
-    state, closing = _close_calls(state, at, ev.INTERRUPTED)
+    state, closing = _close_calls(state, at)
     state, idle = _go_idle(state.model_copy(update={"turn": None}), at, totals, END_TURN)
     state, following = _start_queued(state, at)
     return _with(step, state, [event, *closing, *idle, *following], [event], wanted=True if following else step.wanted)
@@ -478,7 +485,7 @@ def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tup
         begun = turn.model_copy(update={"recoveries": turn.recoveries + 1})
         step = Step(state.model_copy(update={"turn": begun}), tuple(spans), wanted=True)
         return step, Plan("resume", begun, state.unclosed)
-    state, closing = _close_calls(state, at, ev.OUTCOME_UNKNOWN)
+    state, closing = _close_calls(state, at, lost=True)
     again = turn.model_copy(update={"recoveries": turn.recoveries + 1})
     state = state.model_copy(update={"turn": again})
     return Step(state, (*spans, *closing), wanted=True), Plan("recover", again, state.unclosed, lost)
@@ -552,6 +559,8 @@ class RunEnd:
     message: str = ""
     details: Body | None = None
     """With `refused`: the wire's stop details."""
+    closed_by_harness: bool = False
+    """True: the harness is alive and has ended the open calls in its transcript by itself."""
 
 
 def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> Step:
@@ -560,21 +569,21 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     if turn is None:
         return Step(state, wanted=False)
     if end.how == "lost":
-        return Step(state, wanted=True)
+        return Step(state, (ev.error(at.text, end.error, end.message, "retrying"),), wanted=True)
     if state.status == "rescheduling":
         state = state.model_copy(update={"status": "running", "running_since": at.unix})
     events: list[Event] = []
     if state.interrupt is not None:
         events.append(_processed(state.interrupt.body, at))
         state = state.model_copy(update={"interrupt": None})
-        end = RunEnd("interrupted")
+        end = RunEnd("interrupted", closed_by_harness=end.closed_by_harness)
     state, spans = _close_request(state, at)
     events += spans
     if end.how == "deferred":
         return _deferred(state, at, totals, turn, events)
     if end.how == "failed":
         events.append(ev.error(at.text, end.error, end.message, "exhausted"))
-    state, closing = _close_calls(state, at, ev.INTERRUPTED)
+    state, closing = _close_calls(state, at, in_transcript=end.closed_by_harness)
     events += closing
     stop = {"failed": RETRIES_EXHAUSTED, "refused": REFUSAL}.get(end.how, END_TURN)
     unsent = turn.prompts if turn.phase == "fresh" else ()

@@ -28,10 +28,11 @@ from hostler.engine.runs import (
     Run,
     RunEvent,
     RunSpec,
+    ToolCall,
     ToolOutcome,
 )
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name, to_wire_name
-from hostler.harness.translate import Translator
+from hostler.harness.translate import Translator, tool_call
 
 PROJECT_KEY = "-workspace"
 """Where `claude` files the transcripts of the working directory `/workspace`."""
@@ -97,6 +98,9 @@ class ClaudeHarness:
             "PWD": "/workspace",
             **spec.settings,
         }
+
+    def call(self, tool_use_id: str, name: str, input_: Mapping[str, Any]) -> ToolCall:
+        return tool_call(tool_use_id, name, input_)
 
     async def prepare(self, spec: RunSpec, state: Path, transcripts: Any) -> None:
         entries = None

@@ -134,8 +134,7 @@ class Translator:
                 case ThinkingBlock():
                     out.append(runs.ThinkingBlock())
                 case ToolUseBlock(id=id_, name=name, input=given):
-                    wire, custom = to_wire_name(name)
-                    out.append(runs.ToolCall(id_, wire, given if custom else to_wire_input(wire, given), custom))
+                    out.append(tool_call(id_, name, given))
                 case _:
                     pass
         return out
@@ -179,6 +178,12 @@ class Translator:
         text = "; ".join(message.errors or []) or message.result or message.subtype
         kind = error_type(message.api_error_status)
         return [*out, runs.Ended("failed", kind, text[:2000], alive=False)]
+
+
+def tool_call(tool_use_id: str, name: str, given: Mapping[str, Any]) -> runs.ToolCall:
+    """A call as the model made it, in the wire's words."""
+    wire, custom = to_wire_name(name)
+    return runs.ToolCall(tool_use_id, wire, given if custom else to_wire_input(wire, given), custom)
 
 
 def _status(status: object) -> str:

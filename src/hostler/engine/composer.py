@@ -1,0 +1,163 @@
+"""Which events does a run make? Run events in; events for the log and previews for the streams out, in their order.
+
+Holds what is being written at this moment: the id under which a text was announced, and the pieces that are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hostler.domain import events as ev
+from hostler.domain.ids import new_id
+from hostler.engine import runs, state
+from hostler.engine.hub import Frame
+from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
+
+Op = Callable[[SessionState, Moment, Totals], Step]
+"""Something to record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Something to show, to the readers who asked for previews of `type`."""
+
+    type: Literal["agent.message", "agent.thinking"]
+    frame: Frame
+
+
+def joined(ops: Sequence[Op]) -> Op:
+    """One step that does what the steps do one after the other."""
+
+    def run(before: SessionState, at: Moment, totals: Totals) -> Step:
+        step = Step(before)
+        for op in ops:
+            following = op(step.state, at, totals)
+            wanted = step.wanted if following.wanted is None else following.wanted
+            step = Step(following.state, (*step.events, *following.events), wanted)
+        return step
+
+    return run
+
+
+class Composer:
+    """For one run. `policies`: the permission policy of each built-in tool by wire name."""
+
+    def __init__(self, policies: Mapping[str, str]) -> None:
+        self._policies = policies
+        self._message_id: str | None = None
+        self._thinking_id: str | None = None
+        self._texts: list[str] = []
+        self._request_id = ""
+        self._held: list[runs.ToolCall] = []
+        self.dropping_errors = False
+        """True while the run is being stopped: error results of its calls are only the harness's way to end them."""
+
+    def hold(self, calls: Sequence[runs.ToolCall]) -> None:
+        """Calls of the response under way that the gateway keeps back: announced at its end."""
+        self._held += calls
+
+    def compose(self, event: runs.RunEvent) -> list[Op | Preview]:
+        """What `event` makes. Not for `Ended`."""
+        match event:
+            case runs.RequestStarted():
+                self._discard()
+                self._request_id = new_id("sevt")
+                id_ = self._request_id
+                return [lambda s, at, _: state.request_started(s, at, ev.request_start(at.text, id_))]
+            case runs.TextStarted():
+                if self._message_id is not None:
+                    return []
+                return [self._begin_message()]
+            case runs.TextDelta(text=text):
+                begun: list[Op | Preview] = [] if self._message_id is not None else [self._begin_message()]
+                id_ = str(self._message_id)
+                data = ev.preview_delta(id_, len(self._texts), text)
+                return [*begun, Preview("agent.message", Frame("event_delta", data, preview_of=id_))]
+            case runs.TextBlock(text=text):
+                self._texts.append(text)
+                return []
+            case runs.ThinkingStarted():
+                flushed = self._flush()
+                id_ = self._thinking_id = new_id("sevt")
+                data = ev.preview_start("agent.thinking", id_)
+                return [*flushed, Preview("agent.thinking", Frame("event_start", data, preview_of=id_))]
+            case runs.ThinkingBlock():
+                id_, self._thinking_id = self._thinking_id or new_id("sevt"), None
+                return [*self._flush(), _append(lambda at: ev.agent_thinking(at.text, id_))]
+            case runs.ToolCall():
+                return [*self._flush(), self._announce(event, held=False)]
+            case runs.RequestEnded():
+                return self._end_request(event)
+            case runs.ToolResult():
+                if self.dropping_errors and event.is_error:
+                    return []
+                finished = event
+                return [
+                    lambda s, at, _: state.call_finished(
+                        s, at, finished.tool_use_id, finished.content, finished.is_error
+                    )
+                ]
+            case runs.Compacted():
+                return [_append(lambda at: ev.context_compacted(at.text))]
+            case runs.Retrying(error=kind, message=message):
+                self._discard()
+                return [
+                    lambda s, at, _: state.rescheduled(s, at, ev.error(at.text, kind, message, "retrying")),
+                ]
+            case runs.Ended():
+                return []
+
+    def _begin_message(self) -> Preview:
+        id_ = self._message_id = new_id("sevt")
+        return Preview("agent.message", Frame("event_start", ev.preview_start("agent.message", id_), preview_of=id_))
+
+    def _flush(self) -> list[Op | Preview]:
+        """The text so far as one message."""
+        if not self._texts:
+            return []
+        texts, id_ = self._texts, self._message_id or new_id("sevt")
+        self._texts, self._message_id = [], None
+        return [_append(lambda at: ev.agent_message(at.text, id_, texts))]
+
+    def _discard(self) -> None:
+        """The response broke off: what was previewed never becomes an event."""
+        self._texts, self._message_id, self._thinking_id = [], None, None
+        self._held = []
+
+    def _end_request(self, event: runs.RequestEnded) -> list[Op | Preview]:
+        out: list[Op | Preview] = []
+        if not event.is_error:
+            out += self._flush()
+            out += [self._announce(call, held=True) for call in self._held]
+        self._discard()
+        start = self._request_id
+        out.append(lambda s, at, _: state.request_ended(s, ev.request_end(at.text, start, event.usage, event.is_error)))
+        return out
+
+    def _announce(self, call: runs.ToolCall, *, held: bool) -> Op:
+        id_ = new_id("sevt")
+        policy = self._policies.get(call.name, "always_allow")
+        gated = call.custom or policy != "always_allow"
+        open_call = OpenCall(
+            event_id=id_,
+            tool_use_id=call.tool_use_id,
+            kind="custom" if call.custom else "builtin",
+            name=call.name,
+            gated=gated,
+            started=not gated and not held,
+        )
+
+        def announce(before: SessionState, at: Moment, _: Totals) -> Step:
+            if call.custom:
+                event = ev.agent_custom_tool_use(at.text, id_, call.name, call.input)
+            else:
+                event = ev.agent_tool_use(at.text, id_, call.name, call.input, policy)
+            return state.call_announced(before, event, open_call)
+
+        return announce
+
+
+def _append(make: Callable[[Moment], ev.Event]) -> Op:
+    return lambda s, at, _: Step(s, (make(at),))

@@ -1,0 +1,150 @@
+"""How does a session get its process, and how does it lose it?
+
+One `claude` in one sandbox, with its two roads. Opened in the order that it needs, closed in the reverse order, whatever
+failed on the way. What must survive it (workspace, outputs, transcript) is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostler.engine.ports import (
+    EgressRoads,
+    IsolationLabel,
+    ModelRoadListener,
+    ModelRoads,
+    Road,
+    Sandbox,
+    SandboxProvider,
+    SandboxSpec,
+    SequenceStore,
+)
+from hostler.engine.profile import Profile
+from hostler.engine.runs import Gatekeeper, Harness, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Homes:
+    """Where the files of sessions are. `kept` outlives processes; `sockets` has short paths (108 bytes at most)."""
+
+    kept: Path
+    sockets: Path
+
+    def of(self, session_id: str) -> Path:
+        return self.kept / session_id
+
+    def socket_folder(self, session_id: str) -> Path:
+        return self.sockets / session_id[-12:]
+
+    def make(self, session_id: str) -> None:
+        """Everything a process needs, with an empty place for the state of the harness."""
+        home = self.of(session_id)
+        for name in ("workspace", "outputs"):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(home / "harness", ignore_errors=True)
+        (home / "harness").mkdir()
+        sockets = self.socket_folder(session_id)
+        shutil.rmtree(sockets, ignore_errors=True)
+        sockets.mkdir(parents=True, mode=0o711)
+
+    def remove(self, session_id: str) -> None:
+        shutil.rmtree(self.of(session_id), ignore_errors=True)
+        shutil.rmtree(self.socket_folder(session_id), ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What processes are made with: the adapters that the composition root chose."""
+
+    harness: Harness
+    sandboxes: SandboxProvider
+    model_roads: ModelRoads
+    egress_roads: EgressRoads
+    homes: Homes
+    settings: Mapping[str, str]
+    """Extra environment of every process."""
+    allowed_models: frozenset[str] | None
+    """Models that sandboxes may ask for; None: any."""
+
+
+class LiveProcess:
+    """A run and all that it stands on. Close it exactly where it was opened; closing is idempotent."""
+
+    def __init__(self, run: Run, sandbox: Sandbox, model_road: Road, stack: AsyncExitStack) -> None:
+        self.run = run
+        self.sandbox = sandbox
+        self.model_road = model_road
+        self._stack = stack
+
+    @property
+    def label(self) -> IsolationLabel:
+        return self.sandbox.label
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def last_words(self) -> str:
+        """Why it may have died, as far as the sandbox knows."""
+        stats = await self.sandbox.stats()
+        return "The sandbox ran out of memory." if stats.oom_kills else ""
+
+
+async def open_process(
+    around: Surroundings,
+    session_id: str,
+    profile: Profile,
+    *,
+    resume: bool,
+    transcripts: object,
+    gatekeeper: Gatekeeper,
+    listener: ModelRoadListener,
+    sequence: SequenceStore,
+) -> LiveProcess:
+    """Start a process for the session. Raises what the first failing part raises; then nothing is left open."""
+    spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
+    homes, home = around.homes, around.homes.of(session_id)
+    async with AsyncExitStack() as stack:
+        await asyncio.to_thread(homes.make, session_id)
+        sockets = homes.socket_folder(session_id)
+        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, sockets, ignore_errors=True)
+        await around.harness.prepare(spec, home / "harness", transcripts)
+        model_road = await around.model_roads.open(
+            session_id,
+            sockets / "model.sock",
+            listener,
+            one_call_at_a_time=profile.one_call_at_a_time,
+            sequence=sequence,
+            allowed_models=around.allowed_models,
+        )
+        stack.push_async_callback(model_road.close)
+        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress)
+        stack.push_async_callback(egress_road.close)
+        sandbox = await around.sandboxes.create(
+            SandboxSpec(
+                session_id=session_id,
+                workspace=home / "workspace",
+                outputs=home / "outputs",
+                harness_state=home / "harness",
+                model_socket=sockets / "model.sock",
+                egress_socket=sockets / "egress.sock",
+                program=around.harness.program,
+                environment=around.harness.environment(spec),
+                limits=profile.sandbox_limits,
+            )
+        )
+        run: Run | None = None
+
+        async def end() -> None:
+            await sandbox.destroy()  # first, so that the harness finds its process gone and need not wait for it
+            if run is not None:
+                await run.close()
+
+        stack.push_async_callback(end)
+        run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts)
+        return LiveProcess(run, sandbox, model_road, stack.pop_all())
+    raise AssertionError("unreachable")  # the stack swallows nothing

@@ -1,0 +1,125 @@
+"""What does an agent's definition mean for a run? From the session's snapshots to tools, policies, limits and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hostler.domain.ids import derived_uuid
+from hostler.engine.ports import EgressRules, SandboxLimits
+from hostler.engine.runs import CustomTool, RunSpec
+
+BUILTIN_TOOLS = ("bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search")
+TOOLSET = "agent_toolset_20260401"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """When a turn has gone on for long enough."""
+
+    max_requests: int = 500
+    """Model requests of one turn."""
+    seconds: float = 4 * 3600.0
+    """Running time of one turn, waits for people not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Everything that a worker needs to know of one session's agent and environment."""
+
+    model: str
+    effort: str | None
+    system: str | None
+    policies: Mapping[str, str]
+    """Enabled built-in tools by wire name, with the type of their permission policy."""
+    custom_tools: tuple[CustomTool, ...]
+    egress: EgressRules
+    sandbox_limits: SandboxLimits
+    turn_limits: TurnLimits
+    idle_timeout_seconds: float
+
+    @property
+    def one_call_at_a_time(self) -> bool:
+        """True when a call may have to wait for somebody: then no two calls may be under way at once."""
+        return bool(self.custom_tools) or any(policy != "always_allow" for policy in self.policies.values())
+
+    def run_spec(self, session_id: str, *, resume: bool, settings: Mapping[str, str]) -> RunSpec:
+        return RunSpec(
+            transcript_id=transcript_id(session_id),
+            resume=resume,
+            model=self.model,
+            effort=self.effort,
+            system=self.system,
+            tools=tuple(self.policies),
+            custom_tools=self.custom_tools,
+            settings=settings,
+        )
+
+
+def transcript_id(session_id: str) -> str:
+    """The UUID under which the harness knows the session's conversation."""
+    return derived_uuid("transcript", session_id)
+
+
+def profile(
+    agent: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    *,
+    idle_timeout_seconds: float,
+    sandbox_limits: SandboxLimits,
+    turn_limits: TurnLimits,
+) -> Profile:
+    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing."""
+    model = agent["model"]
+    config = environment["config"]
+    effort = model.get("effort")
+    limits = config.get("limits") or {}
+    hosting = config.get("hosting") or {}
+    return Profile(
+        model=model["id"],
+        effort=effort.get("type") if isinstance(effort, Mapping) else effort,
+        system=agent.get("system"),
+        policies=_policies(agent.get("tools") or ()),
+        custom_tools=tuple(
+            CustomTool(tool["name"], tool["description"], tool["input_schema"])
+            for tool in agent.get("tools") or ()
+            if tool["type"] == "custom"
+        ),
+        egress=_egress(config.get("networking") or {"type": "unrestricted"}),
+        sandbox_limits=_sandbox_limits(limits, sandbox_limits),
+        turn_limits=TurnLimits(
+            limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
+        ),
+        idle_timeout_seconds=hosting.get("idle_timeout_seconds", idle_timeout_seconds),
+    )
+
+
+def _policies(tools: Any) -> dict[str, str]:
+    policies: dict[str, str] = {}
+    for toolset in tools:
+        if toolset["type"] != TOOLSET:
+            continue
+        default = toolset.get("default_config") or {}
+        configs = {config["name"]: config for config in toolset.get("configs") or ()}
+        for name in BUILTIN_TOOLS:
+            config = {**default, **{k: v for k, v in configs.get(name, {}).items() if v is not None}}
+            if config.get("enabled", True):
+                policies[name] = (config.get("permission_policy") or {"type": "always_allow"})["type"]
+    return policies
+
+
+def _egress(networking: Mapping[str, Any]) -> EgressRules:
+    if networking["type"] == "limited":
+        return EgressRules("listed", tuple(networking.get("allowed_hosts") or ()))
+    return EgressRules("public")
+
+
+def _sandbox_limits(limits: Mapping[str, Any], default: SandboxLimits) -> SandboxLimits:
+    memory = limits.get("memory_mb")
+    return replace(
+        default,
+        memory_bytes=memory << 20 if memory else default.memory_bytes,
+        cpus=limits.get("cpus") or default.cpus,
+        pids=limits.get("pids") or default.pids,
+    )

@@ -1,0 +1,102 @@
+"""How does a step of the state machine become durable, and who hears of it?
+
+`Records.apply` runs one pure function of `engine.state` inside the transaction that appends its events, and tells
+readers and workers after the commit: nothing is announced before it is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hostler.domain.clock import rfc3339_of
+from hostler.engine.hub import Frame, Hub
+from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.store.database import Database
+from hostler.store.eventlog import Change, LogView, NewEvent, transact
+from hostler.store.sessions import SessionRow, SessionUpdate
+from hostler.store.work import Lease
+
+Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was recorded."""
+
+    step: Step
+    session: SessionRow
+    state: SessionState
+
+
+def totals(row: SessionRow) -> Totals:
+    """The session's use so far, as the wire shows it. What nobody measured is left out."""
+    used = row.usage
+    usage: dict[str, Any] = {
+        "input_tokens": used.input_tokens,
+        "output_tokens": used.output_tokens,
+        "cache_read_input_tokens": used.cache_read_input_tokens,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": used.cache_creation_5m_input_tokens,
+            "ephemeral_1h_input_tokens": used.cache_creation_1h_input_tokens,
+        },
+        "server_tool_use": {"web_search_requests": used.web_search_requests, "web_fetch_requests": 0},
+    }
+    return Totals(usage)
+
+
+class Records:
+    """The log of every session, as the engine writes it."""
+
+    def __init__(self, database: Database, hub: Hub) -> None:
+        self._database = database
+        self._hub = hub
+
+    async def apply(
+        self,
+        session_id: str,
+        decide: Decide,
+        *,
+        lease: Lease | None = None,
+        workspace: str | None = None,
+        update: SessionUpdate | None = None,
+    ) -> Applied:
+        """Record what `decide` makes of the session's present state.
+
+        With `lease`, only while that lease holds: LeaseLost otherwise. Without, for anyone who may see `workspace`;
+        NotFound otherwise. Errors of `decide` change nothing. `update` is set in the same transaction.
+        """
+        outcome: list[Step] = []
+
+        def run(view: LogView) -> Change:
+            state = SessionState.model_validate_json(view.session.state)
+            moment = Moment(view.now, rfc3339_of(view.now))
+            step = decide(state, moment, totals(view.session), view.session)
+            outcome[:] = [step]
+            return Change(
+                state=step.state.model_dump_json(),
+                status=step.state.status,
+                events=[NewEvent(e.id, e.type, e.body["processed_at"], e.text()) for e in step.events],
+                wanted=step.wanted,
+                update=update,
+            )
+
+        appended = await self._database.write(
+            lambda connection: transact(
+                connection,
+                self._database.now(connection),
+                session_id,
+                run,
+                lease=lease,
+                workspace_id=workspace,
+            )
+        )
+        step = outcome[0]
+        frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
+        frames += [Frame(event.type, event.text()) for event in step.queued]
+        if frames:
+            self._hub.publish(session_id, frames)
+        if step.wanted and lease is None:
+            self._hub.work(session_id)
+        return Applied(step, appended.session, step.state)
