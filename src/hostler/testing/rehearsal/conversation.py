@@ -22,6 +22,7 @@ _FENCE = re.compile(rf"^[ \t]*```{FENCE}[ \t]*\r?\n(?P<body>.*?)^[ \t]*```[ \t]*
 _OPENED = re.compile(rf"^[ \t]*```{FENCE}[ \t]*$", re.MULTILINE)
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _ADDED_BY_HARNESS = ("continue from where you left off", "[request interrupted")
+_DEFERRED = re.compile(r"^(mcp__[A-Za-z0-9_-]+|WebFetch|WebSearch)$", re.MULTILINE)
 _BILLING = "x-anthropic-billing-header"
 _ID_PREFIX = "toolu_01"
 
@@ -90,12 +91,19 @@ class Conversation:
         return "\n".join(part for part in _texts(self.body.get("system")) if not part.startswith(_BILLING))
 
     @cached_property
+    def asides(self) -> str:
+        """What the harness says in the conversation with the role `system`: surroundings, more tools."""
+        asides = (message for message in self.messages if message["role"] == "system")
+        return "\n".join(text for message in asides for text in _texts(message["content"]))
+
+    @cached_property
     def tools(self) -> tuple[str, ...]:
-        """Names of the tools that are offered."""
+        """Names of the tools that are offered, then of those that the harness only names and loads when called."""
         offered = self.body.get("tools")
         if not isinstance(offered, list):
             return ()
-        return tuple(str(item["name"]) for item in offered if isinstance(item, Mapping) and "name" in item)
+        names = [str(item["name"]) for item in offered if isinstance(item, Mapping) and "name" in item]
+        return tuple(dict.fromkeys(names + _DEFERRED.findall(self.asides)))
 
     @cached_property
     def tool_types(self) -> tuple[str, ...]:
@@ -108,7 +116,7 @@ class Conversation:
     @cached_property
     def prefix_id(self) -> str:
         """Names the part of the request that a prompt cache would share: system prompt and first user message."""
-        first = next((text for _, text in self._user_texts()), "")
+        first = next((said for _, said in self._spoken()), "")
         return _digest(self.session, self.system, first)
 
     @cached_property
@@ -132,22 +140,14 @@ class Conversation:
 
         Tool results, reminders and the harness's own phrases are not the user.
         """
-        found: tuple[int, list[str]] = (0, [])
-        for at, text in self._user_texts():
-            said = _REMINDER.sub("", text).strip()
-            if said and not said.lower().startswith(_ADDED_BY_HARNESS):
-                found = (at, [*found[1], said]) if found[0] == at else (at, [said])
-        return found[0], "\n".join(found[1])
+        spoken = list(self._spoken())
+        at = spoken[-1][0] if spoken else 0
+        return at, "\n".join(said for where, said in spoken if where == at)
 
     @cached_property
     def turn(self) -> int:
         """How many times the user said something, from 1."""
-        spoken = {
-            at
-            for at, text in self._user_texts()
-            if (said := _REMINDER.sub("", text).strip()) and not said.lower().startswith(_ADDED_BY_HARNESS)
-        }
-        return max(len(spoken), 1)
+        return max(len({at for at, _ in self._spoken()}), 1)
 
     @cached_property
     def tool_results(self) -> tuple[tuple[str, bool], ...]:
@@ -236,6 +236,12 @@ class Conversation:
                 said.extend(_REMINDER.sub("", text).strip() for text in _texts(message["content"]))
         place = _digest(self.key, str(length), *filter(None, said))
         return f"{_ID_PREFIX}{position[:5]}{step & 0xFFF:03x}{block & 0xFF:02x}{place[:12]}"
+
+    def _spoken(self) -> Iterator[tuple[int, str]]:
+        for at, text in self._user_texts():
+            said = _REMINDER.sub("", text).strip()
+            if said and not said.lower().startswith(_ADDED_BY_HARNESS):
+                yield at, said
 
     def _user_texts(self) -> Iterator[tuple[int, str]]:
         for at, message in enumerate(self.messages):

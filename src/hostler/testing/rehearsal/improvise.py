@@ -63,8 +63,8 @@ def improvise(conversation: Conversation) -> Step:
     shell, writer = offered_name("bash", conversation.tools), offered_name("write", conversation.tools)
     if conversation.body.get("tool_choice") == {"type": "none"} or shell not in conversation.tools:
         return _echo(conversation)
-    found = _WORKING_DIRECTORY.search(conversation.system + "\n" + conversation.last_text)
-    place = found[1].rstrip(".,") if found else "/workspace"
+    found = _WORKING_DIRECTORY.findall(f"{conversation.system}\n{conversation.asides}")
+    place = found[-1].rstrip(".,") if found else "/workspace"
     results = conversation.tool_results
     failed = taken > 0 and bool(results) and results[-1][1]
     if conversation.turn > 1:
