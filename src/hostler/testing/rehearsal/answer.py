@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hostler.testing.rehearsal.conversation import Conversation
+from hostler.testing.rehearsal.conversation import Conversation, carries_script
 from hostler.testing.rehearsal.steps import Gate, Raw, Stamps, Step, Text, Thinking, ToolUse
 from hostler.testing.rehearsal.usage import output_tokens, overridden
 
@@ -195,7 +195,7 @@ class Answer:
                 return value
 
     def _fill(self, template: str) -> str:
-        if "{{" not in template:
+        if "{{" not in template or carries_script(template):  # the templates in a script are for who follows it
             return template
         results = self.conversation.tool_results
         values = {

@@ -130,9 +130,14 @@ class Conversation:
         texts = [text for _, text in self._user_texts()]
         return texts[-1] if texts else ""
 
+    @cached_property
+    def thread(self) -> str:
+        """Names the line of work: sub-agents of a session share its `key`, but not their system prompt."""
+        return _digest(self.key, self.system)
+
     @property
     def script_is_in_last_text(self) -> bool:
-        return _FENCE.search(self.last_text) is not None
+        return carries_script(self.last_text)
 
     @cached_property
     def last_prompt(self) -> tuple[int, str]:
@@ -151,13 +156,26 @@ class Conversation:
 
     @cached_property
     def tool_results(self) -> tuple[tuple[str, bool], ...]:
-        """Text and `is_error` of every tool result, oldest first."""
-        results = []
+        """Text and `is_error` of every tool result, oldest first.
+
+        Results of parallel calls are in the order of the calls: harnesses send them as they come.
+        """
+        results: list[tuple[str, bool]] = []
+        called: list[str] = []
         for message in self.messages:
-            if message["role"] == "user" and isinstance(message["content"], list):
-                for block in message["content"]:
-                    if isinstance(block, Mapping) and block.get("type") == "tool_result":
-                        results.append(("\n".join(_texts(block.get("content"))), block.get("is_error") is True))
+            if message["role"] == "assistant":
+                called += _tool_use_ids(message)
+            elif message["role"] == "user" and isinstance(message["content"], list):
+                order = {name: at for at, name in enumerate(called)}
+                found = [
+                    (order.get(str(block.get("tool_use_id")), len(order)), block)
+                    for block in message["content"]
+                    if isinstance(block, Mapping) and block.get("type") == "tool_result"
+                ]
+                found.sort(key=lambda item: item[0])
+                results += (
+                    ("\n".join(_texts(block.get("content"))), block.get("is_error") is True) for _, block in found
+                )
         return tuple(results)
 
     def answers_since(self, at: int) -> int:
@@ -261,6 +279,11 @@ def _texts(content: object) -> Iterator[str]:
         for block in content:
             if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
                 yield block["text"]
+
+
+def carries_script(text: str) -> bool:
+    """Whether a text contains a whole script fence."""
+    return FENCE in text and _FENCE.search(text) is not None
 
 
 def _fences(text: str, at: int) -> list[str]:

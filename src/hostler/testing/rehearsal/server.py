@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hostler.testing.rehearsal.answer import Answer, Wait, encoded, sse
-from hostler.testing.rehearsal.conversation import BadRequest, Conversation
+from hostler.testing.rehearsal.conversation import BadRequest, Conversation, Position
 from hostler.testing.rehearsal.http import Connection, Request
 from hostler.testing.rehearsal.improvise import housekeeping, improvise, script_is_over
 from hostler.testing.rehearsal.models import describe_model, list_models
@@ -30,6 +30,7 @@ from hostler.testing.rehearsal.usage import PromptCache, tokens
 
 _log = logging.getLogger(__name__)
 _REMEMBERED_FAILURES = 100_000
+_REMEMBERED_SCRIPTS = 10_000
 _EVENTS_IN_ONE_WRITE = 64
 _UNSCRIPTED = "0" * 16
 _GARBAGE = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"del\xff\xfe\x00 <garbage>\n\n'
@@ -82,6 +83,7 @@ class RehearsalModel:
         self._recorder = recorder or Recorder()
         self._cache = PromptCache()
         self._failures: OrderedDict[tuple[str, str, int], int] = OrderedDict()
+        self._followed: OrderedDict[str, Position] = OrderedDict()
         self._gates: dict[str, asyncio.Event] = {}
         self._reached: dict[str, asyncio.Event] = {}
         self._numbers = itertools.count(1)
@@ -256,7 +258,8 @@ class RehearsalModel:
         position = conversation.position(self._script)
         # What the harness asks for itself comes before a script, unless the script is in that very text or is a rule.
         addressed = position is not None and (position.origin == "rule" or conversation.script_is_in_last_text)
-        own = None if addressed else housekeeping(conversation, position)
+        followed = self._remember(conversation.thread, position)
+        own = None if addressed else housekeeping(conversation, followed)
         if own is not None:
             return _Plan(own, 0, _UNSCRIPTED, "housekeeping", None)
         if position is None:
@@ -266,6 +269,17 @@ class RehearsalModel:
             return _Plan(script_is_over(position), position.index, _UNSCRIPTED, position.origin, None)
         failure = self._failure_now(step, (conversation.key, position.script_id, position.index))
         return _Plan(step, position.index, position.script_id, position.origin, failure)
+
+    def _remember(self, thread: str, position: Position | None) -> Position | None:
+        # A harness that must shorten a conversation even to summarise it drops the message with the script. The summary
+        # has to carry it on all the same, and this is the one thing that a request can't tell by itself.
+        if position is None or position.origin != "conversation":
+            return self._followed.get(thread, position)
+        self._followed.pop(thread, None)
+        self._followed[thread] = position
+        while len(self._followed) > _REMEMBERED_SCRIPTS:
+            self._followed.popitem(last=False)
+        return position
 
     def _failure_now(self, step: Step, place: tuple[str, str, int]) -> str | None:
         limit = step.failure_limit
