@@ -1,0 +1,380 @@
+"""How is a session's sandbox made from Linux namespaces by bubblewrap, without image, daemon or set-uid program?
+
+`docs/explanation/sandbox.md` says what is inside and what every flag is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import resource
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hostler.engine.ports import IsolationLabel, SandboxLimits, SandboxSpec, SandboxStats, SandboxUnavailable
+from hostler.sandbox import cgroups, launch, leftovers, seccomp, users
+from hostler.sandbox.cgroup_detection import detect
+from hostler.sandbox.cgroups import Cgroups, Group
+
+OLDEST_BWRAP = (0, 8)
+"""First version with --disable-userns."""
+
+PROBE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What was found on this host, once."""
+
+    tools: launch.Tools
+    limits: Cgroups
+    filter: Path
+    etc: Path
+    label: IsolationLabel
+
+
+class BubblewrapSandbox:
+    """One sandbox, from `BubblewrapProvider.create`."""
+
+    def __init__(
+        self,
+        provider: BubblewrapProvider,
+        host: _Host,
+        record: leftovers.Record,
+        directory: Path,
+        launcher: Path,
+        group: Group,
+    ) -> None:
+        self._provider = provider
+        self._host = host
+        self._record = record
+        self._directory = directory
+        self._launcher = launcher
+        self._group = group
+
+    @property
+    def label(self) -> IsolationLabel:
+        return self._host.label
+
+    @property
+    def launcher(self) -> Path:
+        """See the port. SIGTERM to its process ends the sandbox at once; to let `claude` finish, close its stdin."""
+        return self._launcher
+
+    @property
+    def host_uid(self) -> int | None:
+        """Uid on the host; None: the worker's own."""
+        return self._record.uid
+
+    async def stats(self) -> SandboxStats:
+        return await asyncio.to_thread(self._host.limits.stats, self._group)
+
+    async def destroy(self) -> None:
+        """Idempotent, safe to call concurrently. Raises SandboxNotEnded when the kernel doesn't let a process die."""
+        await asyncio.to_thread(self._provider._end, self._record, self._directory)
+
+
+class BubblewrapProvider:
+    """Makes bubblewrap sandboxes. One process at a time may use a state directory, which is private to the worker."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        uid_range: range = users.DEFAULT_RANGE,
+        cgroup_name: str = "hostler",
+        uid_lock_file: Path = users.LOCK_FILE,
+    ) -> None:
+        """Touches nothing. `uid_range`: host uids for sandboxes of a root worker. `cgroup_name`: prefix of groups."""
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", cgroup_name):
+            raise ValueError("cgroup_name must be 1 to 32 of a-z, 0-9, '_' and '-', with a letter first")
+        self._state_dir = Path(os.path.abspath(state_dir))
+        self._sandboxes = self._state_dir / "sandboxes"
+        self._uid_range = uid_range
+        self._uid_lock_file = uid_lock_file
+        self._cgroup_name = cgroup_name
+        self._root = os.geteuid() == 0
+        self._opening = asyncio.Lock()
+        self._host: _Host | None = None
+        self._users: users.UidPool | None = None
+        self._state_lock: int | None = None
+        self._live: dict[str, threading.Lock] = {}
+
+    # ------------------------------------------------------------------------------------------------------- the port
+
+    async def probe(self) -> IsolationLabel:
+        """Looks, and runs `true` in a real sandbox. Doesn't disturb a worker that uses the state directory."""
+        return await asyncio.to_thread(self._probe)
+
+    async def create(self, spec: SandboxSpec) -> BubblewrapSandbox:
+        """Makes everything but the process. The sockets must exist; the directories are made when they don't.
+
+        Raises SandboxUnavailable, and ValueError for a spec that no sandbox can be made from.
+        """
+        host = await self._open()
+        making = asyncio.get_running_loop().run_in_executor(None, self._create, host, spec)
+        try:
+            record, directory, launcher, group = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # A thread can't be stopped: wait for what it makes, and take it back.
+            record, directory, _, _ = await making
+            await asyncio.to_thread(self._end, record, directory)
+            raise
+        return BubblewrapSandbox(self, host, record, directory, launcher, group)
+
+    async def sweep(self) -> Sequence[str]:
+        """Ends every sandbox of this state directory that this provider didn't make itself. One sentence for each."""
+        await self._open()
+        return await asyncio.to_thread(self._sweep)
+
+    # ------------------------------------------------------------------------------------------------ opening, looking
+
+    async def _open(self) -> _Host:
+        async with self._opening:
+            if self._host is None:
+                self._host = await asyncio.to_thread(self._open_now)
+            return self._host
+
+    def _open_now(self) -> _Host:
+        self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sandboxes.mkdir(mode=0o700, exist_ok=True)
+        if self._state_lock is None:
+            self._state_lock = self._lock_state()
+        host = self._look()
+        if self._root and self._users is None:
+            start = int.from_bytes(hashlib.sha256(os.fsencode(self._state_dir)).digest()[:4], "big")
+            self._users = users.UidPool(self._uid_range, self._uid_lock_file, start=start)
+        return host
+
+    def _lock_state(self) -> int:
+        fd = os.open(self._state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise SandboxUnavailable(
+                f"another process uses {self._state_dir}; stop it, or give this one a state directory of its own"
+            ) from error
+        return fd
+
+    def _look(self) -> _Host:
+        tools = launch.find_tools(root=self._root)
+        _check_version(tools.bwrap)
+        limits = detect(self._cgroup_name)
+        etc = self._state_dir / "etc"
+        launch.prepare_etc(etc)
+        missing = list(limits.missing)
+        if not self._root:
+            missing.append(
+                "All sandboxes are the worker's own user on the host: only namespaces keep them apart. "
+                "Run the worker as root."
+            )
+        label = IsolationLabel(
+            technology="bubblewrap",
+            host_user="per_sandbox" if self._root else "shared",
+            limits_by=limits.kind,
+            missing=tuple(missing),
+        )
+        return _Host(tools, limits, seccomp.program(self._state_dir / "seccomp"), etc, label)
+
+    def _probe(self) -> IsolationLabel:
+        with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
+            place = Path(name)
+            trial = BubblewrapProvider(
+                place / "state",
+                uid_range=self._uid_range,
+                cgroup_name=self._cgroup_name,
+                uid_lock_file=self._uid_lock_file,
+            )
+            try:
+                return trial._try_true(place)
+            finally:
+                trial._close()
+
+    def _try_true(self, place: Path) -> IsolationLabel:
+        host = self._host = self._open_now()
+        ends = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        try:
+            for end, name in zip(ends, ("model.sock", "egress.sock"), strict=True):
+                end.bind(str(place / name))
+            spec = SandboxSpec(
+                session_id="probe",
+                workspace=place / "workspace",
+                outputs=place / "outputs",
+                harness_state=place / "harness",
+                model_socket=place / "model.sock",
+                egress_socket=place / "egress.sock",
+                program=Path("/usr/bin/true"),
+                limits=SandboxLimits(memory_bytes=256 << 20, pids=32, tmp_bytes=1 << 20),
+            )
+            record, directory, launcher, _ = self._create(host, spec)
+            try:
+                result = subprocess.run(
+                    [launcher], stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False
+                )
+            except (subprocess.TimeoutExpired, OSError) as error:
+                raise SandboxUnavailable(f"a trial sandbox did not run: {error}") from error
+            finally:
+                self._end(record, directory)
+        finally:
+            for end in ends:
+                end.close()
+        if result.returncode != 0:
+            said = result.stderr.decode(errors="replace").strip()[-600:]
+            raise SandboxUnavailable(f"a trial sandbox failed ({result.returncode}): {said}{_hint()}")
+        return host.label
+
+    def _close(self) -> None:
+        if self._users is not None:
+            self._users.close()
+        if self._state_lock is not None:
+            os.close(self._state_lock)
+
+    # ------------------------------------------------------------------------------------------------ making and ending
+
+    def _create(self, host: _Host, spec: SandboxSpec) -> tuple[leftovers.Record, Path, Path, Group]:
+        _check(spec)
+        spec = replace(spec, limits=_within_host(spec.limits))
+        for directory in (spec.workspace, spec.outputs, spec.harness_state):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sandbox_id = secrets.token_hex(12)
+        uid = None
+        if self._users is not None:
+            uid = self._users.acquire(os.lstat(spec.workspace).st_uid)
+        group = host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", spec.limits)
+        record = leftovers.Record(sandbox_id, spec.session_id, uid, tuple(map(str, group.directories)))
+        home = self._sandboxes / sandbox_id
+        self._live[sandbox_id] = threading.Lock()
+        try:
+            home.mkdir(mode=0o700)
+            record.save(home)
+            self._give_away(spec, uid)
+            cgroups.make(group)
+            identity = launch.Identity(sandbox_id, uid)
+            launcher = launch.write(home, host.etc, spec, identity, host.tools, group.entrances, host.filter)
+        except BaseException:
+            self._end(record, home)
+            raise
+        return record, home, launcher, group
+
+    def _give_away(self, spec: SandboxSpec, uid: int | None) -> None:
+        """Makes the sandbox's own things reachable by its user, and by nobody else's."""
+        if uid is None:
+            for directory in (spec.workspace, spec.outputs, spec.harness_state):
+                directory.chmod(0o700)
+            return
+        users.hand_over(spec.workspace, uid, always_walk=False, own_range=self._uid_range)
+        users.hand_over(spec.outputs, uid, always_walk=False, own_range=self._uid_range)
+        # The worker writes into this one between two lives of a session, as root.
+        users.hand_over(spec.harness_state, uid, always_walk=True, own_range=self._uid_range)
+        for path in (spec.model_socket, spec.egress_socket):
+            os.chown(path, uid, uid, follow_symlinks=False)
+            os.chmod(path, 0o600)
+
+    def _end(self, record: leftovers.Record, directory: Path) -> int:
+        """Ends a sandbox that this provider made. The second call, also a concurrent one, finds nothing to do.
+
+        It must not run twice: after the first the uid may be another sandbox's.
+        """
+        lock = self._live.get(record.sandbox_id)
+        if lock is None:
+            return 0
+        with lock:
+            if record.sandbox_id not in self._live:
+                return 0
+            killed = leftovers.end(record, directory, uid_is_ours=record.uid is not None)
+            if record.uid is not None and self._users is not None:
+                self._users.release(record.uid)
+            del self._live[record.sandbox_id]
+            return killed
+
+    def _sweep(self) -> list[str]:
+        said = []
+        for directory in sorted(self._sandboxes.iterdir()):
+            if directory.name in self._live:
+                continue
+            record = leftovers.Record.load(directory)
+            if record is None:
+                shutil.rmtree(directory, ignore_errors=True)
+                said.append(f"sandbox {directory.name}: removed its files; it had not been made yet")
+                continue
+            # Somebody else's sandbox may have got the uid since: then only our marks and groups are looked for.
+            ours = record.uid is not None and self._users is not None and self._users.claim(record.uid)
+            try:
+                killed = leftovers.end(record, directory, uid_is_ours=ours)
+            finally:
+                if ours and record.uid is not None and self._users is not None:
+                    self._users.release(record.uid)
+            said.append(
+                f"sandbox {record.sandbox_id} of session {record.session_id}: {killed} processes ended, removed"
+            )
+        return said
+
+
+def _check(spec: SandboxSpec) -> None:
+    for path in (spec.model_socket, spec.egress_socket):
+        if not path.is_socket():
+            raise ValueError(f"{path} is no socket; open the session's roads before its sandbox is made")
+    if not spec.program.is_file():
+        raise ValueError(f"{spec.program} is no file")
+
+
+def _within_host(limits: SandboxLimits) -> SandboxLimits:
+    """The hard limit of descriptors that the worker itself has can't be exceeded without a privilege."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or limits.open_files <= hard:
+        return limits
+    return replace(limits, open_files=hard)
+
+
+def _check_version(bwrap: str) -> None:
+    try:
+        said = subprocess.run(
+            [bwrap, "--version"], capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SandboxUnavailable(f"{bwrap} doesn't run: {error}; reinstall it: apt-get install bubblewrap") from error
+    match = re.search(r"(\d+)\.(\d+)", said)
+    if match is None or (int(match[1]), int(match[2])) < OLDEST_BWRAP:
+        wanted = ".".join(map(str, OLDEST_BWRAP))
+        raise SandboxUnavailable(
+            f"bubblewrap {wanted} or newer is needed; {bwrap} is {said.strip() or 'of unknown version'}"
+        )
+
+
+def _hint() -> str:
+    """The usual reasons why a host refuses user namespaces, and what to do."""
+    for file, bad, advice in (
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "AppArmor keeps bwrap from user namespaces: give /usr/bin/bwrap a profile with `userns,`, or run "
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        (
+            "/proc/sys/user/max_user_namespaces",
+            "0",
+            "user namespaces are off: sysctl -w user.max_user_namespaces=10000",
+        ),
+        (
+            "/proc/sys/kernel/unprivileged_userns_clone",
+            "0",
+            "user namespaces are off: sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+    ):
+        try:
+            if Path(file).read_text().strip() == bad:
+                return f". {advice}"
+        except OSError:
+            continue
+    return ". In a container, the runtime must allow user namespaces and mounts (seccomp and masked paths)"
