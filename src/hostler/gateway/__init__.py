@@ -1,0 +1,17 @@
+"""Road one, from a sandbox to a model: `ModelGateway` implements the engine's `ModelRoads`."""
+
+from hostler.gateway.client import ClientLimits
+from hostler.gateway.roads import ModelGateway, ModelRoad, UsageNotRecorded
+from hostler.gateway.sequence import close_held_text, closed_calls
+from hostler.gateway.upstream import Upstream, UpstreamLimits
+
+__all__ = [
+    "ClientLimits",
+    "ModelGateway",
+    "ModelRoad",
+    "Upstream",
+    "UpstreamLimits",
+    "UsageNotRecorded",
+    "close_held_text",
+    "closed_calls",
+]

@@ -1,0 +1,116 @@
+"""What is in the body of a request, and how is a part of it replaced without touching the rest?
+
+The outermost object is walked by hand (its values by the C scanner): a key given twice is refused, since the gateway
+and the upstream could take a different one of the two, and the place of `messages` is kept, so that rewriting the
+history leaves every other byte as it came."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from dataclasses import dataclass
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import Any, NoReturn
+
+from hostler.gateway.errors import Refusal
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _no_constants(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_scan = json.JSONDecoder(parse_constant=_no_constants).scan_once  # type: ignore[attr-defined]
+
+
+@dataclass(slots=True)
+class MessagesBody:
+    """A parsed request for a message."""
+
+    text: str
+    fields: dict[str, Any]
+    spans: dict[str, tuple[int, int]]
+
+    @property
+    def model(self) -> str:
+        return str(self.fields["model"])
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.get("stream") is True
+
+    @property
+    def messages(self) -> list[Any]:
+        value = self.fields.get("messages")
+        return value if isinstance(value, list) else []
+
+    def with_messages(self, messages: list[Any]) -> bytes:
+        """The body with another history; all else is as it came, byte for byte."""
+        start, end = self.spans["messages"]
+        return encode(self.text[:start]) + dump(messages) + encode(self.text[end:])
+
+
+def parse(raw: bytes) -> MessagesBody:
+    """Raises Refusal (400) when `raw` isn't one JSON object with a model, each key once."""
+    try:
+        text = raw.decode()
+        fields, spans = _walk(text)
+    except (ValueError, StopIteration, IndexError, RecursionError) as error:
+        raise Refusal(400, "invalid_request_error", "The body is not a JSON object.") from error
+    if not isinstance(fields.get("model"), str):
+        raise Refusal(400, "invalid_request_error", "model: Field required")
+    return MessagesBody(text, fields, spans)
+
+
+def _walk(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
+    fields: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
+
+    def skip(at: int) -> int:
+        found = _SPACE.match(text, at)
+        return found.end() if found else at
+
+    def expect(at: int, what: str) -> int:
+        if text[at] != what:
+            raise ValueError(what)
+        return at + 1
+
+    at = skip(expect(skip(0), "{"))
+    while text[at] != "}":
+        if fields:
+            at = skip(expect(at, ","))
+        key, at = scanstring(text, expect(at, '"'), True)
+        if key in fields:
+            raise ValueError("a key is given twice")
+        start = skip(expect(skip(at), ":"))
+        fields[key], end = _scan(text, start)
+        spans[key] = (start, end)
+        at = skip(end)
+    if skip(at + 1) != len(text):
+        raise ValueError("something follows the object")
+    return fields, spans
+
+
+def dump(value: object) -> bytes:
+    """Compact JSON; the same value gives the same bytes."""
+    return encode(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, cut off by some tool's output: JSON can say it only as an escape.
+        return text.encode("utf-8", "surrogate_escape_json")
+
+
+def _escape_surrogates(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    escaped = "".join(f"\\u{ord(char):04x}" for char in error.object[error.start : error.end])
+    return escaped, error.end
+
+
+codecs.register_error("surrogate_escape_json", _escape_surrogates)

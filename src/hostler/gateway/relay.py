@@ -1,0 +1,164 @@
+"""How does an answer cross from the upstream to the harness while it is still being made?
+
+Everything of a stream that is complete goes on at once, in one write for each piece that the network gave. Only the
+end is kept back (`message_stop`, and `message_delta` too when calls are held): what must happen before the harness
+may act on the answer happens in between. An answer that isn't a stream is collected."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hostler.gateway.client import ClientConnection
+from hostler.gateway.http1 import Headers, response_headers
+from hostler.gateway.response import Splitter
+from hostler.gateway.sse import SseFramer, event_data, event_type
+from hostler.gateway.upstream import UpstreamLimits
+from hostler.gateway.usage import UsageTap
+
+
+class Relay:
+    """The AnswerSink of one request."""
+
+    def __init__(self, client: ClientConnection, limits: UpstreamLimits, splitter: Splitter | None) -> None:
+        self._client = client
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._framer = SseFramer(limits.answer_bytes)
+        self._head = b""
+        self._out: list[bytes] = []
+        self._kept: list[bytes] = []
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._keeping = False
+        self._stopped = False
+        self._heard_at = self._loop.time()
+        self._timer = self._loop.call_later(limits.first_byte_seconds, self._check_silence)
+        self.splitter = splitter
+        self.tap = UsageTap()
+        self.status = 0
+        self.headers: Headers = []
+        self.first_byte_at: float | None = None
+        self.streaming = False
+        self.begun = False
+        """Whether the harness has seen anything of the answer."""
+        self.complete = False
+        """Whether all of the answer came."""
+        self.failure = ""
+        """Why not, for a person."""
+        self.lost_unseen = False
+        """Whether the connection broke before the upstream said a word."""
+
+    async def wait(self) -> None:
+        """Until nothing more comes: the end, a loss, silence, or the client's hang-up."""
+        await self._done
+
+    def body(self) -> bytes:
+        """The whole answer, when it wasn't a stream."""
+        return b"".join(self._parts)
+
+    def held_back(self) -> bytes:
+        """What of the stream the harness hasn't seen yet."""
+        return b"".join(self._kept)
+
+    def unreachable(self, reason: str) -> None:
+        self.failure = reason
+        self._finish()
+
+    def client_gone(self) -> None:
+        self._finish()
+
+    # --------------------------------------------------------------------------------------------------- AnswerSink
+
+    def answer_head(self, status: int, headers: Headers) -> None:
+        self.first_byte_at = self._loop.time()
+        self.status = status
+        self.headers = response_headers(headers)
+        fields = dict(headers)
+        if fields.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            self._fail("The model's API answered in an encoding that wasn't asked for.")
+        elif status == 200 and fields.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
+            self.streaming = True
+            self._head = self._client.send_head(status, [*self.headers, (b"cache-control", b"no-cache")])
+
+    def answer_body(self, data: bytes) -> None:
+        if self._done.done():
+            return
+        if not self.streaming:
+            self._size += len(data)
+            if self._size > self._limits.answer_bytes:
+                self._fail("The model's API sent too large an answer.")
+            else:
+                self._parts.append(data)
+            return
+        try:
+            for event in self._framer.feed(data):
+                self._take_event(event)
+        except (ValueError, RecursionError, KeyError):
+            self._fail("The model's API sent a stream that can't be understood.")
+
+    def answer_flush(self) -> None:
+        self._heard_at = self._loop.time()
+        if self._done.done():
+            return
+        if self._head or self._out:
+            self.begun = True
+            self._client.send_chunk(self._head, b"".join(self._out))
+            self._head = b""
+            self._out.clear()
+        if self._stopped:
+            self._end_well()
+
+    def answer_end(self) -> None:
+        if self._done.done():
+            return
+        if self.streaming:
+            rest = self._framer.rest()
+            if rest:
+                self._kept.append(rest)
+            if not self._stopped and self.splitter is not None and len(self.splitter.calls) > 1:
+                self._fail("The model's API ended a stream before its end.")
+                return
+        self._end_well()
+
+    def answer_lost(self) -> None:
+        if not self._done.done():
+            self.lost_unseen = self.status == 0
+            self._fail("The connection to the model's API broke.")
+
+    # ----------------------------------------------------------------------------------------------------- internal
+
+    def _take_event(self, event: bytes) -> None:
+        name = event_type(event)
+        if name in (b"message_start", b"message_delta"):
+            self.tap.observe_event(name, event_data(event))
+        if self.splitter is not None:
+            event = self.splitter.feed(name, event)
+            if name == b"message_delta" and len(self.splitter.calls) > 1:
+                self._keeping = True
+        if name == b"message_stop":
+            self._keeping = self._stopped = True
+        (self._kept if self._keeping else self._out).append(event)
+
+    def _end_well(self) -> None:
+        self.complete = True
+        self._finish()
+
+    def _fail(self, why: str) -> None:
+        self.failure = why
+        self._kept.clear()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._timer.cancel()
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _check_silence(self) -> None:
+        """One timer for the whole answer, set again only when it fires: nothing is paid for each piece."""
+        limit = self._limits.first_byte_seconds if self.first_byte_at is None else self._limits.silence_seconds
+        left = self._heard_at + limit - self._loop.time()
+        if left > 0.001:
+            self._timer = self._loop.call_later(left, self._check_silence)
+        else:
+            self._fail("The model's API fell silent.")
