@@ -1,7 +1,7 @@
 """How does a session get its process, and how does it lose it?
 
-One `claude` in one sandbox, with its two roads. Opened in the order that it needs, closed in the reverse order, whatever
-failed on the way. What must survive it (workspace, outputs, transcript) is not here.
+One `claude` in one sandbox, with its two roads. Opened in the order that it needs, closed in the reverse order,
+whatever failed on the way. What must survive it (workspace, outputs, transcript) is not here.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hostler.domain.clock import rfc3339_of
 from hostler.engine.hub import Frame, Hub
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.store.database import Database
@@ -28,6 +27,7 @@ class Applied:
     step: Step
     session: SessionRow
     state: SessionState
+    at: Moment
 
 
 def totals(row: SessionRow) -> Totals:
@@ -67,13 +67,13 @@ class Records:
         With `lease`, only while that lease holds: LeaseLost otherwise. Without, for anyone who may see `workspace`;
         NotFound otherwise. Errors of `decide` change nothing. `update` is set in the same transaction.
         """
-        outcome: list[Step] = []
+        outcome: list[tuple[Step, Moment]] = []
 
         def run(view: LogView) -> Change:
             state = SessionState.model_validate_json(view.session.state)
-            moment = Moment(view.now, rfc3339_of(view.now))
+            moment = Moment(view.now, view.now_text)
             step = decide(state, moment, totals(view.session), view.session)
-            outcome[:] = [step]
+            outcome[:] = [(step, moment)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -92,11 +92,11 @@ class Records:
                 workspace_id=workspace,
             )
         )
-        step = outcome[0]
+        step, at = outcome[0]
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         if frames:
             self._hub.publish(session_id, frames)
         if step.wanted and lease is None:
             self._hub.work(session_id)
-        return Applied(step, appended.session, step.state)
+        return Applied(step, appended.session, step.state, at)

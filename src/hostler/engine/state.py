@@ -491,6 +491,13 @@ def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tup
     return Step(state, (*spans, *closing), wanted=True), Plan("recover", again, state.unclosed, lost)
 
 
+def resume_failed(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> Step:
+    """The transcript does not have the call that was waited for. Close what is open; the turn goes on without it."""
+    state, closing = _close_calls(state, at, lost=True)
+    step = run_ended(state, at, totals, end)
+    return Step(step.state, (*closing, *step.events), wanted=True)
+
+
 def closed_in_transcript(state: SessionState, tool_use_ids: frozenset[str]) -> Step:
     """The worker wrote these results into the transcript."""
     rest = tuple(u for u in state.unclosed if u.tool_use_id not in tool_use_ids)

@@ -88,5 +88,5 @@ def _blocks(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def _linked(entries: Sequence[Mapping[str, Any]], like: Entry, uuid: str, timestamp: str) -> Entry:
     leaf = next((e["uuid"] for e in reversed(entries) if e.get("uuid") and not e.get("isSidechain")), like.get("uuid"))
-    same = {key: like[key] for key in ("userType", "cwd", "sessionId", "version", "gitBranch") if key in like}
+    same: Entry = {key: like[key] for key in ("userType", "cwd", "sessionId", "version", "gitBranch") if key in like}
     return {"parentUuid": leaf, "isSidechain": False, "uuid": uuid, "timestamp": timestamp, **same}

@@ -1,0 +1,435 @@
+"""How is one session served by the worker that owns it?
+
+A `SessionRunner` holds the lease of one session. It asks the state machine what to do, runs a turn through the harness,
+records what happens, and keeps the process for the next message until the session has been idle for too long. While a
+turn waits for a person or a client there is no process, and no runner either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from hostler.domain import events as ev
+from hostler.domain.errors import HostlerError, LeaseLost, NotFound
+from hostler.domain.ids import derived_uuid
+from hostler.engine import runs, state
+from hostler.engine.composer import Composer, Op, Preview, joined
+from hostler.engine.hub import Hub
+from hostler.engine.ports import HeldCall, ModelRequestRecord, SequenceStore
+from hostler.engine.process import LiveProcess, Surroundings, open_process
+from hostler.engine.profile import Profile, transcript_id
+from hostler.engine.records import Applied, Records
+from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
+from hostler.engine.state import Moment, Plan, RunEnd, SessionState, Step, Totals, Turn, Unclosed
+from hostler.engine.transcript import closing_entry, deferral_entry, has_entry, look_up
+from hostler.store.sessions import SessionRow
+from hostler.store.work import Lease
+
+log = logging.getLogger("hostler.runner")
+
+CONTINUE = (
+    "The previous run of this conversation was cut off by a restart of its host. Calls without a recorded result may or "
+    "may not have taken effect: check before you repeat one. Go on with the task."
+)
+"""What the model is told when a turn goes on after a crash."""
+
+ANNOUNCE_SECONDS = 60.0
+"""How long a call may wait for its own announcement before it is refused."""
+
+
+class Transcripts(Protocol):
+    """The transcript store, bound to one session and fenced by one lease."""
+
+    async def load(self, key: Any) -> list[Any] | None: ...
+
+    async def append(self, key: Any, entries: list[Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """How a lease is kept."""
+
+    seconds: float = 15.0
+    """Time to live."""
+    margin_seconds: float = 3.0
+    """A worker that could not extend stops its sandbox this long before the lease can have run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a runner does with the store besides the log. Functions, so that the runner needs no database."""
+
+    extend: Callable[[Lease], Any]
+    """async: True while the lease holds."""
+    read_state: Callable[[str], Any]
+    """async: the session's row, read without a lock."""
+    record_request: Callable[[ModelRequestRecord], Any]
+    """async: durable when it returns."""
+    transcripts: Callable[[Lease], Transcripts]
+    sequence: Callable[[Lease], SequenceStore]
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """What every runner of a worker shares."""
+
+    records: Records
+    hub: Hub
+    ledger: Ledger
+    around: Surroundings
+    profile_of: Callable[[SessionRow], Profile]
+    terms: LeaseTerms = LeaseTerms()
+    interrupt_grace_seconds: float = 10.0
+    """A harness that has not stopped by then is killed."""
+
+
+class SessionRunner:
+    """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
+
+    def __init__(self, lease: Lease, parts: RunnerParts) -> None:
+        self.lease = lease
+        self.idle_since: float | None = None
+        """Monotonic time since when the process waits for input; None while it works."""
+        self._parts = parts
+        self._wake = asyncio.Event()
+        self._retired = False
+        self._process: LiveProcess | None = None
+        self._composer = Composer({})
+        self._calls: dict[str, state.OpenCall] = {}
+        self._announced = asyncio.Condition()
+        self._stopping: RunEnd | None = None
+        self._profile: Profile | None = None
+        self._transcripts = parts.ledger.transcripts(lease)
+
+    # -- from the worker
+
+    def wake(self) -> None:
+        """Something happened to the session: look again."""
+        self._wake.set()
+
+    def retire(self) -> None:
+        """Give the session back at the next idle moment."""
+        self._retired = True
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keeper = tasks.create_task(self._keep_lease())
+                try:
+                    await self._work()
+                finally:
+                    keeper.cancel()
+        except* (LeaseLost, NotFound) as lost:
+            log.warning("lease_lost", extra={"session": self.lease.session_id, "reason": str(lost.exceptions[0])})
+        finally:
+            await self._close()
+
+    # -- lease
+
+    async def _keep_lease(self) -> None:
+        terms = self._parts.terms
+        good_until = monotonic() + terms.seconds - terms.margin_seconds
+        while True:
+            await asyncio.sleep(min(terms.seconds / 3, max(0.05, good_until - monotonic())))
+            asked = monotonic()
+            try:
+                async with asyncio.timeout(max(0.05, good_until - asked)):
+                    held = await self._parts.ledger.extend(self.lease)
+            except (TimeoutError, OSError, HostlerError):
+                held = None
+            if held:
+                good_until = asked + terms.seconds - terms.margin_seconds
+            elif held is False or monotonic() >= good_until:
+                raise LeaseLost(f"epoch {self.lease.epoch} of {self.lease.session_id} could not be extended")
+
+    # -- the loop
+
+    async def _work(self) -> None:
+        while True:
+            self._wake.clear()
+            plan = await self._take_up()
+            if plan.do != "nothing":
+                self.idle_since = None
+                await self._turn(plan)
+                continue
+            if self._process is None or self._retired or self._profile is None:
+                return
+            self.idle_since = monotonic()
+            try:
+                async with asyncio.timeout(self._profile.idle_timeout_seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _take_up(self) -> Plan:
+        plans: list[Plan] = []
+
+        def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+            step, plan = state.take_up(before, at, totals)
+            plans[:] = [plan]
+            return step
+
+        applied = await self._apply(decide)
+        if applied.state.status == "terminated":
+            await self._close()
+            return Plan("nothing")
+        self._profile = self._parts.profile_of(applied.session)
+        return plans[0]
+
+    async def _turn(self, plan: Plan) -> None:
+        turn = plan.turn
+        assert turn is not None, "a plan to act has a turn"
+        self._stopping = None
+        try:
+            if plan.do == "resume" and not await self._ready_to_resume(plan):
+                end = RunEnd("lost", message="The waiting tool call could not be resumed.")
+                await self._apply(lambda s, at, totals, _: state.resume_failed(s, at, totals, end))
+                return
+            if plan.do != "resume" and plan.unclosed:
+                await self._close_in_transcript(plan.unclosed)
+            prompt = await self._prompt(plan, turn)
+            process = await self._ensure_process()
+            if prompt is not None:
+                await process.run.prompt(*prompt)
+        except (LeaseLost, NotFound):
+            raise
+        except Exception as error:
+            log.exception("turn_not_started", extra={"session": self.lease.session_id})
+            await self._end(runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False))
+            return
+        await self._follow(process, turn)
+
+    async def _prompt(self, plan: Plan, turn: Turn) -> tuple[str, Sequence[ev.Body]] | None:
+        """What to hand to the run, with the key that keeps it from being taken twice."""
+        content = [block for prompt in turn.prompts for block in prompt.content]
+        key = derived_uuid("prompt", turn.id)
+        if plan.do == "start":
+            return key, content
+        if plan.do == "resume":
+            return None
+        await self._close()
+        if has_entry(await self._entries(), key):
+            return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
+        return key, content
+
+    async def _ensure_process(self) -> LiveProcess:
+        if self._process is None:
+            assert self._profile is not None
+            entries = await self._entries()
+            self._composer = Composer(self._profile.policies)
+            self._process = await open_process(
+                self._parts.around,
+                self.lease.session_id,
+                self._profile,
+                resume=bool(entries),
+                transcripts=self._transcripts,
+                gatekeeper=self,
+                listener=self,
+                sequence=self._parts.ledger.sequence(self.lease),
+            )
+        return self._process
+
+    async def _close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await process.close()
+
+    # -- the transcript
+
+    def _key(self) -> dict[str, str]:
+        return {"project_key": "-workspace", "session_id": transcript_id(self.lease.session_id)}
+
+    async def _entries(self) -> list[Any]:
+        return await self._transcripts.load(self._key()) or []
+
+    async def _close_in_transcript(self, unclosed: Sequence[Unclosed]) -> None:
+        """End in the transcript what is ended in the log. The process must not be running: it would not notice."""
+        await self._close()
+        entries = await self._entries()
+        at = (await self._apply(lambda s, at, t, _: Step(s))).at.text
+        for call in unclosed:
+            entry = closing_entry(entries, call.tool_use_id, call.text, at)
+            if entry is not None:
+                await self._transcripts.append(self._key(), [entry])
+                entries.append(entry)
+        ids = frozenset(call.tool_use_id for call in unclosed)
+        await self._apply(lambda s, at, t, _: state.closed_in_transcript(s, ids))
+
+    async def _ready_to_resume(self, plan: Plan) -> bool:
+        """Make sure that the transcript ends in a waiting call that a new process will execute."""
+        await self._close()
+        entries = await self._entries()
+        applied = await self._apply(lambda s, at, t, _: Step(s))
+        self._calls = {call.tool_use_id: call for call in applied.state.calls}
+        for call in applied.state.calls:
+            known = look_up(entries, call.tool_use_id)
+            if known.used is None or known.has_result:
+                continue
+            mark = deferral_entry(entries, call.tool_use_id, applied.at.text)
+            if mark is not None:
+                await self._transcripts.append(self._key(), [mark])
+            return True
+        return False
+
+    # -- one turn
+
+    async def _follow(self, process: LiveProcess, turn: Turn) -> None:
+        """Record what the run does until it ends. Watches for an interrupt and for the turn's limits meanwhile."""
+        assert self._profile is not None
+        arrived: asyncio.Queue[runs.RunEvent] = asyncio.Queue(maxsize=4096)
+
+        async def read() -> None:
+            async for event in process.run.events():
+                await arrived.put(event)
+
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(read())
+            watcher = tasks.create_task(self._watch(process))
+            try:
+                ended = await self._consume(arrived)
+            finally:
+                reader.cancel()
+                watcher.cancel()
+        if ended.how == "lost":
+            words = await process.last_words()
+            ended = runs.Ended("lost", message=f"{words} {ended.message}".strip(), alive=False)
+        await self._end(ended)
+
+    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent]) -> runs.Ended:
+        while True:
+            batch = [await arrived.get()]
+            while not arrived.empty():
+                batch.append(arrived.get_nowait())
+            ended = await self._record(batch)
+            if ended is not None:
+                return ended
+
+    async def _record(self, batch: Sequence[runs.RunEvent]) -> runs.Ended | None:
+        """Write down what came, in order, with as few transactions as the previews between allow."""
+        pending: list[Op] = []
+        for event in batch:
+            if isinstance(event, runs.Ended):
+                await self._flush(pending)
+                return event
+            for made in self._composer.compose(event):
+                if isinstance(made, Preview):
+                    await self._flush(pending)
+                    self._parts.hub.preview(self.lease.session_id, made.type, made.frame)
+                else:
+                    pending.append(made)
+        await self._flush(pending)
+        return None
+
+    async def _flush(self, pending: list[Op]) -> None:
+        if not pending:
+            return
+        step = joined(pending)
+        pending.clear()
+        applied = await self._apply(lambda s, at, totals, _: step(s, at, totals))
+        turn = applied.state.turn
+        if turn is not None and self._profile is not None and turn.requests > self._profile.turn_limits.max_requests:
+            most = self._profile.turn_limits.max_requests
+            text = f"The turn was stopped after {most} model requests (max_turns)."
+            await self._stop(RunEnd("failed", "tool_use_limit_reached_error", text))
+
+    async def _end(self, ended: runs.Ended) -> None:
+        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run."""
+        if not ended.alive:
+            await self._close()
+        by_harness = ended.alive and ended.how == "interrupted"
+        end = RunEnd(ended.how, ended.error, ended.message, ended.details, by_harness)
+        if self._stopping is not None:
+            stop = self._stopping
+            end = RunEnd(stop.how, stop.error, stop.message, closed_by_harness=by_harness)
+        self._stopping = None
+        self._composer.dropping_errors = False
+        await self._apply(lambda s, at, totals, _: state.run_ended(s, at, totals, end))
+
+    async def _watch(self, process: LiveProcess) -> None:
+        """Stop the run when a person asks for it, or when it has run for too long."""
+        assert self._profile is not None
+        seconds = self._profile.turn_limits.seconds
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self._interrupt_waits():
+                    await self._wake.wait()
+                    self._wake.clear()
+            await self._stop(RunEnd("interrupted"))
+        except TimeoutError:
+            text = f"The turn was stopped after {seconds:g} seconds (turn_seconds)."
+            await self._stop(RunEnd("failed", "unknown_error", text))
+        await asyncio.sleep(self._parts.interrupt_grace_seconds)
+        await process.sandbox.destroy()
+
+    async def _interrupt_waits(self) -> bool:
+        row = await self._parts.ledger.read_state(self.lease.session_id)
+        return SessionState.model_validate_json(row.state).interrupt is not None
+
+    async def _stop(self, end: RunEnd) -> None:
+        if self._stopping is not None or self._process is None:
+            return
+        self._stopping = end
+        self._composer.dropping_errors = True
+        with suppress(Exception):  # a run that can't be asked is killed by the grace period, or is gone already
+            await self._process.run.interrupt()
+
+    async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
+        applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
+        async with self._announced:
+            self._calls = {call.tool_use_id: call for call in applied.state.calls}
+            self._announced.notify_all()
+        return applied
+
+    # -- asked by the run (Gatekeeper)
+
+    async def permit(self, tool_use_id: str, name: str, custom: bool) -> Verdict:
+        """May this call run now? It is announced first, and marked as begun before it begins."""
+        try:
+            async with asyncio.timeout(ANNOUNCE_SECONDS), self._announced:
+                await self._announced.wait_for(lambda: tool_use_id in self._calls or self._stopping is not None)
+        except TimeoutError:
+            return Deny("This call was not announced in time.")
+        if self._stopping is not None:
+            return Deny(ev.INTERRUPTED)
+        verdicts: list[Verdict] = []
+
+        def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+            call = next((c for c in before.calls if c.tool_use_id == tool_use_id), None)
+            if call is None or before.interrupt is not None:
+                verdicts[:] = [Deny(ev.INTERRUPTED)]
+            elif call.gated and call.answer is None:
+                verdicts[:] = [Defer()]
+            elif call.answer is not None and not call.answer.allow:
+                verdicts[:] = [Deny(call.answer.message or "The user denied this tool call.")]
+            else:
+                verdicts[:] = [Allow()]
+                return state.call_started(before, tool_use_id)
+            return Step(before)
+
+        if self._calls[tool_use_id].started and not self._calls[tool_use_id].gated:
+            return Allow()
+        await self._apply(decide)
+        return verdicts[0]
+
+    async def result(self, tool_use_id: str) -> ToolOutcome:
+        call = self._calls.get(tool_use_id)
+        if call is None or call.answer is None:
+            return ToolOutcome([ev.text_block(ev.INTERRUPTED)], True)
+        return ToolOutcome(call.answer.content, call.answer.is_error)
+
+    # -- told by the gateway (ModelRoadListener)
+
+    async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
+        translate = self._parts.around.harness.call
+        self._composer.hold([translate(call.tool_use_id, call.name, call.input) for call in calls])
+
+    async def on_model_request(self, record: ModelRequestRecord) -> None:
+        await self._parts.ledger.record_request(record)
