@@ -1,4 +1,4 @@
-"""Where does a test get a PostgreSQL of its own? From the server programs of this machine, in a directory that goes away.
+"""Where does a test get a PostgreSQL of its own? From this machine's server programs, in a directory that goes away.
 
 A cluster listens on a unix socket only, trusts whoever can reach that socket, and belongs to the test that made it. It
 sorts like a person would (ICU, American English), so that a query which relies on the server's collation is found out.
