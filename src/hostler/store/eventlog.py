@@ -1,0 +1,251 @@
+"""What happened in a session, in which order, and who was allowed to say so?
+
+A log that only grows. `transact` is the one way to add to it: under the lock of the session's row it shows the caller
+what is true now, lets it decide, and writes events, state and the wish for a worker in one transaction. Sequence
+numbers begin at 1 and have no gaps, so a reader that knows its last number misses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from hostler.domain.errors import Conflict
+from hostler.store.moments import moment
+from hostler.store.pages import Order, Range
+from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, session_row
+from hostler.store.tables import events, sessions, work
+from hostler.store.work import Lease, lost
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to be added."""
+
+    id: str
+    type: str
+    processed_at: str | None
+    """RFC 3339 text. None: it waits in the queue."""
+    body: str
+    """JSON text of the complete event as it goes over the wire (`jsontext.encode`)."""
+    supersedes: bool = False
+    """The log has an event of this id that waited in the queue: this is its second telling, now processed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    seq: int
+    id: str
+    type: str
+    processed_at: str | None
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """What is true at the moment of the decision. Nobody can change it before the decision is written."""
+
+    session: SessionRow
+    now: float
+    now_text: str
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the caller decided."""
+
+    state: str
+    """The engine's JSON text."""
+    status: str
+    events: Sequence[NewEvent] = ()
+    wanted: bool | None = None
+    """Whether the session wants a worker from now on. None: as before."""
+    available_at: float | None = None
+    """Not before this second. None: at once if the session did not want a worker before, else as before."""
+    update: SessionUpdate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What was written."""
+
+    seq_first: int
+    """Number of the first new event; with no new event, the number that the next one will get."""
+    events: Sequence[StoredEvent]
+    session: SessionRow
+    """The session as it is now."""
+
+
+_EVENT = (events.c.seq, events.c.id, events.c.type, events.c.processed_at, events.c.body)
+
+_LOCK = (
+    sa.select(
+        work.c.wanted, work.c.available_at, work.c.enqueued_at, work.c.owner, work.c.epoch, work.c.lease_until, *COLUMNS
+    )
+    .select_from(sessions.join(work, work.c.session_id == sessions.c.id))
+    .where(sessions.c.id == sa.bindparam("session"))
+    # Both rows: a claim must not slip in between the check of a lease and the commit of what it allowed.
+    .with_for_update(key_share=True, of=[sessions, work])
+)
+_UPDATE = sessions.update().where(sessions.c.id == sa.bindparam("session"))
+_INSERT = events.insert()
+_UPDATE_WORK = (
+    work.update()
+    .where(work.c.session_id == sa.bindparam("session"))
+    .values(
+        wanted=sa.bindparam("is_wanted"), available_at=sa.bindparam("available"), enqueued_at=sa.bindparam("enqueued")
+    )
+)
+_SUPERSEDE = (
+    events.update()
+    .where(
+        events.c.session_id == sa.bindparam("session"),
+        events.c.id == sa.bindparam("event"),
+        sa.not_(events.c.superseded),
+        events.c.processed_at.is_(None),
+    )
+    .values(superseded=True)
+)
+
+
+def transact(
+    conn: Connection,
+    db_now: float,
+    session_id: str,
+    decide: Callable[[LogView], Change],
+    *,
+    lease: Lease | None,
+    workspace_id: str | None,
+) -> Appended:
+    """Let `decide` see the session and write what it decides. Must run inside `Database.write`.
+
+    db_now        `Database.now` of this transaction.
+    decide        pure: it may run again in a new transaction. What it raises undoes the transaction.
+    lease         of the worker that writes. None: an API request, which needs no lease.
+    workspace_id  of the request. None: any workspace (the engine).
+
+    Raises LeaseLost when the lease is not valid now, also because the session was deleted under the worker; NotFound
+    when the session is unknown or another workspace's; Conflict when an event's id is in the log already, or when a
+    superseding event has nothing to supersede.
+    """
+    row = conn.execute(_LOCK, {"session": session_id}).first()
+    if row is None:
+        raise missing(session_id) if lease is None else lost(lease)
+    wanted, available_at, enqueued_at, owner, epoch, lease_until = row[:6]
+    session = session_row(*row[6:])
+    if workspace_id is not None and session.workspace_id != workspace_id:
+        raise missing(session_id)
+    if lease is not None and not (
+        lease.session_id == session_id
+        and owner == lease.owner
+        and epoch == lease.epoch
+        and lease_until is not None
+        and lease_until > db_now
+    ):
+        raise lost(lease)
+    view = LogView(session, db_now, moment(db_now), wanted)
+    change = decide(view)
+    stored = _append(conn, session, change.events)
+    after = _update_session(conn, view, change, last_seq=session.last_seq + len(stored))
+    want = wanted if change.wanted is None else change.wanted
+    if change.available_at is not None:
+        available = change.available_at
+    else:
+        available = db_now if want and not wanted else available_at
+    if (want, available) != (wanted, available_at):
+        enqueued = db_now if want and not wanted else enqueued_at
+        conn.execute(
+            _UPDATE_WORK, {"session": session_id, "is_wanted": want, "available": available, "enqueued": enqueued}
+        )
+    return Appended(session.last_seq + 1, stored, after)
+
+
+def read_events(conn: Connection, session_id: str, *, after_seq: int, limit: int) -> list[StoredEvent]:
+    """The log as it was told, from the number after `after_seq` on: what a stream sends, second tellings included."""
+    query = sa.select(*_EVENT).where(events.c.session_id == session_id, events.c.seq > after_seq)
+    return [StoredEvent(*row) for row in conn.execute(query.order_by(events.c.seq).limit(limit))]
+
+
+def list_events(
+    conn: Connection,
+    session_id: str,
+    *,
+    limit: int,
+    order: Order = "asc",
+    after_seq: int | None = None,
+    types: Collection[str] = (),
+    processed: Range | None = None,
+) -> tuple[list[StoredEvent], bool]:
+    """Each event once, as it was told last, and whether there are more. `types` empty means every type.
+
+    after_seq  go on behind this number, in the order that is asked for.
+    processed  bounds of `processed_at`; events that wait in the queue are within no bounds.
+    """
+    query = sa.select(*_EVENT).where(events.c.session_id == session_id, sa.not_(events.c.superseded))
+    if types:
+        query = query.where(events.c.type.in_(sorted(types)))
+    if processed is not None:
+        query = query.where(*processed.conditions(events.c.processed_at))
+    if after_seq is not None:
+        query = query.where(events.c.seq > after_seq if order == "asc" else events.c.seq < after_seq)
+    rows = conn.execute(query.order_by(events.c.seq if order == "asc" else events.c.seq.desc()).limit(limit + 1)).all()
+    return [StoredEvent(*row) for row in rows[:limit]], len(rows) > limit
+
+
+def find_event(conn: Connection, session_id: str, event_id: str) -> StoredEvent | None:
+    """The event of this id as it was told last."""
+    query = sa.select(*_EVENT).where(
+        events.c.session_id == session_id, events.c.id == event_id, sa.not_(events.c.superseded)
+    )
+    row = conn.execute(query).first()
+    return None if row is None else StoredEvent(*row)
+
+
+def _append(conn: Connection, session: SessionRow, new: Sequence[NewEvent]) -> list[StoredEvent]:
+    if not new:
+        return []
+    for event in new:
+        if event.supersedes:
+            earlier = conn.execute(_SUPERSEDE, {"session": session.id, "event": event.id})
+            if earlier.rowcount != 1:
+                raise Conflict(f"event {event.id} of session {session.id} does not wait in the queue")
+    stored = [
+        StoredEvent(seq, event.id, event.type, event.processed_at, event.body)
+        for seq, event in enumerate(new, session.last_seq + 1)
+    ]
+    rows = [
+        {
+            "session_id": session.id,
+            "seq": event.seq,
+            "id": event.id,
+            "type": event.type,
+            "processed_at": event.processed_at,
+            "body": event.body,
+        }
+        for event in stored
+    ]
+    try:
+        conn.execute(_INSERT, rows)
+    except IntegrityError as error:  # the transaction is lost anyway: `decide` works on what is no longer true
+        raise Conflict(f"an event of session {session.id} is in its log already") from error
+    return stored
+
+
+def _update_session(conn: Connection, view: LogView, change: Change, *, last_seq: int) -> SessionRow:
+    session = view.session
+    values: dict[str, Any] = change.update.values() if change.update is not None else {}
+    for name, value in (("state", change.state), ("status", change.status), ("last_seq", last_seq)):
+        if getattr(session, name) != value:
+            values[name] = value
+    if not values:
+        return session
+    values["updated_at"] = view.now_text
+    conn.execute(_UPDATE, {"session": session.id, **values})
+    renamed = {"metadata": "metadata_json", "agent": "agent_json"}
+    return replace(session, **{renamed.get(name, name): value for name, value in values.items()})

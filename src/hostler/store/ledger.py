@@ -1,0 +1,143 @@
+"""What did each session ask of the model and of the network? The bill and the audit.
+
+Rows are only added, and stay when the session is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from hostler.domain.ids import new_id
+from hostler.store.jsontext import cleaned
+from hostler.store.moments import moment
+from hostler.store.sessions import Usage, add_usage, missing
+from hostler.store.tables import egress_decisions, model_requests, sessions
+from hostler.store.work import Lease, check
+
+_LONGEST = 1024
+"""Characters kept of a text that comes from inside a sandbox."""
+_USAGE = tuple(model_requests.c[name] for name in Usage.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequestRow:
+    """One request on the model road, as `engine.ports.ModelRequestRecord` tells it."""
+
+    id: str
+    session_id: str
+    workspace_id: str
+    model: str
+    status: int
+    usage: Usage
+    stop_reason: str | None
+    duration_ms: float
+    first_byte_ms: float | None
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRow:
+    """One decision of the egress proxy, as `engine.ports.EgressDecision` tells it."""
+
+    id: str
+    session_id: str
+    method: str
+    host: str
+    port: int
+    allowed: bool
+    reason: str
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    requests: int
+    usage: Usage
+
+
+def record_model_request(
+    conn: Connection,
+    now: float,
+    *,
+    session_id: str,
+    model: str,
+    status: int,
+    usage: Usage,
+    stop_reason: str | None,
+    duration_ms: float,
+    first_byte_ms: float | None,
+    lease: Lease | None = None,
+) -> ModelRequestRow:
+    """Write a request down and add its usage to the session, together. Raises NotFound for an unknown session.
+
+    Without a lease by default: the tokens were spent, whoever owned the session when the answer ended.
+    """
+    if lease is not None:
+        check(conn, now, lease)
+    workspace_id = conn.execute(sa.select(sessions.c.workspace_id).where(sessions.c.id == session_id)).scalar()
+    if workspace_id is None:
+        raise missing(session_id)
+    row = ModelRequestRow(
+        new_id("mreq"),
+        session_id,
+        workspace_id,
+        cleaned(model, _LONGEST),
+        status,
+        usage,
+        None if stop_reason is None else cleaned(stop_reason, _LONGEST),
+        duration_ms,
+        first_byte_ms,
+        moment(now),
+    )
+    values = {name: getattr(row, name) for name in ModelRequestRow.__slots__ if name != "usage"}
+    conn.execute(model_requests.insert().values(**values, **asdict(usage)))
+    add_usage(conn, session_id, usage)
+    return row
+
+
+def list_model_requests(conn: Connection, session_id: str, *, limit: int = 1000) -> list[ModelRequestRow]:
+    """The newest requests of a session, oldest of them first."""
+    names = [name for name in ModelRequestRow.__slots__ if name != "usage"]
+    query = sa.select(*(model_requests.c[name] for name in names), *_USAGE)
+    query = query.where(model_requests.c.session_id == session_id)
+    query = query.order_by(model_requests.c.created_at.desc(), model_requests.c.id.desc()).limit(limit)
+    found = []
+    for row in conn.execute(query):
+        fields = dict(zip(names, row[: len(names)], strict=True))
+        found.append(ModelRequestRow(**fields, usage=Usage(*row[len(names) :])))
+    return found[::-1]
+
+
+def total(conn: Connection, *, session_id: str | None = None, workspace_id: str | None = None) -> Total:
+    """Requests and usage of a session or workspace, or of everything; deleted sessions included."""
+    sums = [sa.func.coalesce(sa.func.sum(column), 0) for column in _USAGE]
+    query = sa.select(sa.func.count(), *sums).select_from(model_requests)
+    if session_id is not None:
+        query = query.where(model_requests.c.session_id == session_id)
+    if workspace_id is not None:
+        query = query.where(model_requests.c.workspace_id == workspace_id)
+    count, *used = conn.execute(query).one()
+    return Total(count, Usage(*(int(value) for value in used)))
+
+
+def record_egress(
+    conn: Connection, now: float, *, session_id: str, method: str, host: str, port: int, allowed: bool, reason: str
+) -> EgressRow:
+    """Write a decision down. Method and host come from inside the sandbox: what no column can hold is replaced."""
+    row = EgressRow(
+        new_id("egr"), session_id, cleaned(method, 64), cleaned(host, _LONGEST), port, allowed, reason, moment(now)
+    )
+    conn.execute(egress_decisions.insert().values(**asdict(row)))
+    return row
+
+
+def list_egress(conn: Connection, session_id: str, *, limit: int = 1000) -> Sequence[EgressRow]:
+    """The newest decisions about a session, oldest of them first."""
+    query = sa.select(*(egress_decisions.c[name] for name in EgressRow.__slots__))
+    query = query.where(egress_decisions.c.session_id == session_id)
+    query = query.order_by(egress_decisions.c.created_at.desc(), egress_decisions.c.id.desc()).limit(limit)
+    return [EgressRow(*row) for row in conn.execute(query)][::-1]

@@ -1,0 +1,265 @@
+"""Which sessions are there, and what is known about each besides its events?
+
+The row of a session is also the lock and the counter of its event log: whoever changes a session holds that row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from hostler.domain.errors import NotFound
+from hostler.store.jsontext import decode, encode
+from hostler.store.moments import moment
+from hostler.store.pages import Order, Page, Position, Range, page
+from hostler.store.tables import events, sequences, sessions, transcript_entries, transcripts, work
+
+
+class _Keep(Enum):
+    KEEP = "keep"
+
+
+KEEP: Final = _Keep.KEEP
+"""In place of a new value: leave it as it is. `None` clears."""
+Keep = Literal[_Keep.KEEP]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a session has used so far, or what one request adds to it. Tokens, and searches."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_5m_input_tokens: int = 0
+    cache_creation_1h_input_tokens: int = 0
+    web_search_requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session to be made. `state` is JSON text of the engine's; nobody else reads it."""
+
+    id: str
+    workspace_id: str
+    agent_id: str
+    agent_version: int
+    environment_id: str
+    thread_id: str
+    agent: Mapping[str, Any]
+    """Snapshot of the agent, overrides applied."""
+    environment: Mapping[str, Any]
+    """Snapshot of the environment: a running session keeps the configuration that it began with."""
+    state: str
+    status: str = "idle"
+    title: str | None = None
+    metadata: Mapping[str, str] | None = None
+    deployment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    id: str
+    workspace_id: str
+    agent_id: str
+    agent_version: int
+    environment_id: str
+    deployment_id: str | None
+    thread_id: str
+    status: str
+    title: str | None
+    metadata_json: str
+    agent_json: str
+    environment_json: str
+    state: str
+    last_seq: int
+    """Sequence number of the newest event; 0 when there is none."""
+    usage: Usage
+    created_at: str
+    updated_at: str
+    archived_at: str | None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Parsed at each call, like the two snapshots."""
+        found: dict[str, str] = decode(self.metadata_json)
+        return found
+
+    @property
+    def agent(self) -> dict[str, Any]:
+        found: dict[str, Any] = decode(self.agent_json)
+        return found
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        found: dict[str, Any] = decode(self.environment_json)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUpdate:
+    """Fields of a session to replace. `KEEP` leaves one as it is."""
+
+    title: str | Keep | None = KEEP
+    metadata: Mapping[str, str] | Keep = KEEP
+    agent: Mapping[str, Any] | Keep = KEEP
+    archived_at: str | Keep | None = KEEP
+
+    def values(self) -> dict[str, Any]:
+        """Column values of the fields that change."""
+        found: dict[str, Any] = {}
+        if self.title is not KEEP:
+            found["title"] = self.title
+        if self.metadata is not KEEP:
+            found["metadata"] = encode(dict(self.metadata))
+        if self.agent is not KEEP:
+            found["agent"] = encode(dict(self.agent))
+        if self.archived_at is not KEEP:
+            found["archived_at"] = self.archived_at
+        return found
+
+
+COLUMNS = tuple(sessions.c)
+_USAGE = tuple(sessions.c[name] for name in Usage.__slots__)
+_USAGE_AT = COLUMNS.index(_USAGE[0])
+
+
+def session_row(*values: Any) -> SessionRow:
+    """A row from the values of `COLUMNS`, in that order."""
+    end = _USAGE_AT + len(_USAGE)
+    fields: tuple[Any, ...] = (*values[:_USAGE_AT], Usage(*values[_USAGE_AT:end]), *values[end:])
+    return SessionRow(*fields)
+
+
+def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
+    """Make a session without events and without work. Raises NotFound when its agent or environment is gone."""
+    at = moment(now)
+    values = {
+        "id": new.id,
+        "workspace_id": new.workspace_id,
+        "agent_id": new.agent_id,
+        "agent_version": new.agent_version,
+        "environment_id": new.environment_id,
+        "deployment_id": new.deployment_id,
+        "thread_id": new.thread_id,
+        "status": new.status,
+        "title": new.title,
+        "metadata": encode(dict(new.metadata or {})),
+        "agent": encode(dict(new.agent)),
+        "environment": encode(dict(new.environment)),
+        "state": new.state,
+        "last_seq": 0,
+        "created_at": at,
+        "updated_at": at,
+    }
+    try:
+        with conn.begin_nested():
+            conn.execute(sessions.insert().values(**values))
+            # The row of the queue exists from the beginning, so that it can always be locked together with the session.
+            conn.execute(work.insert().values(session_id=new.id, wanted=False, available_at=now, enqueued_at=now))
+    except IntegrityError as error:
+        if "foreign key" not in str(error.orig).lower():
+            raise
+        raise NotFound("the workspace, agent or environment of this session does not exist") from error
+    return get_session(conn, new.workspace_id, new.id)
+
+
+def get_session(conn: Connection, workspace_id: str | None, session_id: str) -> SessionRow:
+    """Raises NotFound. `workspace_id=None`: of any workspace (for the engine, never for a request)."""
+    query = sa.select(*COLUMNS).where(sessions.c.id == session_id)
+    if workspace_id is not None:
+        query = query.where(sessions.c.workspace_id == workspace_id)
+    row = conn.execute(query).first()
+    if row is None:
+        raise missing(session_id)
+    return session_row(*row)
+
+
+def list_sessions(
+    conn: Connection,
+    workspace_id: str,
+    *,
+    limit: int,
+    order: Order = "desc",
+    after: Position | None = None,
+    before: Position | None = None,
+    agent_id: str | None = None,
+    agent_version: int | None = None,
+    environment_id: str | None = None,
+    deployment_id: str | None = None,
+    statuses: Collection[str] = (),
+    created: Range | None = None,
+    include_archived: bool = False,
+) -> Page[SessionRow]:
+    """Sessions by creation. `after` pages forward, `before` backward; `statuses` empty means every status."""
+    conditions = [sessions.c.workspace_id == workspace_id]
+    conditions += created.conditions(sessions.c.created_at) if created is not None else []
+    for column, value in (
+        (sessions.c.agent_id, agent_id),
+        (sessions.c.agent_version, agent_version),
+        (sessions.c.environment_id, environment_id),
+        (sessions.c.deployment_id, deployment_id),
+    ):
+        if value is not None:
+            conditions.append(column == value)
+    if statuses:
+        conditions.append(sessions.c.status.in_(sorted(statuses)))
+    if not include_archived:
+        conditions.append(sessions.c.archived_at.is_(None))
+    return page(
+        conn,
+        sessions,
+        COLUMNS,
+        conditions,
+        session_row,
+        keys=(sessions.c.created_at, sessions.c.id),
+        order=order,
+        limit=limit,
+        after=after,
+        before=before,
+    )
+
+
+def update_session_fields(
+    conn: Connection, now: float, workspace_id: str | None, session_id: str, update: SessionUpdate
+) -> SessionRow:
+    """Replace fields outside the event log, and move `updated_at`. Raises NotFound.
+
+    A change that the log has to tell goes through `eventlog.transact`, which takes the same update.
+    """
+    get_session(conn, workspace_id, session_id)
+    conn.execute(sessions.update().where(sessions.c.id == session_id).values(**update.values(), updated_at=moment(now)))
+    return get_session(conn, workspace_id, session_id)
+
+
+def delete_session(conn: Connection, workspace_id: str | None, session_id: str) -> None:
+    """Remove the session, its events, work, held calls and transcripts. Raises NotFound.
+
+    Model requests and egress decisions stay: they are the bill and the audit. Transcripts are those whose project key
+    is the session's id, as `TranscriptStore(session_id=…)` writes them.
+    """
+    get_session(conn, workspace_id, session_id)
+    # First the row that everybody else locks first, so that nobody is met half-way.
+    conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
+    for table in (work, events, sequences):
+        conn.execute(table.delete().where(table.c.session_id == session_id))
+    for table in (transcripts, transcript_entries):
+        conn.execute(table.delete().where(table.c.project_key == session_id))
+    conn.execute(sessions.delete().where(sessions.c.id == session_id))
+
+
+def add_usage(conn: Connection, session_id: str, used: Usage) -> None:
+    """Add to the counters of a session. Does nothing when the session is gone."""
+    added = {column.name: column + getattr(used, column.name) for column in _USAGE if getattr(used, column.name)}
+    if added:
+        conn.execute(sessions.update().where(sessions.c.id == session_id).values(**added))
+
+
+def missing(session_id: str) -> NotFound:
+    return NotFound(f"session {session_id} does not exist")
