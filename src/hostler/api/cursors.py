@@ -1,0 +1,111 @@
+"""What is a page token? The kind of list, its order and the place of a row, readable by nobody else by agreement.
+
+Not secret and not signed: a token says where a page begins, never whose rows are shown. It is checked strictly, so that
+a token of another list, another order or another version of this server is refused instead of misread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from hostler.domain.clock import parse_rfc3339, rfc3339
+from hostler.domain.errors import InvalidRequest
+from hostler.domain.sessions import Order, Position, TimeRange
+
+Direction = Literal["next", "prev"]
+_VERSION: Final = 1
+MAX_LENGTH: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    position: Position
+    direction: Direction
+
+
+def row_cursor(kind: str, order: Order, position: Position, direction: Direction = "next") -> str:
+    return _encode([_VERSION, kind, order, direction, position.created_at, position.id])
+
+
+def parse_row_cursor(
+    token: str | None, kind: str, order: Order, *, created_at: TimeRange | None = None, backwards: bool = False
+) -> Cursor | None:
+    """The place that `token` names; None without one. Raises InvalidRequest when it doesn't belong to this list."""
+    if token is None:
+        return None
+    match _decode(token):
+        case [1, str(of), str(ordered), ("next" | "prev") as direction, str(moment), str(row)] if of == kind:
+            _same_order(ordered, order)
+            position = Position(_wire_moment(moment), row)
+            if (direction == "prev" and not backwards) or not row or len(row) > 128 or "\x00" in row:
+                raise _invalid()
+            if created_at is not None:
+                _inside(position, created_at)
+            return Cursor(position, direction)
+        case _:
+            raise _invalid()
+
+
+def number_cursor(kind: str, order: Order, number: int) -> str:
+    return _encode([_VERSION, kind, order, number])
+
+
+def parse_number_cursor(token: str | None, kind: str, order: Order) -> int | None:
+    """The number that `token` holds (a sequence, a version); None without one."""
+    if token is None:
+        return None
+    match _decode(token):
+        case [1, str(of), str(ordered), int(number)] if of == kind and not isinstance(number, bool):
+            _same_order(ordered, order)
+            if not 0 <= number < 2**63:
+                raise _invalid()
+            return number
+        case _:
+            raise _invalid()
+
+
+def _encode(parts: list[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).rstrip(b"=").decode()
+
+
+def _decode(token: str) -> Any:
+    if len(token) > MAX_LENGTH:
+        raise _invalid()
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        return json.loads(raw)
+    except (binascii.Error, ValueError, RecursionError):
+        raise _invalid() from None
+
+
+def _wire_moment(text: str) -> str:
+    try:
+        if rfc3339(parse_rfc3339(text)) == text:
+            return text
+    except (ValueError, OverflowError):
+        pass
+    raise _invalid()
+
+
+def _same_order(of: str, order: Order) -> None:
+    if of != order:
+        raise InvalidRequest(f"page: belongs to a list in another order; keep order={of[:10]}, or start without a page")
+
+
+def _inside(position: Position, bounds: TimeRange) -> None:
+    at = parse_rfc3339(position.created_at)
+    if (
+        (bounds.gt is not None and at <= bounds.gt)
+        or (bounds.gte is not None and at < bounds.gte)
+        or (bounds.lt is not None and at >= bounds.lt)
+        or (bounds.lte is not None and at > bounds.lte)
+    ):
+        raise InvalidRequest("page: lies outside the created_at filter; keep the filter, or start without a page")
+
+
+def _invalid() -> InvalidRequest:
+    return InvalidRequest("page: is not a page token of this list; pass next_page of the previous answer unchanged")

@@ -1,0 +1,90 @@
+"""What does the HTTP layer need from the layers below? One frozen object, handed to `create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hostler.domain.inputs import ClientEvent
+from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
+from hostler.engine.agents import Agents
+from hostler.engine.environments import Environments
+from hostler.engine.keys import Keys
+from hostler.engine.models import Models
+
+SessionView = dict[str, Any]
+"""A session as the wire shows it, every key present."""
+
+
+class EventStream(Protocol):
+    """An open subscription. Iterating ends when there is nothing more to come, as after `session.deleted`."""
+
+    def __aiter__(self) -> AsyncIterator[Frame]: ...
+
+    async def close(self) -> None:
+        """End the subscription. May be called at any time, and twice."""
+        ...
+
+
+class SessionService(Protocol):
+    """Sessions of a workspace. Every method raises NotFound for another workspace's session."""
+
+    async def create(self, workspace: str, params: CreateSession) -> SessionView: ...
+
+    async def retrieve(self, workspace: str, session_id: str) -> SessionView: ...
+
+    async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> SessionView: ...
+
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionView], bool, bool]:
+        """The rows in display order, whether more come after them, whether more come before."""
+        ...
+
+    async def archive(self, workspace: str, session_id: str) -> SessionView: ...
+
+    async def delete(self, workspace: str, session_id: str) -> None: ...
+
+    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
+        """The stored events as JSON text, in order. All are taken, or none is."""
+        ...
+
+    async def list_events(
+        self, workspace: str, session_id: str, query: EventQuery
+    ) -> tuple[Sequence[tuple[int, str]], bool]:
+        """Sequence and JSON text of each event, and whether more follow."""
+        ...
+
+    async def open_stream(
+        self, workspace: str, session_id: str, *, after_seq: int | None, deltas: frozenset[str]
+    ) -> EventStream:
+        """Subscribed when this returns: whatever is committed from then on will be in the stream.
+
+        after_seq  replay the log behind this sequence first; None: only what is new.
+        deltas     event types whose previews are wanted.
+        """
+        ...
+
+    async def thread(self, workspace: str, session_id: str) -> dict[str, Any]:
+        """The primary thread as the wire shows it."""
+        ...
+
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """Everything a request can reach."""
+
+    organization_id: str
+    keys: Keys
+    agents: Agents
+    environments: Environments
+    models: Models
+    sessions: SessionService
+    allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
+    """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
+    keep_alive_seconds: float = 15.0
+    """Silence on an event stream after which a comment is sent."""
+    slow_reader_seconds: float = 30.0
+    """How long one write to an event stream may block before the reader is dropped."""

@@ -1,0 +1,161 @@
+"""What is an agent: the parts a version is made of, and what a client may send to create or change them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from hostler.domain.tools import Tool, ToolRequests, resolve_tools
+from hostler.domain.values import Metadata, MetadataPatch, ModelId, Text, Value, problem, refuse_unless_empty
+
+MAX_NAME: Final = 256
+MAX_DESCRIPTION: Final = 2_048
+MAX_SYSTEM: Final = 100_000
+
+EffortLevel = Literal["low", "medium", "high", "xhigh", "max"]
+
+
+class Effort(Value):
+    type: EffortLevel
+
+
+class ModelConfig(Value):
+    """The model of an agent version as it is stored: the effort is always resolved."""
+
+    id: str
+    effort: Effort
+    speed: Literal["standard"] = "standard"
+    inference_geo: None = None
+
+
+def _effort(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _standard_speed(value: object) -> object:
+    if value == "fast":
+        raise problem("fast is not supported by this server; leave it out, or send standard")
+    return value
+
+
+def _bare_model(value: object) -> object:
+    return {"id": value} if isinstance(value, str) else value
+
+
+class ModelRequest(Value):
+    """A model as a client names it. A bare string is its `id`."""
+
+    id: ModelId
+    effort: Annotated[Effort | None, BeforeValidator(_effort)] = None
+    speed: Annotated[Literal["standard"] | None, BeforeValidator(_standard_speed)] = None
+    inference_geo: Annotated[
+        None, refuse_unless_empty("is not supported: this server doesn't route inference; leave it out")
+    ] = None
+
+
+ModelChoice = Annotated[ModelRequest, BeforeValidator(_bare_model)]
+
+
+def _service_account(value: object) -> object:
+    if isinstance(value, dict) and value.get("type") == "aws_role":
+        raise problem("of type aws_role is not supported by this server; leave it out")
+    return value
+
+
+class ServiceAccount(Value):
+    type: Literal["service_account"] = "service_account"
+
+
+NoMcpServers = Annotated[
+    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
+]
+NoSkills = Annotated[
+    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
+]
+NoMultiagent = Annotated[None, refuse_unless_empty("is not supported by this server yet; leave it out or send null")]
+ExecutionIdentity = Annotated[ServiceAccount | None, BeforeValidator(_service_account)]
+SystemPrompt = Annotated[Text, Field(max_length=MAX_SYSTEM)]
+
+
+def _not_blank(name: str) -> str:
+    if not name.strip():
+        raise problem("must not be blank")
+    return name
+
+
+AgentName = Annotated[Text, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_not_blank)]
+
+
+class CreateAgent(Value):
+    """The body of `POST /v1/agents`."""
+
+    name: AgentName
+    model: ModelChoice
+    description: Annotated[Text, Field(max_length=MAX_DESCRIPTION)] | None = None
+    system: SystemPrompt | None = None
+    tools: ToolRequests = ()
+    metadata: Metadata = Field(default_factory=dict)
+    mcp_servers: NoMcpServers = None
+    skills: NoSkills = None
+    multiagent: NoMultiagent = None
+    execution_identity: ExecutionIdentity = None
+
+
+class UpdateAgent(Value):
+    """The body of `POST /v1/agents/{id}`. What was left out is not in `model_fields_set` and keeps its value."""
+
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    name: AgentName | None = None
+    model: ModelChoice | None = None
+    description: Annotated[Text, Field(max_length=MAX_DESCRIPTION)] | None = None
+    system: SystemPrompt | None = None
+    tools: ToolRequests = ()
+    metadata: MetadataPatch = Field(default_factory=dict)
+    mcp_servers: NoMcpServers = None
+    skills: NoSkills = None
+    multiagent: NoMultiagent = None
+    execution_identity: ExecutionIdentity = None
+
+
+class AgentVersion(Value):
+    """What one immutable version says."""
+
+    name: str
+    description: str | None
+    model: ModelConfig
+    system: str | None
+    tools: tuple[Tool, ...] = ()
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    def wire(self) -> dict[str, Any]:
+        """The part of the wire object that depends on the version, with every key of the contract."""
+        return {
+            **self.model_dump(mode="json"),
+            "mcp_servers": [],
+            "skills": [],
+            "multiagent": None,
+            "execution_identity": {"type": "service_account"},
+        }
+
+
+def first_version(request: CreateAgent, *, default_effort: EffortLevel) -> AgentVersion:
+    """The version that `request` makes. `default_effort` is the one of its model."""
+    return AgentVersion(
+        name=request.name,
+        description=request.description or None,
+        model=resolve_model(request.model, default_effort=default_effort),
+        system=request.system or None,
+        tools=resolve_tools(request.tools),
+        metadata=dict(request.metadata),
+    )
+
+
+def resolve_model(
+    request: ModelRequest, *, default_effort: EffortLevel, stored: ModelConfig | None = None
+) -> ModelConfig:
+    """The model to store: a whole replacement, except that an effort left out keeps that of the same model."""
+    effort = request.effort
+    if effort is None and stored is not None and stored.id == request.id:
+        effort = stored.effort
+    return ModelConfig(id=request.id, effort=effort or Effort(type=default_effort))

@@ -1,0 +1,215 @@
+"""What may a client ask of a session: its creation, its changes, its place in a list, its events and their stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field
+
+from hostler.domain.clock import rfc3339
+from hostler.domain.agents import MAX_SYSTEM, ModelChoice, NoMcpServers, NoSkills
+from hostler.domain.inputs import ClientEvent, parse_initial_events
+from hostler.domain.tools import ToolRequests
+from hostler.domain.values import (
+    Identifier,
+    Metadata,
+    MetadataPatch,
+    Text,
+    Value,
+    parse,
+    problem,
+    refuse_unless_empty,
+)
+
+MAX_TITLE: Final = 500
+
+SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
+Order = Literal["asc", "desc"]
+Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class AgentRef(Value):
+    """An agent at a version; without one, at its latest."""
+
+    type: Literal["agent"] = "agent"
+    id: Identifier
+    version: Version | None = None
+
+
+def _effort_is_ignored(value: object) -> object:
+    # The contract: an override names another model at that model's own default effort.
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if key != "effort"}
+    if value is None:
+        raise problem("can't be cleared; leave it out to keep the agent's model", code="agent_model_required")
+    return value
+
+
+class AgentOverrides(Value):
+    """An agent, with parts replaced for one session. What is not in `model_fields_set` is inherited."""
+
+    type: Literal["agent_with_overrides"]
+    id: Identifier
+    version: Version | None = None
+    model: Annotated[ModelChoice | None, BeforeValidator(_effort_is_ignored)] = None
+    system: Annotated[Text, Field(max_length=MAX_SYSTEM)] | None = None
+    tools: ToolRequests = ()
+    mcp_servers: NoMcpServers = None
+    skills: NoSkills = None
+
+
+def _bare_agent(value: object) -> object:
+    return {"type": "agent", "id": value} if isinstance(value, str) else value
+
+
+AgentChoice = Annotated[
+    Annotated[AgentRef | AgentOverrides, Field(discriminator="type")],
+    BeforeValidator(_bare_agent),
+]
+Title = Annotated[Text, Field(max_length=MAX_TITLE)]
+NoVaults = Annotated[
+    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
+]
+NoResources = Annotated[
+    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
+]
+
+
+def _no_budget_yet(value: object) -> object:
+    if value is not None:
+        raise problem("is not supported by this server yet; leave it out")
+    return value
+
+
+class _CreateSessionBody(Value):
+    agent: AgentChoice
+    environment_id: Identifier
+    title: Title | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    initial_events: Any = None
+    resources: NoResources = None
+    vault_ids: NoVaults = None
+    budget: Annotated[None, BeforeValidator(_no_budget_yet)] = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSession:
+    """The body of `POST /v1/sessions`."""
+
+    agent: AgentRef | AgentOverrides
+    environment_id: str
+    title: str | None
+    metadata: dict[str, str]
+    initial_events: list[ClientEvent]
+
+
+def parse_create_session(raw: object) -> CreateSession:
+    """Raises InvalidRequest; then nothing of the request was taken."""
+    body = parse(_CreateSessionBody, raw)
+    return CreateSession(
+        agent=body.agent,
+        environment_id=body.environment_id,
+        title=body.title,
+        metadata=dict(body.metadata),
+        initial_events=parse_initial_events(body.initial_events),
+    )
+
+
+class SessionAgentUpdate(Value):
+    """What of a session's agent may change while the session lives."""
+
+    tools: ToolRequests = ()
+    mcp_servers: NoMcpServers = None
+
+
+def _no_budget(value: object) -> object:
+    if value is not None:
+        raise problem("can't be added to a session that was created without one", code="budget_create_only")
+    return value
+
+
+def _no_vault_update(value: object) -> object:
+    raise problem("is fixed when the session is created; leave it out")
+
+
+class UpdateSession(Value):
+    """The body of `POST /v1/sessions/{id}`. What is not in `model_fields_set` keeps its value; a null title clears."""
+
+    title: Title | None = None
+    metadata: MetadataPatch = Field(default_factory=dict)
+    agent: SessionAgentUpdate | None = None
+    budget: Annotated[None, BeforeValidator(_no_budget)] = None
+    vault_ids: Annotated[None, BeforeValidator(_no_vault_update)] = None
+
+
+# ------------------------------------------------------------------------------------------------------- lists
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """Bounds of a moment; None means open."""
+
+    gt: datetime | None = None
+    gte: datetime | None = None
+    lt: datetime | None = None
+    lte: datetime | None = None
+
+    def texts(self) -> dict[str, str | None]:
+        """The bounds by name, as the wire and the store write moments."""
+        return {
+            name: None if bound is None else rfc3339(bound)
+            for name, bound in (("gt", self.gt), ("gte", self.gte), ("lt", self.lt), ("lte", self.lte))
+        }
+
+
+class Position(NamedTuple):
+    """A row's place in a list ordered by creation: its `created_at` as the wire writes it, then its id."""
+
+    created_at: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """One page of sessions. `after` and `before` are exclusive, in display order, and never both set.
+
+    Rows come in display order either way: with `before`, they are the `limit` rows right before it.
+    """
+
+    limit: int = 20
+    order: Order = "desc"
+    after: Position | None = None
+    before: Position | None = None
+    agent_id: str | None = None
+    agent_version: int | None = None
+    statuses: frozenset[SessionStatus] = frozenset()
+    created_at: TimeRange = TimeRange()
+    include_archived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """One page of events. `after_seq` is exclusive, in the direction of `order`. `created_at` bounds `processed_at`."""
+
+    limit: int = 100
+    order: Order = "asc"
+    after_seq: int | None = None
+    types: frozenset[str] = frozenset()
+    created_at: TimeRange = TimeRange()
+
+
+# ------------------------------------------------------------------------------------------------------ streams
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of an event stream."""
+
+    name: str
+    """The event's `type`."""
+    data: str
+    """The event as JSON on one line."""
+    seq: int | None
+    """Its place in the log. None for what is not in the log (previews): a reader can't resume there."""

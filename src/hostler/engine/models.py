@@ -1,0 +1,120 @@
+"""Which models are known here? A static catalogue of Claude models, in the shape of the wire.
+
+An agent may name a model outside the catalogue: the upstream decides whether it exists. What isn't known is null, never
+guessed; an unknown release date is the epoch, as the contract allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from hostler.domain.agents import EffortLevel
+from hostler.domain.errors import InvalidRequest, NotFound
+
+Lifecycle = Literal["active", "deprecated", "retired"]
+UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"
+DEFAULT_EFFORT: Final[EffortLevel] = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of the catalogue."""
+
+    id: str
+    display_name: str
+    line: str
+    created_at: str = UNKNOWN_DATE
+    max_input_tokens: int | None = None
+    max_tokens: int | None = None
+    default_effort: EffortLevel = DEFAULT_EFFORT
+    lifecycle: Lifecycle = "active"
+    aliases: tuple[str, ...] = ()
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "model",
+            "display_name": self.display_name,
+            "created_at": self.created_at,
+            "lifecycle": self.lifecycle,
+            "deprecated_at": None,
+            "retires_at": None,
+            "line": self.line,
+            "max_input_tokens": self.max_input_tokens,
+            "max_tokens": self.max_tokens,
+            "capabilities": None,
+            "allowed_fallback_models": None,
+        }
+
+
+_M, _K = 1_000_000, 1_000
+
+CATALOGUE: Final[tuple[Model, ...]] = (
+    Model("claude-haiku-5-5", "Claude Haiku 5.5", "haiku", "2026-10-07T00:00:00Z", _M, 128 * _K, "medium"),
+    Model("claude-fable-5-2", "Claude Fable 5.2", "fable"),
+    Model("claude-sonnet-5-5", "Claude Sonnet 5.5", "sonnet", UNKNOWN_DATE, _M, 128 * _K),
+    Model("claude-opus-5-5", "Claude Opus 5.5", "opus", UNKNOWN_DATE, _M, 128 * _K, "medium"),
+    Model("claude-fable-5-1", "Claude Fable 5.1", "fable", UNKNOWN_DATE, _M, 128 * _K),
+    Model("claude-opus-5", "Claude Opus 5", "opus", "2026-07-24T00:00:00Z", _M, 128 * _K),
+    Model("claude-sonnet-5", "Claude Sonnet 5", "sonnet", "2026-06-30T00:00:00Z", _M, 128 * _K),
+    Model("claude-fable-5", "Claude Fable 5", "fable"),
+    Model("claude-opus-4-8", "Claude Opus 4.8", "opus"),
+    Model("claude-opus-4-7", "Claude Opus 4.7", "opus"),
+    Model("claude-sonnet-4-6", "Claude Sonnet 4.6", "sonnet"),
+    Model("claude-opus-4-6", "Claude Opus 4.6", "opus"),
+    Model("claude-opus-4-5-20251101", "Claude Opus 4.5", "opus", max_input_tokens=200 * _K, max_tokens=64 * _K,
+          aliases=("claude-opus-4-5",)),
+    Model("claude-haiku-4-5-20251001", "Claude Haiku 4.5", "haiku", max_input_tokens=200 * _K, max_tokens=64 * _K,
+          aliases=("claude-haiku-4-5",)),
+    Model("claude-sonnet-4-5-20250929", "Claude Sonnet 4.5", "sonnet", max_input_tokens=200 * _K, max_tokens=64 * _K,
+          aliases=("claude-sonnet-4-5",)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPage:
+    rows: Sequence[Model]
+    has_more: bool
+
+
+class Models:
+    """The catalogue, newest first."""
+
+    def __init__(self, catalogue: Sequence[Model] = CATALOGUE) -> None:
+        self._models = tuple(catalogue)
+        self._by_name = {name: model for model in catalogue for name in (model.id, *model.aliases)}
+
+    def retrieve(self, name: str) -> dict[str, Any]:
+        """The model with this id or alias. Raises NotFound."""
+        model = self._by_name.get(name)
+        if model is None:
+            raise NotFound(f"model {name[:128]!r} is not in this server's catalogue")
+        return model.wire()
+
+    def list(
+        self, *, limit: int, after_id: str | None, before_id: str | None, lifecycle: frozenset[Lifecycle]
+    ) -> ModelPage:
+        """`limit` models after `after_id`, or right before `before_id`; without a lifecycle, all but the retired."""
+        if after_id is not None and before_id is not None:
+            raise InvalidRequest("after_id and before_id can't be combined; send one of them")
+        wanted = lifecycle or frozenset(("active", "deprecated"))
+        rows = [model for model in self._models if model.lifecycle in wanted]
+        if after_id is not None:
+            rows = rows[self._place(rows, after_id, "after_id") + 1 :]
+        if before_id is not None:
+            rows = rows[: self._place(rows, before_id, "before_id")]
+            return ModelPage(rows[-limit:], len(rows) > limit)
+        return ModelPage(rows[:limit], len(rows) > limit)
+
+    def default_effort(self, name: str) -> EffortLevel:
+        """The effort a model works with when the request names none."""
+        model = self._by_name.get(name)
+        return DEFAULT_EFFORT if model is None else model.default_effort
+
+    def _place(self, rows: Sequence[Model], name: str, parameter: str) -> int:
+        model = self._by_name.get(name)
+        if model is None or model not in rows:
+            raise InvalidRequest(f"{parameter}: {name[:128]!r} is not a model of this list")
+        return rows.index(model)
