@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from hostler.domain.clock import rfc3339
 from hostler.domain.agents import MAX_SYSTEM, ModelChoice, NoMcpServers, NoSkills
+from hostler.domain.clock import rfc3339
 from hostler.domain.inputs import ClientEvent, parse_initial_events
 from hostler.domain.tools import ToolRequests
 from hostler.domain.values import (
@@ -211,5 +211,7 @@ class Frame:
     """The event's `type`."""
     data: str
     """The event as JSON on one line."""
-    seq: int | None
-    """Its place in the log. None for what is not in the log (previews): a reader can't resume there."""
+    seq: int | None = None
+    """Its place in the log. None for what is not in the log (previews, waiting input): a reader can't resume there."""
+    preview_of: str | None = None
+    """Id of the event that this frame previews; None for events."""

@@ -11,8 +11,8 @@ from typing import Literal
 
 from hostler.domain import events as ev
 from hostler.domain.ids import new_id
+from hostler.domain.sessions import Frame
 from hostler.engine import runs, state
-from hostler.engine.hub import Frame
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
 
 Op = Callable[[SessionState, Moment, Totals], Step]

@@ -11,19 +11,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from hostler.domain.sessions import Frame
+
 BACKLOG = 1024
 """Frames that one slow reader may leave lying. Past that, previews stop for it and events are read from the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame of a stream: the event's type, its JSON on one line, and its sequence number if it is recorded."""
-
-    name: str
-    data: str
-    seq: int | None = None
-    preview_of: str | None = None
-    """Id of the event that this frame previews; None for events."""
 
 
 @dataclass(eq=False, slots=True)
@@ -72,6 +63,7 @@ class Hub:
     def __init__(self) -> None:
         self._readers: dict[str, list[Subscription]] = {}
         self._workers: list[Callable[[str], None]] = []
+        self._forgetters: list[Callable[[str], None]] = []
 
     def subscribe(self, session_id: str, previews: frozenset[str] = frozenset()) -> Subscription:
         subscription = Subscription(session_id, previews)
@@ -108,6 +100,15 @@ class Hub:
     def work(self, session_id: str) -> None:
         for wake in self._workers:
             wake(session_id)
+
+    def on_deleted(self, forget: Callable[[str], None]) -> None:
+        """`forget(session_id)` is called when a session was deleted: what belongs to it on this host can go."""
+        self._forgetters.append(forget)
+
+    def deleted(self, session_id: str) -> None:
+        for forget in self._forgetters:
+            forget(session_id)
+        self.end_session(session_id)
 
     def end_session(self, session_id: str) -> None:
         """The session is gone: its streams end after what they still hold."""

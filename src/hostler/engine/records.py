@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hostler.engine.hub import Frame, Hub
+from sqlalchemy import Connection
+
+from hostler.domain.sessions import Frame
+from hostler.engine.hub import Hub
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
@@ -28,6 +31,8 @@ class Applied:
     session: SessionRow
     state: SessionState
     at: Moment
+    frames: tuple[Frame, ...]
+    """For the streams, once it is committed."""
 
 
 def totals(row: SessionRow) -> Totals:
@@ -60,20 +65,36 @@ class Records:
         *,
         lease: Lease | None = None,
         workspace: str | None = None,
-        update: SessionUpdate | None = None,
     ) -> Applied:
-        """Record what `decide` makes of the session's present state.
+        """Record what `decide` makes of the session's present state, and tell those who wait.
 
         With `lease`, only while that lease holds: LeaseLost otherwise. Without, for anyone who may see `workspace`;
-        NotFound otherwise. Errors of `decide` change nothing. `update` is set in the same transaction.
+        NotFound otherwise. Errors of `decide` change nothing.
         """
+        applied = await self._database.write(
+            lambda connection: self.apply_in(connection, session_id, decide, lease=lease, workspace=workspace)
+        )
+        self.announce(session_id, applied, by_worker=lease is not None)
+        return applied
+
+    def apply_in(
+        self,
+        connection: Connection,
+        session_id: str,
+        decide: Decide,
+        *,
+        lease: Lease | None = None,
+        workspace: str | None = None,
+        update: SessionUpdate | None = None,
+    ) -> Applied:
+        """The same within a transaction of the caller, who calls `announce` after the commit."""
         outcome: list[tuple[Step, Moment]] = []
 
         def run(view: LogView) -> Change:
-            state = SessionState.model_validate_json(view.session.state)
-            moment = Moment(view.now, view.now_text)
-            step = decide(state, moment, totals(view.session), view.session)
-            outcome[:] = [(step, moment)]
+            before = SessionState.model_validate_json(view.session.state)
+            at = Moment(view.now, view.now_text)
+            step = decide(before, at, totals(view.session), view.session)
+            outcome[:] = [(step, at)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -82,21 +103,17 @@ class Records:
                 update=update,
             )
 
-        appended = await self._database.write(
-            lambda connection: transact(
-                connection,
-                self._database.now(connection),
-                session_id,
-                run,
-                lease=lease,
-                workspace_id=workspace,
-            )
+        appended = transact(
+            connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
         step, at = outcome[0]
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
-        if frames:
-            self._hub.publish(session_id, frames)
-        if step.wanted and lease is None:
+        return Applied(step, appended.session, step.state, at, tuple(frames))
+
+    def announce(self, session_id: str, applied: Applied, *, by_worker: bool = False) -> None:
+        """After the commit: readers hear of the events, a worker hears that it is wanted."""
+        if applied.frames:
+            self._hub.publish(session_id, applied.frames)
+        if applied.step.wanted and not by_worker:
             self._hub.work(session_id)
-        return Applied(step, appended.session, step.state, at)

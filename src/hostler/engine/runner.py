@@ -27,15 +27,15 @@ from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, Plan, RunEnd, SessionState, Step, Totals, Turn, Unclosed
-from hostler.engine.transcript import closing_entry, deferral_entry, has_entry, look_up
+from hostler.engine.transcript import closing_entry, deferral_entry, look_up
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.runner")
 
 CONTINUE = (
-    "The previous run of this conversation was cut off by a restart of its host. Calls without a recorded result may or "
-    "may not have taken effect: check before you repeat one. Go on with the task."
+    "The previous run of this conversation was cut off by a restart of its host. Calls without a recorded result may "
+    "or may not have taken effect: check before you repeat one. Go on with the task."
 )
 """What the model is told when a turn goes on after a crash."""
 
@@ -48,7 +48,11 @@ class Transcripts(Protocol):
 
     async def load(self, key: Any) -> list[Any] | None: ...
 
-    async def append(self, key: Any, entries: list[Any]) -> None: ...
+    async def leaf(self, key: Any) -> dict[str, Any] | None: ...
+
+    async def has_uuid(self, key: Any, uuid: str) -> bool: ...
+
+    async def append_entry(self, key: Any, entry: Any) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,20 +220,19 @@ class SessionRunner:
         if plan.do == "resume":
             return None
         await self._close()
-        if has_entry(await self._entries(), key):
+        if await self._transcripts.has_uuid(self._key(), key):
             return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
         return key, content
 
     async def _ensure_process(self) -> LiveProcess:
         if self._process is None:
             assert self._profile is not None
-            entries = await self._entries()
             self._composer = Composer(self._profile.policies)
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
                 self._profile,
-                resume=bool(entries),
+                resume=await self._transcripts.leaf(self._key()) is not None,
                 transcripts=self._transcripts,
                 gatekeeper=self,
                 listener=self,
@@ -258,7 +261,7 @@ class SessionRunner:
         for call in unclosed:
             entry = closing_entry(entries, call.tool_use_id, call.text, at)
             if entry is not None:
-                await self._transcripts.append(self._key(), [entry])
+                await self._transcripts.append_entry(self._key(), entry)
                 entries.append(entry)
         ids = frozenset(call.tool_use_id for call in unclosed)
         await self._apply(lambda s, at, t, _: state.closed_in_transcript(s, ids))
@@ -275,7 +278,7 @@ class SessionRunner:
                 continue
             mark = deferral_entry(entries, call.tool_use_id, applied.at.text)
             if mark is not None:
-                await self._transcripts.append(self._key(), [mark])
+                await self._transcripts.append_entry(self._key(), mark)
             return True
         return False
 

@@ -42,10 +42,6 @@ def look_up(entries: Sequence[Mapping[str, Any]], tool_use_id: str) -> Known:
     return Known(used, has_result, is_deferred)
 
 
-def has_entry(entries: Sequence[Mapping[str, Any]], uuid: str) -> bool:
-    return any(entry.get("uuid") == uuid for entry in entries)
-
-
 def closing_entry(entries: Sequence[Mapping[str, Any]], tool_use_id: str, text: str, timestamp: str) -> Entry | None:
     """The entry that ends the call with an error result; None when there is nothing to end."""
     known = look_up(entries, tool_use_id)

@@ -100,6 +100,11 @@ def release(conn: Connection, lease: Lease) -> bool:
     return conn.execute(work.update().where(*_held_by(lease)).values(owner=None, lease_until=None)).rowcount == 1
 
 
+def postpone(conn: Connection, lease: Lease, until: float) -> bool:
+    """Nobody may claim the session before `until`. False: the lease was somebody else's by now."""
+    return conn.execute(work.update().where(*_held_by(lease)).values(available_at=until)).rowcount == 1
+
+
 def want(conn: Connection, now: float, session_id: str) -> bool:
     """Ask for a worker, at once. False: no such session. The place in the queue is kept by who was waiting already."""
     place = sa.case((work.c.wanted, work.c.enqueued_at), else_=now)

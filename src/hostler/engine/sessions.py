@@ -1,0 +1,428 @@
+"""What may be done with sessions from outside? Create, read, change, archive, delete, send, list, stream.
+
+The rules live in `engine.state` and in the store; this service joins them to transactions and to the wire's objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from hostler.domain import events as ev
+from hostler.domain.clock import parse_rfc3339
+from hostler.domain.errors import InvalidRequest
+from hostler.domain.ids import new_id
+from hostler.domain.inputs import ClientEvent, wire_fields
+from hostler.domain.sessions import (
+    AgentOverrides,
+    AgentRef,
+    CreateSession,
+    EventQuery,
+    Frame,
+    SessionQuery,
+    TimeRange,
+    UpdateSession,
+)
+from hostler.domain.tools import resolve_tools
+from hostler.domain.values import merge_metadata
+from hostler.engine import state
+from hostler.engine.hub import Hub, Subscription
+from hostler.engine.models import Models
+from hostler.engine.records import Applied, Records, totals
+from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.store import catalog, eventlog
+from hostler.store import sessions as rows
+from hostler.store.database import Database
+from hostler.store.moments import moment
+from hostler.store.pages import Position, Range
+from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
+
+View = dict[str, Any]
+"""A session as the wire shows it."""
+
+REPLAY_PAGE = 500
+"""Events read at once when a stream catches up."""
+
+
+class Sessions:
+    """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
+
+    def __init__(self, database: Database, hub: Hub, records: Records, models: Models) -> None:
+        self._database = database
+        self._hub = hub
+        self._records = records
+        self._models = models
+
+    # -- create, read, change
+
+    async def create(self, workspace: str, params: CreateSession) -> View:
+        """With initial events the session is running when this returns, otherwise idle. All or nothing."""
+        bodies = [wire_fields(event) for event in params.initial_events]
+        session_id, thread_id = new_id("sesn"), new_id("sthr")
+
+        def unit(connection: Connection) -> SessionRow:
+            now = self._database.now(connection)
+            agent = _agent_row(connection, workspace, params.agent)
+            environment = catalog.get_environment(connection, workspace, params.environment_id)
+            if environment.archived_at is not None:
+                raise InvalidRequest(
+                    f"environment {environment.id} is archived; create the session in another one",
+                    code="environment_archived",
+                )
+            snapshot = _snapshot(agent, params.agent, self._models)
+            begun = SessionState(thread_id=thread_id, agent_name=agent.name)
+            rows.create_session(
+                connection,
+                now,
+                NewSession(
+                    id=session_id,
+                    workspace_id=workspace,
+                    agent_id=agent.id,
+                    agent_version=agent.version,
+                    environment_id=environment.id,
+                    thread_id=thread_id,
+                    agent=snapshot,
+                    environment=environment.body,
+                    state=begun.model_dump_json(),
+                    title=params.title,
+                    metadata=params.metadata,
+                ),
+            )
+            if not bodies:
+                return rows.get_session(connection, workspace, session_id)
+            return self._records.apply_in(
+                connection, session_id, lambda s, at, t, _: state.submit(s, at, t, bodies), workspace=workspace
+            ).session
+
+        row = await self._database.write(unit)
+        if bodies:
+            self._hub.work(session_id)
+        return await self._view(row)
+
+    async def retrieve(self, workspace: str, session_id: str) -> View:
+        return await self._view(await self._row(workspace, session_id))
+
+    async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
+        """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
+
+        def unit(connection: Connection) -> Applied | SessionRow:
+            row = rows.get_session(connection, workspace, session_id)
+            update, changed = _changes(row, patch)
+            if not changed:
+                return row
+
+            def decide(before: SessionState, at: Moment, _: Totals, __: SessionRow) -> Step:
+                if before.status == "terminated":
+                    raise InvalidRequest("This session is archived and can't be changed.")
+                if "agent" in changed:
+                    state.refuse_while_running(before, "changed")
+                return Step(before, (ev.session_updated(at.text, changed),))
+
+            return self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
+
+        done = await self._database.write(unit)
+        if isinstance(done, SessionRow):
+            return await self._view(done)
+        self._records.announce(session_id, done)
+        return await self._view(done.session)
+
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[View], bool, bool]:
+        """Rows in display order, whether more come after them, whether more come before them."""
+
+        def unit(connection: Connection) -> tuple[Sequence[SessionRow], bool, bool, float]:
+            page = rows.list_sessions(
+                connection,
+                workspace,
+                limit=query.limit,
+                order=query.order,
+                after=Position(*query.after) if query.after else None,
+                before=Position(*query.before) if query.before else None,
+                agent_id=query.agent_id,
+                agent_version=query.agent_version,
+                statuses=query.statuses,
+                created=_range(query.created_at),
+                include_archived=query.include_archived,
+            )
+            return page.rows, page.has_next, page.has_prev, self._database.now(connection)
+
+        found, after, before, now = await self._database.read(unit)
+        return [view(row, now) for row in found], after, before
+
+    async def archive(self, workspace: str, session_id: str) -> View:
+        """Idempotent. Raises InvalidRequest while the session runs."""
+        row = await self._row(workspace, session_id)
+        if row.archived_at is not None:
+            return await self._view(row)
+
+        def unit(connection: Connection) -> Applied:
+            update = SessionUpdate(archived_at=moment(self._database.now(connection)))
+            return self._records.apply_in(
+                connection, session_id, lambda s, at, _, __: state.archive(s, at), workspace=workspace, update=update
+            )
+
+        applied = await self._database.write(unit)
+        self._records.announce(session_id, applied)
+        self._hub.work(session_id)
+        return await self._view(applied.session)
+
+    async def delete(self, workspace: str, session_id: str) -> None:
+        """The session, its events, transcript and files are gone. Raises InvalidRequest while it runs."""
+
+        def unit(connection: Connection) -> str:
+            row = rows.get_session(connection, workspace, session_id)
+            state.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
+            rows.delete_session(connection, workspace, session_id)
+            return moment(self._database.now(connection))
+
+        at = await self._database.write(unit)
+        event = ev.deleted(at)
+        self._hub.publish(session_id, [Frame(event.type, event.text())])
+        self._hub.deleted(session_id)
+
+    # -- events
+
+    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
+        """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
+        bodies = [wire_fields(event) for event in events]
+        applied = await self._records.apply(
+            session_id, lambda s, at, t, _: state.submit(s, at, t, bodies), workspace=workspace
+        )
+        return [
+            reply.text() if isinstance(reply, ev.Event) else await self._recorded(session_id, reply)
+            for reply in applied.step.replies
+        ]
+
+    async def list_events(
+        self, workspace: str, session_id: str, query: EventQuery
+    ) -> tuple[Sequence[tuple[int, str]], bool]:
+        """(sequence, JSON text) of each event, and whether more follow. Waiting input stands behind everything."""
+
+        def unit(connection: Connection) -> tuple[Sequence[eventlog.StoredEvent], bool, SessionRow]:
+            row = rows.get_session(connection, workspace, session_id)
+            found, more = eventlog.list_events(
+                connection,
+                session_id,
+                limit=query.limit,
+                order=query.order,
+                after_seq=query.after_seq,
+                types=query.types,
+                processed=_range(query.created_at),
+            )
+            return found, more, row
+
+        found, more, row = await self._database.read(unit)
+        recorded = [(event.seq, event.body) for event in found]
+        return _with_waiting(recorded, more, row, query)
+
+    async def open_stream(
+        self, workspace: str, session_id: str, *, after_seq: int | None, deltas: frozenset[str]
+    ) -> SessionStream:
+        """Subscribed when this returns: what is committed from now on will be in the stream."""
+        subscription = self._hub.subscribe(session_id, deltas)
+        try:
+            row = await self._row(workspace, session_id)
+        except BaseException:
+            self._hub.unsubscribe(subscription)
+            raise
+        return SessionStream(self._database, self._hub, subscription, row.last_seq if after_seq is None else after_seq)
+
+    async def thread(self, workspace: str, session_id: str) -> View:
+        """The primary thread: its log is the session's."""
+        row = await self._row(workspace, session_id)
+        now = await self._database.read(self._database.now)
+        shown = view(row, now)
+        held = SessionState.model_validate_json(row.state)
+        agent = {key: value for key, value in shown["agent"].items() if key != "multiagent"}
+        ran = held.first_running_at is not None
+        return {
+            "id": row.thread_id,
+            "type": "session_thread",
+            "session_id": row.id,
+            "parent_thread_id": None,
+            "agent": agent,
+            "status": row.status,
+            "workflow_run_id": None,
+            "stats": {**shown["stats"], "startup_seconds": None} if ran else None,
+            "usage": shown["usage"] if ran and held.status != "running" else None,
+            "created_at": row.created_at,
+            "updated_at": row.updated_at,
+            "archived_at": row.archived_at,
+        }
+
+    # -- helpers
+
+    async def _row(self, workspace: str, session_id: str) -> SessionRow:
+        return await self._database.read(lambda connection: rows.get_session(connection, workspace, session_id))
+
+    async def _view(self, row: SessionRow) -> View:
+        return view(row, await self._database.read(self._database.now))
+
+    async def _recorded(self, session_id: str, event_id: str) -> str:
+        found = await self._database.read(lambda c: eventlog.find_event(c, session_id, event_id))
+        if found is None:
+            raise InvalidRequest(f"The answer {event_id} is not in the log any more.")
+        return found.body
+
+
+class SessionStream:
+    """One reader of a session's log: recorded events without a gap, and previews for as long as it keeps up."""
+
+    def __init__(self, database: Database, hub: Hub, subscription: Subscription, seq: int) -> None:
+        self._database = database
+        self._hub = hub
+        self._subscription = subscription
+        self._seq = seq
+
+    async def __aiter__(self) -> AsyncIterator[Frame]:
+        subscription = self._subscription
+        async for frame in self._catch_up():
+            yield frame
+        while True:
+            await subscription.wait()
+            while subscription.frames:
+                frame = subscription.frames.popleft()
+                if frame.seq is None:
+                    yield frame
+                elif frame.seq == self._seq + 1:
+                    self._seq = frame.seq
+                    yield frame
+                elif frame.seq > self._seq:
+                    async for missed in self._catch_up():
+                        yield missed
+            if subscription.overrun:
+                subscription.overrun = False
+                async for missed in self._catch_up():
+                    yield missed
+            if subscription.closed and not subscription.frames:
+                return
+
+    async def close(self) -> None:
+        self._hub.unsubscribe(self._subscription)
+
+    async def _catch_up(self) -> AsyncIterator[Frame]:
+        session_id = self._subscription.session_id
+
+        def page(connection: Connection) -> Sequence[eventlog.StoredEvent]:
+            return eventlog.read_events(connection, session_id, after_seq=self._seq, limit=REPLAY_PAGE)
+
+        while True:
+            events = await self._database.read(page)
+            for event in events:
+                self._seq = event.seq
+                yield Frame(event.type, event.body, event.seq)
+            if len(events) < REPLAY_PAGE:
+                return
+
+
+# ------------------------------------------------------------------------------------------------------- rendering
+
+
+def view(row: SessionRow, now: float) -> View:
+    """The wire's session object, every key present."""
+    held = SessionState.model_validate_json(row.state)
+    active = round(state.active_seconds(held, now), 3)
+    created = parse_rfc3339(row.created_at).timestamp()
+    until = parse_rfc3339(row.archived_at).timestamp() if row.archived_at else now
+    return {
+        "id": row.id,
+        "type": "session",
+        "status": row.status,
+        "title": row.title,
+        "agent": row.agent,
+        "environment_id": row.environment_id,
+        "resources": [],
+        "vault_ids": [],
+        "metadata": row.metadata,
+        "outcome_evaluations": [],
+        "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
+        "usage": {**totals(row).usage, "active_seconds": active},
+        "budget": None,
+        "deployment_id": row.deployment_id,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "archived_at": row.archived_at,
+    }
+
+
+def _with_waiting(
+    recorded: list[tuple[int, str]], more: bool, row: SessionRow, query: EventQuery
+) -> tuple[list[tuple[int, str]], bool]:
+    """Put input that waits at the end of the list (asc), or at its beginning (desc)."""
+    held = SessionState.model_validate_json(row.state)
+    bodies = [q.body for q in held.queue] + ([held.interrupt.body] if held.interrupt else [])
+    ranged = any(bound is not None for bound in query.created_at.texts().values())
+    if ranged or query.types:
+        bodies = [] if ranged else [body for body in bodies if body["type"] in query.types]
+    if not bodies:
+        return recorded, more
+    waiting = [(row.last_seq + n, ev.to_text(body)) for n, body in enumerate(bodies, 1)]
+    if query.order == "desc":
+        if query.after_seq is not None and query.after_seq <= row.last_seq:
+            return recorded, more
+        waiting = [item for item in reversed(waiting) if query.after_seq is None or item[0] < query.after_seq]
+        joined = [*waiting, *recorded]
+    else:
+        if more:
+            return recorded, more
+        joined = [*recorded, *(item for item in waiting if query.after_seq is None or item[0] > query.after_seq)]
+    return joined[: query.limit], more or len(joined) > query.limit
+
+
+def _range(bounds: TimeRange) -> Range:
+    return Range(**bounds.texts())
+
+
+# ------------------------------------------------------------------------------------------------------- the agent
+
+
+def _agent_row(connection: Connection, workspace: str, choice: AgentRef | AgentOverrides) -> catalog.AgentRow:
+    row = catalog.get_agent(connection, workspace, choice.id, choice.version)
+    if row.archived_at is not None:
+        raise InvalidRequest(f"agent {row.id} is archived; create the session with another one")
+    return row
+
+
+def _snapshot(row: catalog.AgentRow, choice: AgentRef | AgentOverrides, models: Models) -> dict[str, Any]:
+    """The agent as this session runs it: one version, overrides applied. The id and version stay the agent's."""
+    body: Mapping[str, Any] = row.body
+    snapshot = {
+        "id": row.id,
+        "type": "agent",
+        "version": row.version,
+        **{key: value for key, value in body.items() if key != "metadata"},
+        "mcp_servers": [],
+        "skills": [],
+        "multiagent": None,
+        "execution_identity": {"type": "service_account"},
+    }
+    if isinstance(choice, AgentOverrides):
+        given = choice.model_fields_set
+        if "model" in given and choice.model is not None:
+            effort = models.default_effort(choice.model.id)
+            snapshot["model"] = {**body["model"], "id": choice.model.id, "effort": {"type": effort}}
+        if "system" in given:
+            snapshot["system"] = choice.system or None
+        if "tools" in given:
+            snapshot["tools"] = [tool.model_dump(mode="json") for tool in resolve_tools(choice.tools)]
+    return snapshot
+
+
+def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict[str, Any]]:
+    """What the patch changes: for the store, and for the `session.updated` event."""
+    changed: dict[str, Any] = {}
+    title: Any = KEEP
+    metadata: Any = KEEP
+    agent: Any = KEEP
+    if "title" in patch.model_fields_set and (patch.title or None) != row.title:
+        title = changed["title"] = patch.title or None
+    merged = merge_metadata(row.metadata, patch.metadata)
+    if merged != row.metadata:
+        metadata = merged
+        changed["metadata"] = merged
+    if patch.agent is not None and "tools" in patch.agent.model_fields_set:
+        tools = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
+        if tools != row.agent["tools"]:
+            agent = changed["agent"] = {**row.agent, "tools": tools}
+    return SessionUpdate(title=title, metadata=metadata, agent=agent), changed
