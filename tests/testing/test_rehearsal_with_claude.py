@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from claude_agent_sdk import (
     AssistantMessage,
     ClaudeAgentOptions,
+    ClaudeSDKClient,
     HookContext,
     HookInput,
     HookJSONOutput,
@@ -156,3 +158,25 @@ async def test_claude_runs_parallel_calls_custom_tools_and_searches(home: Path) 
         calls, result = await _turn(prompt(steps), _options(model, home, mcp_servers=servers))
         assert [call.name for call in calls] == ["Bash", "WebSearch", "mcp__custom__lookup"]
         assert result.result == "Found: value of k"
+
+
+async def test_claude_follows_a_script_that_the_user_sends_in_the_middle_of_a_turn(home: Path) -> None:
+    async with RehearsalModel() as model:
+        wait = "until test -e go; do sleep 0.05; done"
+        first = prompt([step(tool("bash", command=wait)), step("first script done")])
+        second = prompt([step(tool("bash", command="echo B1")), step("second script done")], "Do this too.")
+        async with ClaudeSDKClient(_options(model, home)) as client:
+            await client.query(first)
+            results: list[str | None] = []
+            async with asyncio.timeout(30):
+                async for message in client.receive_messages():
+                    if isinstance(message, AssistantMessage) and message.content:
+                        if len(model.message_requests) == 1:
+                            await client.query(second)
+                            await client.set_permission_mode("default")  # answered after the message was taken in
+                            (home / "ws" / "go").touch()
+                    if isinstance(message, ResultMessage):
+                        results.append(message.result)
+                        if results[-1] == "second script done":
+                            break
+        assert results[-1] == "second script done"
