@@ -7,25 +7,13 @@
 The reference of the script is docs/how-to/test-your-agent-with-the-rehearsal-model.md.
 """
 
+from hostler.testing.rehearsal.build import gate, prompt, rule, script, stamps, step, text, thinking, tool
+from hostler.testing.rehearsal.choose import Responder
 from hostler.testing.rehearsal.conversation import Conversation
 from hostler.testing.rehearsal.improvise import improvise
 from hostler.testing.rehearsal.record import RecordedRequest, Recorder
-from hostler.testing.rehearsal.server import RehearsalModel, Responder, serve
-from hostler.testing.rehearsal.steps import (
-    Rule,
-    Script,
-    ScriptError,
-    Step,
-    gate,
-    prompt,
-    rule,
-    script,
-    stamps,
-    step,
-    text,
-    thinking,
-    tool,
-)
+from hostler.testing.rehearsal.server import RehearsalModel, serve
+from hostler.testing.rehearsal.steps import Rule, Script, ScriptError, Step
 
 __all__ = [
     "Conversation",

@@ -23,6 +23,7 @@ _OPENED = re.compile(rf"^[ \t]*```{FENCE}[ \t]*$", re.MULTILINE)
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _ADDED_BY_HARNESS = ("continue from where you left off", "[request interrupted")
 _DEFERRED = re.compile(r"^(mcp__[A-Za-z0-9_-]+|WebFetch|WebSearch)$", re.MULTILINE)
+_QUEUED = re.compile(r"\buser (sent|sends)\b", re.IGNORECASE)
 _BILLING = "x-anthropic-billing-header"
 _ID_PREFIX = "toolu_01"
 
@@ -195,7 +196,7 @@ class Conversation:
 
     def position_in_text(self) -> Position | None:
         """The place in the newest script in the user's messages; None when there is none. Raises BadRequest."""
-        fences = [(at, body) for at, text in self._user_texts() for body in _fences(text, at)]
+        fences = [(at, body) for at, text in self._user_texts(queued=True) for body in _fences(text, at)]
         if not fences:
             return None
         at, body = fences[-1]
@@ -261,11 +262,14 @@ class Conversation:
             if said and not said.lower().startswith(_ADDED_BY_HARNESS):
                 yield at, said
 
-    def _user_texts(self) -> Iterator[tuple[int, str]]:
+    def _user_texts(self, *, queued: bool = False) -> Iterator[tuple[int, str]]:
+        """Texts of the user; `queued`: also those that a harness passes on in a system message, in mid-turn."""
         for at, message in enumerate(self.messages):
-            if message["role"] == "user":
+            role = message["role"]
+            if role == "user" or (queued and role == "system"):
                 for text in _texts(message["content"]):
-                    yield at, text
+                    if role == "user" or _QUEUED.search(text):
+                        yield at, text
 
 
 def _digest(*parts: str) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hostler.testing.rehearsal.answer import offered_name
+from hostler.testing.rehearsal.build import prompt, step, text, tool
 from hostler.testing.rehearsal.conversation import Conversation, Position
-from hostler.testing.rehearsal.steps import Raw, Step, prompt, step, text, tool
+from hostler.testing.rehearsal.steps import Raw, Step
 
 _SUMMARY = re.compile(
     r"\b(summary of (the|this|our|your) (conversation|session)|summari[sz]e (the|this|our) (conversation|session))",

@@ -1,7 +1,7 @@
 """What can a rehearsal script say, and how is one read, checked and written?
 
 A script is a list of steps; a step is one answer of the model. The same values come from JSON (a file, or a fenced
-block in a user message) and from the builders at the end of this module. Reading is strict: an unknown key, a wrong
+block in a user message) and from the builders in `build`. Reading is strict: an unknown key, a wrong
 type or a contradiction raises `ScriptError`, whose message names the place (`steps[1].content[0].text: …`).
 """
 
@@ -316,7 +316,7 @@ class Script(_Value):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ScriptError(_explain(error)) from None
+            raise ScriptError(explain(error)) from None
 
     @classmethod
     def from_file(cls, path: Path) -> Script:
@@ -336,7 +336,8 @@ def fingerprint(steps: Iterable[Step]) -> str:
     return digest.hexdigest()
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """What is wrong and where, for a person; at most three problems."""
     problems = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
         place = ""
@@ -353,76 +354,3 @@ def _explain(error: ValidationError) -> str:
             message = f"a block's `type` is one of {', '.join(_BLOCK_TYPES)}"
         problems.append(f"{place}: {message}" if place else message)
     return "; ".join(problems)
-
-
-# ------------------------------------------------------------------------------------------------------- builders
-
-
-def text(value: str, *, chunk: int = DEFAULT_CHUNK, rate: float | None = None, delay_ms: float | None = None) -> Text:
-    """Text, in deltas of `chunk` characters; `rate` deltas a second or `delay_ms` before each."""
-    return Text(text=value, chunk=chunk, rate=rate, delay_ms=delay_ms)
-
-
-def stamps(deltas: int, *, rate: float | None = None) -> Stamps:
-    """`deltas` text deltas that each carry the time they were sent, `rate` a second."""
-    return Stamps(deltas=deltas, rate=rate)
-
-
-def thinking(
-    value: str, *, signature: str | None = None, chunk: int = DEFAULT_CHUNK, rate: float | None = None
-) -> Thinking:
-    """A thinking block."""
-    return Thinking(thinking=value, signature=signature, chunk=chunk, rate=rate)
-
-
-def tool(
-    name: str, /, input: Mapping[str, Any] | None = None, *, call_id: str | None = None, **arguments: Any
-) -> ToolUse:
-    """A tool call: `tool("bash", command="ls")`, or `tool("odd", {"call_id": 1})` for keys that clash."""
-    return ToolUse(name=name, input={**(input or {}), **arguments}, id=call_id)
-
-
-def gate(name: str) -> Gate:
-    """A place where the answer waits for `RehearsalModel.open_gate(name)`."""
-    return Gate(name=name)
-
-
-def step(*content: Block | str, **options: Any) -> Step:
-    """One answer: `step(text("hi"), tool("bash", command="ls"), delay_ms=20)`. Raises ScriptError.
-
-    `options` are the other fields of `Step`.
-    """
-    try:
-        return Step.model_validate({"content": content, **options})
-    except ValidationError as error:
-        raise ScriptError(_explain(error)) from None
-
-
-def rule(when: str, *steps: Step | str, regex: bool = False) -> Rule:
-    """Steps for turns whose user text contains `when`."""
-    return Rule(when=when, regex=regex, steps=tuple(step(item) if isinstance(item, str) else item for item in steps))
-
-
-def script(*items: Step | Rule | str) -> Script:
-    """A script of these steps and rules, in order. A string is a step with that text."""
-    steps = tuple(step(item) if isinstance(item, str) else item for item in items if not isinstance(item, Rule))
-    return Script(steps=steps, rules=tuple(item for item in items if isinstance(item, Rule)))
-
-
-def prompt(steps: Script | Iterable[Step | str], before: str = "", *, start: int = 0) -> str:
-    """The user message that makes the rehearsal model follow `steps`: `before`, then the fenced block.
-
-    One line for each step. Raises ScriptError for a script with rules: those live in a file.
-    """
-    if isinstance(steps, Script):
-        if steps.rules:
-            raise ScriptError("a script in the conversation has no rules")
-        start = start or steps.start
-        listed: tuple[Step, ...] = steps.steps
-    else:
-        listed = script(*steps).steps
-    lines = [json.dumps(item.to_value(), ensure_ascii=False) for item in listed]
-    body = "[\n" + ",\n".join(lines) + "\n]"
-    if start:
-        body = '{"start": ' + str(start) + ', "steps": ' + body + "}"
-    return (before + "\n" if before else "") + f"```{FENCE}\n{body}\n```"
