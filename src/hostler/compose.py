@@ -1,0 +1,369 @@
+"""How are the parts put together, started and stopped? The composition root: settings in, a running Hostler out.
+
+Order of start: lock, store, sweep of an earlier life, roads, worker, API. Order of stop: the reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from sqlalchemy import Connection
+
+from hostler.api.app import create_app
+from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.config import Settings
+from hostler.domain.errors import InvalidRequest
+from hostler.egress.roads import EgressProxy
+from hostler.engine.agents import Agents
+from hostler.engine.environments import Environments
+from hostler.engine.hub import Hub
+from hostler.engine.keys import StoredKeys
+from hostler.engine.models import Models
+from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.process import Homes, Surroundings
+from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.records import Records
+from hostler.engine.runner import Ledger, LeaseTerms, RunnerParts
+from hostler.engine.sessions import Sessions
+from hostler.engine.worker import Worker, WorkerSettings
+from hostler.gateway.roads import ModelGateway
+from hostler.gateway.upstream import Upstream
+from hostler.harness.claude import ClaudeHarness
+from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.store import keys, ledger, work
+from hostler.store import sessions as session_rows
+from hostler.store.database import Database
+from hostler.store.sequences import load_sequence, save_sequence
+from hostler.store.sessions import SessionRow, Usage
+from hostler.store.transcripts import TranscriptStore
+from hostler.store.work import Lease
+from hostler.testing.rehearsal import RehearsalModel
+
+log = logging.getLogger("hostler")
+
+DEFAULT_WORKSPACE = "wrkspc_default"
+
+
+@dataclass(frozen=True, slots=True)
+class Hostler:
+    """A running server."""
+
+    settings: Settings
+    base_url: str
+    database: Database
+    label: IsolationLabel
+    rehearsing: bool
+    worker: Worker
+    swept: tuple[str, ...]
+    """What was left of an earlier life and is gone now."""
+
+
+# ------------------------------------------------------------------------------------------------------- the parts
+
+
+def sandbox_provider(settings: Settings) -> BubblewrapProvider:
+    box = settings.sandbox
+    return BubblewrapProvider(settings.state_dir / "sandbox", uid_range=range(box.first_uid, box.first_uid + box.uids))
+
+
+def homes(settings: Settings) -> Homes:
+    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
+    sockets = settings.state_dir / "run"
+    if len(str(sockets)) > 60:
+        name = f"hostler-{os.getuid()}-{abs(hash(str(settings.state_dir))) % 10**8}"
+        sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
+    return Homes(settings.state_dir / "sessions", sockets)
+
+
+def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
+    box, turns = settings.sandbox, settings.turns
+    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
+
+    def read(row: SessionRow) -> Profile:
+        return profile(
+            row.agent,
+            row.environment,
+            idle_timeout_seconds=turns.idle_timeout_seconds,
+            sandbox_limits=limits,
+            turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
+        )
+
+    return read
+
+
+class StoredSequence:
+    """Held calls of one session, fenced by its lease. Implements `SequenceStore`."""
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self._database = database
+        self._lease = lease
+
+    async def load(self) -> str | None:
+        return await self._database.read(lambda c: load_sequence(c, self._lease.session_id))
+
+    async def save(self, state: str) -> None:
+        await self._database.write(
+            lambda c: save_sequence(c, self._database.now(c), self._lease.session_id, state, lease=self._lease)
+        )
+
+
+class StoredDecisions:
+    """Implements `EgressRecorder`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, decision: EgressDecision) -> None:
+        await self._database.write(
+            lambda c: ledger.record_egress(
+                c,
+                self._database.now(c),
+                session_id=decision.session_id,
+                method=decision.method,
+                host=decision.host,
+                port=decision.port,
+                allowed=decision.allowed,
+                reason=decision.reason,
+            )
+        )
+
+
+def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
+    async def extend(lease: Lease) -> bool:
+        return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
+
+    async def read_state(session_id: str) -> SessionRow:
+        return await database.read(lambda c: session_rows.get_session(c, None, session_id))
+
+    async def record_request(record: ModelRequestRecord) -> None:
+        used = record.usage
+        usage = Usage(
+            used.input_tokens,
+            used.output_tokens,
+            used.cache_read_input_tokens,
+            used.cache_creation_5m_input_tokens,
+            used.cache_creation_1h_input_tokens,
+            used.web_search_requests,
+        )
+
+        def unit(connection: Connection) -> Any:
+            return ledger.record_model_request(
+                connection,
+                database.now(connection),
+                session_id=record.session_id,
+                model=record.model,
+                status=record.status,
+                usage=usage,
+                stop_reason=record.stop_reason,
+                duration_ms=record.duration_ms,
+                first_byte_ms=record.first_byte_ms,
+            )
+
+        await database.write(unit)
+
+    return Ledger(
+        extend=extend,
+        read_state=read_state,
+        record_request=record_request,
+        transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
+        sequence=lambda lease: StoredSequence(database, lease),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the store
+
+
+async def open_database(settings: Settings) -> Database:
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    return await Database.open(settings.store_url, durable=settings.store.durable, pool_size=settings.store.pool_size)
+
+
+async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
+    """A new API key of the default workspace. The secret is shown here and never again."""
+    return await database.write(lambda c: keys.create_key(c, database.now(c), DEFAULT_WORKSPACE, name))
+
+
+async def has_key(database: Database) -> bool:
+    rows = await database.read(lambda c: keys.list_keys(c))
+    return any(row.revoked_at is None for row in rows)
+
+
+# ------------------------------------------------------------------------------------------------------- start, stop
+
+
+@contextlib.contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Two servers must not share a state folder: they would take each other's sandboxes for left-overs."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with (settings.state_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidRequest(
+                f"another Hostler uses {settings.state_dir}; stop it, or choose another folder with --state-dir"
+            ) from None
+        yield
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK_HOSTS or host.startswith("127.")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the order of stopping is decided here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Hostler]:
+    """A server that listens and works until the block is left. Leaving it ends every process."""
+    with only_one(settings):
+        async with contextlib.AsyncExitStack() as stack:
+            database = await open_database(settings)
+            stack.push_async_callback(database.close)
+            if not is_loopback(settings.server.host) and not await has_key(database):
+                raise InvalidRequest(
+                    f"refusing to listen on {settings.server.host} without an API key; make one first: hostler key create"
+                )
+            provider = sandbox_provider(settings)
+            label = await provider.probe()
+            swept = tuple(await provider.sweep())
+            places = homes(settings)
+            shutil.rmtree(places.sockets, ignore_errors=True)
+            places.sockets.mkdir(parents=True, mode=0o711)
+            rehearsing = not settings.upstream_key
+            upstream = await _upstream(settings, stack)
+            gateway = ModelGateway(upstream)
+            stack.push_async_callback(gateway.close)
+            egress = EgressProxy(StoredDecisions(database))
+            stack.push_async_callback(egress.close)
+            hub, models = Hub(), Models()
+            records = Records(database, hub)
+            terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
+            parts = RunnerParts(
+                records=records,
+                hub=hub,
+                ledger=runner_ledger(database, terms),
+                around=Surroundings(
+                    harness=ClaudeHarness(),
+                    sandboxes=provider,
+                    model_roads=gateway,
+                    egress_roads=egress,
+                    homes=places,
+                    settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
+                    allowed_models=None,
+                ),
+                profile_of=profile_reader(settings),
+                terms=terms,
+                interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
+            )
+
+            async def forget(session_id: str) -> None:
+                await asyncio.to_thread(places.remove, session_id)
+
+            worker = Worker(
+                settings.worker.name, database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
+            )
+            await worker.release_own()
+            services = ApiServices(
+                organization_id=settings.organization_id,
+                keys=StoredKeys(database),
+                agents=Agents(database, models),
+                environments=Environments(database),
+                models=models,
+                sessions=Sessions(database, hub, records, models),
+                allowed_hosts=LOOPBACK_HOSTS | {settings.server.host, *settings.server.allowed_hosts},
+            )
+            listener = _listen(settings)
+            stack.callback(listener.close)
+            server = _Server(
+                uvicorn.Config(
+                    create_app(services),
+                    loop="none",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=2,
+                    timeout_keep_alive=75,
+                    lifespan="off",
+                )
+            )
+            async with asyncio.TaskGroup() as tasks:
+                working = tasks.create_task(worker.run())
+                serving = tasks.create_task(server.serve(sockets=[listener]))
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(50_000, 20, 100)
+                host, port = listener.getsockname()[:2]
+                base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+                try:
+                    yield Hostler(settings, base_url, database, label, rehearsing, worker, swept)
+                finally:
+                    worker.drain()
+                    hub.close()
+                    server.should_exit = True
+                    working.cancel()
+                    await asyncio.wait([serving, working])
+
+
+async def _upstream(settings: Settings, stack: contextlib.AsyncExitStack) -> Upstream:
+    if settings.upstream_key:
+        return Upstream(settings.model.base_url, settings.upstream_key, auth=settings.model.auth)
+    if settings.model.base_url != Settings.model_fields["model"].default.base_url and not settings.model.rehearse:
+        return Upstream(settings.model.base_url, "none", auth=settings.model.auth)
+    rehearsal = await stack.enter_async_context(RehearsalModel())
+    return Upstream(rehearsal.url, "rehearsal")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidRequest(
+            f"can't listen on {host} port {port}: {error.strerror}; choose another with --port"
+        ) from None
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+async def until_signal(hostler: Hostler) -> None:
+    """Return on SIGINT or SIGTERM. Idle sessions are given back, running turns may finish; a second signal cuts short."""
+    loop = asyncio.get_running_loop()
+    first, second = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (second if first.is_set() else first).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    await first.wait()
+    hostler.worker.drain()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(hostler.settings.worker.drain_seconds):
+            while hostler.worker.live() and not second.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await second.wait()

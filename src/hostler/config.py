@@ -1,0 +1,163 @@
+"""What can an operator set, and to what? One frozen tree: defaults, then a TOML file, then the environment.
+
+`HOSTLER_SERVER__PORT=9000` sets `server.port`. Unknown names are errors, so a typing mistake never goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from hostler.domain.errors import InvalidRequest
+
+PREFIX = "HOSTLER_"
+_NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON"})
+"""Names with our prefix that say something else."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Server(_Section):
+    """Where the API listens."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback only when an API key exists.")
+    port: int = Field(8420, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Host names that requests may be addressed to, besides the loopback names and `host`."
+    )
+
+
+class Store(_Section):
+    """Where state is kept."""
+
+    url: str = Field(
+        "",
+        description="`postgresql://user:password@host/name` or `sqlite:////path`. Empty: SQLite in the state folder.",
+    )
+    durable: bool = Field(
+        False, description="SQLite: survive a power cut without losing the last transactions, at about 0.1 ms each."
+    )
+    pool_size: int = Field(10, ge=1, le=200, description="PostgreSQL: connections kept open.")
+
+
+class Model(_Section):
+    """The road to the model."""
+
+    base_url: str = Field("https://api.anthropic.com", description="A server that speaks the Messages API.")
+    api_key: SecretStr = Field(
+        SecretStr(""), description="Key for it. Empty: ANTHROPIC_API_KEY; without that, the rehearsal model answers."
+    )
+    auth: Literal["x-api-key", "bearer"] = Field("x-api-key", description="How the key is sent.")
+    rehearse: bool = Field(False, description="Use the rehearsal model even if there is a key.")
+    retries: int = Field(
+        10, ge=0, le=15, description="How often a failed model request is repeated before the turn ends."
+    )
+
+
+class Sandbox(_Section):
+    """What a sandbox gets when its environment says nothing."""
+
+    memory_mb: int = Field(2048, ge=256, le=1 << 20, description="Memory of one sandbox, in MiB.")
+    cpus: float = Field(2.0, gt=0, le=1024, description="Processors of one sandbox.")
+    pids: int = Field(256, ge=32, le=1 << 16, description="Processes and threads of one sandbox.")
+    first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
+    uids: int = Field(65_536, ge=1, description="How many uids from there.")
+
+
+class Turns(_Section):
+    """When a turn has gone on for long enough, unless its environment says otherwise."""
+
+    max_turns: int = Field(500, ge=1, description="Model requests of one turn.")
+    turn_seconds: float = Field(4 * 3600.0, gt=0, description="Running time of one turn, in seconds.")
+    idle_timeout_seconds: float = Field(60.0, ge=0, description="How long an idle session keeps its process.")
+    interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
+
+
+class Worker(_Section):
+    """The part that runs sessions."""
+
+    name: str = Field("local", description="Its name in the store. Two workers must not share one.")
+    slots: int = Field(16, ge=1, le=1000, description="Sessions with a process at the same time.")
+    lease_seconds: float = Field(15.0, ge=1, description="After that long without news a worker counts as dead.")
+    drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
+
+
+class Settings(_Section):
+    """Everything."""
+
+    state_dir: Path = Field(description="Folder for the database, workspaces and sockets of this host.")
+    organization_id: str = Field("org_hostler", description="Shown in response headers; clients put it in traces.")
+    server: Server = Server()
+    store: Store = Store()
+    model: Model = Model()
+    sandbox: Sandbox = Sandbox()
+    turns: Turns = Turns()
+    worker: Worker = Worker()
+
+    @property
+    def store_url(self) -> str:
+        return self.store.url or f"sqlite:///{self.state_dir / 'hostler.db'}"
+
+    @property
+    def upstream_key(self) -> str:
+        """The key for the model; empty means that the rehearsal model answers."""
+        return "" if self.model.rehearse else self.model.api_key.get_secret_value()
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/root")) / ".local" / "state")
+    return Path(base) / "hostler"
+
+
+def load(environ: Mapping[str, str] | None = None, file: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings. `overrides` are dotted names with `__`, as the command line gives them; None is left out.
+
+    Raises InvalidRequest that names the option and what it may be.
+    """
+    env = os.environ if environ is None else environ
+    tree: dict[str, Any] = {"state_dir": str(default_state_dir(env))}
+    path = file or (Path(env["HOSTLER_CONFIG"]) if env.get("HOSTLER_CONFIG") else None)
+    if path is not None:
+        try:
+            _merge(tree, tomllib.loads(path.read_text()))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise InvalidRequest(f"configuration file {path}: {error}") from error
+    if env.get("ANTHROPIC_API_KEY"):
+        _merge(tree, {"model": {"api_key": env["ANTHROPIC_API_KEY"], **tree.get("model", {})}})
+    for name, value in env.items():
+        if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
+            _put(tree, name.removeprefix(PREFIX).lower(), value)
+    for name, value in overrides.items():
+        if value is not None:
+            _put(tree, name, value)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        option = ".".join(str(part) for part in found["loc"])
+        raise InvalidRequest(f"option {option}: {found['msg']} (see docs/reference/configuration.md)") from None
+    return settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, name = dotted.split("__")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[name] = (
+        [part for part in value.split(",") if part] if name == "allowed_hosts" and isinstance(value, str) else value
+    )
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

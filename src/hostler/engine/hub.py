@@ -110,6 +110,11 @@ class Hub:
             forget(session_id)
         self.end_session(session_id)
 
+    def close(self) -> None:
+        """The process ends: so do all streams. Readers come back elsewhere with the sequence they have seen."""
+        for session_id in list(self._readers):
+            self.end_session(session_id)
+
     def end_session(self, session_id: str) -> None:
         """The session is gone: its streams end after what they still hold."""
         for reader in list(self._readers.get(session_id, ())):
