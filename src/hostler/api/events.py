@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final, get_args
 
-from anthropic.types.beta.sessions import BetaManagedAgentsSessionEventType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,11 +16,10 @@ from hostler.api.routing import ContractRouter, path_value
 from hostler.api.sse import EventStreamResponse, last_event_id
 from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.inputs import parse_client_events
-from hostler.domain.sessions import EventQuery, Order, SessionStatus
+from hostler.domain.sessions import EVENT_TYPES, EventQuery, Order, SessionStatus
 
 router = ContractRouter()
 
-EVENT_TYPES: Final[frozenset[str]] = frozenset(get_args(BetaManagedAgentsSessionEventType))
 DELTA_TYPES: Final = ("agent.message", "agent.thinking")
 DEFAULT_EVENTS: Final = 100
 MOST_EVENTS: Final = 1_000
@@ -73,9 +71,7 @@ async def list_threads(request: Request) -> Response:
     if query.text("page") is not None:
         raise InvalidRequest("page: is not a page token of this list; it has one page")
     query.finish()
-    thread = await services_of(request).sessions.thread(
-        caller_of(request).workspace, path_value(request, "session_id")
-    )
+    thread = await services_of(request).sessions.thread(caller_of(request).workspace, path_value(request, "session_id"))
     return page([thread] if not statuses or thread["status"] in statuses else [], None)
 
 
@@ -106,9 +102,7 @@ async def stream_thread(request: Request) -> Response:
 
 async def _thread(request: Request) -> dict[str, Any]:
     thread_id = path_value(request, "thread_id")
-    thread = await services_of(request).sessions.thread(
-        caller_of(request).workspace, path_value(request, "session_id")
-    )
+    thread = await services_of(request).sessions.thread(caller_of(request).workspace, path_value(request, "session_id"))
     if thread["id"] != thread_id:
         raise NotFound(f"thread {thread_id} does not exist in this session")
     return thread

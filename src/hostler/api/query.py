@@ -32,9 +32,7 @@ class Query:
     def __init__(self, request: Request) -> None:
         raw: bytes = request.scope["query_string"]
         try:
-            pairs = parse_qsl(
-                raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
-            )
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
         except (UnicodeDecodeError, ValueError):
             raise InvalidRequest("the query string is not percent-encoded UTF-8, or has too many fields") from None
         self._values: dict[str, list[str]] = {}

@@ -6,6 +6,8 @@ page may use this server: E3), `Authentication`. None of them buffers a response
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import ipaddress
 import logging
 import time
@@ -22,13 +24,14 @@ from hostler.api.context import Caller
 from hostler.api.errors import Answer, answer, plain_answer
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
-from hostler.engine.keys import Keys, digest_of
+from hostler.engine.keys import Keys
 
 log = logging.getLogger("hostler.api")
 
 MAX_BODY_BYTES: Final = 32 << 20
 DRAIN_BYTES: Final = 64 << 20
 """How much of a refused body is still read, so that the client sees the answer instead of a reset connection."""
+DRAIN_SECONDS: Final = 10.0
 OPEN_PATHS: Final = frozenset({"/healthz"})
 """Paths that need no key. They tell nothing but that the server runs."""
 
@@ -151,7 +154,7 @@ class Authentication:
     def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
         self._app = app
         self._keys = keys
-        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
@@ -163,13 +166,13 @@ class Authentication:
         await self._app(scope, receive, send)
 
     async def _workspace(self, secret: str) -> str:
-        digest = digest_of(secret)
+        digest = hashlib.sha256(secret.encode("latin-1", "replace")).digest()
         now = time.monotonic()
         known = self._known.get(digest)
         if known is not None and known[1] > now:
             return known[0]
         self._known.pop(digest, None)
-        workspace = await self._keys.workspace_of(digest)
+        workspace = await self._keys.workspace_of(secret)
         if workspace is None:
             raise Unauthenticated("this API key is unknown or was revoked; make one with `hostler key create`")
         self._known[digest] = (workspace, now + self.REMEMBER_SECONDS)
@@ -234,8 +237,12 @@ async def _answer(send: Send, result: Answer) -> None:
 
 async def _drain(receive: Receive) -> None:
     left = DRAIN_BYTES
-    while left > 0:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return
-        left -= len(message.get("body", b""))
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while left > 0:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return

@@ -25,6 +25,53 @@ from hostler.domain.values import (
 
 MAX_TITLE: Final = 500
 
+EVENT_TYPES: Final = frozenset(
+    {
+        "user.message",
+        "user.interrupt",
+        "user.tool_confirmation",
+        "user.custom_tool_result",
+        "user.tool_result",
+        "user.define_outcome",
+        "system.message",
+        "agent.message",
+        "agent.thinking",
+        "agent.tool_use",
+        "agent.tool_result",
+        "agent.mcp_tool_use",
+        "agent.mcp_tool_result",
+        "agent.custom_tool_use",
+        "agent.thread_context_compacted",
+        "agent.thread_message_sent",
+        "agent.thread_message_received",
+        "session.error",
+        "session.updated",
+        "session.usage",
+        "session.status_running",
+        "session.status_idle",
+        "session.status_rescheduled",
+        "session.status_terminated",
+        "session.thread_created",
+        "session.thread_status_running",
+        "session.thread_status_idle",
+        "session.thread_status_rescheduled",
+        "session.thread_status_terminated",
+        "span.model_request_start",
+        "span.model_request_end",
+        "span.outcome_evaluation_start",
+        "span.outcome_evaluation_ongoing",
+        "span.outcome_evaluation_end",
+        "workflow_run.created",
+        "workflow_run.status_running",
+        "workflow_run.status_idle",
+        "workflow_run.status_ended",
+        "workflow_run.error",
+        "workflow_run.phase_started",
+        "workflow_run.phase_ended",
+    }
+)
+"""Every type a list of events can be filtered by: all that are kept. (`session.deleted` is only ever streamed.)"""
+
 SessionStatus = Literal["rescheduling", "running", "idle", "terminated"]
 Order = Literal["asc", "desc"]
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]

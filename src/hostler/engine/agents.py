@@ -1,0 +1,187 @@
+"""What may happen to an agent? Creation, new versions, archiving, and what a session takes from it.
+
+A version never changes. An update that changes nothing makes no version; one that changes anything makes the next, if
+nobody else made it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from hostler.domain.agents import AgentVersion, CreateAgent, EffortLevel, UpdateAgent, first_version, resolve_model
+from hostler.domain.errors import Conflict, InvalidRequest
+from hostler.domain.ids import new_id
+from hostler.domain.sessions import AgentOverrides, AgentRef, Position, TimeRange
+from hostler.domain.tools import resolve_tools
+from hostler.domain.values import merge_metadata
+from hostler.engine.models import Models
+from hostler.store import catalog
+from hostler.store.catalog import AgentRow
+from hostler.store.database import Database
+from hostler.store.pages import Position as StorePosition
+from hostler.store.pages import Range
+
+
+class Agents:
+    """The agents of every workspace, shown as the wire shows them. Raises NotFound for another workspace's agent."""
+
+    def __init__(self, database: Database, models: Models) -> None:
+        self._database = database
+        self._models = models
+
+    async def create(self, workspace: str, request: CreateAgent) -> dict[str, Any]:
+        version = first_version(request, default_effort=self._models.default_effort(request.model.id))
+        agent_id = new_id("agent")
+
+        def create(conn: Connection) -> AgentRow:
+            return catalog.create_agent(
+                conn,
+                self._database.now(conn),
+                id=agent_id,
+                workspace_id=workspace,
+                name=version.name,
+                body=version.model_dump(mode="json"),
+            )
+
+        return agent_wire(await self._database.write(create))
+
+    async def retrieve(self, workspace: str, agent_id: str, version: int | None = None) -> dict[str, Any]:
+        """The current version, or the one asked for."""
+        return agent_wire(await self._database.read(lambda conn: catalog.get_agent(conn, workspace, agent_id, version)))
+
+    async def update(self, workspace: str, agent_id: str, patch: UpdateAgent) -> dict[str, Any]:
+        """The resulting version. Raises Conflict when `patch.version` isn't the current one, InvalidRequest when the
+        agent is archived or the patch clears what can't be cleared."""
+        for field in ("name", "model"):
+            if field in patch.model_fields_set and getattr(patch, field) is None:
+                raise InvalidRequest(f"{field}: can't be cleared; leave it out to keep it")
+
+        def update(conn: Connection) -> AgentRow:
+            row = catalog.get_agent(conn, workspace, agent_id, for_update=True)
+            if row.archived_at is not None:
+                raise InvalidRequest(f"agent {agent_id} is archived and can't be changed; create another one")
+            if patch.version is not None and patch.version != row.version:
+                raise Conflict(
+                    f"agent {agent_id} is at version {row.version}, not {patch.version}; retrieve it and try again"
+                )
+            stored = version_of(row)
+            changed = patched(stored, patch, self._models.default_effort)
+            if changed == stored:
+                return row
+            return catalog.append_version(
+                conn,
+                self._database.now(conn),
+                workspace,
+                agent_id,
+                expected_version=row.version,
+                name=changed.name,
+                body=changed.model_dump(mode="json"),
+            )
+
+        return agent_wire(await self._database.write(update))
+
+    async def versions(
+        self, workspace: str, agent_id: str, *, limit: int, after_version: int | None = None
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Versions of one agent, newest first, and whether more follow."""
+        found = await self._database.read(
+            lambda conn: catalog.list_versions(conn, workspace, agent_id, limit=limit, after_version=after_version)
+        )
+        return [agent_wire(row) for row in found.rows], found.has_next
+
+    async def archive(self, workspace: str, agent_id: str) -> dict[str, Any]:
+        """Archived for good; a second time changes nothing. Running sessions go on."""
+        return agent_wire(
+            await self._database.write(
+                lambda conn: catalog.archive_agent(conn, self._database.now(conn), workspace, agent_id)
+            )
+        )
+
+    async def list(
+        self,
+        workspace: str,
+        *,
+        limit: int,
+        after: Position | None = None,
+        created_at: TimeRange | None = None,
+        include_archived: bool = False,
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Agents at their current version, newest first, and whether more follow."""
+        created = Range(**(created_at or TimeRange()).texts())
+        found = await self._database.read(
+            lambda conn: catalog.list_agents(
+                conn,
+                workspace,
+                limit=limit,
+                after=None if after is None else StorePosition(*after),
+                created=created,
+                include_archived=include_archived,
+            )
+        )
+        return [agent_wire(row) for row in found.rows], found.has_next
+
+
+def version_of(row: AgentRow) -> AgentVersion:
+    """What the version of `row` says."""
+    return AgentVersion.model_validate_json(row.body_json)
+
+
+def agent_wire(row: AgentRow) -> dict[str, Any]:
+    """The agent as the wire shows it, every key present."""
+    return {
+        "id": row.id,
+        "type": "agent",
+        "version": row.version,
+        **version_of(row).wire(),
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "archived_at": row.archived_at,
+    }
+
+
+def patched(stored: AgentVersion, patch: UpdateAgent, default_effort: Callable[[str], EffortLevel]) -> AgentVersion:
+    """`stored` with `patch`: what was left out stays, null clears, arrays are replaced, metadata is merged."""
+    sent = patch.model_fields_set
+    changes: dict[str, Any] = {}
+    if patch.name is not None:
+        changes["name"] = patch.name
+    if patch.model is not None:
+        changes["model"] = resolve_model(
+            patch.model, default_effort=default_effort(patch.model.id), stored=stored.model
+        )
+    for field in ("description", "system"):
+        if field in sent:
+            changes[field] = getattr(patch, field) or None
+    if "tools" in sent:
+        changes["tools"] = resolve_tools(patch.tools)
+    if "metadata" in sent:
+        changes["metadata"] = merge_metadata(stored.metadata, patch.metadata)
+    return stored.model_copy(update=changes)
+
+
+def session_agent(
+    conn: Connection, workspace: str, choice: AgentRef | AgentOverrides, models: Models
+) -> tuple[AgentRow, dict[str, Any]]:
+    """The agent that a new session takes: its row, and the snapshot as `session.agent` shows it, overrides applied.
+
+    Raises NotFound, and InvalidRequest when the agent is archived.
+    """
+    row = catalog.get_agent(conn, workspace, choice.id, choice.version)
+    if row.archived_at is not None:
+        raise InvalidRequest(f"agent {choice.id} is archived and takes no new sessions; name another agent")
+    version = version_of(row)
+    if isinstance(choice, AgentOverrides):
+        changes: dict[str, Any] = {}
+        if choice.model is not None:
+            changes["model"] = resolve_model(choice.model, default_effort=models.default_effort(choice.model.id))
+        if "system" in choice.model_fields_set:
+            changes["system"] = choice.system or None
+        if "tools" in choice.model_fields_set:
+            changes["tools"] = resolve_tools(choice.tools)
+        version = version.model_copy(update=changes)
+    snapshot = {"id": row.id, "type": "agent", "version": row.version, **version.wire()}
+    del snapshot["metadata"]
+    return row, snapshot

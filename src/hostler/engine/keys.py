@@ -1,0 +1,37 @@
+"""Whose request is this? The workspace that an API key opens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from hostler.store.database import Database
+from hostler.store.keys import KeyRow, find_key, needs_touch, touch_key
+
+
+class Keys(Protocol):
+    """Who knows API keys."""
+
+    async def workspace_of(self, secret: str) -> str | None:
+        """The workspace of a secret that is valid now; None for every other text."""
+        ...
+
+
+class StoredKeys:
+    """The keys in the database. Notes the use of a key once a minute."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def workspace_of(self, secret: str) -> str | None:
+        def look(conn: Connection) -> tuple[KeyRow | None, bool]:
+            key = find_key(conn, secret)
+            return key, key is not None and needs_touch(key, self._database.now(conn))
+
+        key, stale = await self._database.read(look)
+        if key is None:
+            return None
+        if stale:
+            await self._database.write(lambda conn: touch_key(conn, self._database.now(conn), key.id))
+        return key.workspace_id
