@@ -2,7 +2,8 @@
 
 The outermost object is walked by hand (its values by the C scanner): a key given twice is refused, since the gateway
 and the upstream could take a different one of the two, and the place of `messages` is kept, so that rewriting the
-history leaves every other byte as it came."""
+history leaves every other byte as it came.
+"""
 
 from __future__ import annotations
 

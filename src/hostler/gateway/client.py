@@ -2,7 +2,8 @@
 
 A raw protocol over httptools. One request at a time: bytes that arrive while an answer is under way end the
 connection, since the harness doesn't pipeline and whoever does is trying something. Everything that a sandbox could
-make grow or last without end has a limit here: head, body, time to send them, idle time."""
+make grow or last without end has a limit here: head, body, time to send them, idle time.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
         self._draining = False
         self._closed = False
         self._reserved = 0
+        self.lost = asyncio.Event()
         self._reset()
 
     def _reset(self) -> None:
@@ -127,6 +129,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
+        self.lost.set()
         self._disarm()
         self._release()
         self._host.left(self)

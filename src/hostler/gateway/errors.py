@@ -1,7 +1,8 @@
 """How does the gateway say no?
 
 Every refusal is the error envelope of the Messages API, so that `claude` reads it as it reads the upstream's own
-errors."""
+errors.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Checked, maybe answered from the held calls, sent upstream, relayed as it comes. The order at the end is the point:
 usage is recorded first, held calls are saved and announced next, and only then does the harness see the end of the
 answer. When one of these fails the answer breaks off: a response whose cost nobody wrote down, or whose calls nobody
-knows, must not be acted on."""
+knows, must not be acted on.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Everything of a stream that is complete goes on at once, in one write for each piece that the network gave. Only the
 end is kept back (`message_stop`, and `message_delta` too when calls are held): what must happen before the harness
-may act on the answer happens in between. An answer that isn't a stream is collected."""
+may act on the answer happens in between. An answer that isn't a stream is collected.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What is a session's model road, from its opening to its end?
 
 `ModelGateway` implements `ModelRoads`: it holds the upstream and its connections. `ModelRoad` is one session's
-socket: who connects to it *is* that session, so no header, token or path can make a request of one session another's."""
+socket: who connects to it *is* that session, so no header, token or path can make a request of one session another's.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ class ModelGateway:
                 await road.close()
             except UsageNotRecorded as error:
                 lost += error.records
-        self._pool.close()
+        await self._pool.close()
         if lost:
             raise UsageNotRecorded(tuple(lost))
 
@@ -146,8 +147,11 @@ class ModelRoad:
             self._server.close()
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
-        for connection in list(self._connections):
+        dropped = list(self._connections)
+        for connection in dropped:
             connection.abort()
+        for connection in dropped:
+            await connection.lost.wait()
         await self._tasks.close(grace_seconds=10.0)
         self._on_close(self)
         with contextlib.suppress(Exception):

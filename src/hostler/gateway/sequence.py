@@ -6,7 +6,8 @@ request's history to a decision. The same state and history give the same result
 prompt cache keeps working.
 
 Words: a call is *shown* when the harness's history has it, *closed* when it got a result without being shown, and
-*held* when neither is true."""
+*held* when neither is true.
+"""
 
 from __future__ import annotations
 

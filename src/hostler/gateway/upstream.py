@@ -2,7 +2,8 @@
 
 A small pool of HTTP/1.1 connections to one upstream. A connection goes back to the pool only when its answer has
 ended cleanly; one that was cut, aborted or has said more than it was asked is closed. The pool holds one identity
-(one key), so sessions may share it."""
+(one key), so sessions may share it.
+"""
 
 from __future__ import annotations
 
@@ -82,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.reused = False
         self.closed = False
+        self.lost = asyncio.Event()
 
     def ask(self, head: bytes, body: bytes, sink: AnswerSink) -> None:
         """Sends one request; the answer goes to `sink`."""
@@ -89,6 +91,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._keep = False
+        self._excess = False
+        self._framed = True
         self._busy = True
         self._sink = sink
         # One write for small requests; a large body isn't copied once more only to save a system call.
@@ -126,7 +130,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _give_back(self) -> None:
         self._disarm()
-        if self.closed or not self._keep:
+        if self.closed or self._excess or not self._keep:
             self.abort()
         else:
             self.reused = True
@@ -168,6 +172,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self.lost.set()
         self._disarm()
         self._pool.forget(self)
         if self._busy:
@@ -182,18 +187,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --------------------------------------------------------------------------------------------- parser callbacks
 
-    _framed = True
-
     def on_message_begin(self) -> None:
         if not self._busy:
-            self._keep = False
+            self._excess = True  # A second answer to one question: read by nobody, and the connection is done.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200:
+        if status < 200 or self._excess:
             return
         names = {name for name, _ in self._headers}
         self._framed = b"content-length" in names or b"transfer-encoding" in names
@@ -201,12 +204,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._sink.answer_head(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
-        if self._sink is not None:
+        if self._sink is not None and not self._excess:
             self._sink.answer_body(data)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
             self._headers = []
+            return
+        if self._excess:
             return
         self._keep = self._parser.should_keep_alive()  # Only true to ask inside this callback.
         self._busy = False
@@ -268,8 +273,10 @@ class UpstreamPool:
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def close(self) -> None:
-        """Drops every connection."""
-        for connection in list(self._open):
+    async def close(self) -> None:
+        """Drops every connection and returns when they are gone."""
+        dropped = list(self._open)
+        for connection in dropped:
             connection.abort()
-        self._idle.clear()
+        for connection in dropped:
+            await connection.lost.wait()

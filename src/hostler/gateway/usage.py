@@ -1,7 +1,8 @@
 """What did a model request use, read from the answer as it passes by?
 
 Numbers come from the upstream only. The counts in `message_delta` are totals so far, not increments, so each later
-number replaces the earlier one. A stream that breaks off keeps what had been counted by then."""
+number replaces the earlier one. A stream that breaks off keeps what had been counted by then.
+"""
 
 from __future__ import annotations
 
