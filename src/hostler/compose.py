@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import hashlib
 import logging
 import os
 import shutil
@@ -37,7 +38,7 @@ from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRec
 from hostler.engine.process import Homes, Surroundings
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.records import Records
-from hostler.engine.runner import Ledger, LeaseTerms, RunnerParts
+from hostler.engine.runner import LeaseTerms, Ledger, RunnerParts
 from hostler.engine.sessions import Sessions
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
@@ -84,7 +85,7 @@ def homes(settings: Settings) -> Homes:
     """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     sockets = settings.state_dir / "run"
     if len(str(sockets)) > 60:
-        name = f"hostler-{os.getuid()}-{abs(hash(str(settings.state_dir))) % 10**8}"
+        name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
         sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
     return Homes(settings.state_dir / "sessions", sockets)
 
@@ -240,7 +241,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             stack.push_async_callback(database.close)
             if not is_loopback(settings.server.host) and not await has_key(database):
                 raise InvalidRequest(
-                    f"refusing to listen on {settings.server.host} without an API key; make one first: hostler key create"
+                    f"refusing to listen on {settings.server.host} without an API key; "
+                    "make one first: hostler key create"
                 )
             provider = sandbox_provider(settings)
             label = await provider.probe()
@@ -350,7 +352,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 async def until_signal(hostler: Hostler) -> None:
-    """Return on SIGINT or SIGTERM. Idle sessions are given back, running turns may finish; a second signal cuts short."""
+    """Return on SIGINT or SIGTERM. Idle sessions are given back, running turns may finish; a second one cuts short."""
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 

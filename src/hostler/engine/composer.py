@@ -29,6 +29,7 @@ class Preview:
 
 def joined(ops: Sequence[Op]) -> Op:
     """One step that does what the steps do one after the other."""
+    ops = tuple(ops)
 
     def run(before: SessionState, at: Moment, totals: Totals) -> Step:
         step = Step(before)
