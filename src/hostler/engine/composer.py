@@ -51,13 +51,18 @@ class Composer:
         self._thinking_id: str | None = None
         self._texts: list[str] = []
         self._request_id = ""
-        self._held: list[runs.ToolCall] = []
+        self._held: dict[str, tuple[runs.ToolCall, ...]] = {}
+        self._shown: list[str] = []
+        """Calls of the response under way."""
         self.dropping_errors = False
         """True while the run is being stopped: error results of its calls are only the harness's way to end them."""
 
-    def hold(self, calls: Sequence[runs.ToolCall]) -> None:
-        """Calls of the response under way that the gateway keeps back: announced at its end."""
-        self._held += calls
+    def hold(self, shown: str, calls: Sequence[runs.ToolCall]) -> None:
+        """Calls that the gateway keeps back, of the response whose first call is `shown`: announced at its end.
+
+        The gateway is ahead of the run, so this can come before the run has told of the response at all.
+        """
+        self._held[shown] = tuple(calls)
 
     def compose(self, event: runs.RunEvent) -> list[Op | Preview]:
         """What `event` makes. Not for `Ended`."""
@@ -88,6 +93,7 @@ class Composer:
                 id_, self._thinking_id = self._thinking_id or new_id("sevt"), None
                 return [*self._flush(), _append(lambda at: ev.agent_thinking(at.text, id_))]
             case runs.ToolCall():
+                self._shown.append(event.tool_use_id)
                 return [*self._flush(), self._announce(event, held=False)]
             case runs.RequestEnded():
                 return self._end_request(event)
@@ -125,13 +131,14 @@ class Composer:
     def _discard(self) -> None:
         """The response broke off: what was previewed never becomes an event."""
         self._texts, self._message_id, self._thinking_id = [], None, None
-        self._held = []
+        self._shown = []
 
     def _end_request(self, event: runs.RequestEnded) -> list[Op | Preview]:
         out: list[Op | Preview] = []
         if not event.is_error:
             out += self._flush()
-            out += [self._announce(call, held=True) for call in self._held]
+            held = [call for shown in self._shown for call in self._held.pop(shown, ())]
+            out += [self._announce(call, held=True) for call in held]
         self._discard()
         start = self._request_id
         out.append(lambda s, at, _: state.request_ended(s, ev.request_end(at.text, start, event.usage, event.is_error)))

@@ -175,10 +175,11 @@ class HeldCall:
 class ModelRoadListener(Protocol):
     """Who is told what happens on one session's model road. Calls are awaited in order."""
 
-    async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
+    async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         """Called after the upstream's response is complete and before its end reaches the harness.
 
-        Must return only when the calls are durably announced or queued for announcement.
+        `shown` is the id of the response's first call, the one that the harness sees. Must return only when the calls
+        are durably announced or queued for announcement.
         """
         ...
 

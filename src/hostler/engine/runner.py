@@ -430,9 +430,9 @@ class SessionRunner:
 
     # -- told by the gateway (ModelRoadListener)
 
-    async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
+    async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         translate = self._parts.around.harness.call
-        self._composer.hold([translate(call.tool_use_id, call.name, call.input) for call in calls])
+        self._composer.hold(shown, [translate(call.tool_use_id, call.name, call.input) for call in calls])
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         await self._parts.ledger.record_request(record)

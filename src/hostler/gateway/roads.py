@@ -208,7 +208,7 @@ class ModelRoad:
             await self._store.save(sequence.dump(state))
             self._state = state
         async with self._listener_lock:
-            await self._listener.on_calls_held([sequence.held_call(call) for call in calls[1:]])
+            await self._listener.on_calls_held(calls[0].id, [sequence.held_call(call) for call in calls[1:]])
 
     async def record(self, record: ModelRequestRecord) -> None:
         self._unrecorded.append(record)

@@ -1,0 +1,178 @@
+"""A whole Hostler per test: real store, real sandbox, real `claude`; only the model is the rehearsal model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anthropic
+
+from hostler import compose, config
+from hostler.testing.rehearsal import RehearsalModel, Script, prompt
+
+DEADLINE = 60.0
+ALLOW_ALL: list[Any] = [{"type": "agent_toolset_20260401"}]
+ASK_FOR_BASH: list[Any] = [
+    {
+        "type": "agent_toolset_20260401",
+        "configs": [{"name": "bash", "permission_policy": {"type": "always_ask"}}],
+    }
+]
+
+
+def custom(name: str) -> dict[str, Any]:
+    return {
+        "type": "custom",
+        "name": name,
+        "description": f"Looks {name} up.",
+        "input_schema": {"type": "object", "properties": {"q": {"type": "string"}}},
+    }
+
+
+@dataclass
+class House:
+    """One running server, its client and its model. `restart` ends it and starts it again on the same state."""
+
+    settings: dict[str, Any]
+    model: RehearsalModel
+    secret: str = ""
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    hostler: compose.Hostler | None = None
+    client: anthropic.AsyncAnthropic = field(init=False)
+
+    async def start(self) -> None:
+        self._stack = AsyncExitStack()
+        loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
+        self.hostler = await self._stack.enter_async_context(compose.running(loaded))
+        if not self.secret:
+            _, self.secret = await compose.create_key(self.hostler.database, "test")
+        self.client = self.new_client()
+
+    def new_client(self, **more: Any) -> anthropic.AsyncAnthropic:
+        assert self.hostler is not None
+        client = anthropic.AsyncAnthropic(
+            base_url=self.hostler.base_url, api_key=self.secret, _strict_response_validation=True, **more
+        )
+        self._stack.push_async_callback(client.close)
+        return client
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+        self.hostler = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    # -- what most tests do
+
+    async def session(self, tools: list[Any] | None = None, **agent: Any) -> str:
+        made = await self.client.beta.agents.create(
+            name="Coder", model="claude-opus-5-5", tools=ALLOW_ALL if tools is None else tools, **agent
+        )
+        environment = await self.environment()
+        session = await self.client.beta.sessions.create(agent=made.id, environment_id=environment)
+        return session.id
+
+    async def environment(self, **config: Any) -> str:
+        known = [e async for e in self.client.beta.environments.list()]
+        if known and not config:
+            return known[0].id
+        made = await self.client.beta.environments.create(
+            name=f"env {len(known)}",
+            config={"type": "cloud", "networking": {"type": "limited", "allowed_hosts": []}, **config},
+        )
+        return made.id
+
+    async def say(self, session: str, steps: Sequence[Any] | str) -> str:
+        """Send a message (plain text, or a script for the model). Returns the event's id."""
+        text = steps if isinstance(steps, str) else prompt(steps)
+        sent = await self.client.beta.sessions.events.send(
+            session, events=[{"type": "user.message", "content": [{"type": "text", "text": text}]}]
+        )
+        assert sent.data
+        return sent.data[0].id
+
+    async def events(self, session: str) -> list[Any]:
+        return [event async for event in self.client.beta.sessions.events.list(session, limit=1000)]
+
+    async def until_idle(self, session: str, since: int = 0) -> list[Any]:
+        """Every event from index `since` on, once the session has gone idle after it."""
+        async with asyncio.timeout(DEADLINE):
+            async with await self.client.beta.sessions.events.stream(session) as stream:
+                seen = await self.events(session)
+                if any(event.type == "session.status_idle" for event in seen[since:]) and not _busy(seen):
+                    return seen[since:]
+                async for event in stream:
+                    if event.type == "session.status_idle":
+                        seen = await self.events(session)
+                        if not _busy(seen):
+                            return seen[since:]
+        raise AssertionError("unreachable")
+
+    async def turn(self, session: str, steps: Sequence[Any] | str) -> list[Any]:
+        """One message and everything that follows until idle."""
+        before = len(await self.events(session))
+        await self.say(session, steps)
+        return await self.until_idle(session, before)
+
+    async def answer(self, session: str, *events: dict[str, Any]) -> list[Any]:
+        sent = await self.client.beta.sessions.events.send(session, events=list(events))  # type: ignore[arg-type]
+        return list(sent.data or ())
+
+    def workspace(self, session: str) -> Path:
+        return Path(self.settings["state_dir"]) / "sessions" / session / "workspace"
+
+
+def _busy(events: Sequence[Any]) -> bool:
+    statuses = [e.type for e in events if e.type.startswith("session.status_")]
+    return not statuses or statuses[-1] != "session.status_idle"
+
+
+def types(events: Sequence[Any]) -> list[str]:
+    return [event.type for event in events]
+
+
+def allow(call: Any) -> dict[str, Any]:
+    return {"type": "user.tool_confirmation", "tool_use_id": call.id, "result": "allow"}
+
+
+def deny(call: Any, message: str) -> dict[str, Any]:
+    return {**allow(call), "result": "deny", "deny_message": message}
+
+
+def result(call: Any, text: str, is_error: bool = False) -> dict[str, Any]:
+    content = [{"type": "text", "text": text}]
+    return {
+        "type": "user.custom_tool_result",
+        "custom_tool_use_id": call.id,
+        "content": content,
+        "is_error": is_error,
+    }
+
+
+@asynccontextmanager
+async def open_house(
+    tmp_path: Path, store_url: str, script: Script | None = None, **settings: Any
+) -> AsyncIterator[House]:
+    async with RehearsalModel(script) as model:
+        house = House(
+            {
+                "state_dir": str(tmp_path / "state"),
+                "server__port": 0,
+                "store__url": store_url,
+                "model__base_url": model.url,
+                "model__retries": 2,
+                **settings,
+            },
+            model,
+        )
+        await house.start()
+        try:
+            yield house
+        finally:
+            await house.stop()
