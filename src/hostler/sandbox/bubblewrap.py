@@ -72,6 +72,11 @@ class BubblewrapSandbox:
         return self._launcher
 
     @property
+    def sandbox_id(self) -> str:
+        """24 hexadecimal digits: the name of its record, its control group and its mark."""
+        return self._record.sandbox_id
+
+    @property
     def host_uid(self) -> int | None:
         """Uid on the host; None: the worker's own."""
         return self._record.uid
@@ -199,7 +204,7 @@ class BubblewrapProvider:
             try:
                 return trial._try_true(place)
             finally:
-                trial._close()
+                trial.close()
 
     def _try_true(self, place: Path) -> IsolationLabel:
         host = self._host = self._open_now()
@@ -234,11 +239,15 @@ class BubblewrapProvider:
             raise SandboxUnavailable(f"a trial sandbox failed ({result.returncode}): {said}{_hint()}")
         return host.label
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Lets another process use the state directory. Destroy the sandboxes first. Idempotent."""
         if self._users is not None:
             self._users.close()
+            self._users = None
         if self._state_lock is not None:
             os.close(self._state_lock)
+            self._state_lock = None
+        self._host = None
 
     # ------------------------------------------------------------------------------------------------ making and ending
 

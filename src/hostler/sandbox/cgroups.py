@@ -1,8 +1,8 @@
 """How are memory, processes and processor time of a sandbox limited, counted, and its last process found?
 
 By control groups, directly: no service manager is needed. Each sandbox gets a group below the group of the worker
-itself, so that a limit on the worker holds for its sandboxes too. Version 1 (one hierarchy per controller) and version 2
-(one for all) differ only in file names here. Where the host lets us make no group, `NoCgroups` says so.
+itself, so that a limit on the worker holds for its sandboxes too. Version 1 (one hierarchy per controller) and
+version 2 (one for all) differ only in file names here. Where the host lets us make no group, `NoCgroups` says so.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What exactly is started, and how does it get from the worker's rights down to the sandbox's?
 
 The launcher is one chain of `exec`s in one process: `env` (forgets the worker's environment) → `unshare` (a mount
-namespace, only when root) → `bash` (joins the control groups, sets limits, closes descriptors, mounts what the sandbox's
-user couldn't reach) → `setpriv` (becomes that user) → `bwrap` (builds the namespaces) → `sh` inside (starts the egress
-forwarder) → `claude`. About 6 ms on a small machine. No argument of `claude` is ever parsed, only passed on.
+namespace, only when root) → `bash` (joins the control groups, sets limits, closes descriptors, mounts what the
+sandbox's user couldn't reach) → `setpriv` (becomes that user) → `bwrap` (builds the namespaces) → `sh` inside (starts
+the egress forwarder) → `claude`. About 6 ms on a small machine. No argument of `claude` is ever parsed, only passed on.
 """
 
 from __future__ import annotations
@@ -71,10 +71,13 @@ class Tools:
     setpriv: str = ""
 
 
-def find_tools(*, root: bool) -> Tools:
-    """Looks on PATH and in the usual places. SandboxUnavailable names every package that is missing, at once."""
+USUAL_PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+def find_tools(*, root: bool, places: str = USUAL_PLACES) -> Tools:
+    """Looks on PATH and in `places`. SandboxUnavailable names every package that is missing, at once."""
     names = ["env", "bash", "bwrap", "socat", *(["unshare", "mount", "setpriv"] if root else [])]
-    path = os.pathsep.join(filter(None, [os.environ.get("PATH"), "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]))
+    path = os.pathsep.join(filter(None, [os.environ.get("PATH"), places]))
     found = {name: shutil.which(name, path=path) for name in names}
     missing = sorted({_PACKAGES[name] for name, where in found.items() if where is None})
     if missing:

@@ -150,7 +150,7 @@ def _export(file: Any) -> None:
 
 
 def _number(lib: Any, name: str) -> int | None:
-    """Number of a call on this architecture. Negative ones are libseccomp's stand-ins for calls that it doesn't have."""
+    """Number of a call on this architecture. Negative ones are stand-ins for calls that it doesn't have."""
     try:
         number = int(lib.resolve_syscall(lib.Arch.NATIVE, name))
     except (OSError, ValueError):

@@ -41,7 +41,7 @@ class UidPool:
         self._file = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def acquire(self, preferred: int | None = None) -> int:
-        """A uid that no other sandbox holds and no process has; `preferred` if possible. SandboxUnavailable: all taken."""
+        """A uid that no sandbox holds and no process has; `preferred` if possible. SandboxUnavailable: all taken."""
         with self._mutex:
             busy = uids_with_processes()
             if preferred is not None and preferred in self._uids and self._take(preferred, busy):
