@@ -245,6 +245,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     "make one first: hostler key create"
                 )
             provider = sandbox_provider(settings)
+            stack.callback(provider.close)
             label = await provider.probe()
             swept = tuple(await provider.sweep())
             places = homes(settings)
