@@ -12,7 +12,6 @@ import gc
 import hashlib
 import logging
 import os
-import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,7 +34,7 @@ from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.models import Models
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
-from hostler.engine.process import Homes, Surroundings
+from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.records import Records
 from hostler.engine.runner import LeaseTerms, Ledger, RunnerParts
@@ -249,7 +248,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             label = await provider.probe()
             swept = tuple(await provider.sweep())
             places = homes(settings)
-            shutil.rmtree(places.sockets, ignore_errors=True)
+            remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
             rehearsing = not settings.upstream_key
             upstream = await _upstream(settings, stack)

@@ -114,6 +114,18 @@ class House:
                             return seen[since:]
         raise AssertionError("unreachable")
 
+    async def until_event(self, session: str, wanted: str) -> Any:
+        """The first event of this type, recorded already or still to come."""
+        async with asyncio.timeout(DEADLINE):
+            async with await self.client.beta.sessions.events.stream(session) as stream:
+                for event in await self.events(session):
+                    if event.type == wanted:
+                        return event
+                async for event in stream:
+                    if event.type == wanted:
+                        return event
+        raise AssertionError("the stream ended")
+
     async def turn(self, session: str, steps: Sequence[Any] | str) -> list[Any]:
         """One message and everything that follows until idle."""
         before = len(await self.events(session))

@@ -7,7 +7,7 @@ whatever failed on the way. What must survive it (workspace, outputs, transcript
 from __future__ import annotations
 
 import asyncio
-import shutil
+import subprocess
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -46,15 +46,24 @@ class Homes:
         home = self.of(session_id)
         for name in ("workspace", "outputs"):
             (home / name).mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(home / "harness", ignore_errors=True)
+        remove_tree(home / "harness")
         (home / "harness").mkdir()
         sockets = self.socket_folder(session_id)
-        shutil.rmtree(sockets, ignore_errors=True)
+        remove_tree(sockets)
         sockets.mkdir(parents=True, mode=0o711)
 
     def remove(self, session_id: str) -> None:
-        shutil.rmtree(self.of(session_id), ignore_errors=True)
-        shutil.rmtree(self.socket_folder(session_id), ignore_errors=True)
+        remove_tree(self.of(session_id))
+        remove_tree(self.socket_folder(session_id))
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove what an agent may have filled: a tree of any depth, with folders that forbid reading."""
+    remove = ["rm", "-rf", "--one-file-system", "--", str(folder)]
+    subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)
+    if folder.exists():
+        subprocess.run(["chmod", "-R", "u+rwX", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ async def open_process(
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(homes.make, session_id)
         sockets = homes.socket_folder(session_id)
-        stack.push_async_callback(asyncio.to_thread, shutil.rmtree, sockets, ignore_errors=True)
+        stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)
         model_road = await around.model_roads.open(
             session_id,

@@ -94,7 +94,8 @@ class Translator:
                     self._request.stop_details = event["delta"].get("stop_details")
                 return []
             case "message_stop":
-                return self._end_request(False)
+                # An interrupted response gets its end from the harness, without a reason to stop.
+                return self._end_request(self._request is not None and self._request.stop_reason is None)
             case _:
                 return []
 
