@@ -390,12 +390,12 @@ def test_c1_a_very_deep_tree_is_handed_over_with_few_descriptors(tmp_path: Path)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 500), limits[1]))
     try:
         users.hand_over(tmp_path / top, 365_000, always_walk=False)
+        assert os.fstat(fd).st_uid == 365_000
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert os.fstat(fd).st_uid == 365_000
-    os.close(fd)
-    os.close(here)
-    _remove_deep(tmp_path / top)
+        os.close(fd)
+        os.close(here)
+        _remove_deep(tmp_path / top)
 
 
 def _remove_deep(top: Path) -> None:
