@@ -6,8 +6,10 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import secrets
 import socket
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -107,9 +109,14 @@ async def test_c6_only_plain_socket_families(farm: Farm) -> None:
 async def test_c6_no_typing_into_terminals(farm: Farm) -> None:
     sandbox = await farm.create()
     code = """
-import ctypes, errno, json, os
+import ctypes, errno, fcntl, json, os
 libc = ctypes.CDLL(None, use_errno=True)
 main, sub = os.openpty()
+if os.fork():
+    os.wait()
+    os._exit(0)
+os.setsid()
+fcntl.ioctl(sub, 0x540E, 0)  # one's own terminal: into another's one can't type anyway
 def request(value):
     letter = ctypes.c_char(b"x")
     ctypes.set_errno(0)
@@ -379,11 +386,16 @@ def test_c1_a_very_deep_tree_is_handed_over_with_few_descriptors(tmp_path: Path)
         below = os.open("d", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = below
-    users.hand_over(tmp_path / top, 365_000, always_walk=False)
-    assert os.fstat(fd).st_uid == 365_000
-    os.close(fd)
-    os.close(here)
-    _remove_deep(tmp_path / top)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 500), limits[1]))
+    try:
+        users.hand_over(tmp_path / top, 365_000, always_walk=False)
+        assert os.fstat(fd).st_uid == 365_000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(fd)
+        os.close(here)
+        _remove_deep(tmp_path / top)
 
 
 def _remove_deep(top: Path) -> None:
@@ -437,23 +449,31 @@ def _uid(pid: int) -> int | None:
 
 
 @pytest.mark.needs_root
-async def test_a_sandboxes_user_can_not_read_its_neighbours_files_on_the_host(farm: Farm, tmp_path: Path) -> None:
-    one, two = await farm.create("one"), await farm.create("two")
-    await farm.sh(one, "echo mine > file; chmod 777 . file; echo mine > ~/.claude/file")
-    spec = farm.spec("one")
-    tmp_path.chmod(0o755)
-    await one.destroy()
-    one = await farm.create("one")  # takes back the mode that the agent gave to its own top directory
-    for file in (spec.workspace / "file", spec.harness_state / "file"):
-        process = await asyncio.create_subprocess_exec(
-            *("/usr/bin/setpriv", "--reuid", str(two.host_uid), "--regid", str(two.host_uid), "--clear-groups"),
-            *("/bin/sh", "-c", 'cat "$1" || echo refused', "sh", str(file)),
-            cwd="/",
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        out, _ = await process.communicate()
-        assert out == b"refused\n"
+async def test_a_sandboxes_user_can_not_read_its_neighbours_files_on_the_host(farm: Farm) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)  # every directory above the workspace is open to everybody
+        own = {"workspace": place / "w", "outputs": place / "o", "harness_state": place / "h"}
+        one, two = await farm.create("one", **own), await farm.create("two")
+        for file in ("/workspace/f", "/mnt/session/outputs/f", "/home/agent/.claude/f"):
+            await farm.sh(one, f"echo mine > {file}; chmod 777 {file} $(dirname {file})")
+        await one.destroy()
+        one = await farm.create("one", **own)  # takes back the modes that the agent gave to its top directories
+        for directory in own.values():
+            assert await _cat(directory / "f", one.host_uid) == b"mine\n"
+            assert await _cat(directory / "f", two.host_uid) == b""
+        await one.destroy()
+
+
+async def _cat(file: Path, uid: int | None) -> bytes:
+    """The file as a process of this uid on the host, outside of any sandbox, can read it."""
+    process = await asyncio.create_subprocess_exec(
+        *("/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "/bin/cat", str(file)),
+        cwd="/",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    return (await process.communicate())[0]
 
 
 # --------------------------------------------------------------------------------------------------------- C3: floods

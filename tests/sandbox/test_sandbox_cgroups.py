@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -133,12 +135,13 @@ async def test_a_real_version_2_group_is_killed_at_once_and_removed() -> None:
         await until(lambda: len(cgroups.members([directory])) == 2, "no members")
         assert not cgroups.remove([directory])
         cgroups.kill([directory])
-        process.communicate()
         await until(lambda: cgroups.remove([directory]), "not removed")
+        process.communicate()
         assert cgroups.members([directory]) == frozenset()
         assert cgroups.remove([directory])  # again
     finally:
-        cgroups.kill([directory])
+        for pid in cgroups.members([directory]):
+            os.kill(pid, signal.SIGKILL)
         await until(lambda: cgroups.remove([directory]), "not removed")
 
 

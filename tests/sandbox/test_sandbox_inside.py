@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import claude_agent_sdk
@@ -114,6 +115,7 @@ async def test_only_what_belongs_to_the_sandbox_is_visible(farm: Farm) -> None:
 
 
 async def test_only_the_sandboxes_own_places_can_be_written(farm: Farm) -> None:
+    farm.runner.chmod(0o777)
     sandbox = await farm.create()
     writable = await farm.python(
         sandbox,
@@ -200,17 +202,20 @@ s.shutdown(socket.SHUT_WR)  # an answer to a half-closed connection still arrive
 print(json.dumps(s.recv(99).decode()))
 """
     async with asyncio.TaskGroup() as group:
-        group.create_task(_answer_once(listener, b"CONNECT", b"egress"))
+        group.create_task(_answer_once(listener, b"CONNECT", b"egress", after=0.8))
         assert await farm.python(sandbox, code) == "egress"
 
 
-async def _answer_once(listener: socket.socket, expected: bytes, answer: bytes) -> None:
+async def _answer_once(listener: socket.socket, expected: bytes, answer: bytes, *, after: float = 0.0) -> None:
+    """`after`: seconds for which the peer is silent before it answers."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(DEADLINE):
         connection, _ = await loop.sock_accept(listener)
         with connection:
             connection.setblocking(False)
             assert await loop.sock_recv(connection, 99) == expected
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), after)
             await loop.sock_sendall(connection, answer)
 
 

@@ -31,7 +31,7 @@ def alive(pid: int) -> bool:
 
 def spawn(*argv: str) -> subprocess.Popen[bytes]:
     """A process that no sandbox knows of."""
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, cwd="/", start_new_session=True)
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- probing
@@ -222,6 +222,22 @@ def test_two_pools_of_a_host_never_share_a_uid(tmp_path: Path) -> None:
     one.close()
     assert two.claim(taken[2])  # what a process held is free when it is gone
     two.close()
+
+
+@pytest.mark.needs_root
+def test_a_uid_that_still_has_processes_is_not_given_out(tmp_path: Path) -> None:
+    uids = range(3_000_010, 3_000_012)
+    process = spawn(
+        "/usr/bin/setpriv", "--reuid", str(uids[0]), "--clear-groups", "/bin/sh", "-c", "echo up; read line"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    pool = users.UidPool(uids, tmp_path / "lock")
+    assert pool.acquire(uids[0]) == uids[1]
+    process.kill()
+    process.communicate()
+    assert pool.acquire(uids[0]) == uids[0]
+    pool.close()
 
 
 # ------------------------------------------------------------------------------------------- death of the worker, sweep
