@@ -74,11 +74,11 @@ class PostgresBackend:
                     return await connection.run_sync(fn)
             except DBAPIError as error:
                 if not (error.connection_invalidated and attempt < _ATTEMPTS):
-                    raise
+                    raise _translated(error) from error
             except StatementError as error:
-                raise _ours(error) from error
+                raise _translated(error) from error
             except (OSError, PoolTimeout) as error:
-                raise _unreachable(error) from error
+                raise Busy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
         attempt = 0
@@ -98,11 +98,11 @@ class PostgresBackend:
                     ) from error
                 again = error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _COLLISIONS
                 if not again or attempt >= _ATTEMPTS:
-                    raise
+                    raise _translated(error) from error
             except StatementError as error:
-                raise _ours(error) from error
+                raise _translated(error) from error
             except (OSError, PoolTimeout) as error:
-                raise _unreachable(error) from error
+                raise Busy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
             await asyncio.sleep(0.002 * 2**attempt)
 
     async def close(self) -> None:
@@ -119,10 +119,19 @@ def _check_server(connection: Connection) -> None:
         raise InvalidRequest(f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'")
 
 
-def _ours(error: StatementError) -> Exception:
-    """The error of a column that refused a value (`tables.Words`), without SQLAlchemy's wrapping."""
-    return error.orig if isinstance(error.orig, HostlerError) else error
-
-
-def _unreachable(error: Exception) -> Busy:
-    return Busy(f"the database can't be reached: {error}", retry_after_seconds=2)
+def _translated(error: StatementError) -> Exception:
+    """Our error for what a caller can act on; the original for the rest, which is a bug."""
+    if isinstance(error.orig, HostlerError):  # a column refused a value (`tables.Words`), and SQLAlchemy wrapped that
+        return error.orig
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if state == "3D000" or state.startswith("28"):
+        return InvalidRequest(f"the database refuses us: {error.orig}")
+    if state == "53100":
+        return Busy("the disk that holds the database is full", retry_after_seconds=30)
+    if (
+        state in _COLLISIONS
+        or state.startswith(("53", "57P", "08"))
+        or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    ):
+        return Busy("the database is overloaded, starting or stopping; try again", retry_after_seconds=2)
+    return error

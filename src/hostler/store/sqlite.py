@@ -78,13 +78,11 @@ class SqliteBackend:
         self._connections.clear()
 
     def _run(self, engine: sa.Engine, fn: Callable[[Connection], T]) -> T:
-        connection = self._connection(engine)
         try:
+            connection = self._connection(engine)
             with connection.begin():
                 return fn(connection)
         except StatementError as error:
-            if connection.in_transaction() or connection.invalidated:
-                self._forget(connection)
             raise _translated(error) from error
 
     def _connection(self, engine: sa.Engine) -> Connection:
@@ -94,12 +92,6 @@ class SqliteBackend:
             with self._lock:
                 self._connections.add(connection)
         return connection
-
-    def _forget(self, connection: Connection) -> None:
-        self._local.connection = None
-        with self._lock:
-            self._connections.discard(connection)
-        connection.close()
 
     def _engine(self, *, begin: str, read_only: bool) -> sa.Engine:
         engine = sa.create_engine(

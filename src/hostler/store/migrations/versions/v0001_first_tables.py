@@ -180,7 +180,7 @@ def upgrade() -> None:
         sa.Column("uuid", WORDS),
         sa.Column("entry", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("project_key", "session_id", "subpath", "ordinal", name="pk_transcript_entries"),
-        sa.UniqueConstraint("project_key", "session_id", "subpath", "uuid", name="None"),
+        sa.UniqueConstraint("project_key", "session_id", "subpath", "uuid", name="uq_transcript_entries_uuid"),
     )
     op.create_table(
         "model_requests",
