@@ -199,14 +199,10 @@ def _advice(finding: ErrorDetails) -> str:
             return "needs a `type`"
         case "literal_error":
             return f"must be {context.get('expected')}"
-        case "string_too_short":
-            return f"must have at least {context.get('min_length')} character(s)"
-        case "string_too_long":
-            return f"must have at most {context.get('max_length')} characters"
-        case "too_short":
-            return f"must have at least {context.get('min_length')} item(s)"
-        case "too_long":
-            return f"must have at most {context.get('max_length')} items"
+        case "string_too_short" | "too_short":
+            return f"must have at least {context.get('min_length')} {_counted(finding['input'])}"
+        case "string_too_long" | "too_long":
+            return f"must have at most {context.get('max_length')} {_counted(finding['input'])}"
         case "greater_than_equal":
             return f"must be at least {context.get('ge')}"
         case "less_than_equal":
@@ -227,6 +223,10 @@ def _advice(finding: ErrorDetails) -> str:
             return "must be an object"
         case _:
             return finding["msg"]
+
+
+def _counted(value: object) -> str:
+    return "characters" if isinstance(value, str) else "items"
 
 
 def listed(names: Iterable[str]) -> str:
