@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,6 +27,19 @@ from tests.api.in_memory_sessions import InMemorySessions
 T = TypeVar("T")
 
 ORGANIZATION = "org_of_the_tests"
+
+
+class AgentsThatFail(Agents):
+    """The real agents, except that a retrieval raises whatever waits in `failures`."""
+
+    def __init__(self, database: Database, models: Models) -> None:
+        super().__init__(database, models)
+        self.failures: deque[Exception] = deque()
+
+    async def retrieve(self, workspace: str, agent_id: str, version: int | None = None) -> dict[str, Any]:
+        if self.failures:
+            raise self.failures.popleft()
+        return await super().retrieve(workspace, agent_id, version)
 
 
 class RunningServer:
@@ -71,6 +86,13 @@ class RunningServer:
 
         return self.write(make)
 
+    @contextmanager
+    def failing_agents(self, *failures: Exception) -> Iterator[None]:
+        """The next retrievals of agents raise these, one each."""
+        self.agents.failures.extend(failures)
+        yield
+        assert not self.agents.failures, "not every failure was met"
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -84,11 +106,12 @@ class RunningServer:
         self.database = await Database.open(self._database_url)
         try:
             models = Models()
+            self.agents = AgentsThatFail(self.database, models)
             self.sessions = InMemorySessions(self.database, models)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=StoredKeys(self.database),
-                agents=Agents(self.database, models),
+                agents=self.agents,
                 environments=Environments(self.database),
                 models=models,
                 sessions=self.sessions,
