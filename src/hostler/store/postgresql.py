@@ -14,11 +14,11 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from hostler.domain.errors import Busy, InvalidRequest
+from hostler.domain.errors import Busy, HostlerError, InvalidRequest
 
 T = TypeVar("T")
 
@@ -75,6 +75,8 @@ class PostgresBackend:
             except DBAPIError as error:
                 if not (error.connection_invalidated and attempt < _ATTEMPTS):
                     raise
+            except StatementError as error:
+                raise _ours(error) from error
             except (OSError, PoolTimeout) as error:
                 raise _unreachable(error) from error
 
@@ -97,6 +99,8 @@ class PostgresBackend:
                 again = error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _COLLISIONS
                 if not again or attempt >= _ATTEMPTS:
                     raise
+            except StatementError as error:
+                raise _ours(error) from error
             except (OSError, PoolTimeout) as error:
                 raise _unreachable(error) from error
             await asyncio.sleep(0.002 * 2**attempt)
@@ -113,6 +117,11 @@ def _check_server(connection: Connection) -> None:
         raise InvalidRequest(f"PostgreSQL {version // 10000} is too old: Hostler needs 15 or newer")
     if encoding != "UTF8":
         raise InvalidRequest(f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'")
+
+
+def _ours(error: StatementError) -> Exception:
+    """The error of a column that refused a value (`tables.Words`), without SQLAlchemy's wrapping."""
+    return error.orig if isinstance(error.orig, HostlerError) else error
 
 
 def _unreachable(error: Exception) -> Busy:

@@ -19,7 +19,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.pool import NullPool
 
 from hostler.domain.errors import Busy, HostlerError, InvalidRequest, StoreDamaged
@@ -82,7 +82,7 @@ class SqliteBackend:
         try:
             with connection.begin():
                 return fn(connection)
-        except DatabaseError as error:
+        except StatementError as error:
             if connection.in_transaction() or connection.invalidated:
                 self._forget(connection)
             raise _translated(error) from error
@@ -130,9 +130,9 @@ class SqliteBackend:
         return engine
 
 
-def _translated(error: DatabaseError) -> Exception:
+def _translated(error: StatementError) -> Exception:
     """Our error for what a caller can act on; the original for the rest, which is a bug."""
-    if isinstance(error.orig, HostlerError):
+    if isinstance(error.orig, HostlerError):  # a column refused a value (`tables.Words`), and SQLAlchemy wrapped that
         return error.orig
     code = getattr(error.orig, "sqlite_errorname", "") or ""
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

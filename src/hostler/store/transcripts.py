@@ -7,6 +7,7 @@ made with a lease refuses to write once the lease is lost, in the same transacti
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -37,6 +38,10 @@ _LONGEST_KEY = {"project_key": 512, "session_id": 256, "subpath": 1024}
 """Bytes. PostgreSQL indexes no row of more than 2,704 bytes, and all three are in one index."""
 _LONGEST_UUID = 64
 _UUIDS_PER_QUERY = 500
+_LONGEST_SUMMARY = 64 << 10
+"""Characters. A summary is read and written at every append, and a title can be as long as an agent likes."""
+_LOAD_INLINE = 1 << 20
+"""Characters that are parsed on the event loop; longer transcripts go to a thread."""
 
 _Path = tuple[str, str, str]
 
@@ -83,6 +88,8 @@ class TranscriptStore(SessionStore):
         """All entries in order; None when nothing was ever appended."""
         path = self._path(key)
         texts = await self._database.read(lambda conn: _load(conn, path))
+        if sum(map(len, texts)) > _LOAD_INLINE:
+            return await asyncio.to_thread(lambda: [decode(text) for text in texts])
         return [decode(text) for text in texts] or None
 
     async def list_sessions(self, project_key: str) -> list[SessionStoreListEntry]:
@@ -194,12 +201,21 @@ def _append(
     conn.execute(transcript_entries.insert(), values)
     changed: dict[str, Any] = {"next_ordinal": ordinal + len(values), "mtime_ms": max(int(now * 1000), mtime)}
     if not subpath:
-        before: SessionSummaryEntry | None = None
-        if summary is not None:
-            before = {"session_id": name, "mtime": mtime, "data": decode(summary)}
-        changed["summary"] = encode(fold_session_summary(before, key, fresh)["data"])
+        changed["summary"] = _folded(summary, mtime, key, fresh)
     conn.execute(transcripts.update().where(*here).values(**changed))
     return len(values)
+
+
+def _folded(summary: str | None, mtime: int, key: SessionKey, fresh: list[SessionStoreEntry]) -> str:
+    """The next summary. The one before stays when these entries break the SDK's fold, or blow the summary up."""
+    before: SessionSummaryEntry | None = None
+    if summary is not None:
+        before = {"session_id": key["session_id"], "mtime": mtime, "data": decode(summary)}
+    try:
+        text = encode(fold_session_summary(before, key, fresh)["data"])
+    except Exception:  # entries come from a sandbox: a date without a year must not cost the transcript
+        text = ""
+    return text if 0 < len(text) <= _LONGEST_SUMMARY else summary or "{}"
 
 
 def _known(conn: Connection, path: _Path, uuids: Sequence[str]) -> set[str]:
