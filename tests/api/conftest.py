@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import anthropic
 import pytest
+from apikit_server import Access, RunningServer
 
 from hostler.testing.postgres import PostgresCluster
-from tests.api.running_server import RunningServer
 
 DIALECTS = ("sqlite", "postgresql")
 
@@ -22,19 +21,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         with PostgresCluster() as cluster, RunningServer(cluster.create_database("api")) as running:
             yield running
-
-
-@dataclass(frozen=True)
-class Access:
-    """One workspace and its key."""
-
-    base_url: str
-    workspace: str
-    key: str
-
-    def client(self, **options: object) -> anthropic.Anthropic:
-        settings = {"max_retries": 0, "_strict_response_validation": True} | options
-        return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture

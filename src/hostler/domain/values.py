@@ -181,6 +181,8 @@ def _place(finding: ErrorDetails, raw: object, at: str) -> str:
         last = index == len(steps) - 1
         if isinstance(step, int) and isinstance(here, (list, tuple)):
             place, here = f"{place}[{step}]", here[step] if step < len(here) else None
+        elif isinstance(here, dict) and step == here.get("type") and not last:
+            continue  # the name of a union's member, even where a field has the same name (`text`)
         elif isinstance(here, dict) and (step in here or (last and finding["type"] == "missing")):
             place, here = (f"{place}.{step}" if place else str(step)), here.get(step)
     return place

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from apikit_raw import send
+from apikit_server import Access
 
 from hostler.api.app import served_methods
 from hostler.api.contract import BY_METHOD, CONTRACT
 from hostler.domain.sessions import EVENT_TYPES
-from tests.api.conftest import Access
-from tests.api.raw import send
 
 
 def test_the_contract_has_114_rows_and_28_of_them_are_served() -> None:

@@ -6,12 +6,9 @@ from typing import Any
 
 import anthropic
 import pytest
+from apikit_sessions import message
 
 MODEL = "claude-opus-5-5"
-
-
-def message(text: str) -> Any:
-    return {"type": "user.message", "content": [{"type": "text", "text": text}]}
 
 
 @pytest.fixture

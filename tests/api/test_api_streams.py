@@ -12,13 +12,12 @@ from urllib.parse import urlsplit
 
 import anthropic
 import pytest
+from apikit_raw import send
+from apikit_server import Access, RunningServer
+from apikit_sessions import message
 
 from hostler.domain.errors import Busy
 from hostler.domain.sessions import Frame
-from tests.api.conftest import Access
-from tests.api.raw import send
-from tests.api.running_server import RunningServer
-from tests.api.test_sessions import message
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ from typing import Any
 
 import anthropic
 import pytest
-
-from tests.api.conftest import Access
-from tests.api.running_server import RunningServer
+from apikit_server import Access, RunningServer
 
 CUSTOM: Any = {
     "type": "custom",

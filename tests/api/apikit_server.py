@@ -8,10 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
+import anthropic
 import uvicorn
+from apikit_sessions import InMemorySessions
 from sqlalchemy import Connection
 
 from hostler.api.app import create_app
@@ -22,11 +25,23 @@ from hostler.engine.keys import StoredKeys
 from hostler.engine.models import Models
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
-from tests.api.in_memory_sessions import InMemorySessions
 
 T = TypeVar("T")
 
 ORGANIZATION = "org_of_the_tests"
+
+
+@dataclass(frozen=True)
+class Access:
+    """One workspace and its key."""
+
+    base_url: str
+    workspace: str
+    key: str
+
+    def client(self, **options: object) -> anthropic.Anthropic:
+        settings = {"max_retries": 0, "_strict_response_validation": True} | options
+        return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, **settings)  # type: ignore[arg-type]
 
 
 class AgentsThatFail(Agents):

@@ -25,6 +25,11 @@ from hostler.engine.models import Models
 from hostler.store.database import Database
 
 
+def message(text: str) -> Any:
+    """A `user.message` as a client sends it."""
+    return {"type": "user.message", "content": [{"type": "text", "text": text}]}
+
+
 @dataclass
 class _Session:
     workspace: str
