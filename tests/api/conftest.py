@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import anthropic
 import pytest
@@ -40,3 +45,23 @@ def stranger(server: RunningServer) -> Access:
 def client(access: Access) -> Iterator[anthropic.Anthropic]:
     with access.client() as made:
         yield made
+
+
+OLD_GENERATION = "anthropic==0.121.0"
+
+
+@pytest.fixture(scope="session")
+def old_generation() -> Path:
+    """A directory with the last client of the old generation and what it needs. Installed once, then kept."""
+    cache = Path(__file__).parents[2] / ".cache"
+    cache.mkdir(exist_ok=True)
+    target = cache / OLD_GENERATION.replace("==", "-")
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            fresh = cache / f"{target.name}.partial"
+            shutil.rmtree(fresh, ignore_errors=True)
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*install, "--target", str(fresh), OLD_GENERATION], check=True, timeout=300)
+            fresh.rename(target)
+    return target
