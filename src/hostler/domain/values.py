@@ -181,6 +181,8 @@ def _place(finding: ErrorDetails, raw: object, at: str) -> str:
         last = index == len(steps) - 1
         if isinstance(step, int) and isinstance(here, (list, tuple)):
             place, here = f"{place}[{step}]", here[step] if step < len(here) else None
+        elif isinstance(here, dict) and step == here.get("type") and not last:
+            continue  # the name of a union's member, even where a field has the same name (`text`)
         elif isinstance(here, dict) and (step in here or (last and finding["type"] == "missing")):
             place, here = (f"{place}.{step}" if place else str(step)), here.get(step)
     return place
@@ -199,14 +201,10 @@ def _advice(finding: ErrorDetails) -> str:
             return "needs a `type`"
         case "literal_error":
             return f"must be {context.get('expected')}"
-        case "string_too_short":
-            return f"must have at least {context.get('min_length')} character(s)"
-        case "string_too_long":
-            return f"must have at most {context.get('max_length')} characters"
-        case "too_short":
-            return f"must have at least {context.get('min_length')} item(s)"
-        case "too_long":
-            return f"must have at most {context.get('max_length')} items"
+        case "string_too_short" | "too_short":
+            return f"must have at least {context.get('min_length')} {_counted(finding['input'])}"
+        case "string_too_long" | "too_long":
+            return f"must have at most {context.get('max_length')} {_counted(finding['input'])}"
         case "greater_than_equal":
             return f"must be at least {context.get('ge')}"
         case "less_than_equal":
@@ -227,6 +225,10 @@ def _advice(finding: ErrorDetails) -> str:
             return "must be an object"
         case _:
             return finding["msg"]
+
+
+def _counted(value: object) -> str:
+    return "characters" if isinstance(value, str) else "items"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -1,0 +1,156 @@
+"""A server that listens: database, services and uvicorn in a thread with a loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anthropic
+import uvicorn
+from apikit_sessions import InMemorySessions
+from sqlalchemy import Connection
+
+from hostler.api.app import create_app
+from hostler.api.services import ApiServices
+from hostler.engine.agents import Agents
+from hostler.engine.environments import Environments
+from hostler.engine.keys import StoredKeys
+from hostler.engine.models import Models
+from hostler.store.database import Database
+from hostler.store.keys import create_key, create_workspace
+
+T = TypeVar("T")
+
+ORGANIZATION = "org_of_the_tests"
+
+
+@dataclass(frozen=True)
+class Access:
+    """One workspace and its key."""
+
+    base_url: str
+    workspace: str
+    key: str
+
+    def client(self, **options: object) -> anthropic.Anthropic:
+        settings = {"max_retries": 0, "_strict_response_validation": True} | options
+        return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, **settings)  # type: ignore[arg-type]
+
+
+class AgentsThatFail(Agents):
+    """The real agents, except that a retrieval raises whatever waits in `failures`."""
+
+    def __init__(self, database: Database, models: Models) -> None:
+        super().__init__(database, models)
+        self.failures: deque[Exception] = deque()
+
+    async def retrieve(self, workspace: str, agent_id: str, version: int | None = None) -> dict[str, Any]:
+        if self.failures:
+            raise self.failures.popleft()
+        return await super().retrieve(workspace, agent_id, version)
+
+
+class RunningServer:
+    """Started and stopped as a context manager. `sessions` is the session service behind the API."""
+
+    def __init__(self, database_url: str, **settings: Any) -> None:
+        self._database_url = database_url
+        self._settings = settings
+        self._ready: threading.Event = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="api-server")
+        self._failure: BaseException | None = None
+        self.base_url = ""
+        self.requests: list[tuple[str, str]] = []
+        """Verb and path of every request that came in."""
+
+    def __enter__(self) -> RunningServer:
+        self._thread.start()
+        assert self._ready.wait(30), "the server did not start"
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the server did not stop"
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def write(self, fn: Callable[[Connection], T]) -> T:
+        return self.call(self.database.write(fn))
+
+    def new_workspace(self) -> tuple[str, str]:
+        """A fresh workspace and the secret of its key."""
+
+        def make(conn: Connection) -> tuple[str, str]:
+            now = self.database.now(conn)
+            workspace = create_workspace(conn, now, "of one test")
+            return workspace.id, create_key(conn, now, workspace.id, "test")[1]
+
+        return self.write(make)
+
+    @contextmanager
+    def failing_agents(self, *failures: Exception) -> Iterator[None]:
+        """The next retrievals of agents raise these, one each."""
+        self.agents.failures.extend(failures)
+        yield
+        assert not self.agents.failures, "not every failure was met"
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self.database = await Database.open(self._database_url)
+        try:
+            models = Models()
+            self.agents = AgentsThatFail(self.database, models)
+            self.sessions = InMemorySessions(self.database, models)
+            services = ApiServices(
+                organization_id=ORGANIZATION,
+                keys=StoredKeys(self.database),
+                agents=self.agents,
+                environments=Environments(self.database),
+                models=models,
+                sessions=self.sessions,
+                **self._settings,
+            )
+            app = create_app(services)
+
+            async def counted(scope: Any, receive: Any, send: Any) -> None:
+                if scope["type"] == "http":
+                    self.requests.append((scope["method"], scope["path"]))
+                await app(scope, receive, send)
+
+            config = uvicorn.Config(
+                counted, host="127.0.0.1", port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1
+            )
+            server = uvicorn.Server(config)
+            # Listening before uvicorn accepts: early callers wait in the backlog.
+            listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(server.serve(sockets=[listener]))
+                self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                self._ready.set()
+                await self._stop.wait()
+                await self.sessions.close()
+                server.should_exit = True
+        finally:
+            await self.database.close()
