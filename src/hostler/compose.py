@@ -27,7 +27,7 @@ from hostler.api.app import create_app
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
-from hostler.egress.roads import EgressProxy
+from hostler.egress.proxy import EgressProxy
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
@@ -254,7 +254,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            egress = EgressProxy(StoredDecisions(database))
+            egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
             stack.push_async_callback(egress.close)
             hub, models = Hub(), Models()
             records = Records(database, hub)

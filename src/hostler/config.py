@@ -71,6 +71,14 @@ class Sandbox(_Section):
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
 
 
+class Egress(_Section):
+    """The road to everything but the model."""
+
+    private_allowed: tuple[str, ...] = Field(
+        (), description="Private addresses of this network that sessions may reach if their rules allow the name."
+    )
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -98,6 +106,7 @@ class Settings(_Section):
     store: Store = Store()
     model: Model = Model()
     sandbox: Sandbox = Sandbox()
+    egress: Egress = Egress()
     turns: Turns = Turns()
     worker: Worker = Worker()
 

@@ -167,7 +167,7 @@ class Listener:
     fail_calls: int = 0
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
+    async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         if self.fail_calls:
             self.fail_calls -= 1
             raise OSError("no database")
