@@ -94,7 +94,10 @@ class LiveProcess:
     def label(self) -> IsolationLabel:
         return self.sandbox.label
 
-    async def close(self) -> None:
+    async def close(self, *, kill: bool) -> None:
+        """`kill` ends it in the middle of whatever it does; otherwise an idle process is let go in peace."""
+        if not kill:
+            await self.run.close()
         await self._stack.aclose()
 
     async def last_words(self) -> str:

@@ -104,6 +104,9 @@ class SessionRunner:
         self._wake = asyncio.Event()
         self._retired = False
         self._process: LiveProcess | None = None
+        self._process_profile: Profile | None = None
+        self._busy = False
+        """True while the process works on a prompt."""
         self._composer = Composer({})
         self._calls: dict[str, state.OpenCall] = {}
         self._announced = asyncio.Condition()
@@ -225,8 +228,11 @@ class SessionRunner:
         return key, content
 
     async def _ensure_process(self) -> LiveProcess:
+        assert self._profile is not None
+        if self._process_profile != self._profile:
+            await self._close()
         if self._process is None:
-            assert self._profile is not None
+            self._process_profile = self._profile
             self._composer = Composer(self._profile.policies)
             self._process = await open_process(
                 self._parts.around,
@@ -243,7 +249,7 @@ class SessionRunner:
     async def _close(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            await process.close()
+            await process.close(kill=self._busy)
 
     # -- the transcript
 
@@ -293,6 +299,7 @@ class SessionRunner:
             async for event in process.run.events():
                 await arrived.put(event)
 
+        self._busy = True
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
@@ -301,6 +308,7 @@ class SessionRunner:
             finally:
                 reader.cancel()
                 watcher.cancel()
+        self._busy = ended.how in ("failed", "lost")
         if ended.how == "lost":
             words = await process.last_words()
             ended = runs.Ended("lost", message=f"{words} {ended.message}".strip(), alive=False)
@@ -345,7 +353,7 @@ class SessionRunner:
 
     async def _end(self, ended: runs.Ended) -> None:
         """The run has stopped working. What that means was decided by whoever stopped it, or else by the run."""
-        if not ended.alive:
+        if not ended.alive and ended.how != "deferred":
             await self._close()
         by_harness = ended.alive and ended.how == "interrupted"
         end = RunEnd(ended.how, ended.error, ended.message, ended.details, by_harness)
@@ -355,6 +363,8 @@ class SessionRunner:
         self._stopping = None
         self._composer.dropping_errors = False
         await self._apply(lambda s, at, totals, _: state.run_ended(s, at, totals, end))
+        if not ended.alive:
+            await self._close()
 
     async def _watch(self, process: LiveProcess) -> None:
         """Stop the run when a person asks for it, or when it has run for too long."""

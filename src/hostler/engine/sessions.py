@@ -5,7 +5,7 @@ The rules live in `engine.state` and in the store; this service joins them to tr
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,8 +16,6 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
 from hostler.domain.sessions import (
-    AgentOverrides,
-    AgentRef,
     CreateSession,
     EventQuery,
     Frame,
@@ -28,11 +26,13 @@ from hostler.domain.sessions import (
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine import state
+from hostler.engine.agents import session_agent
+from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.state import Moment, SessionState, Step, Totals
-from hostler.store import catalog, eventlog
+from hostler.store import eventlog
 from hostler.store import sessions as rows
 from hostler.store.database import Database
 from hostler.store.moments import moment
@@ -64,14 +64,8 @@ class Sessions:
 
         def unit(connection: Connection) -> SessionRow:
             now = self._database.now(connection)
-            agent = _agent_row(connection, workspace, params.agent)
-            environment = catalog.get_environment(connection, workspace, params.environment_id)
-            if environment.archived_at is not None:
-                raise InvalidRequest(
-                    f"environment {environment.id} is archived; create the session in another one",
-                    code="environment_archived",
-                )
-            snapshot = _snapshot(agent, params.agent, self._models)
+            agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
+            environment, config = session_environment(connection, workspace, params.environment_id)
             begun = SessionState(thread_id=thread_id, agent_name=agent.name)
             rows.create_session(
                 connection,
@@ -84,7 +78,7 @@ class Sessions:
                     environment_id=environment.id,
                     thread_id=thread_id,
                     agent=snapshot,
-                    environment=environment.body,
+                    environment={"config": config.model_dump(mode="json")},
                     state=begun.model_dump_json(),
                     title=params.title,
                     metadata=params.metadata,
@@ -372,41 +366,6 @@ def _with_waiting(
 
 def _range(bounds: TimeRange) -> Range:
     return Range(**bounds.texts())
-
-
-# ------------------------------------------------------------------------------------------------------- the agent
-
-
-def _agent_row(connection: Connection, workspace: str, choice: AgentRef | AgentOverrides) -> catalog.AgentRow:
-    row = catalog.get_agent(connection, workspace, choice.id, choice.version)
-    if row.archived_at is not None:
-        raise InvalidRequest(f"agent {row.id} is archived; create the session with another one")
-    return row
-
-
-def _snapshot(row: catalog.AgentRow, choice: AgentRef | AgentOverrides, models: Models) -> dict[str, Any]:
-    """The agent as this session runs it: one version, overrides applied. The id and version stay the agent's."""
-    body: Mapping[str, Any] = row.body
-    snapshot = {
-        "id": row.id,
-        "type": "agent",
-        "version": row.version,
-        **{key: value for key, value in body.items() if key != "metadata"},
-        "mcp_servers": [],
-        "skills": [],
-        "multiagent": None,
-        "execution_identity": {"type": "service_account"},
-    }
-    if isinstance(choice, AgentOverrides):
-        given = choice.model_fields_set
-        if "model" in given and choice.model is not None:
-            effort = models.default_effort(choice.model.id)
-            snapshot["model"] = {**body["model"], "id": choice.model.id, "effort": {"type": effort}}
-        if "system" in given:
-            snapshot["system"] = choice.system or None
-        if "tools" in given:
-            snapshot["tools"] = [tool.model_dump(mode="json") for tool in resolve_tools(choice.tools)]
-    return snapshot
 
 
 def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict[str, Any]]:
