@@ -41,8 +41,10 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def url(databases: Databases, dialect: str) -> str:
-    return databases.fresh(dialect)
+def url(databases: Databases, dialect: str) -> Iterator[str]:
+    made = databases.fresh(dialect)
+    yield made
+    databases.drop(made)
 
 
 @pytest.fixture
