@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import pytest_asyncio
@@ -40,8 +41,10 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def url(databases: Databases, dialect: str) -> str:
-    return databases.fresh(dialect)
+def url(databases: Databases, dialect: str) -> Iterator[str]:
+    made = databases.fresh(dialect)
+    yield made
+    databases.drop(made)
 
 
 @pytest.fixture
@@ -67,4 +70,6 @@ def _migrate(url: str) -> None:
     async def run() -> None:
         await (await Database.open(url)).close()
 
-    asyncio.run(run())
+    # In a thread: the cluster is started at its first use, which may be inside a test's event loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(run())).result()

@@ -51,6 +51,11 @@ class Databases:
             return f"sqlite:///{path}"
         return self.cluster().create_database(f"test_{self.count}", template="migrated" if migrated else None)
 
+    def drop(self, url: str) -> None:
+        """Seven megabytes each are worth it on PostgreSQL."""
+        if url.startswith("postgresql:"):
+            self.cluster().drop_database(url.split("/")[3].split("?")[0])
+
 
 async def add_catalog(db: Database, workspace_id: str = DEFAULT_WORKSPACE, *, suffix: str = "1") -> None:
     """One agent, `agent_<suffix>`, and one environment, `env_<suffix>`."""

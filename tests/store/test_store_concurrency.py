@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
+from sqlalchemy.util import await_only
 from storekit import Databases, Skew, add, add_catalog, add_session, append, claim_many, event, want
 
 from hostler.domain.errors import Conflict, LeaseLost
@@ -114,6 +116,50 @@ async def test_a_claim_and_an_append_never_both_win(url: str, db: Database, sess
             held = taken
     finally:
         await other.close()
+
+
+async def test_a_session_can_not_be_claimed_while_its_old_worker_commits(databases: Databases) -> None:
+    """The lease runs out between the check and the commit. On SQLite nobody else can be in a transaction at all."""
+    url = databases.fresh("postgresql")
+    ahead = Skew()
+    db, other = await Database.open(url), await Database.open(url, clock_skew=ahead)
+    await add_catalog(db)
+    await add_session(db, "sesn_1")
+    await want(db)
+    (held,) = await claim_many(db, "w1", ttl=30)
+    ahead.seconds = 31
+
+    def decide(view: LogView) -> Change:
+        assert await_only(claim_many(other, "w2")) == []
+        return Change("{}", "running", [event(1)])
+
+    async with asyncio.timeout(DEADLINE):
+        assert (await append(db, decide, lease=held.lease)).seq_first == 1
+        (taken,) = await claim_many(other, "w2")
+    assert taken.epoch == held.epoch + 1
+    await db.close()
+    await other.close()
+
+
+async def test_a_transcript_is_written_before_a_takeover_or_not_at_all(databases: Databases) -> None:
+    url = databases.fresh("postgresql")
+    ahead = Skew()
+    db, other = await Database.open(url), await Database.open(url, clock_skew=ahead)
+    await add_catalog(db)
+    await add_session(db, "sesn_1")
+    await want(db)
+    (held,) = await claim_many(db, "w1", ttl=30)
+    ahead.seconds = 31
+
+    def unit(conn: Connection) -> None:
+        work.check(conn, db.now(conn), held.lease)
+        assert await_only(claim_many(other, "w2")) == []
+
+    async with asyncio.timeout(DEADLINE):
+        await db.write(unit)
+        assert len(await claim_many(other, "w2")) == 1
+    await db.close()
+    await other.close()
 
 
 async def test_parallel_appends_to_one_transcript_keep_batches_together(db: Database) -> None:
