@@ -144,7 +144,10 @@ class RunningServer:
             )
             server = uvicorn.Server(config)
             # Listening before uvicorn accepts: early callers wait in the backlog.
-            listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+            # With the protocol named: asyncio only turns Nagle's delay off for sockets that say they are TCP.
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
             async with asyncio.TaskGroup() as group:
                 group.create_task(server.serve(sockets=[listener]))
                 self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
