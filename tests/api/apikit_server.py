@@ -18,6 +18,7 @@ from apikit_sessions import InMemorySessions
 from sqlalchemy import Connection
 
 from hostler.api.app import create_app
+from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
@@ -140,11 +141,18 @@ class RunningServer:
                 await app(scope, receive, send)
 
             config = uvicorn.Config(
-                counted, host="127.0.0.1", port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1
+                counted,
+                http=BoundedHttpProtocol,
+                lifespan="off",
+                log_config=None,
+                timeout_graceful_shutdown=1,
             )
             server = uvicorn.Server(config)
             # Listening before uvicorn accepts: early callers wait in the backlog.
-            listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+            # With the protocol named: asyncio only turns Nagle's delay off for sockets that say they are TCP.
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
             async with asyncio.TaskGroup() as group:
                 group.create_task(server.serve(sockets=[listener]))
                 self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 
@@ -149,6 +150,7 @@ def test_ids_are_on_every_answer(access: Access) -> None:
         ("POST", "/v1/agents", b'"\xff"', 400, "invalid_request_error"),
         ("POST", "/v1/agents", b'{"name": "\\ud800", "model": "m"}', 400, "invalid_request_error"),
         ("POST", "/v1/agents", b'{"name": NaN}', 400, "invalid_request_error"),
+        ("POST", "/v1/agents", b'{"name": 1e999}', 400, "invalid_request_error"),
         ("POST", "/v1/agents", b'{"version": ' + b"9" * 5000 + b"}", 400, "invalid_request_error"),
         ("POST", "/v1/agents", b'{"a":' * 101 + b"1" + b"}" * 101, 400, "invalid_request_error"),
         ("POST", "/v1/agents", b"[" * 500_000, 400, "invalid_request_error"),
@@ -191,6 +193,16 @@ def test_busy_is_retried_and_then_succeeds(server: RunningServer, access: Access
             before = len(server.requests)
             assert client.beta.agents.retrieve(agent.id).id == agent.id
     assert len(server.requests) - before == 3
+
+
+def test_body_that_trickles_in_is_given_up(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostler.api.body.READ_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", int(access.base_url.rpartition(":")[2])), timeout=5) as connection:
+        head = f"POST /v1/agents HTTP/1.1\r\nhost: localhost\r\nx-api-key: {access.key}\r\ncontent-length: 9\r\n"
+        connection.sendall(f"{head}content-type: application/json\r\n\r\n{{".encode())
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b'"type":"timeout_error"' in received
 
 
 @pytest.mark.endpoint("agents.archive")

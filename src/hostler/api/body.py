@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any, Final, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -62,7 +63,7 @@ def parse_json(raw: bytes) -> Any:
         raise InvalidRequest(f"the request body is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError:
         # Integers of thousands of digits: the interpreter refuses them before they cost quadratic time.
-        raise InvalidRequest("the request body holds a number that is too large") from None
+        raise _too_large_number() from None
     _check(value, escapes=b"\\u" in raw)
     return value
 
@@ -71,12 +72,16 @@ def _no_constant(name: str) -> NoReturn:
     raise InvalidRequest(f"the request body holds {name}, which is not JSON")
 
 
+def _too_large_number() -> InvalidRequest:
+    return InvalidRequest("the request body holds a number that is too large")
+
+
 def _too_deep() -> InvalidRequest:
     return InvalidRequest(f"the request body is nested deeper than {MAX_DEPTH} levels")
 
 
 def _check(value: object, *, escapes: bool) -> None:
-    """Raises for deep nesting, and for halves of surrogate pairs, which only escapes can smuggle into UTF-8."""
+    """Raises for deep nesting, infinite numbers, and halves of surrogate pairs, which only escapes can bring."""
     level: list[object] = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[object] = []
@@ -87,6 +92,8 @@ def _check(value: object, *, escapes: bool) -> None:
                 below.extend(item.values())
             elif isinstance(item, list):
                 below.extend(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise _too_large_number()  # 1e999 reads as infinity, which no JSON can say back
             elif escapes and isinstance(item, str) and not item.isascii():
                 try:
                     item.encode()

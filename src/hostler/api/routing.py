@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hostler.api.contract import BY_METHOD
+from hostler.domain.errors import NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -28,5 +29,8 @@ class ContractRouter(APIRouter):
 
 
 def path_value(request: Request, name: str) -> str:
-    """A part of the path. Ids are opaque: whatever doesn't exist is simply not found."""
-    return str(request.path_params[name]).replace("\x00", "")[:256]
+    """A part of the path. Ids are opaque; raises NotFound for what no id can look like."""
+    value = str(request.path_params[name])
+    if "\x00" in value or len(value) > 256:
+        raise NotFound(f"there is nothing under this {name.replace('_', ' ')}")
+    return value

@@ -8,6 +8,7 @@ Every frame of the log carries its sequence as `id:`, which clients of today ign
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Final
 
@@ -85,7 +86,8 @@ class EventStreamResponse(Response):
             if not isinstance(error, HostlerError):
                 log.exception("stream_failed", extra={"request_id": self._request_id})
             data = stream_error(error, self._request_id)
-            await self._write(send, f"event: error\ndata: {data}\n\n".encode())
+            with contextlib.suppress(_ReaderTooSlow):
+                await self._write(send, f"event: error\ndata: {data}\n\n".encode())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self, receive: Receive, send: Send, copying: asyncio.Task[None]) -> None:

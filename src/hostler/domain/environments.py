@@ -111,7 +111,7 @@ class Limits(Value):
 
     memory_mb: Annotated[int, Field(ge=128, le=1_048_576)] | None = None
     """Memory of the sandbox, in MiB."""
-    cpus: Annotated[float, Field(gt=0, le=1024, strict=False)] | None = None
+    cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     """Share of processor time, in whole processors."""
     pids: Annotated[int, Field(ge=16, le=1_000_000)] | None = None
     """Processes and threads together."""

@@ -68,8 +68,8 @@ def render(proved: Mapping[str, Sequence[str]]) -> str:
     lines = [
         "# Compatibility with the Claude Managed Agents API",
         "",
-        "Made by `scripts/scorecard` from the tests; `scripts/scorecard --check` fails when it is stale. One row for",
-        "each endpoint of the contract.",
+        "Made by `scripts/scorecard` from the tests; `scripts/scorecard --check` fails when it is stale. One row",
+        "for each endpoint of the contract.",
         "",
         f"**{len(passing)} of {len(CONTRACT)} endpoints pass.** *passes*: at least one test drives the endpoint with",
         "the official client and strict validation. *501*: the endpoint answers that it is not built.",
