@@ -24,6 +24,7 @@ import uvicorn
 from sqlalchemy import Connection
 
 from hostler.api.app import create_app
+from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
@@ -299,6 +300,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 uvicorn.Config(
                     create_app(services),
                     loop="none",
+                    http=BoundedHttpProtocol,
                     log_config=None,
                     access_log=False,
                     server_header=False,
@@ -337,7 +339,7 @@ async def _upstream(settings: Settings, stack: contextlib.AsyncExitStack) -> Ups
 def _listen(settings: Settings) -> socket.socket:
     host, port = settings.server.host, settings.server.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

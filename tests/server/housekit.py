@@ -126,6 +126,13 @@ class House:
                         return event
         raise AssertionError("the stream ended")
 
+    async def until_no_process(self) -> None:
+        """Let the worker give back what waits for somebody; that follows the announcement."""
+        assert self.hostler is not None
+        async with asyncio.timeout(DEADLINE):
+            while self.hostler.worker.live():  # noqa: ASYNC110 - nothing announces the end of a process
+                await asyncio.sleep(0.01)
+
     async def turn(self, session: str, steps: Sequence[Any] | str) -> list[Any]:
         """One message and everything that follows until idle."""
         before = len(await self.events(session))

@@ -27,8 +27,7 @@ async def test_approved_call_runs_once_and_holds_no_process_meanwhile(house: Hou
     assert events[-1].stop_reason.type == "requires_action"
     assert events[-1].stop_reason.event_ids == [call.id]
     assert not (house.workspace(session) / "log").exists()
-    assert house.hostler is not None
-    assert house.hostler.worker.live() == 0
+    await house.until_no_process()
     before = len(await house.events(session))
     await house.answer(session, allow(call))
     rest = await house.until_idle(session, before)

@@ -169,6 +169,7 @@ class ClaudeRun:
             )
         )
         self._messages: AsyncIterator[Any] | None = None
+        self._farewell: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         await self._client.connect()
@@ -202,11 +203,13 @@ class ClaudeRun:
         await self._client.interrupt()
 
     async def close(self) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                await self._client.disconnect()
-        except (claude_agent_sdk.ClaudeSDKError, TimeoutError):
-            pass  # the sandbox is destroyed right after or before; nothing of the process can stay
+        # One farewell, never cut off in the middle: cut off, the SDK would leave its streams and its child open. If the
+        # process takes too long, the caller destroys the sandbox and closes again: then this farewell ends.
+        if self._farewell is None:
+            self._farewell = asyncio.create_task(self._client.disconnect())
+        await asyncio.wait({self._farewell}, timeout=CLOSE_TIMEOUT_SECONDS)
+        if self._farewell.done() and not self._farewell.cancelled():
+            self._farewell.exception()  # whatever it was, nothing of the process can stay once the sandbox is gone
 
     def _describe(self, error: Exception | None) -> str:
         words = " | ".join(line for line in self.last_words if line.strip())[-1500:]
