@@ -1,7 +1,7 @@
-"""How do commands on this machine find the server and may speak to it? A file in the state folder, for its owner only.
+"""How do commands on this machine find the server and may speak to it? A file in the state folder, for its owner.
 
-`client.json` has mode 0600 and holds `{"base_url": …, "api_key": …}`. The server writes it when it starts. The key in it
-is an ordinary API key named `local`; whoever can read the file owns the state folder anyway.
+`client.json` has mode 0600 and holds `{"base_url": …, "api_key": …}`. The server writes it when it starts. The key
+in it is an ordinary API key named `local`; whoever can read the file owns the state folder anyway.
 """
 
 from __future__ import annotations

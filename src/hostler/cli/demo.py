@@ -7,6 +7,7 @@ succeeded.
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys

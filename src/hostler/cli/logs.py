@@ -62,6 +62,6 @@ def write_logs(level: str, *, as_json: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     logging.getLogger("hostler").setLevel(level.upper())
-    # It reports that its process was killed, which is how a session's process ends; what it raises is handled elsewhere.
+    # It reports every killed process, and that is how a session's process ends. What it raises is handled elsewhere.
     logging.getLogger("claude_agent_sdk").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)

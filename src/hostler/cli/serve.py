@@ -7,6 +7,7 @@ so that it loads while the server loads.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import subprocess
@@ -60,15 +61,22 @@ def _serve(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(settings, how, demo))
-    except SandboxUnavailable as error:
-        raise Problem(f"this host can't give a sandbox: {error}", next_command="hostler doctor") from error
-    except InvalidRequest as error:
-        code, then = WRONG, _after(error.message, command)
-        raise Problem(error.message, next_command=then, code=code) from error
-    except HostlerError as error:
-        raise Problem(error.message, next_command="hostler doctor") from error
-    except KeyboardInterrupt:
-        return FAILED
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, SandboxUnavailable):
+            raise Problem(f"this host can't give a sandbox: {cause}", next_command="hostler doctor") from error
+        if isinstance(cause, InvalidRequest):
+            raise Problem(cause.message, next_command=_after(cause.message, command), code=WRONG) from error
+        if isinstance(cause, HostlerError):
+            raise Problem(cause.message, next_command="hostler doctor") from error
+        raise
+
+
+def _cause(error: Exception) -> Exception:
+    """What is inside groups of one; task groups wrap whatever passes them."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _after(message: str, command: str) -> str:
@@ -82,8 +90,10 @@ def _after(message: str, command: str) -> str:
 
 
 async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) -> int:
+    gc.disable()  # importing makes very many objects that stay
     from hostler.compose import running, until_signal
 
+    gc.enable()
     async with running(settings) as hostler:
         client = await _client_file(hostler)
         _announce(hostler, client, how)
@@ -93,7 +103,7 @@ async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | No
         )
         for what in hostler.swept:
             log.warning("left_over_removed", extra={"what": what})
-        code = 0
+        code = FAILED if how.once else 0
         async with asyncio.TaskGroup() as tasks:
             signalled = tasks.create_task(until_signal(hostler))
             if demo is not None:
@@ -137,7 +147,7 @@ def _reachable(base_url: str) -> str:
     return base_url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-# ---------------------------------------------------------------------------------------------------------- what is said
+# --------------------------------------------------------------------------------------------------- what is said
 
 
 def _announce(hostler: Hostler, client: ClientFile, how: Served) -> None:
@@ -177,7 +187,7 @@ def _facts(hostler: Hostler, state_dir: Path) -> dict[str, Any]:
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- the demo
+# ------------------------------------------------------------------------------------------------------- the demo
 
 
 def _start_demo() -> subprocess.Popen[str]:

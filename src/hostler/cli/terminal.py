@@ -1,7 +1,7 @@
 """How does text of others reach a terminal without commanding it?
 
-What an agent, a tool or a web page wrote may hold escape sequences that move the cursor, rewrite what was shown, set the
-window's title or fill the clipboard (attack E3). Sequences are removed whole; every other control character, and every
+What an agent, a tool or a web page wrote may hold escape sequences that move the cursor, rewrite what was shown, set
+the window's title or fill the clipboard (attack E3). Sequences are removed whole; every other control character, and every
 character that changes the direction of text or is invisible, is removed too. Line breaks and tabs stay.
 """
 
