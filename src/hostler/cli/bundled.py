@@ -1,6 +1,6 @@
-"""Where is the `claude` binary that the pinned Agent SDK brings along, and which version is it? Without importing the SDK.
+"""Where is the `claude` binary that the pinned Agent SDK brings along, and which version is it?
 
-Importing it takes most of a second, which `hostler version` should not.
+Found without importing the SDK: that takes most of a second, which `hostler version` should not.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ def find_address(url: str | None, api_key: str | None, state_dir: Path) -> Addre
 def connected(address: Address) -> Iterator[Anthropic]:
     """The official client. What it raises inside the block becomes a Problem."""
     import anthropic
+    import httpx2  # what the client is made of; it lets errors in the middle of a stream through
 
     with anthropic.Anthropic(base_url=address.url, api_key=address.api_key) as client:
         try:
@@ -64,13 +65,16 @@ def connected(address: Address) -> Iterator[Anthropic]:
             raise Problem(
                 f"{address.url} does not know this API key", next_command="hostler key create my-app"
             ) from error
-        except anthropic.NotFoundError as error:
-            raise Problem(said_by(error), next_command="hostler sessions list") from error
         except anthropic.APIStatusError as error:
             raise Problem(said_by(error), next_command="hostler sessions list") from error
         except anthropic.APIConnectionError as error:
             raise Problem(
                 f"no server answers at {address.url}", next_command="hostler serve   (or: scripts/start)"
+            ) from error
+        except httpx2.TransportError as error:
+            raise Problem(
+                f"the connection to {address.url} broke; sessions go on without it",
+                next_command="hostler sessions list",
             ) from error
 
 

@@ -7,7 +7,6 @@ succeeded.
 
 from __future__ import annotations
 
-import gc
 import json
 import signal
 import sys

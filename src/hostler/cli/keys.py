@@ -1,6 +1,7 @@
-"""`hostler key`: make, list and revoke API keys, directly in the database. Works while a server runs, and while none does.
+"""`hostler key`: make, list and revoke API keys, directly in the database.
 
-A running server feels a revocation within a second or two, and knows a new key at once.
+This works while a server runs, and while none does. A running server feels a revocation within two seconds, and knows
+a new key at once.
 """
 
 from __future__ import annotations

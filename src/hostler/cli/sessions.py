@@ -103,12 +103,24 @@ def _recorded(client: Any, session_id: str, since: int) -> Iterator[tuple[int | 
 
 
 def _followed(client: Any, session_id: str, since: int) -> Iterator[tuple[int | None, dict[str, Any]]]:
-    with client.beta.sessions.events.stream(session_id, extra_headers={"Last-Event-ID": str(since)}) as stream:
-        for frame in stream.raw_events():
-            if frame.event in (None, "ping"):
-                continue
-            yield (int(frame.id) if (frame.id or "").isdigit() else None), json.loads(frame.data)
-    raise Problem("the stream ended", next_command=f"hostler sessions show {session_id}")
+    # The client's own stream keeps the events and drops their sequences, so the frames are read here.
+    streaming = client.beta.sessions.events.with_streaming_response
+    with streaming.stream(session_id, extra_headers={"Last-Event-ID": str(since)}) as response:
+        name, seq = "", None
+        for line in response.iter_lines():
+            key, _, value = line.partition(": ")
+            if key == "id":
+                seq = int(value)
+            elif key == "event":
+                name = value
+            elif key == "data" and name == "error":
+                raise Problem(plain_line(value), next_command=f"hostler sessions tail {session_id} --follow")
+            elif key == "data":
+                yield seq, json.loads(value)
+                if name == "session.deleted":
+                    return
+                seq = None
+    raise Problem("the stream ended", next_command=f"hostler sessions tail {session_id} --follow")
 
 
 def act(address: Address, session_id: str, action: str, *, as_json: bool) -> None:

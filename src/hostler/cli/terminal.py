@@ -1,8 +1,8 @@
 """How does text of others reach a terminal without commanding it?
 
 What an agent, a tool or a web page wrote may hold escape sequences that move the cursor, rewrite what was shown, set
-the window's title or fill the clipboard (attack E3). Sequences are removed whole; every other control character, and every
-character that changes the direction of text or is invisible, is removed too. Line breaks and tabs stay.
+the window's title or fill the clipboard (attack E3). Sequences are removed whole; every other control character, and
+every character that changes the direction of text or is invisible, is removed too. Line breaks and tabs stay.
 """
 
 from __future__ import annotations
@@ -68,10 +68,14 @@ class PlainStream:
 
 def out() -> Console:
     """The console for results. Nothing is taken for markup, nothing is highlighted, nothing is wrapped when piped."""
-    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
-    return console
+    return _console(sys.stdout.isatty(), stderr=False)
 
 
 def err() -> Console:
     """The console for messages about the command itself."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+    return _console(sys.stderr.isatty(), stderr=True)
+
+
+def _console(at_terminal: bool, *, stderr: bool) -> Console:
+    width = None if at_terminal else 200
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=not at_terminal, width=width)
