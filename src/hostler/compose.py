@@ -359,6 +359,7 @@ async def until_signal(hostler: Hostler) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     await first.wait()
+    log.info("draining", extra={"sessions": hostler.worker.live()})
     hostler.worker.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(hostler.settings.worker.drain_seconds):

@@ -57,7 +57,7 @@ def test_nothing_but_line_breaks_and_tabs_controls(pieces: list[str]) -> None:
 
 
 def test_line_is_one_short_line() -> None:
-    assert plain_line("a\nb\r\nc\x1b[2K" + "d" * 500, 20) == "a b c " + "d" * 13 + "…"
+    assert plain_line("a\nb\r\nc\x1b[2K" + "d" * 500, 20) == "a b c" + "d" * 14 + "…"
 
 
 def test_every_part_of_a_session_is_shown_without_control_sequences() -> None:
