@@ -251,7 +251,6 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             places = homes(settings)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            rehearsing = not settings.upstream_key
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
@@ -318,7 +317,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, rehearsing, worker, swept)
+                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, swept)
                 finally:
                     worker.drain()
                     hub.close()
@@ -328,10 +327,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
 
 
 async def _upstream(settings: Settings, stack: contextlib.AsyncExitStack) -> Upstream:
-    if settings.upstream_key:
-        return Upstream(settings.model.base_url, settings.upstream_key, auth=settings.model.auth)
-    if settings.model.base_url != Settings.model_fields["model"].default.base_url and not settings.model.rehearse:
-        return Upstream(settings.model.base_url, "none", auth=settings.model.auth)
+    if not settings.rehearsing:
+        return Upstream(settings.model.base_url, settings.upstream_key or "none", auth=settings.model.auth)
     rehearsal = await stack.enter_async_context(RehearsalModel())
     return Upstream(rehearsal.url, "rehearsal")
 
@@ -364,6 +361,7 @@ async def until_signal(hostler: Hostler) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     await first.wait()
+    log.info("draining", extra={"sessions": hostler.worker.live()})
     hostler.worker.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(hostler.settings.worker.drain_seconds):

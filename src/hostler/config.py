@@ -119,6 +119,12 @@ class Settings(_Section):
         """The key for the model; empty means that the rehearsal model answers."""
         return "" if self.model.rehearse else self.model.api_key.get_secret_value()
 
+    @property
+    def rehearsing(self) -> bool:
+        """Whether the rehearsal model answers: when asked for, or when there is neither a key nor a server of yours."""
+        own_server = self.model.base_url != Model.model_fields["base_url"].default
+        return self.model.rehearse or not (self.upstream_key or own_server)
+
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/root")) / ".local" / "state")

@@ -8,7 +8,7 @@ functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -18,8 +18,10 @@ from sqlalchemy.exc import ArgumentError
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
 from hostler.store.migrate import ensure_schema
-from hostler.store.postgresql import PostgresBackend
 from hostler.store.sqlite import SqliteBackend
+
+if TYPE_CHECKING:
+    from hostler.store.postgresql import PostgresBackend
 
 T = TypeVar("T")
 
@@ -78,6 +80,9 @@ class Database:
         if target.get_backend_name() == "sqlite":
             backend, dialect = await SqliteBackend.open(target, durable=durable), "sqlite"
         else:
+            # Its driver and SQLAlchemy's asyncio part take a third of a second to import.
+            from hostler.store.postgresql import PostgresBackend
+
             backend, dialect = await PostgresBackend.open(target, pool_size=pool_size), "postgresql"
         try:
             await backend.write(lambda connection: ensure_schema(connection, migrate=migrate))

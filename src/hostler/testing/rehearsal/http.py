@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import cast
 from urllib.parse import unquote
 
 import httptools
@@ -69,8 +70,8 @@ class Connection(asyncio.Protocol):
     # --------------------------------------------------------------------------------------------- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not isinstance: the transports of uvloop are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._alive.add(self)
 
     def data_received(self, data: bytes) -> None:

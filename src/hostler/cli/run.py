@@ -1,0 +1,226 @@
+"""`hostler run`: one session from the terminal, from the prompt to the end of the turn.
+
+The agent and the environment are made once and found again by name. The session is pinned to the agent's version and
+has the environment's rules from its creation, so two runs at the same time can't change each other's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anthropic
+
+from hostler.cli import terminal
+from hostler.cli.client import Address, connected
+from hostler.cli.problem import FAILED, WRONG, Problem
+from hostler.cli.show import CALLS, Show
+from hostler.cli.terminal import plain, plain_line
+
+AGENT_NAME = "Terminal"
+TOOLSET = "agent_toolset_20260401"
+TOOLS = ("bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search")
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user typed."""
+
+    prompt: str
+    model: str = "claude-opus-5-5"
+    system: str | None = None
+    tools: tuple[str, ...] = ()
+    """`bash`, or `bash:ask` for a tool that a person must approve. Empty: all, without asking."""
+    hosts: tuple[str, ...] = ()
+    agent_id: str | None = None
+    session_id: str | None = None
+    keep: bool = False
+    as_json: bool = False
+
+
+@dataclass
+class _Turn:
+    """What one turn has been asked so far."""
+
+    calls: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set)
+
+
+def run(request: Request, address: Address) -> int:
+    """The exit code: 0 when the turn ended by itself, 1 when it did not, 130 when the user interrupted it."""
+    toolset = _toolset(request.tools)
+    with connected(address) as client:
+        beta: Any = client.beta
+        show = None if request.as_json else Show(terminal.out())
+        session_id = request.session_id or _new_session(beta, request, toolset)
+        keep = request.keep or request.session_id is not None
+        code = FAILED
+        try:
+            code, waiting = _turn(beta, session_id, request, show)
+            keep = keep or waiting
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            beta.sessions.events.send(session_id, events=[{"type": "user.interrupt"}])
+            keep = True  # it may take a moment until the interrupted turn has ended
+        finally:
+            if show is not None:
+                show.close()
+        if not keep:
+            beta.sessions.archive(session_id)
+        if show is not None:
+            show.summary()
+            _afterwards(session_id, keep)
+    return code
+
+
+def _afterwards(session_id: str, keep: bool) -> None:
+    console = terminal.err()
+    if keep:
+        console.print(f'Go on with: hostler run --session {session_id} "…"', style="dim")
+    else:
+        console.print(f"Look at it again with: hostler sessions tail {session_id}", style="dim")
+
+
+# ------------------------------------------------------------------------------------------------------ what it runs in
+
+
+def _toolset(tools: Iterable[str]) -> dict[str, Any]:
+    chosen: dict[str, str] = {}
+    for tool in tools:
+        name, _, policy = tool.partition(":")
+        if name not in TOOLS or policy not in ("", "ask"):
+            raise Problem(
+                f"--tool {tool!r} is none of {', '.join(TOOLS)} (with :ask behind it, a person must approve each call)",
+                next_command="hostler run --tool bash --tool write:ask …",
+                code=WRONG,
+            )
+        chosen[name] = "always_ask" if policy else "always_allow"
+    if not chosen:
+        return {"type": TOOLSET}
+    configs = [{"name": name, "enabled": True, "permission_policy": {"type": rule}} for name, rule in chosen.items()]
+    return {"type": TOOLSET, "default_config": {"enabled": False}, "configs": configs}
+
+
+def _new_session(beta: Any, request: Request, toolset: dict[str, Any]) -> str:
+    if request.agent_id is not None:
+        agent: Any = request.agent_id
+    else:
+        found = _agent(beta, request, toolset)
+        agent = {"type": "agent", "id": found.id, "version": found.version}
+    session = beta.sessions.create(
+        agent=agent, environment_id=_environment(beta, request.hosts), title=plain_line(request.prompt, 80)
+    )
+    return str(session.id)
+
+
+def _agent(beta: Any, request: Request, toolset: dict[str, Any]) -> Any:
+    wanted = {"model": request.model, "system": request.system, "tools": [toolset]}
+    for agent in beta.agents.list():
+        if agent.name == AGENT_NAME:
+            return beta.agents.update(agent.id, **wanted)  # the same content makes no new version
+    return beta.agents.create(name=AGENT_NAME, **wanted)
+
+
+def _environment(beta: Any, hosts: tuple[str, ...]) -> str:
+    rules = sorted(set(hosts))
+    suffix = f"-{hashlib.sha256(' '.join(rules).encode()).hexdigest()[:8]}" if rules else ""
+    name = f"terminal{suffix}"
+
+    def known() -> str | None:
+        return next((str(found.id) for found in beta.environments.list() if found.name == name), None)
+
+    found = known()
+    if found is not None:
+        return found
+    try:
+        config = {"type": "cloud", "networking": {"type": "limited", "allowed_hosts": rules}}
+        return str(beta.environments.create(name=name, config=config).id)
+    except anthropic.ConflictError:
+        found = known()  # another run made it at the same moment
+        if found is None:
+            raise
+        return found
+
+
+# -------------------------------------------------------------------------------------------------------------- a turn
+
+
+def _turn(beta: Any, session_id: str, request: Request, show: Show | None) -> tuple[int, bool]:
+    """The exit code, and whether the session still waits for somebody."""
+    turn = _Turn()
+    reason, usage, failed = None, {}, False
+    deltas = [] if request.as_json else ["agent.message"]
+    with beta.sessions.events.stream(session_id, event_deltas=deltas) as stream:
+        message = {"type": "user.message", "content": [{"type": "text", "text": request.prompt}]}
+        beta.sessions.events.send(session_id, events=[message])
+        for typed in stream:
+            event = typed.to_dict(mode="json")
+            if show is None:
+                print(json.dumps(event), flush=True)
+            else:
+                show.event(event)
+            kind = event["type"]
+            if kind in CALLS:
+                turn.calls[event["id"]] = event
+            elif kind == "session.usage":
+                usage = event["usage"]
+            elif kind == "session.error":
+                failed = failed or event["error"]["retry_status"]["type"] != "retrying"
+            elif kind in ("session.status_terminated", "session.deleted"):
+                reason = kind.rpartition(".")[2].removeprefix("status_")
+            elif kind == "session.status_idle":
+                reason = event["stop_reason"]["type"]
+                if reason == "requires_action":
+                    asked = [i for i in event["stop_reason"]["event_ids"] if i not in turn.answered]
+                    if show is not None and sys.stdin.isatty():
+                        answers = [_answer(show, turn.calls[i]) for i in asked if i in turn.calls]
+                        turn.answered.update(asked)
+                        if answers:
+                            beta.sessions.events.send(session_id, events=answers)
+                        reason = None
+                    elif not asked:
+                        reason = None
+            if reason is not None:
+                break
+    ended = reason == "end_turn" and not failed
+    if show is None:
+        result = {"type": "run.result", "session_id": session_id, "stop_reason": reason, "usage": usage, "ok": ended}
+        print(json.dumps(result), flush=True)
+    if reason is None:
+        raise Problem(
+            "the stream ended before the turn did; the session goes on without it",
+            next_command=f"hostler sessions tail {session_id} --follow",
+        )
+    if reason == "requires_action":
+        terminal.err().print("The agent asks for a person, and this is no terminal. The session waits.")
+    return (0 if ended else FAILED), reason == "requires_action"
+
+
+def _answer(show: Show, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the person at the terminal. Enter alone means no."""
+    show.pause()
+    console = terminal.out()
+    console.print(plain(f"The agent wants to call {call['name']}:"), style="bold yellow")
+    console.print(plain(json.dumps(call.get("input"), indent=2, ensure_ascii=False)))
+    if call["type"] == "agent.custom_tool_use":
+        content = [{"type": "text", "text": _ask("Its result: ") or "(no result)"}]
+        return {"type": "user.custom_tool_result", "custom_tool_use_id": call["id"], "content": content}
+    reply = _ask("Allow it? [y/N, or say why not] ").strip()
+    if reply.lower() in ("y", "yes"):
+        return {"type": "user.tool_confirmation", "tool_use_id": call["id"], "result": "allow"}
+    denied = {"type": "user.tool_confirmation", "tool_use_id": call["id"], "result": "deny"}
+    return denied if reply.lower() in ("", "n", "no") else {**denied, "deny_message": reply}
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        sys.stdout.write(os.linesep)
+        return ""

@@ -1,0 +1,229 @@
+"""`hostler serve` and `hostler start`: run the whole server until a signal, and say what it is.
+
+`start` also plays one demo session. The demo is a process of its own, a client like any other; it is started first,
+so that it loads while the server loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hostler.cli import terminal, words
+from hostler.cli.clientfile import ClientFile, read_client_file, write_client_file
+from hostler.cli.logs import write_logs
+from hostler.cli.problem import FAILED, WRONG, Problem
+
+if TYPE_CHECKING:
+    from hostler.compose import Hostler
+    from hostler.config import Settings
+
+log = logging.getLogger("hostler.cli")
+
+LOCAL_KEY = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How serving is shown."""
+
+    as_json: bool = False
+    log_level: str = "info"
+    demo: bool = False
+    once: bool = False
+
+
+def serve(settings: Settings, how: Served) -> int:
+    """Serve until a signal (or, with `once`, until the demo is over). The exit code of the command."""
+    write_logs(how.log_level, as_json=how.as_json)
+    demo = _start_demo() if how.demo else None
+    try:
+        return _serve(settings, how, demo)
+    finally:
+        if demo is not None:
+            _end(demo)
+
+
+def _serve(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) -> int:
+    import uvloop
+
+    from hostler.domain.errors import HostlerError, InvalidRequest
+    from hostler.engine.ports import SandboxUnavailable
+
+    command = "hostler start" if how.demo else "hostler serve"
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(settings, how, demo))
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, SandboxUnavailable):
+            raise Problem(f"this host can't give a sandbox: {cause}", next_command="hostler doctor") from error
+        if isinstance(cause, InvalidRequest):
+            raise Problem(cause.message, next_command=_after(cause.message, command), code=WRONG) from error
+        if isinstance(cause, HostlerError):
+            raise Problem(cause.message, next_command="hostler doctor") from error
+        raise
+
+
+def _cause(error: Exception) -> Exception:
+    """What is inside groups of one; task groups wrap whatever passes them."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _after(message: str, command: str) -> str:
+    if "hostler key create" in message:
+        return "hostler key create my-app"
+    if "--port" in message:
+        return f"{command} --port 0   (takes a free port)"
+    if "--state-dir" in message:
+        return f"{command} --state-dir another-folder"
+    return f"{command} --help"
+
+
+async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) -> int:
+    gc.disable()  # importing makes very many objects that stay
+    from hostler.compose import running, until_signal
+
+    gc.enable()
+    async with running(settings) as hostler:
+        client = await _client_file(hostler)
+        _announce(hostler, client, how)
+        log.info(
+            "serving",
+            extra={"base_url": hostler.base_url, "rehearsal": hostler.rehearsing, "state_dir": str(settings.state_dir)},
+        )
+        for what in hostler.swept:
+            log.warning("left_over_removed", extra={"what": what})
+        code = FAILED if how.once else 0
+        async with asyncio.TaskGroup() as tasks:
+            signalled = tasks.create_task(until_signal(hostler))
+            if demo is not None:
+                playing = tasks.create_task(_play(demo, client))
+                await asyncio.wait((signalled, playing), return_when=asyncio.FIRST_COMPLETED)
+                if playing.done():
+                    code = playing.result()
+                    _after_demo(how, code)
+                else:
+                    _end(demo)
+            if how.once:
+                signalled.cancel()
+            else:
+                code = 0
+                await asyncio.wait((signalled,))
+        log.info("stopping", extra={"sessions": hostler.worker.live()})
+    log.info("stopped")
+    return code
+
+
+# ------------------------------------------------------------------------------------------------ what is left behind
+
+
+async def _client_file(hostler: Hostler) -> ClientFile:
+    """The file for commands on this machine, with the key of last time if it still opens anything."""
+    from hostler.compose import create_key
+    from hostler.store.keys import find_key
+
+    state_dir = hostler.settings.state_dir
+    known = read_client_file(state_dir)
+    secret = known.api_key if known is not None else ""
+    if not secret or await hostler.database.read(lambda c: find_key(c, secret)) is None:
+        _, secret = await create_key(hostler.database, LOCAL_KEY)
+    content = ClientFile(_reachable(hostler.base_url), secret)
+    write_client_file(state_dir, content)
+    return content
+
+
+def _reachable(base_url: str) -> str:
+    """A server on every address is reached by this machine's commands over loopback."""
+    return base_url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+# --------------------------------------------------------------------------------------------------- what is said
+
+
+def _announce(hostler: Hostler, client: ClientFile, how: Served) -> None:
+    settings = hostler.settings
+    if how.as_json:
+        print(json.dumps(_facts(hostler, settings.state_dir)), flush=True)
+        return
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("base URL", client.base_url if how.demo else hostler.base_url)
+    if how.demo:
+        table.add_row("API key", client.api_key)
+    table.add_row("model", words.model(settings.model.base_url, rehearsing=hostler.rehearsing))
+    table.add_row("isolation", words.isolation(hostler.label))
+    for promise in hostler.label.missing:
+        table.add_row("", f"missing: {promise}")
+    table.add_row("state folder", str(settings.state_dir))
+    if not how.demo:
+        table.add_row("API key", f"in {settings.state_dir / 'client.json'}; make others with: hostler key create NAME")
+    console = terminal.out()
+    console.print("\nHostler is serving.", style="bold")
+    console.print(table)
+    console.print()
+    sys.stdout.flush()
+
+
+def _facts(hostler: Hostler, state_dir: Path) -> dict[str, Any]:
+    return {
+        "type": "serving",
+        "base_url": hostler.base_url,
+        "model": {"rehearsal": hostler.rehearsing, "base_url": hostler.settings.model.base_url},
+        "isolation": words.isolation_facts(hostler.label),
+        "state_dir": str(state_dir),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- the demo
+
+
+def _start_demo() -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "hostler.cli.demo"], stdin=subprocess.PIPE, text=True)
+
+
+async def _play(demo: subprocess.Popen[str], client: ClientFile) -> int:
+    """Tell the demo where the server is, and wait for its end."""
+    assert demo.stdin is not None
+    try:
+        demo.stdin.write(json.dumps({"base_url": client.base_url, "api_key": client.api_key}) + "\n")
+        demo.stdin.close()
+    except BrokenPipeError:
+        log.debug("demo_ended_early")
+    return await asyncio.to_thread(demo.wait)
+
+
+def _end(demo: subprocess.Popen[str]) -> None:
+    if demo.poll() is None:
+        demo.terminate()
+        try:
+            demo.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            demo.kill()
+            demo.wait()
+
+
+def _after_demo(how: Served, code: int) -> None:
+    console = terminal.out()
+    if code != 0:
+        console.print("The demo session did not end well (see above).", style="bold red")
+    if how.once:
+        return
+    console.print("Next:", style="bold")
+    console.print('  scripts/hostler run "Write a haiku about sandboxes into haiku.txt"')
+    console.print("  scripts/hostler sessions list")
+    console.print("  scripts/hostler doctor")
+    console.print("\nServing until Ctrl-C.\n", style="dim")
+    sys.stdout.flush()

@@ -1,0 +1,118 @@
+"""Real `hostler` processes: a server with the rehearsal model in a state folder of its own, and commands against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+START_SECONDS = 60.0
+COMMAND_SECONDS = 120.0
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a command sees: nothing of this machine's Hostler or Anthropic settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOSTLER_", "ANTHROPIC_"))}
+    return {**kept, "NO_COLOR": "1", **more}
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def hostler(*arguments: str, stdin: str = "", **more: str) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", "hostler.cli.main", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        env=environment(**more),
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    state_dir: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return str(self.facts["base_url"])
+
+    @property
+    def api_key(self) -> str:
+        return str(json.loads((self.state_dir / "client.json").read_text())["api_key"])
+
+    def hostler(self, *arguments: str, stdin: str = "") -> Result:
+        return hostler(*arguments, stdin=stdin, HOSTLER_STATE_DIR=str(self.state_dir))
+
+    def logs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.state_dir / "server.log").read_text().splitlines()]
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(timeout=60)
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+def start(state_dir: Path, *arguments: str, **more: str) -> Server:
+    """A server that listens."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with (state_dir / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hostler.cli.main", "serve", "--json", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment(HOSTLER_STATE_DIR=str(state_dir), **more),
+        )
+    server = Server(process, state_dir)
+    line = read_line(process, START_SECONDS)
+    if not line:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"the server did not start: {(state_dir / 'server.log').read_text()}")
+    server.facts = json.loads(line)
+    return server
+
+
+def read_line(process: subprocess.Popen[str], seconds: float) -> str:
+    """The next line of its standard output; empty when it ended, or wrote none in time."""
+    assert process.stdout is not None
+    end, line = monotonic() + seconds, b""
+    descriptor = process.stdout.fileno()
+    while not line.endswith(b"\n"):
+        if not select.select([descriptor], [], [], max(0.0, end - monotonic()))[0]:
+            return ""
+        byte = os.read(descriptor, 1)
+        if not byte:
+            return ""
+        line += byte
+    return line.decode()
