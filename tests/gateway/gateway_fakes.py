@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits
@@ -43,8 +43,7 @@ class Wire(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.fake.wires.append(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -555,3 +555,19 @@ async def test_a_slow_reader_slows_the_upstream_down(tmp_path: Path) -> None:
         while part := await client.piece():
             received += len(part)
         assert received == pieces * len(piece)
+
+
+async def test_who_asks_is_told_by_the_socket_and_by_nothing_that_is_sent(tmp_path: Path) -> None:
+    async with bench(tmp_path, answers_sse(TEXT)) as b:
+        other = Listener()
+        await b.gateway.open(
+            "sesn_2", tmp_path / "2", other, one_call_at_a_time=False, sequence=b.store, allowed_models=frozenset({"m"})
+        )
+        second = await RoadClient.connect(tmp_path / "2")
+        lie = hello(metadata={"user_id": '{"session_id": "sesn_1"}'})
+        refused = await second.post(lie, headers="X-Claude-Code-Session-Id: sesn_1\r\n")
+        assert refused.status == 403, "the other session's list of models is not this one's"
+        await second.post({**lie, "model": "m"}, headers="X-Claude-Code-Session-Id: sesn_1\r\n")
+        await second.close()
+        assert [r.session_id for r in other.records] == ["sesn_2"]
+        assert b.listener.records == []

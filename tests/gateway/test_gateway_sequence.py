@@ -297,3 +297,18 @@ def test_inputs_are_forgotten_once_the_history_has_gone_past_them() -> None:
 @pytest.mark.parametrize("junk", [None, 1, "x", [], {}, {"role": "user"}, {"role": "assistant", "content": [None, 3]}])
 def test_histories_that_are_not_messages_pass_untouched(junk: Any) -> None:
     assert sequence.plan(group_state("a", "b"), [junk, junk]).action == Forward(None)
+
+
+def test_no_held_call_is_shown_before_the_shown_one_has_a_result() -> None:
+    sent = forwarded(group_state("a", "b"), [told(text("go")), said(use("a")), told(text(REMINDER))])
+    assert_valid(sent[:3])
+    assert [b["tool_use_id"] for b in sent[2]["content"]] == ["a", "b"]
+    prefilled = [told(text("go")), said(use("a"))]
+    assert sequence.plan(group_state("a", "b"), prefilled) == sequence.Plan(
+        Forward(None), group_state("a", "b"), False, "a"
+    )
+
+
+def test_a_group_with_a_known_first_call_takes_the_place_of_the_old_one() -> None:
+    again = sequence.add_group(group_state("a", "b"), [Call("a", "Bash", {}), Call("z", "Bash", {})], None)
+    assert [[call.id for call in group.calls] for group in again.groups] == [["a", "z"]]
