@@ -114,7 +114,7 @@ class ClaudeHarness:
                 folder = state / "projects" / PROJECT_KEY
                 folder.mkdir(parents=True)
                 with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(to_text(entry) + "\n" for entry in entries)
+                    file.writelines(to_text(entry) + "\n" for entry in with_true_leaf(entries))
 
         await asyncio.to_thread(write)
 
@@ -242,6 +242,18 @@ class ClaudeRun:
 
         schema = {"type": "object", "properties": {}, **tool.input_schema}
         return SdkMcpTool(name=tool.name, description=tool.description, input_schema=schema, handler=answer)
+
+
+def with_true_leaf(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The transcript with one `last-prompt`, which names its last entry.
+
+    `claude` goes on from the entry that the newest `last-prompt` names, and writes one only when it ends in peace. After
+    a kill the newest one is of an earlier life: `claude` would go on from there and forget everything since.
+    """
+    marks = [entry for entry in entries if entry.get("type") == "last-prompt"]
+    rest = [entry for entry in entries if entry.get("type") != "last-prompt"]
+    leaf = next((e["uuid"] for e in reversed(rest) if e.get("uuid") and not e.get("isSidechain")), None)
+    return [*rest, {**marks[-1], "leafUuid": leaf}] if marks and leaf else rest
 
 
 def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:
