@@ -88,7 +88,7 @@ class Composer:
                 id_, self._thinking_id = self._thinking_id or new_id("sevt"), None
                 return [*self._flush(), _append(lambda at: ev.agent_thinking(at.text, id_))]
             case runs.ToolCall():
-                return [*self._flush(), self._announce(event, held=False)]
+                return [*self._flush(), self.announce(event, held=False)]
             case runs.RequestEnded():
                 return self._end_request(event)
             case runs.ToolResult():
@@ -131,13 +131,14 @@ class Composer:
         out: list[Op | Preview] = []
         if not event.is_error:
             out += self._flush()
-            out += [self._announce(call, held=True) for call in self._held]
+            out += [self.announce(call, held=True) for call in self._held]
         self._discard()
         start = self._request_id
         out.append(lambda s, at, _: state.request_ended(s, ev.request_end(at.text, start, event.usage, event.is_error)))
         return out
 
-    def _announce(self, call: runs.ToolCall, *, held: bool) -> Op:
+    def announce(self, call: runs.ToolCall, *, held: bool) -> Op:
+        """A call becomes visible. `held`: it can't have begun to run."""
         id_ = new_id("sevt")
         policy = self._policies.get(call.name, "always_allow")
         gated = call.custom or policy != "always_allow"
