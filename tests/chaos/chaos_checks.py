@@ -249,8 +249,11 @@ def _sayings(story: Story, log: Sequence[Body]) -> Iterator[str]:
     if story.interrupted:
         return
     for turn in story.plan.turns:
-        yield from (f"{saying} is missing" for saying in turn.sayings if not said[saying])
-        yield from (f"the call {token} is missing" for token in turn.tokens if not asked[token])
+        for number, marks in enumerate(turn.steps):
+            missing = {mark for mark in marks if not said[mark] and not asked[mark]}
+            # An answer of which a call was announced already when the process was lost is not asked for again.
+            if missing == marks or (missing and not story.lost):
+                yield f"of the answer {number} to {turn.mark} there is no {sorted(missing)}"
         for saying, token in turn.heard:
             if not any(saying in text and f"ans-{token}" in text for text in texts):
                 yield f"{saying} did not hear the answer to {token}"

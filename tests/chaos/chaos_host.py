@@ -111,7 +111,10 @@ class Server:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 status = Path(f"/proc/{pid}/status").read_text()
                 uid = int(status.split("\nUid:", 1)[1].split()[0])
-                if uid in uids or (pid != os.getpid() and state in Path(f"/proc/{pid}/cmdline").read_bytes()):
+                dead = status.split("\nState:", 1)[1].split()[0] in "ZX"  # and waits for the host's init
+                if (uid in uids and not dead) or (
+                    pid != os.getpid() and state in Path(f"/proc/{pid}/cmdline").read_bytes()
+                ):
                     said.append(f"process {_describe(pid)}")
         return said
 

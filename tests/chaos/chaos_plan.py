@@ -26,6 +26,8 @@ class Turn:
     """Of built-in calls, in the order in which the model makes them."""
     sayings: tuple[str, ...]
     """Of the model's texts, in order."""
+    steps: tuple[frozenset[str], ...]
+    """The marks of each answer of the model."""
     heard: tuple[tuple[str, str], ...] = ()
     """(saying, token): this text repeats the result of that custom call."""
 
@@ -74,6 +76,7 @@ def _turn(random: Random, name: str, tools: Tools) -> Turn:
         "custom": ((1,), (2,), (1, 1), (3,)),
     }
     steps: list[Step] = []
+    marks: list[frozenset[str]] = []
     tokens: list[str] = []
     sayings: list[str] = []
     heard: list[tuple[str, str]] = []
@@ -91,6 +94,7 @@ def _turn(random: Random, name: str, tools: Tools) -> Turn:
 
     for size in random.choice(shapes[tools]):
         blocks = []
+        before = {*sayings, *calls}
         if random.random() < 0.5:
             blocks.append(text(said(), chunk=6, rate=random.choice((40.0, 200.0, 2000.0))))
         for _ in range(size):
@@ -103,9 +107,12 @@ def _turn(random: Random, name: str, tools: Tools) -> Turn:
                 tokens.append(token)
                 blocks.append(tool("bash", command=_command(random, token)))
         steps.append(step(*blocks, delay_ms=random.choice((0, 0, 30, 150))))
+        marks.append(frozenset({*sayings, *calls} - before))
     steps.append(step(text(said(), chunk=6, rate=random.choice((40.0, 200.0, 2000.0)))))
+    marks.append(frozenset({sayings[-1]}))
     mark = f"ask-{name}"
-    return Turn(mark, prompt(steps, f"Please do {mark}."), tuple(tokens), tuple(sayings), tuple(heard))
+    said_to_it = prompt(steps, f"Please do {mark}.")
+    return Turn(mark, said_to_it, tuple(tokens), tuple(sayings), tuple(marks), tuple(heard))
 
 
 def _command(random: Random, token: str) -> str:
