@@ -45,7 +45,7 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
-from hostler.store import keys, ledger, work
+from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
@@ -150,6 +150,9 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
     async def read_state(session_id: str) -> SessionRow:
         return await database.read(lambda c: session_rows.get_session(c, None, session_id))
 
+    async def messages_since(session_id: str, event_id: str) -> int:
+        return await database.read(lambda c: eventlog.count_since(c, session_id, event_id, "agent.message"))
+
     async def record_request(record: ModelRequestRecord) -> None:
         used = record.usage
         usage = Usage(
@@ -179,6 +182,7 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
     return Ledger(
         extend=extend,
         read_state=read_state,
+        messages_since=messages_since,
         record_request=record_request,
         transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
         sequence=lambda lease: StoredSequence(database, lease),

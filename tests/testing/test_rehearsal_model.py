@@ -149,6 +149,7 @@ async def test_what_a_harness_adds_does_not_move_the_step() -> None:
         second = await _ask(client, messages)
         assert second.content[0].input == {"command": "2"}
         # The harness died during the second call, dropped it, and goes on.
+        messages += [{"role": "assistant", "content": [{"type": "text", "text": "No response requested."}]}]
         messages += [_user([{"type": "text", "text": "Continue from where you left off."}])]
         again = await _ask(client, messages)
         assert again.content[0].input == {"command": "2"}

@@ -94,7 +94,7 @@ class Composer:
                 return [*self._flush(), _append(lambda at: ev.agent_thinking(at.text, id_))]
             case runs.ToolCall():
                 self._shown.append(event.tool_use_id)
-                return [*self._flush(), self._announce(event, held=False)]
+                return [*self._flush(), self.announce(event, held=False)]
             case runs.RequestEnded():
                 return self._end_request(event)
             case runs.ToolResult():
@@ -138,13 +138,14 @@ class Composer:
         if not event.is_error:
             out += self._flush()
             held = [call for shown in self._shown for call in self._held.pop(shown, ())]
-            out += [self._announce(call, held=True) for call in held]
+            out += [self.announce(call, held=True) for call in held]
         self._discard()
         start = self._request_id
         out.append(lambda s, at, _: state.request_ended(s, ev.request_end(at.text, start, event.usage, event.is_error)))
         return out
 
-    def _announce(self, call: runs.ToolCall, *, held: bool) -> Op:
+    def announce(self, call: runs.ToolCall, *, held: bool) -> Op:
+        """A call becomes visible. `held`: it can't have begun to run."""
         id_ = new_id("sevt")
         policy = self._policies.get(call.name, "always_allow")
         gated = call.custom or policy != "always_allow"

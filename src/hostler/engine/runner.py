@@ -19,6 +19,7 @@ from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state
+from hostler.engine.catchup import unrecorded
 from hostler.engine.composer import Composer, Op, Preview, joined
 from hostler.engine.hub import Hub
 from hostler.engine.ports import HeldCall, ModelRequestRecord, SequenceStore
@@ -73,6 +74,8 @@ class Ledger:
     """async: True while the lease holds."""
     read_state: Callable[[str], Any]
     """async: the session's row, read without a lock."""
+    messages_since: Callable[[str, str], Any]
+    """async: how many `agent.message` events the session has after the event of this id."""
     record_request: Callable[[ModelRequestRecord], Any]
     """async: durable when it returns."""
     transcripts: Callable[[Lease], Transcripts]
@@ -177,9 +180,21 @@ class SessionRunner:
                 return
 
     async def _take_up(self) -> Plan:
-        plans: list[Plan] = []
+        plan = await self._ask_for_plan(caught_up=False)
+        if plan is None:
+            await self._catch_up()
+            plan = await self._ask_for_plan(caught_up=True)
+        assert plan is not None, "there is a plan after catching up"
+        return plan
+
+    async def _ask_for_plan(self, *, caught_up: bool) -> Plan | None:
+        """None: the turn was begun before, and the log must first learn what its process left in the transcript."""
+        plans: list[Plan | None] = []
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+            if before.turn is not None and before.turn.phase == "handed" and not caught_up:
+                plans[:] = [None]
+                return Step(before)
             step, plan = state.take_up(before, at, totals)
             plans[:] = [plan]
             return step
@@ -190,6 +205,25 @@ class SessionRunner:
             return Plan("nothing")
         self._profile = self._parts.profile_of(applied.session)
         return plans[0]
+
+    async def _catch_up(self) -> None:
+        """The process of a turn is gone: bring transcript and log to the same point, which is the farthest of both."""
+        await self._close()
+        applied = await self._apply(lambda s, at, totals, _: Step(s))
+        turn = applied.state.turn
+        if turn is None:
+            return
+        harness, prompt = self._parts.around.harness, derived_uuid("prompt", turn.id)
+        entries = await harness.catch_up(self._key()["session_id"], self._transcripts, applied.at.text)
+        begun = next((at for at, entry in enumerate(entries) if entry.get("uuid") == prompt), len(entries))
+        calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
+        messages = await self._parts.ledger.messages_since(self.lease.session_id, turn.prompts[-1].event_id)
+        policies = self._parts.profile_of(applied.session).policies
+        recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
+        ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=Composer(policies))
+        if ops:
+            step = joined(ops)
+            await self._apply(lambda s, at, totals, _: step(s, at, totals))
 
     async def _turn(self, plan: Plan) -> None:
         turn = plan.turn
@@ -208,6 +242,9 @@ class SessionRunner:
                 await process.run.prompt(*prompt)
         except (LeaseLost, NotFound):
             raise
+        except runs.ProcessLost as error:
+            await self._end(runs.Ended("lost", message=str(error), alive=False))
+            return
         except Exception as error:
             log.exception("turn_not_started", extra={"session": self.lease.session_id})
             await self._end(runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False))
@@ -424,7 +461,8 @@ class SessionRunner:
                 verdicts[:] = [Deny(call.answer.message or "The user denied this tool call.")]
             else:
                 verdicts[:] = [Allow()]
-                return state.call_started(before, tool_use_id)
+                # A custom tool ran at the client: handing its result over once more does no harm, losing it would.
+                return Step(before) if custom else state.call_started(before, tool_use_id)
             return Step(before)
 
         if self._calls[tool_use_id].started and not self._calls[tool_use_id].gated:

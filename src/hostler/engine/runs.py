@@ -182,6 +182,10 @@ RunEvent = (
 )
 
 
+class ProcessLost(Exception):
+    """The process ended while it was being started or spoken to. Another one may do better."""
+
+
 class Run(Protocol):
     """One process of the harness."""
 
@@ -190,7 +194,10 @@ class Run(Protocol):
         ...
 
     async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
-        """Hand over user content. The same uuid is taken once per transcript, however often it is sent."""
+        """Hand over user content. The same uuid is taken once per transcript, however often it is sent.
+
+        Raises ProcessLost.
+        """
         ...
 
     async def interrupt(self) -> None:
@@ -209,11 +216,24 @@ class Harness(Protocol):
         """The whole environment that the process needs inside its sandbox."""
         ...
 
+    async def catch_up(self, transcript_id: str, transcripts: object, at: str) -> Sequence[Mapping[str, Any]]:
+        """After a loss: put into the transcript what its process had said and not written down; gives all entries.
+
+        After that the transcript knows at least all that `Run.events` ever gave. `at`: now, as the wire says it.
+        """
+        ...
+
+    def recall(self, entry: Mapping[str, Any]) -> tuple[str, Sequence[RunEvent]]:
+        """What an entry of a transcript said: the model's message that it is part of, and the whole blocks in it."""
+        ...
+
     async def prepare(self, spec: RunSpec, state: Path, transcripts: object) -> None:
         """Fill the empty host directory `state` with what the process needs to go on with its transcript."""
         ...
 
-    async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: object) -> Run: ...
+    async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: object) -> Run:
+        """Raises ProcessLost when the process ends before it is ready."""
+        ...
 
     def call(self, tool_use_id: str, name: str, input_: Mapping[str, Any]) -> ToolCall:
         """A tool call as the model made it, in the wire's words."""

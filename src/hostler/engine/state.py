@@ -66,6 +66,7 @@ class Settled(_Frozen):
     """A call that has its end. `answer_event_id` is None when nobody answered it (it was interrupted)."""
 
     event_id: str
+    tool_use_id: str = ""
     answer_event_id: str | None = None
     digest: str | None = None
 
@@ -237,6 +238,7 @@ def _settle(state: SessionState, call: OpenCall) -> SessionState:
     answer = call.answer
     settled = Settled(
         event_id=call.event_id,
+        tool_use_id=call.tool_use_id,
         answer_event_id=answer.event_id if answer else None,
         digest=_digest(answer) if answer else None,
     )

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import claude_agent_sdk
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, HookMatcher, SdkMcpTool, create_sdk_mcp_server
+from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    HookMatcher,
+    ResultMessage,
+    SdkMcpTool,
+    create_sdk_mcp_server,
+)
 from claude_agent_sdk._cli_version import __cli_version__
 
 from hostler.domain.events import Body, text_block, to_text
@@ -25,17 +32,16 @@ from hostler.engine.runs import (
     Deny,
     Ended,
     Gatekeeper,
+    ProcessLost,
     Run,
     RunEvent,
     RunSpec,
     ToolCall,
     ToolOutcome,
 )
+from hostler.harness.journal import PROJECT_KEY, Journal, recall
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name, to_wire_name
 from hostler.harness.translate import Translator, tool_call
-
-PROJECT_KEY = "-workspace"
-"""Where `claude` files the transcripts of the working directory `/workspace`."""
 
 LINE_LIMIT = 256 << 20
 """Largest line that `claude` may write, in bytes. A fork mirrors a whole transcript in one line."""
@@ -102,6 +108,12 @@ class ClaudeHarness:
     def call(self, tool_use_id: str, name: str, input_: Mapping[str, Any]) -> ToolCall:
         return tool_call(tool_use_id, name, input_)
 
+    async def catch_up(self, transcript_id: str, transcripts: Any, at: str) -> Sequence[Mapping[str, Any]]:
+        return await Journal(transcript_id, transcripts).restore(self.version, at)
+
+    def recall(self, entry: Mapping[str, Any]) -> tuple[str, Sequence[RunEvent]]:
+        return recall(entry)
+
     async def prepare(self, spec: RunSpec, state: Path, transcripts: Any) -> None:
         entries = None
         if spec.resume:
@@ -114,7 +126,7 @@ class ClaudeHarness:
                 folder = state / "projects" / PROJECT_KEY
                 folder.mkdir(parents=True)
                 with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(to_text(entry) + "\n" for entry in entries)
+                    file.writelines(to_text(entry) + "\n" for entry in with_true_leaf(entries))
 
         await asyncio.to_thread(write)
 
@@ -123,6 +135,9 @@ class ClaudeHarness:
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await run.connect()
+        except claude_agent_sdk.ProcessError as error:
+            await run.close()
+            raise ProcessLost(run.describe(error)) from error
         except BaseException:
             await run.close()
             raise
@@ -138,6 +153,7 @@ class ClaudeRun:
         self._gatekeeper = gatekeeper
         self._permitted: defaultdict[str, deque[str]] = defaultdict(deque)
         self._translator = Translator()
+        self._journal = Journal(spec.transcript_id, transcripts)
         self.last_words: deque[str] = deque(maxlen=20)
         """The last lines of the process's standard error, for the message when it dies."""
         conversation = {"resume": spec.transcript_id} if spec.resume else {}
@@ -179,25 +195,35 @@ class ClaudeRun:
         assert self._messages is not None, "connect() comes first"
         try:
             async for message in self._messages:
+                if isinstance(message, ResultMessage):  # the SDK has mirrored everything before it hands this over
+                    await self._journal.clear()
+                else:
+                    await self._journal.keep(message)
                 for event in self._translator.feed(message):
                     yield event
                     if isinstance(event, Ended):
                         return
         except claude_agent_sdk.ClaudeSDKError as error:
-            yield Ended("lost", message=self._describe(error), alive=False)
+            yield Ended("lost", message=self.describe(error), alive=False)
             return
-        yield Ended("lost", message=self._describe(None), alive=False)
+        yield Ended("lost", message=self.describe(None), alive=False)
 
     async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
+        blocks = [_without_nulls(block) for block in content]
+        await self._journal.keep_prompt(uuid, blocks)
+
         async def one() -> AsyncIterator[dict[str, Any]]:
             yield {
                 "type": "user",
-                "message": {"role": "user", "content": [_without_nulls(block) for block in content]},
+                "message": {"role": "user", "content": blocks},
                 "parent_tool_use_id": None,
                 "uuid": uuid,
             }
 
-        await self._client.query(one())
+        try:
+            await self._client.query(one())
+        except claude_agent_sdk.CLIConnectionError as error:
+            raise ProcessLost(self.describe(error)) from error
 
     async def interrupt(self) -> None:
         await self._client.interrupt()
@@ -211,7 +237,7 @@ class ClaudeRun:
         if self._farewell.done() and not self._farewell.cancelled():
             self._farewell.exception()  # whatever it was, nothing of the process can stay once the sandbox is gone
 
-    def _describe(self, error: Exception | None) -> str:
+    def describe(self, error: Exception | None) -> str:
         words = " | ".join(line for line in self.last_words if line.strip())[-1500:]
         return f"The agent's process ended unexpectedly ({error or 'end of output'}). {words}".strip()
 
@@ -245,6 +271,18 @@ class ClaudeRun:
 
         schema = {"type": "object", "properties": {}, **tool.input_schema}
         return SdkMcpTool(name=tool.name, description=tool.description, input_schema=schema, handler=answer)
+
+
+def with_true_leaf(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The transcript with one `last-prompt`, which names its last entry.
+
+    `claude` goes on from the entry that the newest `last-prompt` names, and writes one only at a peaceful end. After a
+    kill the newest one is of an earlier life: `claude` would go on from there and forget everything since.
+    """
+    marks = [entry for entry in entries if entry.get("type") == "last-prompt"]
+    rest = [entry for entry in entries if entry.get("type") != "last-prompt"]
+    leaf = next((e["uuid"] for e in reversed(rest) if e.get("uuid") and not e.get("isSidechain")), None)
+    return [*rest, {**marks[-1], "leafUuid": leaf}] if marks and leaf else rest
 
 
 def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:

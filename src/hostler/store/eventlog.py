@@ -207,6 +207,17 @@ def find_event(conn: Connection, session_id: str, event_id: str) -> StoredEvent 
     return None if row is None else StoredEvent(*row)
 
 
+def count_since(conn: Connection, session_id: str, event_id: str, type_: str) -> int:
+    """How many events of a type stand after the event of this id. 0 when there is no such event."""
+    since = sa.select(events.c.seq).where(
+        events.c.session_id == session_id, events.c.id == event_id, sa.not_(events.c.superseded)
+    )
+    query = sa.select(sa.func.count()).where(
+        events.c.session_id == session_id, events.c.type == type_, events.c.seq > since.scalar_subquery()
+    )
+    return int(conn.execute(query).scalar_one())
+
+
 def _append(conn: Connection, session: SessionRow, new: Sequence[NewEvent]) -> list[StoredEvent]:
     if not new:
         return []

@@ -22,6 +22,8 @@ _FENCE = re.compile(rf"^[ \t]*```{FENCE}[ \t]*\r?\n(?P<body>.*?)^[ \t]*```[ \t]*
 _OPENED = re.compile(rf"^[ \t]*```{FENCE}[ \t]*$", re.MULTILINE)
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 _ADDED_BY_HARNESS = ("continue from where you left off", "[request interrupted")
+_PUT_INTO_MOUTH = "No response requested."
+"""What a harness makes the model say when it goes on with a turn that was cut off before an answer."""
 _DEFERRED = re.compile(r"^(mcp__[A-Za-z0-9_-]+|WebFetch|WebSearch)$", re.MULTILINE)
 _QUEUED = re.compile(r"\buser (sent|sends)\b", re.IGNORECASE)
 _BILLING = "x-anthropic-billing-header"
@@ -184,6 +186,8 @@ class Conversation:
         count, before = 0, ""
         for message in self.messages[at + 1 :]:
             role = message["role"]
+            if _is_put_into_mouth(message):
+                continue
             if role == "assistant" and before != "assistant":
                 count += 1
             if role != "system":
@@ -229,6 +233,8 @@ class Conversation:
         index, before = start, ""
         for message in self.messages[at + 1 :]:
             role = message["role"]
+            if _is_put_into_mouth(message):
+                continue
             if role == "assistant":
                 seen = [known.get(name, _step_of_id(name, script_id)) for name in _tool_use_ids(message)]
                 exact = [number for number in seen if number is not None]
@@ -283,6 +289,10 @@ def _texts(content: object) -> Iterator[str]:
         for block in content:
             if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
                 yield block["text"]
+
+
+def _is_put_into_mouth(message: Message) -> bool:
+    return message["role"] == "assistant" and "".join(_texts(message["content"])).strip() == _PUT_INTO_MOUTH
 
 
 def carries_script(text: str) -> bool:
