@@ -267,13 +267,14 @@ async def memory(model: RehearsalModel, sut: Server, home: Path, rounds: int, st
         await client.query(HELLO)
         async for _ in client.receive_response():
             pass
+        earlier = {sut.pid, *descendants(sut.pid)}
         session = await sut.session()
         async with await sut.client.beta.sessions.events.stream(session) as stream:
             events: Any = [{"type": "user.message", "content": [{"type": "text", "text": HELLO}]}]
             await sut.client.beta.sessions.events.send(session, events=events)
             await until_idle(stream)
         bare = sum(pss_bytes(pid) for pid in descendants(os.getpid()) if pid not in (sut.pid, *descendants(sut.pid)))
-        ours = sum(pss_bytes(pid) for pid in descendants(sut.pid))
+        ours = sum(pss_bytes(pid) for pid in descendants(sut.pid) if pid not in earlier)
     show(
         f"memory of a live session, PSS ({store})",
         f"bare {bare / 2**20:.0f} MiB",

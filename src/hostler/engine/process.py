@@ -7,6 +7,7 @@ whatever failed on the way. What must survive it (workspace, outputs, transcript
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -26,6 +27,9 @@ from hostler.engine.ports import (
 )
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
+
+
+log = logging.getLogger("hostler.process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,14 @@ class LiveProcess:
         return "The sandbox ran out of memory." if stats.oom_kills else ""
 
 
+async def _close_model_road(session_id: str, road: Road) -> None:
+    """What the road could not record by now is lost to the ledger, and must at least be seen."""
+    try:
+        await road.close()
+    except Exception:
+        log.exception("usage_not_recorded", extra={"session": session_id})
+
+
 async def open_process(
     around: Surroundings,
     session_id: str,
@@ -133,7 +145,7 @@ async def open_process(
             sequence=sequence,
             allowed_models=around.allowed_models,
         )
-        stack.push_async_callback(model_road.close)
+        stack.push_async_callback(_close_model_road, session_id, model_road)
         egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress)
         stack.push_async_callback(egress_road.close)
         sandbox = await around.sandboxes.create(

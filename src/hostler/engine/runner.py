@@ -94,6 +94,8 @@ class RunnerParts:
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
+    poll_seconds: float = 2.0
+    """How long an interrupt that another process took in may go unnoticed."""
 
 
 class SessionRunner:
@@ -108,6 +110,8 @@ class SessionRunner:
         self._retired = False
         self._process: LiveProcess | None = None
         self._process_profile: Profile | None = None
+        self._more = False
+        """True when the state as last seen has something to do."""
         self._busy = False
         """True while the process works on a prompt."""
         self._composer = Composer({})
@@ -169,7 +173,8 @@ class SessionRunner:
             if plan.do != "nothing":
                 self.idle_since = None
                 await self._turn(plan)
-                continue
+                if self._more or self._wake.is_set():
+                    continue
             if self._process is None or self._retired or self._profile is None:
                 return
             self.idle_since = monotonic()
@@ -409,9 +414,13 @@ class SessionRunner:
         seconds = self._profile.turn_limits.seconds
         try:
             async with asyncio.timeout(seconds):
-                while not await self._interrupt_waits():
-                    await self._wake.wait()
+                while True:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(self._parts.poll_seconds):
+                            await self._wake.wait()
                     self._wake.clear()
+                    if await self._interrupt_waits():
+                        break
             await self._stop(RunEnd("interrupted"))
         except TimeoutError:
             text = f"The turn was stopped after {seconds:g} seconds (turn_seconds)."
@@ -433,6 +442,8 @@ class SessionRunner:
 
     async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
+        turn = applied.state.turn
+        self._more = applied.state.interrupt is not None or (turn is not None and turn.phase != "blocked")
         async with self._announced:
             self._calls = {call.tool_use_id: call for call in applied.state.calls}
             self._announced.notify_all()
