@@ -34,9 +34,9 @@ BODIES: list[dict[str, Any]] = [
 ]
 
 
-def event(number: int, body: dict[str, Any], at: str | None, *, again: bool = False) -> NewEvent:
+def event(number: int, body: dict[str, Any], at: str) -> NewEvent:
     whole = {"id": f"sevt_{number}", **body, "processed_at": at}
-    return NewEvent(whole["id"], body["type"], at, encode(whole), supersedes=again)
+    return NewEvent(whole["id"], body["type"], at, encode(whole))
 
 
 async def fill(database: Database) -> None:
@@ -44,15 +44,9 @@ async def fill(database: Database) -> None:
     await add_session(database, "sesn_golden", title="Täst", metadata={"k": "v"})
 
     def decide(view: LogView) -> Change:
-        rest = [event(number, body, WHEN) for number, body in enumerate(BODIES) if number]
-        return Change('{"phase":"idle"}', "idle", [event(0, BODIES[0], None), *rest])
+        return Change('{"phase":"idle"}', "idle", [event(number, body, WHEN) for number, body in enumerate(BODIES)])
 
     await append(database, decide, session_id="sesn_golden")
-    await append(
-        database,
-        lambda view: Change(view.session.state, "idle", [event(0, BODIES[0], WHEN, again=True)]),
-        session_id="sesn_golden",
-    )
 
     def spend(conn: Connection) -> None:
         now = database.now(conn)

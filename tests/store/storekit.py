@@ -89,7 +89,7 @@ async def add_session(db: Database, session_id: str, **fields: Any) -> SessionRo
     return await db.write(lambda conn: create_session(conn, db.now(conn), new_session(session_id, **fields)))
 
 
-def event(number: int, type: str = "agent.message", *, at: str | None = "2026-01-01T00:00:00.000000Z") -> NewEvent:
+def event(number: int, type: str = "agent.message", *, at: str = "2026-01-01T00:00:00.000000Z") -> NewEvent:
     return NewEvent(f"sevt_{number}", type, at, encode({"id": f"sevt_{number}", "type": type, "processed_at": at}))
 
 

@@ -28,7 +28,6 @@ from hostler.engine.ports import (
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
 
-
 log = logging.getLogger("hostler.process")
 
 

@@ -98,7 +98,7 @@ class Records:
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
-                events=[NewEvent(e.id, e.type, e.body["processed_at"], e.text()) for e in step.events],
+                events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
                 wanted=step.wanted,
                 update=update,
             )

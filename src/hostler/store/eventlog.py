@@ -29,12 +29,10 @@ class NewEvent:
 
     id: str
     type: str
-    processed_at: str | None
-    """RFC 3339 text. None: it waits in the queue."""
+    processed_at: str
+    """RFC 3339 text."""
     body: str
     """JSON text of the complete event as it goes over the wire (`jsontext.encode`)."""
-    supersedes: bool = False
-    """The log has an event of this id that waited in the queue: this is its second telling, now processed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class StoredEvent:
     seq: int
     id: str
     type: str
-    processed_at: str | None
+    processed_at: str
     body: str
 
 
@@ -102,16 +100,6 @@ _UPDATE_WORK = (
         wanted=sa.bindparam("is_wanted"), available_at=sa.bindparam("available"), enqueued_at=sa.bindparam("enqueued")
     )
 )
-_SUPERSEDE = (
-    events.update()
-    .where(
-        events.c.session_id == sa.bindparam("session"),
-        events.c.id == sa.bindparam("event"),
-        sa.not_(events.c.superseded),
-        events.c.processed_at.is_(None),
-    )
-    .values(superseded=True)
-)
 
 
 def transact(
@@ -167,7 +155,7 @@ def transact(
 
 
 def read_events(conn: Connection, session_id: str, *, after_seq: int, limit: int) -> list[StoredEvent]:
-    """The log as it was told, from the number after `after_seq` on: what a stream sends, second tellings included."""
+    """The log from the number after `after_seq` on: what a stream sends."""
     query = sa.select(*_EVENT).where(events.c.session_id == session_id, events.c.seq > after_seq)
     return [StoredEvent(*row) for row in conn.execute(query.order_by(events.c.seq).limit(limit))]
 
@@ -182,12 +170,12 @@ def list_events(
     types: Collection[str] = (),
     processed: Range | None = None,
 ) -> tuple[list[StoredEvent], bool]:
-    """Each event once, as it was told last, and whether there are more. `types` empty means every type.
+    """Events, and whether there are more. `types` empty means every type.
 
     after_seq  go on behind this number, in the order that is asked for.
-    processed  bounds of `processed_at`; events that wait in the queue are within no bounds.
+    processed  bounds of `processed_at`.
     """
-    query = sa.select(*_EVENT).where(events.c.session_id == session_id, sa.not_(events.c.superseded))
+    query = sa.select(*_EVENT).where(events.c.session_id == session_id)
     if types:
         query = query.where(events.c.type.in_(sorted(types)))
     if processed is not None:
@@ -199,10 +187,8 @@ def list_events(
 
 
 def find_event(conn: Connection, session_id: str, event_id: str) -> StoredEvent | None:
-    """The event of this id as it was told last."""
-    query = sa.select(*_EVENT).where(
-        events.c.session_id == session_id, events.c.id == event_id, sa.not_(events.c.superseded)
-    )
+    """The event of this id."""
+    query = sa.select(*_EVENT).where(events.c.session_id == session_id, events.c.id == event_id)
     row = conn.execute(query).first()
     return None if row is None else StoredEvent(*row)
 
@@ -221,11 +207,6 @@ def count_since(conn: Connection, session_id: str, event_id: str, type_: str) ->
 def _append(conn: Connection, session: SessionRow, new: Sequence[NewEvent]) -> list[StoredEvent]:
     if not new:
         return []
-    for event in new:
-        if event.supersedes:
-            earlier = conn.execute(_SUPERSEDE, {"session": session.id, "event": event.id})
-            if earlier.rowcount != 1:
-                raise Conflict(f"event {event.id} of session {session.id} does not wait in the queue")
     stored = [
         StoredEvent(seq, event.id, event.type, event.processed_at, event.body)
         for seq, event in enumerate(new, session.last_seq + 1)

@@ -148,18 +148,9 @@ events = sa.Table(
     sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("id", Words, nullable=False),
     sa.Column("type", Words, nullable=False),
-    sa.Column("processed_at", Words),
-    sa.Column("superseded", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("processed_at", Words, nullable=False),
     sa.Column("body", Json, nullable=False),
-    # An event that waited in the queue is told a second time when it is processed; the first telling is superseded.
-    sa.Index(
-        "uq_events_id",
-        "session_id",
-        "id",
-        unique=True,
-        sqlite_where=sa.text("superseded = 0"),
-        postgresql_where=sa.text("NOT superseded"),
-    ),
+    sa.Index("uq_events_id", "session_id", "id", unique=True),
     sa.Index("ix_events_type", "session_id", "type", "seq"),
     sa.Index("ix_events_processed_at", "session_id", "processed_at", "seq"),
 )

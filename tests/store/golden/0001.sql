@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T01:07:08.358940Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T01:41:09.964915Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T01:07:08.358940Z','2026-11-21T01:07:08.358940Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T01:41:09.964915Z','2026-11-21T01:41:09.964915Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -49,7 +49,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_CRab2HjKYxRf6VkCHZVaAxB6','sesn_golden','CONNECT','x.org',443,0,'r','2026-11-21T01:07:08.373831Z');
+INSERT INTO "egress_decisions" VALUES('egr_SfT2f8YN4GNwtcSzbef60SFV','sesn_golden','CONNECT','x.org',443,0,'r','2026-11-21T01:41:09.981334Z');
 CREATE TABLE environments (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -62,27 +62,25 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T01:07:08.358940Z','2026-11-21T01:07:08.358940Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T01:41:09.964915Z','2026-11-21T01:41:09.964915Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
 	id TEXT NOT NULL, 
 	type TEXT NOT NULL, 
-	processed_at TEXT, 
-	superseded BOOLEAN DEFAULT 0 NOT NULL, 
+	processed_at TEXT NOT NULL, 
 	body TEXT NOT NULL, 
 	CONSTRAINT pk_events PRIMARY KEY (session_id, seq), 
 	CONSTRAINT fk_events_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "events" VALUES('sesn_golden',1,'sevt_0','user.message',NULL,1,'{"id":"sevt_0","type":"user.message","content":[{"type":"text","text":"NUL \u0000, half \ud800, é, 😀,  "}],"processed_at":null}');
-INSERT INTO "events" VALUES('sesn_golden',2,'sevt_1','agent.message','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_1","type":"agent.message","content":[{"type":"text","text":"Hello"}],"processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',3,'sevt_2','agent.tool_use','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_2","type":"agent.tool_use","name":"bash","input":{"command":"ls"},"evaluated_permission":"ask","processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',4,'sevt_3','user.tool_confirmation','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_3","type":"user.tool_confirmation","tool_use_id":"sevt_2","result":"allow","processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',5,'sevt_4','agent.tool_result','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_4","type":"agent.tool_result","tool_use_id":"sevt_2","content":[{"type":"text","text":"a\nb"}],"processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',6,'sevt_5','agent.custom_tool_use','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_5","type":"agent.custom_tool_use","name":"lookup","input":{},"processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',7,'sevt_6','session.usage','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_6","type":"session.usage","usage":{"input_tokens":7},"budget":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',8,'sevt_7','session.status_idle','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_7","type":"session.status_idle","stop_reason":{"type":"end_turn"},"stop_details":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
-INSERT INTO "events" VALUES('sesn_golden',9,'sevt_0','user.message','2026-01-02T03:04:05.678901Z',0,'{"id":"sevt_0","type":"user.message","content":[{"type":"text","text":"NUL \u0000, half \ud800, é, 😀,  "}],"processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',1,'sevt_0','user.message','2026-01-02T03:04:05.678901Z','{"id":"sevt_0","type":"user.message","content":[{"type":"text","text":"NUL \u0000, half \ud800, é, 😀,  "}],"processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',2,'sevt_1','agent.message','2026-01-02T03:04:05.678901Z','{"id":"sevt_1","type":"agent.message","content":[{"type":"text","text":"Hello"}],"processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',3,'sevt_2','agent.tool_use','2026-01-02T03:04:05.678901Z','{"id":"sevt_2","type":"agent.tool_use","name":"bash","input":{"command":"ls"},"evaluated_permission":"ask","processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',4,'sevt_3','user.tool_confirmation','2026-01-02T03:04:05.678901Z','{"id":"sevt_3","type":"user.tool_confirmation","tool_use_id":"sevt_2","result":"allow","processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',5,'sevt_4','agent.tool_result','2026-01-02T03:04:05.678901Z','{"id":"sevt_4","type":"agent.tool_result","tool_use_id":"sevt_2","content":[{"type":"text","text":"a\nb"}],"processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',6,'sevt_5','agent.custom_tool_use','2026-01-02T03:04:05.678901Z','{"id":"sevt_5","type":"agent.custom_tool_use","name":"lookup","input":{},"processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',7,'sevt_6','session.usage','2026-01-02T03:04:05.678901Z','{"id":"sevt_6","type":"session.usage","usage":{"input_tokens":7},"budget":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
+INSERT INTO "events" VALUES('sesn_golden',8,'sevt_7','session.status_idle','2026-01-02T03:04:05.678901Z','{"id":"sevt_7","type":"session.status_idle","stop_reason":{"type":"end_turn"},"stop_details":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
 CREATE TABLE model_requests (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -101,7 +99,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_8j4WbV6jf8xh9FCnfkxQPWJw','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T01:07:08.373831Z');
+INSERT INTO "model_requests" VALUES('mreq_2Q7Grt1GPJVtMqZct1Ymx8ej','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T01:41:09.981334Z');
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
 	state TEXT NOT NULL, 
@@ -137,7 +135,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','{"phase":"idle"}',9,7,5,0,0,0,0,'2026-11-21T01:07:08.365774Z','2026-11-21T01:07:08.372712Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T01:41:09.970472Z','2026-11-21T01:41:09.978456Z',NULL);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -159,7 +157,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795223228384,'{"is_sidechain":false}');
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795225269984,'{"is_sidechain":false}');
 CREATE TABLE work (
 	session_id TEXT NOT NULL, 
 	wanted BOOLEAN NOT NULL, 
@@ -171,14 +169,14 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79522322836577391622e+09,1.79522322836577391622e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79522526997047209744e+09,1.79522526997047209744e+09,NULL,0,NULL);
 CREATE TABLE workspaces (
 	id TEXT NOT NULL, 
 	name TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T01:07:08.354511Z');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T01:41:09.957471Z');
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
 CREATE INDEX ix_sessions_agent ON sessions (agent_id, created_at, id);
@@ -186,7 +184,7 @@ CREATE INDEX ix_sessions_environment ON sessions (environment_id);
 CREATE INDEX ix_sessions_newest ON sessions (workspace_id, created_at, id);
 CREATE INDEX ix_events_processed_at ON events (session_id, processed_at, seq);
 CREATE INDEX ix_events_type ON events (session_id, type, seq);
-CREATE UNIQUE INDEX uq_events_id ON events (session_id, id) WHERE superseded = 0;
+CREATE UNIQUE INDEX uq_events_id ON events (session_id, id);
 CREATE INDEX ix_work_leased ON work (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX ix_work_wanted ON work (enqueued_at, session_id) WHERE wanted = 1;
 CREATE INDEX ix_model_requests_session ON model_requests (session_id, created_at, id);

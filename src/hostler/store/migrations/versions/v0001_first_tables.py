@@ -112,22 +112,14 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("id", WORDS, nullable=False),
         sa.Column("type", WORDS, nullable=False),
-        sa.Column("processed_at", WORDS),
-        sa.Column("superseded", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("processed_at", WORDS, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("session_id", "seq", name="pk_events"),
         sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_events_session_id", ondelete="CASCADE"),
     )
     op.create_index("ix_events_processed_at", "events", ["session_id", "processed_at", "seq"])
     op.create_index("ix_events_type", "events", ["session_id", "type", "seq"])
-    op.create_index(
-        "uq_events_id",
-        "events",
-        ["session_id", "id"],
-        unique=True,
-        sqlite_where=sa.text("superseded = 0"),
-        postgresql_where=sa.text("NOT superseded"),
-    )
+    op.create_index("uq_events_id", "events", ["session_id", "id"], unique=True)
     op.create_table(
         "work",
         sa.Column("session_id", WORDS, nullable=False),
