@@ -141,7 +141,7 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert monotonic() - began < 25  # draining alone would take 30 s
         _, said = run.communicate(timeout=30)
         assert run.returncode == 1
-        assert "try: hostler" in said
+        assert json.loads(said)["error"]["next"].startswith("hostler sessions")
     finally:
         run.kill()
         run.communicate()
