@@ -120,7 +120,7 @@ def test_first_signal_lets_the_running_turn_end(tmp_path: Path) -> None:
 
 
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
-    server = start(tmp_path)
+    server = start(tmp_path, HOSTLER_WORKER__DRAIN_SECONDS="3600")
     endless = prompt([step(tool("bash", command="sleep 600"))], "Go.")
     run = subprocess.Popen(
         [sys.executable, "-m", "hostler.cli.main", "run", "--json", "--keep", endless],
@@ -132,16 +132,14 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     try:
         while json.loads(read_line(run, 60))["type"] != "agent.tool_use":
             pass
-        began = monotonic()
         server.process.send_signal(signal.SIGINT)
         # The two must arrive one after the other: the kernel joins signals that wait.
         wait_for_log(server, "draining")
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(timeout=25) == 0
-        assert monotonic() - began < 25  # draining alone would take 30 s
-        _, said = run.communicate(timeout=30)
+        assert server.process.wait(timeout=60) == 0
+        _, said = run.communicate(timeout=60)
         assert run.returncode == 1
-        assert "try: hostler" in said
+        assert json.loads(said)["error"]["next"].startswith("hostler sessions")
     finally:
         run.kill()
         run.communicate()

@@ -1,8 +1,8 @@
 """The demo session of `hostler start`: the official client, the public API, a real sandbox, before your eyes.
 
 Run as a process of its own (`python -m hostler.cli.demo`). It loads its libraries, then reads one line of JSON from
-standard input, `{"base_url": …, "api_key": …}`. Exit code 0 only when the session ended its turn and every tool call
-succeeded.
+standard input, `{"base_url": …, "api_key": …, "json": false}`. Exit code 0 only when the session ended its turn and
+every tool call succeeded.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ SYSTEM = "You work in a sandbox. Be brief: a sentence before each tool call, and
 MODEL = "claude-opus-5-5"
 
 
-def play(client: anthropic.Anthropic, show: Show) -> bool:
-    """One session from its creation to the end of its turn. True when it went well."""
+def play(client: anthropic.Anthropic, show: Show, *, as_json: bool) -> bool:
+    """One session from its creation to the end of its turn. True when it went well.
+
+    With `as_json`: every event on a line, then `{"type": "demo.result", "session_id", "stop_reason", "usage", "ok"}`.
+    """
     beta: Any = client.beta
     agent = beta.agents.create(name="Demo", model=MODEL, system=SYSTEM, tools=[{"type": "agent_toolset_20260401"}])
     environment = demo_environment(beta)
@@ -35,12 +38,19 @@ def play(client: anthropic.Anthropic, show: Show) -> bool:
         message = {"type": "user.message", "content": [{"type": "text", "text": PROMPT}]}
         beta.sessions.events.send(session.id, events=[message])
         for event in stream:
-            show.event(event.to_dict())
+            fact = event.to_dict(mode="json")
+            show.event(fact)
+            if as_json and not fact["type"].startswith("event_"):
+                print(json.dumps(fact), flush=True)
             if show.tally.stop_reason is not None:
                 break
     show.summary()
     tally = show.tally
-    return tally.stop_reason == "end_turn" and tally.calls > 0 and not tally.failed_calls and not tally.errors
+    ok = tally.stop_reason == "end_turn" and tally.calls > 0 and not tally.failed_calls and not tally.errors
+    if as_json:
+        result = {"session_id": session.id, "stop_reason": tally.stop_reason, "usage": tally.usage, "ok": ok}
+        print(json.dumps({"type": "demo.result", **result}), flush=True)
+    return ok
 
 
 def demo_environment(beta: Any) -> str:
@@ -58,14 +68,15 @@ def main() -> int:
     if not line:
         return FAILED  # the server did not start, and has said why
     where = json.loads(line)
-    console = terminal.out()
+    as_json = bool(where.get("json"))
+    console = terminal.nowhere() if as_json else terminal.out()
     show = Show(console)
     try:
         with connected(Address(where["base_url"], where["api_key"])) as client:
-            return 0 if play(client, show) else FAILED
+            return 0 if play(client, show, as_json=as_json) else FAILED
     except Problem as problem:
         show.close()
-        console.print(f"The demo session failed: {problem.message}", style="bold red")
+        terminal.err().print(f"The demo session failed: {problem.message}", style="bold red")
         return FAILED
     finally:
         show.close()

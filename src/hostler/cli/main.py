@@ -30,20 +30,28 @@ app = typer.Typer(
 
 StateDir = Annotated[
     Path | None,
-    typer.Option("--state-dir", help="State folder. Default: HOSTLER_STATE_DIR, then ~/.local/state/hostler."),
+    typer.Option(
+        "--state-dir", metavar="FOLDER", help="State folder. Default: HOSTLER_STATE_DIR, then ~/.local/state/hostler."
+    ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file (TOML). Default: HOSTLER_CONFIG.")
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML). Default: HOSTLER_CONFIG.")
 ]
 StoreUrl = Annotated[
     str | None,
-    typer.Option("--store-url", help="Database. Default: HOSTLER_STORE__URL, then SQLite in the state folder."),
+    typer.Option(
+        "--store-url", metavar="URL", help="Database. Default: HOSTLER_STORE__URL, then SQLite in the state folder."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Host = Annotated[str | None, typer.Option("--host", help="Address to listen on. Default: 127.0.0.1.")]
-Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one. Default: 8420.")]
+Host = Annotated[
+    str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1.")
+]
+Port = Annotated[
+    int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: 8420.")
+]
 Rehearse = Annotated[bool, typer.Option("--rehearse", help="The rehearsal model answers, even if there is a key.")]
-LogLevel = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+LogLevel = Annotated[str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")]
 
 
 def _settings(
@@ -108,22 +116,27 @@ def start(
     store_url: StoreUrl = None,
     rehearse: Rehearse = False,
     log_level: LogLevel = "warning",
+    as_json: AsJson = False,
 ) -> None:
     """Run the server, and one demo session before your eyes."""
     from hostler.cli.serve import Served
     from hostler.cli.serve import serve as serve_now
 
     settings = _settings(state_dir, config, store_url, host, port, rehearse)
-    raise typer.Exit(serve_now(settings, Served(log_level=_log_level(log_level), demo=True, once=once)))
+    raise typer.Exit(
+        serve_now(settings, Served(as_json=as_json, log_level=_log_level(log_level), demo=True, once=once))
+    )
 
 
 # ------------------------------------------------------------------------------------------- commands against a server
 
 Url = Annotated[
-    str | None, typer.Option("--url", help="Server. Default: HOSTLER_URL, then the one of the state folder.")
+    str | None,
+    typer.Option("--url", metavar="URL", help="Server. Default: HOSTLER_URL, then the one of the state folder."),
 ]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", help="Default: HOSTLER_API_KEY, then that of the state folder.")
+    str | None,
+    typer.Option("--api-key", metavar="KEY", help="Default: HOSTLER_API_KEY, then that of the state folder."),
 ]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="Id of the session (sesn_…).")]
 
@@ -138,9 +151,11 @@ def _address(url: str | None, api_key: str | None, state_dir: Path | None) -> Ad
 
 @app.command()
 def run(
-    prompt: Annotated[str, typer.Argument(help="What the agent should do; - reads it from standard input.")],
-    model: Annotated[str, typer.Option("--model", help="Model of the agent.")] = "claude-opus-5-5",
-    system: Annotated[str | None, typer.Option("--system", help="System prompt of the agent.")] = None,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What the agent should do; - reads it from standard input.")
+    ],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model of the agent.")] = "claude-opus-5-5",
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt of the agent.")] = None,
     tool: Annotated[
         list[str] | None,
         typer.Option("--tool", metavar="NAME[:ask]", help="Only these tools; :ask means that you approve each call."),
@@ -150,9 +165,12 @@ def run(
         typer.Option("--env-allow-host", metavar="HOST", help="Host that the sandbox may reach. Default: none."),
     ] = None,
     agent: Annotated[
-        str | None, typer.Option("--agent", help="Use this agent instead of --model, --system, --tool.")
+        str | None,
+        typer.Option("--agent", metavar="AGENT", help="Use this agent instead of --model, --system, --tool."),
     ] = None,
-    session: Annotated[str | None, typer.Option("--session", help="Go on with this session.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="SESSION", help="Go on with this session.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the session open. Default: it is archived.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -180,7 +198,7 @@ app.add_typer(sessions_app, name="sessions")
 
 @sessions_app.command("list")
 def sessions_list(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 20,
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -263,7 +281,7 @@ app.add_typer(key_app, name="key")
 
 @key_app.command("create")
 def key_create(
-    name: Annotated[str, typer.Argument(help="A name to recognise it by.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name to recognise it by.")],
     state_dir: StateDir = None,
     config: ConfigFile = None,
     store_url: StoreUrl = None,
@@ -311,9 +329,11 @@ def doctor(
 
 @app.command()
 def rehearse(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
-    script: Annotated[Path | None, typer.Option("--script", help="Script file (JSON) to follow.")] = None,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
+    script: Annotated[
+        Path | None, typer.Option("--script", metavar="FILE", help="Script file (JSON) to follow.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the rehearsal model alone: a Messages API that follows a script."""

@@ -107,7 +107,7 @@ async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | No
         async with asyncio.TaskGroup() as tasks:
             signalled = tasks.create_task(until_signal(hostler))
             if demo is not None:
-                playing = tasks.create_task(_play(demo, client))
+                playing = tasks.create_task(_play(demo, client, how))
                 await asyncio.wait((signalled, playing), return_when=asyncio.FIRST_COMPLETED)
                 if playing.done():
                     code = playing.result()
@@ -194,11 +194,12 @@ def _start_demo() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "hostler.cli.demo"], stdin=subprocess.PIPE, text=True)
 
 
-async def _play(demo: subprocess.Popen[str], client: ClientFile) -> int:
+async def _play(demo: subprocess.Popen[str], client: ClientFile, how: Served) -> int:
     """Tell the demo where the server is, and wait for its end."""
     assert demo.stdin is not None
     try:
-        demo.stdin.write(json.dumps({"base_url": client.base_url, "api_key": client.api_key}) + "\n")
+        where = {"base_url": client.base_url, "api_key": client.api_key, "json": how.as_json}
+        demo.stdin.write(json.dumps(where) + "\n")
         demo.stdin.close()
     except BrokenPipeError:
         log.debug("demo_ended_early")
@@ -216,6 +217,8 @@ def _end(demo: subprocess.Popen[str]) -> None:
 
 
 def _after_demo(how: Served, code: int) -> None:
+    if how.as_json:
+        return
     console = terminal.out()
     if code != 0:
         console.print("The demo session did not end well (see above).", style="bold red")

@@ -7,6 +7,7 @@ every character that changes the direction of text or is invisible, is removed t
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 
@@ -74,6 +75,11 @@ def out() -> Console:
 def err() -> Console:
     """The console for messages about the command itself."""
     return _console(sys.stderr.isatty(), stderr=True)
+
+
+def nowhere() -> Console:
+    """A console that shows nothing, for commands that print JSON."""
+    return Console(file=io.StringIO(), quiet=True)
 
 
 def _console(at_terminal: bool, *, stderr: bool) -> Console:

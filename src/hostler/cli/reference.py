@@ -1,0 +1,221 @@
+"""Which pages of the reference come from the code? Those of the command line and of the configuration.
+
+`python -m hostler.cli.reference` writes them below `docs/reference`; with `--check` it only says which are stale, with
+exit code 1. Run it from the top of the repository, as `scripts/generate-docs` does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from hostler.cli.main import app
+from hostler.config import PREFIX, Settings
+
+FOLDER = Path("docs/reference")
+_NOTE = "<!-- Made by scripts/generate-docs. Change the code, not this page. -->\n"
+
+_KEY = '"id", "name", "workspace_id", "hint", "created_at", "last_used_at", "revoked_at"'
+
+SHAPES: dict[str, str] = {
+    "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url"}, "isolation": {"technology", '
+    '"host_user", "limits_by", "missing": []}, "state_dir"}`, one line, as soon as it listens. Logs are JSON lines on '
+    "standard error.",
+    "hostler start": "The line of `hostler serve`; then one line for each event of the demo session, as the API "
+    'shows it; at its end `{"type": "demo.result", "session_id", "stop_reason", "usage", "ok"}`.',
+    "hostler run": "One line for each event, as the API shows it; at the end "
+    '`{"type": "run.result", "session_id", "stop_reason", "usage", "ok"}`.',
+    "hostler sessions list": '`{"sessions": [<session of the API>, …]}`, newest first.',
+    "hostler sessions show": "The session, as the API shows it.",
+    "hostler sessions tail": 'One line for each event: `{"seq", "event": <event of the API>}`. `seq` is null for input '
+    "that still waits for its turn.",
+    "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
+    "hostler sessions archive": '`{"id", "done": "archive"}`',
+    "hostler sessions delete": '`{"id", "done": "delete"}`',
+    "hostler key create": f'`{{{_KEY}, "secret"}}`',
+    "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
+    "hostler key revoke": "The key, as in the list.",
+    "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
+    "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
+    "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',
+}
+"""What `--json` prints, by command."""
+
+
+def pages() -> dict[str, str]:
+    """File name and content of every generated page."""
+    return {"cli.md": cli_page(), "configuration.md": configuration_page()}
+
+
+# -------------------------------------------------------------------------------------------------- the command line
+
+
+def cli_page() -> str:
+    lines = [
+        "# Command line",
+        _NOTE,
+        "Exit codes: 0 it worked; 1 it failed; 2 the command or the configuration is wrong as it stands; 130 you "
+        "interrupted it. An error is a message and the next command to try, on standard error; with `--json` it is "
+        '`{"type": "error", "error": {"message", "next"}}`.',
+        "",
+        "Environment: `HOSTLER_URL` and `HOSTLER_API_KEY` name the server for `run` and `sessions`. Without them, the "
+        "file `client.json` that a server leaves in its state folder (mode 0600) does. `HOSTLER_CONFIG` names the "
+        "configuration file, `HOSTLER_STATE_DIR` the state folder; every other `HOSTLER_…` name is a "
+        "[setting](configuration.md).",
+    ]
+    for name, command in _commands(typer.main.get_command(app), "hostler"):
+        lines += ["", f"## {name}", "", *_paragraphs(command.help or "")]
+        rows = [_row(parameter) for parameter in command.params if parameter.name != "help"]
+        if rows:
+            lines += ["", "| | | default |", "|---|---|---|", *rows]
+        if name in SHAPES:
+            lines += ["", f"With `--json`: {SHAPES[name]}"]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if hasattr(command, "commands"):
+        for part, inner in command.commands.items():
+            yield from _commands(inner, f"{name} {part}")
+    else:
+        yield name, command
+
+
+def _paragraphs(text: str) -> list[str]:
+    paragraphs = [" ".join(part.split()) for part in text.strip().split("\n\n")]
+    return "\n\n".join(paragraphs).split("\n")
+
+
+def _row(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        shown = f"`{parameter.metavar}`"
+    else:
+        takes = "" if parameter.is_flag else f" {parameter.metavar or 'TEXT'}"
+        shown = f"`{', '.join(parameter.opts)}{takes}`"
+    repeated = " Can be given several times." if getattr(parameter, "multiple", False) else ""
+    default = parameter.default
+    quiet = default is None or default is False or callable(default) or parameter.required or default in ((), [])
+    value = "" if quiet else f"`{default}`"
+    return f"| {shown} | {_cell((parameter.help or '') + repeated)} | {value} |"
+
+
+# -------------------------------------------------------------------------------------------------- the configuration
+
+
+def configuration_page() -> str:
+    lines = [
+        "# Configuration",
+        _NOTE,
+        "Defaults, then a TOML file (`--config`, or `HOSTLER_CONFIG`), then the environment, then the command line. In "
+        "the file, `server.port` is `port` in the table `[server]`; in the environment it is `HOSTLER_SERVER__PORT`. "
+        "Unknown names are errors.",
+        "",
+        "```toml",
+        'state_dir = "/var/lib/hostler"',
+        "",
+        "[server]",
+        'host = "0.0.0.0"',
+        'allowed_hosts = ["agents.example.com"]',
+        "",
+        "[store]",
+        'url = "postgresql://hostler@db.example.com/hostler"',
+        "```",
+        *_section(Settings, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _section(model: type[BaseModel], path: str) -> Iterator[str]:
+    parts = {name: found for name, found in model.model_fields.items() if _model(found) is not None}
+    rows = [_setting(f"{path}{name}", found) for name, found in model.model_fields.items() if name not in parts]
+    title, said = (
+        (f"{path.rstrip('.')}: ", model.__doc__ or "") if path else ("top level: ", "Everything else is below.")
+    )
+    yield from (
+        "",
+        f"## {title}{_lower(said.strip())}",
+        "",
+        "| option | type | default | |",
+        "|---|---|---|---|",
+        *rows,
+    )
+    for name, found in parts.items():
+        inner = _model(found)
+        assert inner is not None
+        yield from _section(inner, f"{path}{name}.")
+
+
+def _model(found: FieldInfo) -> type[BaseModel] | None:
+    kind = found.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _setting(path: str, found: FieldInfo) -> str:
+    variable = PREFIX + path.upper().replace(".", "__")
+    if found.is_required():
+        value = "`~/.local/state/hostler`"
+    elif isinstance(found.default, SecretStr):
+        value = ""
+    else:
+        value = f"`{found.default}`" if found.default not in ("", ()) else ""
+    return f"| `{path}`<br>`{variable}` | {_type(found)} | {value} | {_cell(found.description or '')} |"
+
+
+def _type(found: FieldInfo) -> str:
+    kind = found.annotation
+    choices = get_args(kind)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return " or ".join(f"`{choice}`" for choice in choices)
+    names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret"}
+    shown = names.get(kind, "list of text")  # type: ignore[arg-type]
+    limits = []
+    for limit in found.metadata:
+        match limit:
+            case Ge():
+                limits.append(f"≥ {limit.ge}")
+            case Gt():
+                limits.append(f"> {limit.gt}")
+            case Le():
+                limits.append(f"≤ {limit.le}")
+            case Lt():
+                limits.append(f"< {limit.lt}")
+    return " ".join([shown, ", ".join(limits)]).strip()
+
+
+def _lower(text: str) -> str:
+    return (text[:1].lower() + text[1:]).rstrip(".")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def main(arguments: list[str]) -> int:
+    stale = [
+        name
+        for name, content in pages().items()
+        if not (FOLDER / name).exists() or (FOLDER / name).read_text("utf-8") != content
+    ]
+    if "--check" in arguments:
+        for name in stale:
+            print(f"{FOLDER / name} is stale; run scripts/generate-docs", file=sys.stderr)
+        return 1 if stale else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in stale:
+        (FOLDER / name).write_text(pages()[name], "utf-8")
+        print(f"wrote {FOLDER / name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
