@@ -295,6 +295,19 @@ def test_a_crash_while_a_call_waits_asks_again_and_when_answered_resumes() -> No
     assert session.texts_of(one) == [OUTCOME_UNKNOWN]
 
 
+def test_calls_of_which_none_had_begun_are_all_still_to_be_made_after_a_crash() -> None:
+    session = Session()
+    session.say("a")
+    session.take_up()
+    session.call("held")
+    one = session.call("one", custom=True)
+    assert session.take_up().do == "nothing"
+    assert session.asked() == [one]
+    session.send(answer(one))
+    assert session.take_up().do == "resume"
+    assert [call.name for call in session.state.calls] == ["held", "one"]
+
+
 def test_an_answered_custom_call_survives_a_crash_with_its_answer() -> None:
     session = Session()
     session.say("a")
