@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gc
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -150,6 +151,10 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
     async def read_state(session_id: str) -> SessionRow:
         return await database.read(lambda c: session_rows.get_session(c, None, session_id))
 
+    async def read_event(session_id: str, event_id: str) -> dict[str, Any] | None:
+        found = await database.read(lambda c: eventlog.find_event(c, session_id, event_id))
+        return None if found is None else json.loads(found.body)
+
     async def messages_since(session_id: str, event_id: str) -> int:
         return await database.read(lambda c: eventlog.count_since(c, session_id, event_id, "agent.message"))
 
@@ -183,6 +188,7 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
         extend=extend,
         read_state=read_state,
         messages_since=messages_since,
+        read_event=read_event,
         record_request=record_request,
         transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
         sequence=lambda lease: StoredSequence(database, lease),

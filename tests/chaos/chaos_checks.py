@@ -248,6 +248,7 @@ def _sayings(story: Story, log: Sequence[Body]) -> Iterator[str]:
             yield f"{saying} is in the log {count} times"
     if story.interrupted:
         return
+    answers = json.dumps([e["content"] for e in log if e["type"] == "user.custom_tool_result"])
     for turn in story.plan.turns:
         for number, marks in enumerate(turn.steps):
             missing = {mark for mark in marks if not said[mark] and not asked[mark]}
@@ -255,7 +256,7 @@ def _sayings(story: Story, log: Sequence[Body]) -> Iterator[str]:
             if missing == marks or (missing and not story.lost):
                 yield f"of the answer {number} to {turn.mark} there is no {sorted(missing)}"
         for saying, token in turn.heard:
-            if not any(saying in text and f"ans-{token}" in text for text in texts):
+            if f"ans-{token}" in answers and not any(saying in text and f"ans-{token}" in text for text in texts):
                 yield f"{saying} did not hear the answer to {token}"
 
 

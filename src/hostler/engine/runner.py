@@ -28,7 +28,7 @@ from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, Plan, RunEnd, SessionState, Step, Totals, Turn, Unclosed
-from hostler.engine.transcript import closing_entry, deferral_entry, look_up
+from hostler.engine.transcript import call_entry, closing_entry, deferral_entry, look_up
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -76,6 +76,8 @@ class Ledger:
     """async: the session's row, read without a lock."""
     messages_since: Callable[[str, str], Any]
     """async: how many `agent.message` events the session has after the event of this id."""
+    read_event: Callable[[str, str], Any]
+    """async: the event of this id as a dict; None when there is none."""
     record_request: Callable[[ModelRequestRecord], Any]
     """async: durable when it returns."""
     transcripts: Callable[[Lease], Transcripts]
@@ -320,15 +322,28 @@ class SessionRunner:
         entries = await self._entries()
         applied = await self._apply(lambda s, at, t, _: Step(s))
         self._calls = {call.tool_use_id: call for call in applied.state.calls}
-        for call in applied.state.calls:
-            known = look_up(entries, call.tool_use_id)
-            if known.used is None or known.has_result:
-                continue
+        waiting = [call for call in applied.state.calls if not look_up(entries, call.tool_use_id).has_result]
+        shown = [call for call in waiting if look_up(entries, call.tool_use_id).used is not None]
+        if not shown and waiting:
+            shown = [call for call in waiting[:1] if await self._show(entries, call, applied.at.text)]
+        for call in shown:
             mark = deferral_entry(entries, call.tool_use_id, applied.at.text)
             if mark is not None:
                 await self._transcripts.append_entry(self._key(), mark)
             return True
         return False
+
+    async def _show(self, entries: list[Any], call: state.OpenCall, at: str) -> bool:
+        """Write into the transcript a call that the gateway held when the process died. False: that can't be done."""
+        body = await self._parts.ledger.read_event(self.lease.session_id, call.event_id)
+        if body is None:
+            return False
+        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind == "custom")
+        entry = call_entry(entries, call.tool_use_id, self._parts.around.harness.call_entry(made), at)
+        if entry is not None:
+            await self._transcripts.append_entry(self._key(), entry)
+            entries.append(entry)
+        return entry is not None
 
     # -- one turn
 

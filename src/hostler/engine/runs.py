@@ -227,6 +227,10 @@ class Harness(Protocol):
         """What an entry of a transcript said: the model's message that it is part of, and the whole blocks in it."""
         ...
 
+    def call_entry(self, call: ToolCall) -> dict[str, Any]:
+        """What a transcript says where the model makes this call, without its place in the transcript."""
+        ...
+
     async def prepare(self, spec: RunSpec, state: Path, transcripts: object) -> None:
         """Fill the empty host directory `state` with what the process needs to go on with its transcript."""
         ...

@@ -479,7 +479,7 @@ def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tup
         return Step(following.state, (*step.events, *following.events), following.wanted), plan
     lost = state.calls
     state, spans = _close_request(state, at)
-    if lost and all(call.gated and not call.started for call in lost):
+    if lost and not any(call.started for call in lost):  # nothing had begun, so nothing is in doubt
         if unanswered(state):
             begun = turn.model_copy(update={"phase": "blocked"})
             state, idle = _go_idle(state.model_copy(update={"turn": begun}), at, totals, _requires_action(state))

@@ -76,6 +76,19 @@ def deferral_entry(entries: Sequence[Mapping[str, Any]], tool_use_id: str, times
     }
 
 
+def call_entry(
+    entries: Sequence[Mapping[str, Any]], tool_use_id: str, said: Mapping[str, Any], timestamp: str
+) -> Entry | None:
+    """Where a call that was announced, but never handed to the harness, stands in its transcript. None: no transcript.
+
+    `said`: the entry as the harness writes it, without its place.
+    """
+    like = next((dict(e) for e in reversed(entries) if e.get("uuid") and not e.get("isSidechain")), None)
+    if like is None:
+        return None
+    return {**_linked(entries, like, derived_uuid("call", tool_use_id), timestamp), **said}
+
+
 def _blocks(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     message = entry.get("message")
     content = message.get("content") if isinstance(message, Mapping) else None

@@ -39,7 +39,7 @@ from hostler.engine.runs import (
     ToolCall,
     ToolOutcome,
 )
-from hostler.harness.journal import PROJECT_KEY, Journal, recall
+from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name, to_wire_name
 from hostler.harness.translate import Translator, tool_call
 
@@ -113,6 +113,9 @@ class ClaudeHarness:
 
     def recall(self, entry: Mapping[str, Any]) -> tuple[str, Sequence[RunEvent]]:
         return recall(entry)
+
+    def call_entry(self, call: ToolCall) -> dict[str, Any]:
+        return call_entry(call)
 
     async def prepare(self, spec: RunSpec, state: Path, transcripts: Any) -> None:
         entries = None

@@ -24,11 +24,13 @@ from claude_agent_sdk import (
 from hostler.domain.events import Body, text_block
 from hostler.engine import runs
 from hostler.engine.runs import RunEvent
-from hostler.harness.translate import tool_call, wire_content
+from hostler.harness.tools import to_harness_input, to_harness_name
+from hostler.harness.translate import HELD_RESPONSE_PREFIX, tool_call, wire_content
 
 PROJECT_KEY = "-workspace"
 """Where `claude` files the transcripts of the working directory `/workspace`."""
 SUBPATH = "unconfirmed"
+HELD_RESPONSE_MODEL = "held"
 SYNTHETIC = "<synthetic>"
 """The model that `claude` names when it puts words into the model's mouth."""
 
@@ -133,6 +135,25 @@ def recall(entry: Mapping[str, Any]) -> tuple[str, list[RunEvent]]:
             case _:
                 pass
     return str(message.get("id") or ""), out
+
+
+def call_entry(call: runs.ToolCall) -> Entry:
+    """The entry of an answer that is this call alone: how the gateway hands over a call that it held."""
+    given = dict(call.input) if call.custom else to_harness_input(call.name, call.input)
+    name = to_harness_name(call.name, call.custom)
+    return {
+        "type": "assistant",
+        "message": {
+            "id": f"{HELD_RESPONSE_PREFIX}{call.tool_use_id}",
+            "type": "message",
+            "role": "assistant",
+            "model": HELD_RESPONSE_MODEL,
+            "content": [{"type": "tool_use", "id": call.tool_use_id, "name": name, "input": given}],
+            "stop_reason": "tool_use",
+            "stop_sequence": None,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        },
+    }
 
 
 def _results(entry: Entry) -> bool:
