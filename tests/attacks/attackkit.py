@@ -1,0 +1,30 @@
+"""What several attacks need: reading outcomes of calls out of a list of events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from housekit import House
+
+from hostler.testing.rehearsal import step, tool
+
+
+def outputs(events: Sequence[Any]) -> list[str]:
+    """The text of every tool result, in order."""
+    return [
+        "".join(block.text for block in event.content or () if block.type == "text")
+        for event in events
+        if event.type == "agent.tool_result"
+    ]
+
+
+def of_type(events: Sequence[Any], kind: str) -> list[Any]:
+    return [event for event in events if event.type == kind]
+
+
+async def shell(house: House, session: str, command: str) -> str:
+    """What `command` prints in the session's sandbox. The agent's bash must be free to run."""
+    events = await house.turn(session, [step(tool("bash", command=command)), step("Done.")])
+    assert events[-1].stop_reason.type == "end_turn", events
+    return "\n".join(outputs(events))
