@@ -101,8 +101,10 @@ def hits(house: House, session: str) -> list[str]:
 async def assert_unmoved(house: House, session: str) -> None:
     """The gates hold, nothing of the planted files ran or was told to the model, and the model is where it was."""
     first = len(house.model.message_requests)
-    call = of_type(await house.turn(session, [step(tool("write", file_path="/workspace/w", content="w")), step("Ok.")]),
-                   "agent.tool_use")[0]
+    call = of_type(
+        await house.turn(session, [step(tool("write", file_path="/workspace/w", content="w")), step("Ok.")]),
+        "agent.tool_use",
+    )[0]
     assert call.evaluated_permission == "ask"
     assert not (house.workspace(session) / "w").exists()
     before = len(await house.events(session))
@@ -180,5 +182,7 @@ async def test_file_tools_do_not_follow_a_link_of_the_workspace_to_the_harness(h
         if tool_name == "write"
         else tool("edit", file_path="/workspace/notes/.claude.json", old_string="{", new_string='{"env": {},')
     )
-    events = await house.turn(session, [step(tool("read", file_path="/workspace/notes/.claude.json")), step(call), step("Done.")])
+    events = await house.turn(
+        session, [step(tool("read", file_path="/workspace/notes/.claude.json")), step(call), step("Done.")]
+    )
     assert of_type(events, "agent.tool_result")[-1].is_error, outputs(events)

@@ -148,6 +148,11 @@ class SessionRunner:
         finally:
             await self._close()
 
+    async def give_up(self) -> None:
+        """End the turn with an error: this worker can't serve it, and trying again has not helped."""
+        end = RunEnd("failed", message="This server failed to run the turn; its log says why.")
+        await self._apply(lambda s, at, totals, _: state.run_ended(s, at, totals, end))
+
     # -- lease
 
     async def _keep_lease(self) -> None:

@@ -35,6 +35,8 @@ class WorkerSettings:
     """How long running turns may go on after the first signal to stop."""
     retry_seconds: float = 1.0
     """Pause after a session whose runner broke, before it may be claimed again."""
+    breaks: int = 3
+    """How often in a row a session's runner may break before its turn is ended."""
 
 
 class Worker:
@@ -59,6 +61,7 @@ class Worker:
         self._look = asyncio.Event()
         self._drain = False
         self._deleted: list[str] = []
+        self._breaks: dict[str, int] = {}
         hub.on_work(self._on_work)
         hub.on_deleted(self._on_deleted)
 
@@ -136,13 +139,27 @@ class Worker:
         broken = False
         try:
             await runner.serve()
+            self._breaks.pop(session_id, None)
         except Exception:
             broken = True
             log.exception("runner_broke", extra={"session": session_id})
+            await self._count_break(runner)
         finally:
             self._runners.pop(session_id, None)
             await self._give_back(runner.lease, broken)
             self._look.set()
+
+    async def _count_break(self, runner: SessionRunner) -> None:
+        """A session whose runner breaks every time must not stay running for ever: its turn is ended with an error."""
+        session_id = runner.lease.session_id
+        self._breaks[session_id] = self._breaks.get(session_id, 0) + 1
+        if self._breaks[session_id] < self._settings.breaks:
+            return
+        del self._breaks[session_id]
+        try:
+            await runner.give_up()
+        except Exception:
+            log.exception("turn_not_ended", extra={"session": session_id})
 
     async def _give_back(self, lease: Lease, broken: bool) -> None:
         pause = self._settings.retry_seconds if broken else 0.0

@@ -195,9 +195,7 @@ def find_event(conn: Connection, session_id: str, event_id: str) -> StoredEvent 
 
 def count_since(conn: Connection, session_id: str, event_id: str, type_: str) -> int:
     """How many events of a type stand after the event of this id. 0 when there is no such event."""
-    since = sa.select(events.c.seq).where(
-        events.c.session_id == session_id, events.c.id == event_id, sa.not_(events.c.superseded)
-    )
+    since = sa.select(events.c.seq).where(events.c.session_id == session_id, events.c.id == event_id)
     query = sa.select(sa.func.count()).where(
         events.c.session_id == session_id, events.c.type == type_, events.c.seq > since.scalar_subquery()
     )

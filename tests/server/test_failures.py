@@ -1,0 +1,124 @@
+"""What becomes of a turn when something below it breaks: the stream, the context, the store, the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from housekit import House, types
+
+from hostler.testing.rehearsal import gate, step, text, tool
+
+
+@pytest.mark.parametrize("failure", ["cut", "garbage", "sse_error"])
+async def test_broken_answer_is_asked_for_again_and_nothing_runs_or_is_told_twice(house: House, failure: str) -> None:
+    session = await house.session()
+    broken: dict[str, Any] = {failure: 4}
+    steps = [
+        step(text("Working."), tool("bash", command="echo once >> log"), **broken, times=1),
+        step("Done: {{last_tool_result}}"),
+    ]
+    events = await house.turn(session, steps)
+    assert events[-1].stop_reason.type == "end_turn"
+    assert types(events).count("agent.tool_use") == types(events).count("agent.tool_result") == 1
+    assert [e.content[0].text.split(":")[0] for e in events if e.type == "agent.message"] == ["Working.", "Done"]
+    assert (house.workspace(session) / "log").read_text() == "once\n"
+    starts = [e.id for e in events if e.type == "span.model_request_start"]
+    ends = [e.model_request_start_id for e in events if e.type == "span.model_request_end"]
+    assert starts == ends
+
+
+async def test_full_context_is_compacted_and_the_turn_goes_on(house: House) -> None:
+    session = await house.session()
+    await house.turn(session, [step("An earlier answer.")])
+    tokens = {"tokens": 210_000, "maximum": 200_000}
+    events = await house.turn(session, [step("After compaction.", prompt_too_long=tokens)])
+    assert "agent.thread_context_compacted" in types(events)
+    assert events[-1].stop_reason.type == "end_turn"
+    assert [e.content[0].text for e in events if e.type == "agent.message"][-1] == "After compaction."
+
+
+async def test_transcript_that_cannot_be_stored_is_a_fault_of_the_session(house: House) -> None:
+    session = await house.session()
+    await house.turn(session, [step("Fine.")])
+    await house.say(session, [step(gate("broken"), text("Unheard."))])
+    await house.model.reached_gate("broken")
+    assert house.hostler is not None
+    database = house.hostler.database
+    await database.write(lambda c: c.execute(sa.text("ALTER TABLE transcript_entries RENAME TO gone")))
+    house.model.open_gate("broken")
+    events = await house.until_idle(session)
+    await database.write(lambda c: c.execute(sa.text("ALTER TABLE gone RENAME TO transcript_entries")))
+    errors = [e.error for e in events if e.type == "session.error"]
+    assert errors
+    assert events[-1].stop_reason.type == "retries_exhausted"
+    after = await house.turn(session, [step("Fine again.")])
+    assert after[-1].stop_reason.type == "end_turn"
+
+
+def processes_of(house: House) -> list[int]:
+    """The `claude` processes below this test."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == "claude":
+                status = (entry / "stat").read_text()
+                if _descends(int(entry.name), os.getpid()):
+                    found.append(int(entry.name))
+                del status
+        except OSError:
+            continue
+    return found
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return False
+
+
+async def test_killed_process_is_replaced_and_the_turn_ends(house: House) -> None:
+    session = await house.session()
+    steps = [
+        step(tool("bash", command="echo once >> log")),
+        step(gate("between"), text("Not heard."), tool("bash", command="echo twice >> log")),
+        step("Done."),
+    ]
+    await house.say(session, steps)
+    await house.model.reached_gate("between")
+    victims = processes_of(house)
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    house.model.open_gate("between")
+    events = await house.until_idle(session)
+    assert events[-1].stop_reason.type == "end_turn"
+    told = next(e.error for e in events if e.type == "session.error")
+    assert told.retry_status.type == "retrying"
+    assert (house.workspace(session) / "log").read_text().splitlines().count("once") == 1
+    prompts = [e for e in events if e.type == "user.message"]
+    assert len(prompts) == 1
+
+
+async def test_nothing_is_reachable_without_a_rule_and_the_denial_is_recorded(house: House) -> None:
+    session = await house.session()
+    look = (
+        "curl -sS -m 5 -o /dev/null -w '%{http_code}' -x '' http://192.0.2.1/ ; "
+        "curl -sS -m 5 http://example.com/ ; echo; env | grep -i _proxy | sort | head -1"
+    )
+    events = await house.turn(session, [step(tool("bash", command=look)), step("Ok.")])
+    said = next(e for e in events if e.type == "agent.tool_result").content[0].text
+    assert "host_not_allowed" in said
+    assert house.hostler is not None
+    rows = await house.hostler.database.read(
+        lambda c: c.execute(sa.text("SELECT host, port, allowed, reason FROM egress_decisions")).all()
+    )
+    assert [(r.host, r.port, bool(r.allowed), r.reason) for r in rows] == [
+        ("example.com", 80, False, "host_not_allowed")
+    ]
