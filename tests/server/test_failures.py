@@ -34,9 +34,9 @@ async def test_broken_answer_is_asked_for_again_and_nothing_runs_or_is_told_twic
 
 async def test_full_context_is_compacted_and_the_turn_goes_on(house: House) -> None:
     session = await house.session()
-    await house.turn(session, [step("An earlier answer.")])
     tokens = {"tokens": 210_000, "maximum": 200_000}
-    events = await house.turn(session, [step("After compaction.", prompt_too_long=tokens)])
+    steps = [step(tool("bash", command="echo one")), step("After compaction.", prompt_too_long=tokens)]
+    events = await house.turn(session, steps)
     assert "agent.thread_context_compacted" in types(events)
     assert events[-1].stop_reason.type == "end_turn"
     assert [e.content[0].text for e in events if e.type == "agent.message"][-1] == "After compaction."

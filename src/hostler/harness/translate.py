@@ -177,7 +177,8 @@ class Translator:
             text = f"The turn used all its {message.num_turns} model requests."
             return [*out, runs.Ended("failed", "tool_use_limit_reached_error", text, alive=False)]
         text = "; ".join(message.errors or []) or message.result or message.subtype
-        kind = error_type(message.api_error_status)
+        full = text.lower().startswith("prompt is too long")
+        kind = "compaction_limit_reached_error" if full else error_type(message.api_error_status)
         return [*out, runs.Ended("failed", kind, text[:2000], alive=False)]
 
 
