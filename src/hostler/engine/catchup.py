@@ -26,6 +26,7 @@ def unrecorded(
 
     known_calls  tool-use ids that were announced.
     messages     how many texts of the model this turn has in the log.
+    composer     `dropping_errors` when the run was being stopped: how the harness ended its calls is no news.
     """
     said = _said(recalled)
     known = [at for at, it in enumerate(said) if isinstance(it, runs.ToolCall) and it.tool_use_id in known_calls]
@@ -39,7 +40,7 @@ def unrecorded(
                     out.append(_message(it))
             case runs.ToolCall() if at > last_known:
                 out.append(composer.announce(it, held=True))  # not begun: nothing runs before it is announced
-            case runs.ToolResult():
+            case runs.ToolResult() if not (composer.dropping_errors and it.is_error):
                 out.append(_finish(it))
             case _:
                 pass

@@ -230,9 +230,10 @@ class SessionRunner:
         begun = next((at for at, entry in enumerate(entries) if entry.get("uuid") == prompt), len(entries))
         calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
         messages = await self._parts.ledger.messages_since(self.lease.session_id, turn.prompts[-1].event_id)
-        policies = self._parts.profile_of(applied.session).policies
+        composer = Composer(self._parts.profile_of(applied.session).policies)
+        composer.dropping_errors = applied.state.interrupt is not None
         recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
-        ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=Composer(policies))
+        ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
         if ops:
             step = joined(ops)
             await self._apply(lambda s, at, totals, _: step(s, at, totals))
