@@ -29,4 +29,5 @@ def test_links_of_the_page_lead_somewhere(page: Path) -> None:
 def test_links_and_anchors_are_found() -> None:
     page = "# A `b` title!\n\nSee [x](y.md#z), `[not](this)`.\n\n```text\n[nor](that)\n```\n"
     assert list(links(page)) == ["y.md#z"]
+    assert list(links("See [a\nb](c.md).")) == ["c.md"]
     assert anchors(page) == {"a-b-title"}
