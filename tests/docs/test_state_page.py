@@ -66,6 +66,6 @@ def test_input_does_what_the_table_says(sent: str, before: str, recorded: str, t
 
 
 def test_numbers_of_the_page_are_those_of_the_code() -> None:
-    assert f"At most\n{state.QUEUE_LIMIT:,} may wait" in PAGE
-    assert f"last {state.ANSWERS_KEPT} settled calls" in PAGE
+    assert f"At most {state.QUEUE_LIMIT:,} may wait" in " ".join(PAGE.split())
+    assert f"last {state.ANSWERS_KEPT} settled calls" in " ".join(PAGE.split())
     assert state.MAX_RECOVERIES == 3, "the page says: a fourth time"

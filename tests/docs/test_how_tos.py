@@ -1,0 +1,146 @@
+"""What the how-to pages tell people to write: it runs, and does what they say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+import pytest_asyncio
+from docpages import DOCS, blocks
+from housekit import ASK_FOR_BASH, DEADLINE, custom
+from test_tutorial import run_blocks
+
+from hostler import compose, config
+from hostler.store import ledger
+from hostler.testing.rehearsal import prompt, step, tool
+
+HOW_TO = DOCS / "how-to"
+PAGES = sorted(HOW_TO.glob("*.md"))
+
+
+class Running:
+    """A server, and its client as the pages use it: without asyncio."""
+
+    def __init__(self, hostler: compose.Hostler, client: anthropic.Anthropic) -> None:
+        self.hostler = hostler
+        self.client = client
+
+    async def does(self, page: str) -> dict[str, Any]:
+        """Run the Python of a page. Returns what it defined."""
+        names: dict[str, Any] = {"__name__": page, "client": self.client}
+        await self.call(run_blocks, blocks((HOW_TO / page).read_text("utf-8")), names)
+        return names
+
+    async def call(self, function: Any, *args: Any) -> Any:
+        async with asyncio.timeout(DEADLINE):
+            return await asyncio.to_thread(function, *args)
+
+    async def session(self, environment: str, tools: list[Any], said: str) -> str:
+        beta = self.client.beta
+        agent = await self.call(lambda: beta.agents.create(name="A", model="claude-opus-5-5", tools=tools))
+        message: Any = {"type": "user.message", "content": [{"type": "text", "text": said}]}
+        made = await self.call(
+            lambda: beta.sessions.create(agent=agent.id, environment_id=environment, initial_events=[message])
+        )
+        return str(made.id)
+
+    async def environment(self) -> str:
+        closed: Any = {"type": "cloud", "networking": {"type": "limited", "allowed_hosts": []}}
+        return str((await self.call(lambda: self.client.beta.environments.create(name="closed", config=closed))).id)
+
+    async def events(self, session: str) -> list[Any]:
+        return list(await self.call(lambda: list(self.client.beta.sessions.events.list(session, limit=1000))))
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Running]:
+    settings = config.load({"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0)
+    async with compose.running(settings) as hostler:
+        _, secret = await compose.create_key(hostler.database, "how-to")
+        with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:
+            yield Running(hostler, client)
+
+
+async def test_page_of_approvals_answers_what_waits(server: Running) -> None:
+    page = await server.does("answer-approvals.md")
+    steps = [
+        step(tool("bash", command="ls"), tool("bash", command="touch ran"), tool("customer", q="x")),
+        step("Heard {{last_tool_result}}"),
+    ]
+    session = await server.session(await server.environment(), [*ASK_FOR_BASH, custom("customer")], prompt(steps))
+    assert await server.call(page["follow"], server.client, session, page["decide"]) == "end_turn"
+    log = await server.events(session)
+    confirmed = [event.result for event in log if event.type == "user.tool_confirmation"]
+    assert confirmed == ["allow", "deny"]
+    assert await server.call(page["waiting_calls"], server.client, session) == []
+    assert "No such customer." in log[-5].content[0].text
+    workspace = server.hostler.settings.state_dir / "sessions" / session / "workspace"
+    assert not (workspace / "ran").exists()
+
+
+async def test_page_of_approvals_gives_up(server: Running) -> None:
+    page = await server.does("answer-approvals.md")
+    asks = prompt([step(tool("bash", command="touch ran")), step("Never.")])
+    session = await server.session(await server.environment(), ASK_FOR_BASH, asks)
+
+    def look() -> list[Any]:
+        with server.client.beta.sessions.events.stream(session) as stream:
+            if calls := page["waiting_calls"](server.client, session):
+                return list(calls)
+            next(event for event in stream if event.type == "session.status_idle")
+        return list(page["waiting_calls"](server.client, session))
+
+    assert [call.name for call in await server.call(look)] == ["bash"]
+    await server.call(page["never_mind"], server.client, session, prompt([step("Something else.")]))
+    assert await server.call(page["follow"], server.client, session, page["decide"]) == "end_turn"
+    said = [event.content[0].text for event in await server.events(session) if event.type == "agent.message"]
+    assert said == ["Something else."]
+
+
+async def test_page_of_limits(server: Running) -> None:
+    made = (await server.does("choose-limits.md"))["environment"]
+    assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
+
+
+async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) -> None:
+    made = (await server.does("let-an-agent-reach-a-host.md"))["environment"]
+    tools: list[Any] = [{"type": "agent_toolset_20260401"}]
+    asks = prompt(
+        [step(tool("bash", command="curl -sS -i http://example.com/; curl -sS https://example.com/")), step(".")]
+    )
+    session = await server.session(made.id, tools, asks)
+    page = await server.does("answer-approvals.md")
+    await server.call(page["follow"], server.client, session, page["decide"])
+    outcome = next(event for event in await server.events(session) if event.type == "agent.tool_result")
+    text = (HOW_TO / "let-an-agent-reach-a-host.md").read_text("utf-8")
+    shown = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    for line in (*(line for line in shown if "Hostler denied" in line or "x-hostler" in line), "response 403"):
+        assert line in outcome.content[0].text
+    statement = next(block.body for block in blocks(text) if block.name == "sql").replace(":session", f"'{session}'")
+    rows = await server.hostler.database.read(lambda c: c.exec_driver_sql(statement).all())
+    assert [tuple(row)[1:] for row in rows] == [
+        ("GET", "example.com", 80, 0, "host_not_allowed"),
+        ("CONNECT", "example.com", 443, 0, "host_not_allowed"),
+    ]
+    kept = await server.hostler.database.read(lambda c: ledger.list_egress(c, session))
+    assert len(kept) == len(rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_configuration_in_the_page_is_valid(page: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(page.read_text("utf-8"))):
+        if block.name == "toml":
+            file = tmp_path / f"{number}.toml"
+            file.write_text(block.body)
+            config.load({"HOME": "/nonexistent"}, file)
+
+
+def test_defaults_in_the_page_of_limits_are_the_defaults(tmp_path: Path) -> None:
+    written = next(b.body for b in blocks((HOW_TO / "choose-limits.md").read_text("utf-8")) if b.name == "toml")
+    file = tmp_path / "hostler.toml"
+    file.write_text(written)
+    assert config.load({"HOME": "/nonexistent"}, file) == config.load({"HOME": "/nonexistent"})
