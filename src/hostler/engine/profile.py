@@ -40,6 +40,10 @@ class Profile:
     idle_timeout_seconds: float
 
     @property
+    def custom_names(self) -> frozenset[str]:
+        return frozenset(tool.name for tool in self.custom_tools)
+
+    @property
     def one_call_at_a_time(self) -> bool:
         """True when a call may have to wait for somebody: then no two calls may be under way at once."""
         return bool(self.custom_tools) or any(policy != "always_allow" for policy in self.policies.values())
