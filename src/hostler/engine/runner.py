@@ -39,7 +39,7 @@ CONTINUE = (
 )
 """What the model is told when a turn goes on after a crash."""
 
-ANNOUNCE_SECONDS = 60.0
+ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
 
 
