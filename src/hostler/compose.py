@@ -280,7 +280,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     egress_roads=egress,
                     homes=places,
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
-                    allowed_models=None,
+                    allowed_models=models.helpers(),
                 ),
                 profile_of=profile_reader(settings),
                 terms=terms,

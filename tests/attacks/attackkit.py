@@ -28,3 +28,8 @@ async def shell(house: House, session: str, command: str) -> str:
     events = await house.turn(session, [step(tool("bash", command=command)), step("Done.")])
     assert events[-1].stop_reason.type == "end_turn", events
     return "\n".join(outputs(events))
+
+
+def call(name: str, given: dict[str, Any], id_: str | None = None) -> dict[str, Any]:
+    """A block of the model's answer that calls `name`, under an id of the attacker's choice."""
+    return {"type": "tool_use", "name": name, "input": given, **({"id": id_} if id_ else {})}

@@ -131,8 +131,13 @@ def agent_thinking(at: str, id_: str) -> Event:
     return _event("agent.thinking", at, id_=id_)
 
 
-def agent_tool_use(at: str, id_: str, name: str, input_: Mapping[str, Any], policy: str) -> Event:
-    """A call of a built-in tool. `policy` is the policy's type; `auto` has no judge here, so it asks."""
+def agent_tool_use(at: str, id_: str, name: str, input_: Mapping[str, Any], policy: str | None) -> Event:
+    """A call of a built-in tool. `policy` is the policy's type; `auto` has no judge here, so it asks.
+
+    None: the agent has no such tool, so the call was refused before any policy.
+    """
+    if policy is None:
+        return _event("agent.tool_use", at, id_=id_, name=name, input=dict(input_), evaluated_permission="deny")
     permission = "allow" if policy == "always_allow" else "ask"
     evaluation: Body = {"type": policy}
     if policy == "auto":

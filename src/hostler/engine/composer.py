@@ -5,7 +5,7 @@ Holds what is being written at this moment: the id under which a text was announ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +43,14 @@ def joined(ops: Sequence[Op]) -> Op:
 
 
 class Composer:
-    """For one run. `policies`: the permission policy of each built-in tool by wire name."""
+    """For one run. `policies`: the permission policy of each built-in tool by wire name. `custom`: names of the others.
 
-    def __init__(self, policies: Mapping[str, str]) -> None:
+    A call of anything else is recorded as refused: the model asked for what its agent doesn't have.
+    """
+
+    def __init__(self, policies: Mapping[str, str], custom: Collection[str]) -> None:
         self._policies = policies
+        self._custom = custom
         self._message_id: str | None = None
         self._thinking_id: str | None = None
         self._texts: list[str] = []
@@ -147,19 +151,21 @@ class Composer:
     def announce(self, call: runs.ToolCall, *, held: bool) -> Op:
         """A call becomes visible. `held`: it can't have begun to run."""
         id_ = new_id("sevt")
-        policy = self._policies.get(call.name, "always_allow")
-        gated = call.custom or policy != "always_allow"
+        custom = call.custom and call.name in self._custom
+        policy = None if call.custom else self._policies.get(call.name)
+        refused = not custom and policy is None
+        gated = not refused and policy != "always_allow"
         open_call = OpenCall(
             event_id=id_,
             tool_use_id=call.tool_use_id,
-            kind="custom" if call.custom else "builtin",
+            kind="custom" if custom else "builtin",
             name=call.name,
             gated=gated,
-            started=not gated and not held,
+            started=not gated and not refused and not held,
         )
 
         def announce(before: SessionState, at: Moment, _: Totals) -> Step:
-            if call.custom:
+            if custom:
                 event = ev.agent_custom_tool_use(at.text, id_, call.name, call.input)
             else:
                 event = ev.agent_tool_use(at.text, id_, call.name, call.input, policy)

@@ -73,6 +73,13 @@ CATALOGUE: Final[tuple[Model, ...]] = (
 )  # fmt: skip
 
 
+def spellings(name: str) -> frozenset[str]:
+    """What requests may call the model of an agent. The harness takes off what stands in brackets (`[1m]`) and puts a
+    model in the place of a bare line (`sonnet`), which one depends on its version."""
+    plain = name.partition("[")[0]
+    return frozenset((name, plain, *(model.id for model in CATALOGUE if model.line == plain)))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelPage:
     rows: Sequence[Model]
@@ -107,6 +114,10 @@ class Models:
             rows = rows[: self._place(rows, before_id, "before_id")]
             return ModelPage(rows[-limit:], len(rows) > limit)
         return ModelPage(rows[:limit], len(rows) > limit)
+
+    def helpers(self) -> frozenset[str]:
+        """Names of the small models: the harness gives them errands, such as reading a page that it fetched."""
+        return frozenset(name for name, model in self._by_name.items() if model.line == "haiku")
 
     def default_effort(self, name: str) -> EffortLevel:
         """The effort a model works with when the request names none."""

@@ -81,7 +81,7 @@ class Surroundings:
     settings: Mapping[str, str]
     """Extra environment of every process."""
     allowed_models: frozenset[str] | None
-    """Models that sandboxes may ask for; None: any."""
+    """Models that every sandbox may ask for, besides the model of its agent; None: any."""
 
 
 class LiveProcess:
@@ -142,7 +142,7 @@ async def open_process(
             listener,
             one_call_at_a_time=profile.one_call_at_a_time,
             sequence=sequence,
-            allowed_models=around.allowed_models,
+            allowed_models=None if around.allowed_models is None else around.allowed_models | profile.model_names,
         )
         stack.push_async_callback(_close_model_road, session_id, model_road)
         egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress)

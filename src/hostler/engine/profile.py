@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.engine.models import spellings
 from hostler.engine.ports import EgressRules, SandboxLimits
 from hostler.engine.runs import CustomTool, RunSpec
 
@@ -38,6 +39,15 @@ class Profile:
     sandbox_limits: SandboxLimits
     turn_limits: TurnLimits
     idle_timeout_seconds: float
+
+    @property
+    def model_names(self) -> frozenset[str]:
+        """The model as requests name it."""
+        return spellings(self.model)
+
+    @property
+    def custom_names(self) -> frozenset[str]:
+        return frozenset(tool.name for tool in self.custom_tools)
 
     @property
     def one_call_at_a_time(self) -> bool:

@@ -40,7 +40,7 @@ CONTINUE = (
 )
 """What the model is told when a turn goes on after a crash."""
 
-ANNOUNCE_SECONDS = 60.0
+ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
 
 
@@ -116,7 +116,7 @@ class SessionRunner:
         """True when the state as last seen has something to do."""
         self._busy = False
         """True while the process works on a prompt."""
-        self._composer = Composer({})
+        self._composer = Composer({}, ())
         self._calls: dict[str, state.OpenCall] = {}
         self._announced = asyncio.Condition()
         self._stopping: RunEnd | None = None
@@ -230,7 +230,8 @@ class SessionRunner:
         begun = next((at for at, entry in enumerate(entries) if entry.get("uuid") == prompt), len(entries))
         calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
         messages = await self._parts.ledger.messages_since(self.lease.session_id, turn.prompts[-1].event_id)
-        composer = Composer(self._parts.profile_of(applied.session).policies)
+        profile = self._parts.profile_of(applied.session)
+        composer = Composer(profile.policies, profile.custom_names)
         composer.dropping_errors = applied.state.interrupt is not None
         recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
         ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
@@ -283,7 +284,7 @@ class SessionRunner:
             await self._close()
         if self._process is None:
             self._process_profile = self._profile
-            self._composer = Composer(self._profile.policies)
+            self._composer = Composer(self._profile.policies, self._profile.custom_names)
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
@@ -473,7 +474,13 @@ class SessionRunner:
     # -- asked by the run (Gatekeeper)
 
     async def permit(self, tool_use_id: str, name: str, custom: bool) -> Verdict:
-        """May this call run now? It is announced first, and marked as begun before it begins."""
+        """May this call run now? It is announced first, and marked as begun before it begins.
+
+        Whatever isn't known to be allowed is refused: the question comes from inside the sandbox.
+        """
+        profile = self._process_profile
+        if profile is None or name not in (profile.custom_names if custom else profile.policies):
+            return Deny(f"This agent has no tool {name}.")
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS), self._announced:
                 await self._announced.wait_for(lambda: tool_use_id in self._calls or self._stopping is not None)
@@ -483,10 +490,15 @@ class SessionRunner:
             return Deny(ev.INTERRUPTED)
         verdicts: list[Verdict] = []
 
+        def is_same(call: state.OpenCall) -> bool:
+            return call.name == name and (call.kind == "custom") == custom
+
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
             call = next((c for c in before.calls if c.tool_use_id == tool_use_id), None)
             if call is None or before.interrupt is not None:
                 verdicts[:] = [Deny(ev.INTERRUPTED)]
+            elif not is_same(call):
+                verdicts[:] = [Deny("This call is not the one that was announced under its id.")]
             elif call.gated and call.answer is None:
                 verdicts[:] = [Defer()]
             elif call.answer is not None and not call.answer.allow:
@@ -497,7 +509,8 @@ class SessionRunner:
                 return Step(before) if custom else state.call_started(before, tool_use_id)
             return Step(before)
 
-        if self._calls[tool_use_id].started and not self._calls[tool_use_id].gated:
+        known = self._calls[tool_use_id]
+        if known.started and not known.gated and is_same(known):
             return Allow()
         await self._apply(decide)
         return verdicts[0]

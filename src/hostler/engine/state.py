@@ -539,7 +539,10 @@ def call_finished(state: SessionState, at: Moment, tool_use_id: str, content: Se
         return Step(state)
     state = _settle(state, call)
     if call.kind == "custom":
-        return Step(state)
+        if call.answer is not None:
+            return Step(state)
+        # The harness refused it before it asked anybody, for an input that the tool's schema forbids.
+        return Step(state, (ev.custom_tool_result(at.text, call.event_id, content, True),))
     return Step(state, (ev.agent_tool_result(at.text, call.event_id, content, is_error),))
 
 

@@ -21,7 +21,7 @@ class Known:
     """What a transcript says about one call."""
 
     used: Entry | None
-    """The assistant entry that makes the call; None when the transcript never heard of it."""
+    """The last assistant entry that makes the call; None when the transcript never heard of it."""
     has_result: bool
     is_deferred: bool
 
@@ -37,6 +37,7 @@ def look_up(entries: Sequence[Mapping[str, Any]], tool_use_id: str) -> Known:
         for block in _blocks(entry):
             if block.get("type") == "tool_use" and block.get("id") == tool_use_id:
                 used = dict(entry)
+                has_result = is_deferred = False  # a model that repeats an id makes a new call of it
             elif block.get("type") == "tool_result" and block.get("tool_use_id") == tool_use_id:
                 has_result = True
     return Known(used, has_result, is_deferred)
@@ -49,7 +50,7 @@ def closing_entry(entries: Sequence[Mapping[str, Any]], tool_use_id: str, text: 
         return None
     result = {"type": "tool_result", "tool_use_id": tool_use_id, "content": text, "is_error": True}
     return {
-        **_linked(entries, known.used, derived_uuid("closing", tool_use_id), timestamp),
+        **_linked(entries, known.used, derived_uuid("closing", tool_use_id, str(known.used.get("uuid"))), timestamp),
         "type": "user",
         "message": {"role": "user", "content": [result]},
         "sourceToolAssistantUUID": known.used.get("uuid"),
@@ -63,7 +64,7 @@ def deferral_entry(entries: Sequence[Mapping[str, Any]], tool_use_id: str, times
         return None
     call = next(b for b in _blocks(known.used) if b.get("type") == "tool_use" and b.get("id") == tool_use_id)
     return {
-        **_linked(entries, known.used, derived_uuid("deferral", tool_use_id), timestamp),
+        **_linked(entries, known.used, derived_uuid("deferral", tool_use_id, str(known.used.get("uuid"))), timestamp),
         "type": "attachment",
         "attachment": {
             "type": "hook_deferred_tool",

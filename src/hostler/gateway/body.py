@@ -65,6 +65,26 @@ def parse(raw: bytes) -> MessagesBody:
     return MessagesBody(text, fields, spans)
 
 
+_REACHING_TOOLS = ("web_fetch", "code_execution", "mcp_")
+"""Beginnings of the types of tools that the model's API runs itself, and that reach what the caller names."""
+
+
+def reaches_outside(body: MessagesBody) -> str | None:
+    """Attack A8: what in a request makes the model's API connect to where the sandbox itself may not, or None.
+
+    Web searches stay: they reach a search engine, and an agent may have them.
+    """
+    for field in ("mcp_servers", "container"):
+        if body.fields.get(field):
+            return f"The field {field}"
+    tools = body.fields.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind.startswith(_REACHING_TOOLS):
+            return f"A tool of type {kind[:64]}"
+    return None
+
+
 def _walk(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
     fields: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}

@@ -14,7 +14,7 @@ import logging
 from typing import Protocol
 
 from hostler.engine.ports import ModelRequestRecord, ModelUsage
-from hostler.gateway.body import MessagesBody, dump, parse
+from hostler.gateway.body import MessagesBody, dump, parse, reaches_outside
 from hostler.gateway.client import ClientConnection
 from hostler.gateway.errors import Refusal, error_event, unavailable
 from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request, request_headers
@@ -97,8 +97,9 @@ class Exchange:
         allowed = self._session.allowed_models
         if allowed is not None and body.model not in allowed:
             raise Refusal(403, "permission_error", f"This session may not use the model {body.model}.")
-        if body.fields.get("mcp_servers"):
-            raise Refusal(403, "permission_error", "MCP servers are reached through the egress road, not by the model.")
+        outside = reaches_outside(body)
+        if outside is not None:
+            raise Refusal(403, "permission_error", f"{outside} would reach hosts past the session's egress rules.")
         try:
             await self._session.settle_records()
         except Exception as error:

@@ -43,12 +43,16 @@ from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name, to_wire_name
 from hostler.harness.translate import Translator, tool_call
 
-LINE_LIMIT = 256 << 20
-"""Largest line that `claude` may write, in bytes. A fork mirrors a whole transcript in one line."""
+LINE_LIMIT = 64 << 20
+"""Largest line that `claude` may write, in bytes: twice the largest request, as much as the store takes at once. A
+session that writes a longer one costs the worker so much memory and no more."""
 
 HOOK_TIMEOUT_SECONDS = 120.0
 START_TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 2.0
+
+_SETTINGS = json.dumps({"skipWebFetchPreflight": True})
+"""Without this the harness asks claude.ai about every host before it fetches from it. The egress road decides here."""
 
 _SYSTEM_PROMPT = "system-prompt.txt"
 _INSIDE_STATE = "/home/agent/.claude"
@@ -173,6 +177,7 @@ class ClaudeRun:
                 mcp_servers={CUSTOM_SERVER: self._custom_server(spec.custom_tools)} if spec.custom_tools else {},
                 strict_mcp_config=True,
                 setting_sources=[],
+                settings=_SETTINGS,
                 permission_mode="default",
                 verbatim_prompts=True,
                 include_partial_messages=True,
@@ -207,6 +212,10 @@ class ClaudeRun:
                     if isinstance(event, Ended):
                         return
         except claude_agent_sdk.ClaudeSDKError as error:
+            yield Ended("lost", message=self.describe(error), alive=False)
+            return
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            # The process runs beside the agent's own commands, so what it says can be anything.
             yield Ended("lost", message=self.describe(error), alive=False)
             return
         yield Ended("lost", message=self.describe(None), alive=False)

@@ -134,7 +134,7 @@ class Translator:
                     out.append(runs.TextBlock(text))
                 case ThinkingBlock():
                     out.append(runs.ThinkingBlock())
-                case ToolUseBlock(id=id_, name=name, input=given):
+                case ToolUseBlock(id=str() as id_, name=str() as name, input=dict() as given):
                     out.append(tool_call(id_, name, given))
                 case _:
                     pass
