@@ -29,6 +29,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
+from hostler.domain.ids import new_id
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
@@ -56,8 +57,6 @@ from hostler.store.work import Lease
 from hostler.testing.rehearsal import RehearsalModel
 
 log = logging.getLogger("hostler")
-
-DEFAULT_WORKSPACE = "wrkspc_default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +204,7 @@ async def open_database(settings: Settings) -> Database:
 
 async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
     """A new API key of the default workspace. The secret is shown here and never again."""
-    return await database.write(lambda c: keys.create_key(c, database.now(c), DEFAULT_WORKSPACE, name))
+    return await database.write(lambda c: keys.create_key(c, database.now(c), keys.DEFAULT_WORKSPACE, name))
 
 
 async def has_key(database: Database) -> bool:
@@ -228,6 +227,16 @@ def only_one(settings: Settings) -> Iterator[None]:
                 f"another Hostler uses {settings.state_dir}; stop it, or choose another folder with --state-dir"
             ) from None
         yield
+
+
+def worker_name(settings: Settings) -> str:
+    """The name under which this state folder's worker holds leases: the same in its next life, and nobody else's."""
+    if settings.worker.name:
+        return settings.worker.name
+    file = settings.state_dir / "worker-name"
+    if not file.exists():
+        file.write_text(new_id("worker"))
+    return file.read_text().strip()
 
 
 def is_loopback(host: str) -> bool:
@@ -291,7 +300,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 await asyncio.to_thread(places.remove, session_id)
 
             worker = Worker(
-                settings.worker.name, database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
+                worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
             services = ApiServices(
@@ -301,7 +310,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 environments=Environments(database),
                 models=models,
                 sessions=Sessions(database, hub, records, models),
-                allowed_hosts=LOOPBACK_HOSTS | {settings.server.host, *settings.server.allowed_hosts},
+                allowed_hosts=LOOPBACK_HOSTS
+                | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
             listener = _listen(settings)
             stack.callback(listener.close)

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
+_LISTS = frozenset({"allowed_hosts", "private_allowed"})
+"""Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON"})
 """Names with our prefix that say something else."""
 
@@ -91,7 +93,9 @@ class Turns(_Section):
 class Worker(_Section):
     """The part that runs sessions."""
 
-    name: str = Field("local", description="Its name in the store. Two workers must not share one.")
+    name: str = Field(
+        "", description="Its name in the store. Two must not share one. Empty: one made for the state folder."
+    )
     slots: int = Field(16, ge=1, le=1000, description="Sessions with a process at the same time.")
     lease_seconds: float = Field(15.0, ge=1, description="After that long without news a worker counts as dead.")
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
@@ -165,9 +169,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, name = dotted.split("__")
     for section in sections:
         tree = tree.setdefault(section, {})
-    tree[name] = (
-        [part for part in value.split(",") if part] if name == "allowed_hosts" and isinstance(value, str) else value
-    )
+    tree[name] = [part for part in value.split(",") if part] if name in _LISTS and isinstance(value, str) else value
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -109,7 +109,7 @@ def _no_packages(value: object) -> object:
 class Limits(Value):
     """Our extension: what one session may use. What is absent follows the server's defaults."""
 
-    memory_mb: Annotated[int, Field(ge=128, le=1_048_576)] | None = None
+    memory_mb: Annotated[int, Field(ge=256, le=1_048_576)] | None = None
     """Memory of the sandbox, in MiB."""
     cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     """Share of processor time, in whole processors."""
@@ -118,7 +118,7 @@ class Limits(Value):
     max_turns: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Model requests that one user message may cause."""
     turn_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
-    """Time from a user message to idle, in seconds."""
+    """Running time of one run, in seconds: a wait for a person ends it, the next run counts anew."""
 
 
 class Hosting(Value):

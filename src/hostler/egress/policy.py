@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason` is a stable word for records; `hint` tells a person which rule would change the verdict."""
+    """`reason` is a stable word for records; `hint` tells a person, in a sentence, what would change the verdict."""
 
     allowed: bool
     reason: str
@@ -120,11 +120,11 @@ class Policy:
     def judge(self, target: Target) -> Verdict:
         """The verdict on the name and the port; an allowed name's addresses are still to be judged."""
         host = target.host
-        hint = f'add "{host}" to the allowed hosts of the environment'
+        hint = f'To allow it, add "{host}" to the allowed hosts of the environment.'
         if host in self._exact:
             verdict = Verdict(True, "allowed_host")
         elif target.is_address:
-            return Verdict(False, "address_literal", hint)
+            return Verdict(False, "address_literal", "Name the host: rules are for names, not for addresses.")
         elif any(host.endswith("." + base) for base in self._below):
             verdict = Verdict(True, "allowed_host")
         elif self._public:
@@ -133,7 +133,7 @@ class Policy:
             return Verdict(False, "host_not_allowed", hint)
         if target.port not in self._ports:
             ports = ", ".join(str(port) for port in sorted(self._ports))
-            return Verdict(False, "port_blocked", f"only these ports are open: {ports}")
+            return Verdict(False, "port_blocked", f"Only these ports are open: {ports}.")
         return verdict
 
 

@@ -167,7 +167,7 @@ class EgressRoad:
             else:
                 target, path = parse_absolute(shown)
         except BadTarget as bad:
-            verdict = Verdict(False, "bad_request", str(bad))
+            verdict = Verdict(False, "bad_request", f"{str(bad).capitalize()}.")
             decision = EgressDecision(self._session_id, method, _safe(shown), 0, False, "bad_request")
             await self._deny(side, 400, decision, verdict)
             return
@@ -205,14 +205,14 @@ class EgressRoad:
             except (OSError, UnicodeError):
                 addresses = ()
         if not addresses:
-            return Verdict(False, "unresolvable", "the name has no address"), ()
+            return Verdict(False, "unresolvable", "The name has no address."), ()
         for address in addresses:
             if address in self._private_allowed:
                 continue
             if not is_public(address):
-                return Verdict(False, "private_address", "only public addresses can be reached"), ()
+                return Verdict(False, "private_address", "Only public addresses can be reached."), ()
             if is_this_host(address):
-                return Verdict(False, "this_host", "a session doesn't reach the machine that it runs on"), ()
+                return Verdict(False, "this_host", "A session doesn't reach the machine that it runs on."), ()
         return verdict, addresses
 
     async def _connect(self, side: TargetSide, addresses: Sequence[str], port: int) -> bool:
@@ -232,8 +232,7 @@ class EgressRoad:
             side.answer(_unrecorded())
             return
         where = f"{decision.host}:{decision.port}" if decision.port else "this request"
-        hint = f" To change that: {verdict.hint}." if decision.port else f" {verdict.hint.capitalize()}."
-        text = f"Hostler denied {where} ({verdict.reason}).{hint}\n"
+        text = f"Hostler denied {where} ({verdict.reason}). {verdict.hint}\n"
         side.answer(http1.own_answer(status, "denied", verdict.reason, text))
 
     async def _record(self, decision: EgressDecision) -> bool:

@@ -417,10 +417,12 @@ def archive(state: SessionState, at: Moment) -> Step:
     if state.status == "terminated":
         return Step(state)
     refuse_while_running(state, "archived")
+    state, closing = _close_calls(state, at)
     state = state.model_copy(
-        update={"status": "terminated", "turn": None, "queue": (), "interrupt": None, "calls": (), "stop_reason": None}
+        update={"status": "terminated", "turn": None, "queue": (), "interrupt": None, "stop_reason": None}
     )
     events = (
+        *closing,
         ev.thread_status(at.text, "terminated", state.thread_id, state.agent_name),
         ev.status_terminated(at.text),
     )

@@ -31,8 +31,6 @@ class WorkerSettings:
     """Sessions served at once, idle ones with a live process included."""
     poll_seconds: float = 2.0
     """How long an unannounced change may go unnoticed."""
-    drain_seconds: float = 30.0
-    """How long running turns may go on after the first signal to stop."""
     retry_seconds: float = 1.0
     """Pause after a session whose runner broke, before it may be claimed again."""
     breaks: int = 3

@@ -209,7 +209,7 @@ def plan(state: State, messages: Sequence[Any]) -> Plan:
         out += span.merged(group)
         at = span.end
         by_call = {key: other for key, other in by_call.items() if other.key != group.key}
-    out = [_without_continue(message) for message in out]
+    out = [_without_continue(_without_hook_name(message)) for message in out]
     groups = tuple(changed.get(group.key, group) for group in state.groups)
     after = replace(state, groups=_without_forgotten(groups, {group.key for group in present}))
     same = len(out) == len(messages) and all(new is old for new, old in zip(out, messages, strict=True))
@@ -305,6 +305,22 @@ def _take_interlude(span: _Span, interlude: Sequence[Any], known: set[str], *, a
             span.results.setdefault(key, block)
         span.extras += rest
     return moved_on
+
+
+def _without_hook_name(message: Any) -> Any:
+    """Takes the harness's words away from a refusal, so that the model reads what the person wrote."""
+    if _role(message) != "user" or not isinstance(message.get("content"), list):
+        return message
+    blocks = [_plain_refusal(block) for block in message["content"]]
+    return message if blocks == message["content"] else {**message, "content": blocks}
+
+
+def _plain_refusal(block: Any) -> Any:
+    if not _is(block, "tool_result") or not block.get("is_error") or not isinstance(block.get("content"), str):
+        return block
+    start, mark, words = block["content"].partition(" hook error: ")
+    known = mark and start.startswith("PreToolUse:") and " " not in start
+    return {**block, "content": words} if known else block
 
 
 def _without_continue(message: Any) -> Any:
