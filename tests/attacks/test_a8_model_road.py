@@ -50,7 +50,9 @@ async def test_the_model_socket_gives_one_api_path_one_model_and_no_key(
             curl("/v1/messages", body=request("claude-fable-5-2")),
             curl("/v1/messages", body=request("claude-opus-5-5 ")),
             curl("/v1/messages", body=request()[:-1] + ', "model": "claude-fable-5-2"}'),
-            curl("/v1/messages", body=request(mcp_servers=[{"type": "url", "url": "https://evil.example", "name": "x"}])),
+            curl(
+                "/v1/messages", body=request(mcp_servers=[{"type": "url", "url": "https://evil.example", "name": "x"}])
+            ),
             curl("/v1/messages", body=request(tools=[{"type": "web_fetch_20250910", "name": "web_fetch"}])),
             curl("/v1/messages", body=request(tools=[{"type": "code_execution_20250825", "name": "code_execution"}])),
             curl("/v1/messages", body=request(container="container_evil")),
@@ -108,5 +110,7 @@ async def test_no_road_but_the_two_sockets_leads_out(house: House) -> None:
     found = await shell(house, session, f"python3 - <<'PYTHON'\n{PROBES.replace('PORTS', repr(ports))}\nPYTHON")
     assert "shut tcp4" in found
     assert [line for line in found.splitlines() if line.startswith("OPEN")] == []
-    curls = "curl -s -m 5 --noproxy '*' https://example.com || echo shut; curl -s -m 5 -6 https://example.com || echo shut"
+    curls = (
+        "curl -s -m 5 --noproxy '*' https://example.com || echo shut; curl -s -m 5 -6 https://example.com || echo shut"
+    )
     assert (await shell(house, session, f"({curls}) 2>&1")).count("shut") == 2

@@ -42,7 +42,7 @@ CALL = ToolUseBlock(id="toolu_1", name="Bash", input={"command": "ls", "descript
 
 async def test_what_the_transcript_lacks_is_appended_in_order(transcripts: Any) -> None:
     journal = Journal("conversation", transcripts)
-    await journal.keep_prompt("prompt", [{"type": "text", "text": "hi"}])
+    journal.begin("prompt", [{"type": "text", "text": "hi"}])
     await journal.keep(_stream("message_start"))
     await journal.keep(_said("text", TextBlock(text="I look.")))
     await journal.keep(_said("call", CALL))
@@ -62,7 +62,7 @@ async def test_what_the_transcript_lacks_is_appended_in_order(transcripts: Any) 
 
 async def test_a_prompt_without_an_answer_is_left_to_be_sent_again(transcripts: Any) -> None:
     journal = Journal("conversation", transcripts)
-    await journal.keep_prompt("prompt", [{"type": "text", "text": "hi"}])
+    journal.begin("prompt", [{"type": "text", "text": "hi"}])
     await journal.keep(_stream("message_start"))
     await journal.keep(_said("text", TextBlock(text="half an ans")))
     assert await Journal("conversation", transcripts).restore("1.0", AT) == []
@@ -70,15 +70,21 @@ async def test_a_prompt_without_an_answer_is_left_to_be_sent_again(transcripts: 
 
 async def test_a_text_is_kept_when_its_answer_is_complete(transcripts: Any) -> None:
     journal = Journal("conversation", transcripts)
-    await journal.keep_prompt("prompt", [{"type": "text", "text": "hi"}])
+    journal.begin("prompt", [{"type": "text", "text": "hi"}])
     for message in (_stream("message_start"), _said("text", TextBlock(text="Hi.")), _stream("message_stop")):
         await journal.keep(message)
     entries = await Journal("conversation", transcripts).restore("1.0", AT)
     assert [e["uuid"] for e in entries] == ["prompt", "text"]
 
 
-async def test_a_cleared_journal_adds_nothing(transcripts: Any) -> None:
+async def test_a_turn_replaces_what_the_turn_before_left(transcripts: Any) -> None:
     journal = Journal("conversation", transcripts)
     await journal.keep(_said("call", CALL))
-    await journal.clear()
-    assert await Journal("conversation", transcripts).restore("1.0", AT) == []
+    journal.settle()  # the transcript has it now
+    await transcripts.append(MAIN, [{"type": "assistant", "uuid": "call", "message": {"content": []}}])
+    journal.begin("prompt 2", [{"type": "text", "text": "more"}])
+    await journal.keep(_result("result 2"))
+    kept = await transcripts.load({**MAIN, "subpath": "unconfirmed"})
+    assert [entry["uuid"] for entry in kept] == ["prompt 2", "result 2"]
+    entries = await Journal("conversation", transcripts).restore("1.0", AT)
+    assert [entry["uuid"] for entry in entries] == ["call", "prompt 2", "result 2"]

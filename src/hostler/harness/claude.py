@@ -204,7 +204,7 @@ class ClaudeRun:
         try:
             async for message in self._messages:
                 if isinstance(message, ResultMessage):  # the SDK has mirrored everything before it hands this over
-                    await self._journal.clear()
+                    self._journal.settle()
                 else:
                     await self._journal.keep(message)
                 for event in self._translator.feed(message):
@@ -222,7 +222,7 @@ class ClaudeRun:
 
     async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
         blocks = [_without_nulls(block) for block in content]
-        await self._journal.keep_prompt(uuid, blocks)
+        self._journal.begin(uuid, blocks)
 
         async def one() -> AsyncIterator[dict[str, Any]]:
             yield {

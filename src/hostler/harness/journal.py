@@ -3,7 +3,7 @@
 `claude` writes its transcript behind its back: an entry reaches our store up to 0.2 s after the message itself.
 A process that dies in between has said something, and perhaps run a tool, of which the transcript knows nothing; the
 model would be asked again and would do it again. So every message is kept here, durably, before anybody acts on it, and
-what the transcript lacks after a loss is put into it. The journal is empty between turns.
+what the transcript lacks after a loss is put into it. What one turn leaves behind, the next one replaces.
 """
 
 from __future__ import annotations
@@ -44,13 +44,17 @@ class Journal:
         self._transcripts = transcripts
         self._main = {"project_key": PROJECT_KEY, "session_id": transcript_id}
         self._key = {**self._main, "subpath": SUBPATH}
-        self._empty = False
+        self._old = True
+        """True: what the store has is of an earlier turn, and the transcript has it too."""
+        self._prompts: list[Entry] = []
+        """Prompts to which nothing was said yet: after a loss they are sent again."""
         self._begun: list[Entry] = []
         """Texts of an incomplete answer: nobody was told of them, and after a loss the model is asked again."""
 
-    async def keep_prompt(self, uuid: str, content: Sequence[Body]) -> None:
+    def begin(self, uuid: str, content: Sequence[Body]) -> None:
+        """A prompt is handed over. It is written down with the first thing that is said to it."""
         message = {"role": "user", "content": [dict(block) for block in content]}
-        await self._keep([{"type": "user", "uuid": uuid, "message": message}])
+        self._prompts.append({"type": "user", "uuid": uuid, "message": message})
 
     async def keep(self, message: object) -> None:
         """Note what becomes part of the main transcript. Call it before anybody hears of `message`."""
@@ -82,12 +86,9 @@ class Journal:
             case _:
                 pass
 
-    async def clear(self) -> None:
+    def settle(self) -> None:
         """The transcript has everything."""
-        self._begun = []
-        if not self._empty:
-            await self._transcripts.delete(self._key)
-            self._empty = True
+        self._prompts, self._begun, self._old = [], [], True
 
     async def restore(self, version: str, at: str) -> list[Entry]:
         """Put into the transcript what it lacks, and empty the journal; gives the whole transcript.
@@ -104,14 +105,14 @@ class Journal:
         if linked:
             await self._transcripts.append(self._main, linked)
         if kept:
-            self._empty = False
-            await self.clear()
+            await self._transcripts.delete(self._key)
+        self.settle()
         return [*entries, *linked]
 
     async def _keep(self, entries: Sequence[Entry]) -> None:
-        self._empty = False
-        begun, self._begun = self._begun, []
-        await self._transcripts.append(self._key, [*begun, *entries])
+        said = [*self._prompts, *self._begun, *entries]
+        await self._transcripts.append_new(self._key, said, replacing=self._old)
+        self._prompts, self._begun, self._old = [], [], False
 
 
 def recall(entry: Mapping[str, Any]) -> tuple[str, list[RunEvent]]:

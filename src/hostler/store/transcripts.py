@@ -37,7 +37,6 @@ LARGEST_APPEND = 64 << 20
 _LONGEST_KEY = {"project_key": 512, "session_id": 256, "subpath": 1024}
 """Bytes. PostgreSQL indexes no row of more than 2,704 bytes, and all three are in one index."""
 _LONGEST_UUID = 64
-_UUIDS_PER_QUERY = 500
 _LONGEST_SUMMARY = 64 << 10
 """Characters. A summary is read and written at every append, and a title can be as long as an agent likes."""
 _LOAD_INLINE = 1 << 20
@@ -66,8 +65,10 @@ class TranscriptStore(SessionStore):
         """Add entries in order, those whose uuid the transcript has already left out. All or none."""
         await self.append_new(key, entries)
 
-    async def append_new(self, key: SessionKey, entries: Sequence[SessionStoreEntry]) -> int:
-        """Like `append`; tells how many entries were new."""
+    async def append_new(
+        self, key: SessionKey, entries: Sequence[SessionStoreEntry], *, replacing: bool = False
+    ) -> int:
+        """Like `append`; tells how many entries were new. `replacing`: what the transcript had before goes first."""
         path = self._path(key)
         if not entries:
             return 0
@@ -80,7 +81,13 @@ class TranscriptStore(SessionStore):
             now = self._database.now(conn)
             if self._lease is not None:
                 check(conn, now, self._lease)
-            return _append(conn, now, path, key, entries, rows)
+            if replacing:
+                conn.execute(transcript_entries.delete().where(*_at(transcript_entries, path)))
+            ordinals = _append(conn, now, path, rows)
+            if self._session_id is None and not path[2] and ordinals:
+                fresh = [entries[at] for at in ordinals]
+                _fold(conn, path, key, fresh)
+            return len(ordinals)
 
         return await self._database.write(unit)
 
@@ -170,40 +177,34 @@ class TranscriptStore(SessionStore):
         return found["project_key"], found["session_id"], found["subpath"]
 
 
-def _append(
-    conn: Connection,
-    now: float,
-    path: _Path,
-    key: SessionKey,
-    entries: Sequence[SessionStoreEntry],
-    rows: Sequence[tuple[str | None, str]],
-) -> int:
+def _append(conn: Connection, now: float, path: _Path, rows: Sequence[tuple[str | None, str]]) -> list[int]:
+    """Positions in `rows` of those that were new, in order."""
     project, name, subpath = path
     place = {"project_key": project, "session_id": name, "subpath": subpath}
-    here = [transcripts.c[column] == value for column, value in place.items()]
-    insert = (postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert)(transcripts)
-    conn.execute(insert.values(**place, next_ordinal=0, mtime_ms=0).on_conflict_do_nothing())
+    dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
     # This row is the lock of the transcript: appends to it come one after the other.
-    head = sa.select(transcripts.c.next_ordinal, transcripts.c.mtime_ms, transcripts.c.summary).where(*here)
-    ordinal, mtime, summary = conn.execute(head.with_for_update()).one()
-    seen = _known(conn, path, [uuid for uuid, _ in rows if uuid is not None])
-    fresh: list[SessionStoreEntry] = []
-    values: list[dict[str, Any]] = []
-    for entry, (uuid, text) in zip(entries, rows, strict=True):
-        if uuid is not None:
-            if uuid in seen:
-                continue
-            seen.add(uuid)
-        values.append({**place, "ordinal": ordinal + len(values), "uuid": uuid, "entry": text})
-        fresh.append(entry)
-    if not values:
-        return 0
-    conn.execute(transcript_entries.insert(), values)
-    changed: dict[str, Any] = {"next_ordinal": ordinal + len(values), "mtime_ms": max(int(now * 1000), mtime)}
-    if not subpath:
-        changed["summary"] = _folded(summary, mtime, key, fresh)
-    conn.execute(transcripts.update().where(*here).values(**changed))
-    return len(values)
+    head = dialect.insert(transcripts).values(**place, next_ordinal=len(rows), mtime_ms=int(now * 1000))
+    later = sa.case((transcripts.c.mtime_ms > int(now * 1000), transcripts.c.mtime_ms), else_=int(now * 1000))
+    ordinal = conn.execute(
+        head.on_conflict_do_update(
+            index_elements=["project_key", "session_id", "subpath"],
+            set_={"next_ordinal": transcripts.c.next_ordinal + len(rows), "mtime_ms": later},
+        ).returning(transcripts.c.next_ordinal)
+    ).scalar_one() - len(rows)
+    values = [{**place, "ordinal": ordinal + at, "uuid": uuid, "entry": text} for at, (uuid, text) in enumerate(rows)]
+    added = dialect.insert(transcript_entries).on_conflict_do_nothing().returning(transcript_entries.c.ordinal)
+    return sorted(found - ordinal for found in conn.execute(added, values).scalars())
+
+
+def _at(table: sa.Table, path: _Path) -> list[sa.ColumnElement[bool]]:
+    return [column == value for column, value in zip(list(table.c)[:3], path, strict=True)]
+
+
+def _fold(conn: Connection, path: _Path, key: SessionKey, fresh: list[SessionStoreEntry]) -> None:
+    """Keep the SDK's summary of a main transcript. Transcripts of our sessions have none: nobody asks for it."""
+    here = _at(transcripts, path)
+    mtime, summary = conn.execute(sa.select(transcripts.c.mtime_ms, transcripts.c.summary).where(*here)).one()
+    conn.execute(transcripts.update().where(*here).values(summary=_folded(summary, mtime, key, fresh)))
 
 
 def _folded(summary: str | None, mtime: int, key: SessionKey, fresh: list[SessionStoreEntry]) -> str:
@@ -216,21 +217,6 @@ def _folded(summary: str | None, mtime: int, key: SessionKey, fresh: list[Sessio
     except Exception:  # entries come from a sandbox: a date without a year must not cost the transcript
         text = ""
     return text if 0 < len(text) <= _LONGEST_SUMMARY else summary or "{}"
-
-
-def _known(conn: Connection, path: _Path, uuids: Sequence[str]) -> set[str]:
-    project, name, subpath = path
-    at = transcript_entries.c
-    found: set[str] = set()
-    for start in range(0, len(uuids), _UUIDS_PER_QUERY):
-        query = sa.select(at.uuid).where(
-            at.project_key == project,
-            at.session_id == name,
-            at.subpath == subpath,
-            at.uuid.in_(uuids[start : start + _UUIDS_PER_QUERY]),
-        )
-        found.update(conn.execute(query).scalars())
-    return found
 
 
 def _load(conn: Connection, path: _Path) -> Sequence[str]:
