@@ -90,6 +90,10 @@ class Hub:
             if type_ in reader.previews:
                 reader.push(frame)
 
+    def previews(self, session_id: str) -> bool:
+        """Whether any reader of the session asked for previews."""
+        return any(reader.previews for reader in self._readers.get(session_id, ()))
+
     def on_work(self, wake: Callable[[str], None]) -> None:
         """`wake(session_id)` is called whenever a session of this process may need a worker."""
         self._workers.append(wake)

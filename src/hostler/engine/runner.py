@@ -40,6 +40,9 @@ CONTINUE = (
 )
 """What the model is told when a turn goes on after a crash."""
 
+LINGER_SECONDS = 0.01
+"""How long the start of a model request may wait to be written together with what follows."""
+
 ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
 
@@ -379,28 +382,40 @@ class SessionRunner:
         await self._end(ended)
 
     async def _consume(self, arrived: asyncio.Queue[runs.RunEvent]) -> runs.Ended:
+        pending: list[Op] = []
         while True:
-            batch = [await arrived.get()]
+            try:
+                async with asyncio.timeout(LINGER_SECONDS if pending else None):
+                    batch = [await arrived.get()]
+            except TimeoutError:
+                await self._flush(pending)
+                continue
             while not arrived.empty():
                 batch.append(arrived.get_nowait())
-            ended = await self._record(batch)
+            ended = await self._record(batch, pending)
             if ended is not None:
                 return ended
 
-    async def _record(self, batch: Sequence[runs.RunEvent]) -> runs.Ended | None:
-        """Write down what came, in order, with as few transactions as the previews between allow."""
-        pending: list[Op] = []
+    async def _record(self, batch: Sequence[runs.RunEvent], pending: list[Op]) -> runs.Ended | None:
+        """Write down what came, in order, with as few transactions as the previews between allow.
+
+        The start of a request can linger in `pending`: it is soon followed by something that must be written.
+        """
+        session_id, hub = self.lease.session_id, self._parts.hub
+        urgent = False
         for event in batch:
             if isinstance(event, runs.Ended):
                 await self._flush(pending)
                 return event
             for made in self._composer.compose(event):
-                if isinstance(made, Preview):
-                    await self._flush(pending)
-                    self._parts.hub.preview(self.lease.session_id, made.type, made.frame)
-                else:
+                if not isinstance(made, Preview):
                     pending.append(made)
-        await self._flush(pending)
+                    urgent |= not isinstance(event, runs.RequestStarted)
+                elif hub.previews(session_id):
+                    await self._flush(pending)
+                    hub.preview(session_id, made.type, made.frame)
+        if urgent:
+            await self._flush(pending)
         return None
 
     async def _flush(self, pending: list[Op]) -> None:
