@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from housekit import House
 
+from hostler.engine.profile import transcript_id
 from hostler.testing.rehearsal import step, tool
 
 
@@ -33,3 +36,21 @@ async def shell(house: House, session: str, command: str) -> str:
 def call(name: str, given: dict[str, Any], id_: str | None = None) -> dict[str, Any]:
     """A block of the model's answer that calls `name`, under an id of the attacker's choice."""
     return {"type": "tool_use", "name": name, "input": given, **({"id": id_} if id_ else {})}
+
+
+def harness_pid(session: str) -> int:
+    """The host's pid of the session's `claude`."""
+    name = transcript_id(session).encode()
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
+            if words and words[0].endswith(b"claude") and any(name in word for word in words):
+                return int(folder.name)
+    raise AssertionError(f"session {session} has no process")
+
+
+def forge(session: str, data: bytes) -> None:
+    """Says `data` in the name of the harness: what somebody could do who has taken over its memory."""
+    with suppress(BrokenPipeError), open(f"/proc/{harness_pid(session)}/fd/1", "wb", buffering=0) as out:
+        while data:
+            data = data[out.write(data[: 1 << 20]) :]

@@ -428,7 +428,7 @@ class SessionRunner:
         if turn is not None and self._profile is not None and turn.requests > self._profile.turn_limits.max_requests:
             most = self._profile.turn_limits.max_requests
             text = f"The turn was stopped after {most} model requests (max_turns)."
-            await self._stop(RunEnd("failed", "tool_use_limit_reached_error", text))
+            self._stop(RunEnd("failed", "tool_use_limit_reached_error", text))
 
     async def _end(self, ended: runs.Ended) -> None:
         """The run has stopped working. What that means was decided by whoever stopped it, or else by the run."""
@@ -446,36 +446,40 @@ class SessionRunner:
             await self._close()
 
     async def _watch(self, process: LiveProcess) -> None:
-        """Stop the run when a person asks for it, or when it has run for too long."""
+        """Stop the run when a person asks for it, when it has run for too long, or when `_stop` was called."""
         assert self._profile is not None
         seconds = self._profile.turn_limits.seconds
         try:
             async with asyncio.timeout(seconds):
-                while True:
+                while self._stopping is None:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(self._parts.poll_seconds):
                             await self._wake.wait()
                     self._wake.clear()
                     if await self._interrupt_waits():
                         break
-            await self._stop(RunEnd("interrupted"))
+            self._stop(RunEnd("interrupted"))
         except TimeoutError:
             text = f"The turn was stopped after {seconds:g} seconds (turn_seconds)."
-            await self._stop(RunEnd("failed", "unknown_error", text))
-        await asyncio.sleep(self._parts.interrupt_grace_seconds)
+            self._stop(RunEnd("failed", "unknown_error", text))
+        killed_at = monotonic() + self._parts.interrupt_grace_seconds
+        # A run that can't be asked is gone already, or doesn't answer: the agent can stop it with a signal.
+        with suppress(Exception):
+            async with asyncio.timeout(self._parts.interrupt_grace_seconds):
+                await process.run.interrupt()
+        await asyncio.sleep(killed_at - monotonic())
         await process.sandbox.destroy()
 
     async def _interrupt_waits(self) -> bool:
         row = await self._parts.ledger.read_state(self.lease.session_id)
         return SessionState.model_validate_json(row.state).interrupt is not None
 
-    async def _stop(self, end: RunEnd) -> None:
-        if self._stopping is not None or self._process is None:
-            return
-        self._stopping = end
-        self._composer.dropping_errors = True
-        with suppress(Exception):  # a run that can't be asked is killed by the grace period, or is gone already
-            await self._process.run.interrupt()
+    def _stop(self, end: RunEnd) -> None:
+        """The run has to end, for this reason unless there is one already. The watcher sees to it."""
+        if self._stopping is None:
+            self._stopping = end
+            self._composer.dropping_errors = True
+            self._wake.set()
 
     async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
