@@ -43,6 +43,12 @@ CONTINUE = (
 LINGER_SECONDS = 0.01
 """How long the start of a model request may wait to be written together with what follows."""
 
+BEGUN_BEFORE = (
+    "An earlier run of this task was cut off by a restart of its host before it could remember what it did. It had "
+    "begun these calls, which may or may not have taken effect: {calls}. Check before you repeat one."
+)
+"""What it is told besides its prompt when the crash came before the transcript had the prompt, but after calls."""
+
 ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
 
@@ -99,8 +105,6 @@ class RunnerParts:
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
-    poll_seconds: float = 2.0
-    """How long an interrupt that another process took in may go unnoticed."""
 
 
 class SessionRunner:
@@ -171,6 +175,7 @@ class SessionRunner:
                 held = None
             if held:
                 good_until = asked + terms.seconds - terms.margin_seconds
+                self._wake.set()  # input may have come through another server, whose hints don't reach this process
             elif held is False or monotonic() >= good_until:
                 raise LeaseLost(f"epoch {self.lease.epoch} of {self.lease.session_id} could not be extended")
 
@@ -190,9 +195,16 @@ class SessionRunner:
             self.idle_since = monotonic()
             try:
                 async with asyncio.timeout(self._profile.idle_timeout_seconds):
-                    await self._wake.wait()
+                    while not self._retired and not await self._is_wanted():
+                        await self._wake.wait()
+                        self._wake.clear()
             except TimeoutError:
                 return
+
+    async def _is_wanted(self) -> bool:
+        row = await self._parts.ledger.read_state(self.lease.session_id)
+        held = SessionState.model_validate_json(row.state)
+        return held.status != "idle" or held.interrupt is not None
 
     async def _take_up(self) -> Plan:
         plan = await self._ask_for_plan(caught_up=False)
@@ -279,7 +291,8 @@ class SessionRunner:
         await self._close()
         if await self._transcripts.has_uuid(self._key(), key):
             return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
-        return key, content
+        begun = ", ".join(call.name for call in plan.lost if call.started)
+        return key, [*content, ev.text_block(BEGUN_BEFORE.format(calls=begun))] if begun else content
 
     async def _ensure_process(self) -> LiveProcess:
         assert self._profile is not None
@@ -452,9 +465,7 @@ class SessionRunner:
         try:
             async with asyncio.timeout(seconds):
                 while self._stopping is None:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(self._parts.poll_seconds):
-                            await self._wake.wait()
+                    await self._wake.wait()
                     self._wake.clear()
                     if await self._interrupt_waits():
                         break
