@@ -382,7 +382,7 @@ async def test_sweep_leaves_live_sandboxes_and_other_state_directories_alone(far
     begun = await worker.started()
     assert await farm.provider.sweep() == []
     groups = [path for path in farm.groups() if path.name.endswith(str(begun["id"]))]
-    assert all((path / "cgroup.procs").read_text() for path in groups)
+    await until(lambda: all((path / "cgroup.procs").read_text() for path in groups), "the neighbour did not start")
     assert worker.process.poll() is None
     assert (await process.communicate(b"mine too"))[0] == b"mine too"
     worker.kill()
