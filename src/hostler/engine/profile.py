@@ -85,7 +85,7 @@ def profile(
     config = environment["config"]
     effort = model.get("effort")
     limits = config.get("limits") or {}
-    hosting = config.get("hosting") or {}
+    idle = (config.get("hosting") or {}).get("idle_timeout_seconds")  # null when the environment says nothing
     return Profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
@@ -101,7 +101,7 @@ def profile(
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
-        idle_timeout_seconds=hosting.get("idle_timeout_seconds", idle_timeout_seconds),
+        idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
     )
 
 
