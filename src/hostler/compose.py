@@ -51,7 +51,7 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
-from hostler.store.sessions import SessionRow, Usage
+from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
 from hostler.testing.rehearsal import RehearsalModel
@@ -158,16 +158,6 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
         return await database.read(lambda c: eventlog.count_since(c, session_id, event_id, "agent.message"))
 
     async def record_request(record: ModelRequestRecord) -> None:
-        used = record.usage
-        usage = Usage(
-            used.input_tokens,
-            used.output_tokens,
-            used.cache_read_input_tokens,
-            used.cache_creation_5m_input_tokens,
-            used.cache_creation_1h_input_tokens,
-            used.web_search_requests,
-        )
-
         def unit(connection: Connection) -> Any:
             return ledger.record_model_request(
                 connection,
@@ -175,7 +165,7 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
                 session_id=record.session_id,
                 model=record.model,
                 status=record.status,
-                usage=usage,
+                usage=record.usage,
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,

@@ -42,7 +42,14 @@ def asked(number: int, **request: Any) -> bytes:
 
 
 def ended(**fields: Any) -> bytes:
-    known = {"subtype": "success", "duration_ms": 1, "duration_api_ms": 1, "is_error": False, "num_turns": 1, "session_id": "s"}
+    known = {
+        "subtype": "success",
+        "duration_ms": 1,
+        "duration_api_ms": 1,
+        "is_error": False,
+        "num_turns": 1,
+        "session_id": "s",
+    }
     return line(type="result", **{**known, **fields})
 
 
@@ -69,10 +76,22 @@ FRAMES: dict[str, bytes] = {
     )
     + event({"type": "message_stop"}),
     "a million brackets": b'{"type": "assistant", "x": ' + b"[" * 10**6 + b"]" * 10**6 + b"}\n",
-    "a deep tool input": said({"type": "tool_use", "id": "toolu_deep", "name": "Bash", "input": json.loads('{"a":' * 400 + "1" + "}" * 400)}),
+    "a deep tool input": said(
+        {"type": "tool_use", "id": "toolu_deep", "name": "Bash", "input": json.loads('{"a":' * 400 + "1" + "}" * 400)}
+    ),
     "questions about calls that nobody made": b"".join(hook(n, "Bash") for n in range(100)),
-    "questions about nothing": asked(1, subtype="hook_callback", callback_id="hook_9", input=7) + asked(2, subtype="hook_callback", callback_id="hook_0", input={}) + asked(3, subtype="mcp_message", server_name="custom", message={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "pay", "arguments": {}}}),
-    "transcripts elsewhere": mirror(f"{HOME}/../../../../etc/x.jsonl", {"type": "user", "uuid": "a" * 100}) + mirror(5, 7) + line(type="transcript_mirror") + mirror(f"{HOME}/{'y' * 3000}.jsonl", {"uuid": "b"}),
+    "questions about nothing": asked(1, subtype="hook_callback", callback_id="hook_9", input=7)
+    + asked(2, subtype="hook_callback", callback_id="hook_0", input={})
+    + asked(
+        3,
+        subtype="mcp_message",
+        server_name="custom",
+        message={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "pay", "arguments": {}}},
+    ),
+    "transcripts elsewhere": mirror(f"{HOME}/../../../../etc/x.jsonl", {"type": "user", "uuid": "a" * 100})
+    + mirror(5, 7)
+    + line(type="transcript_mirror")
+    + mirror(f"{HOME}/{'y' * 3000}.jsonl", {"uuid": "b"}),
     "a line without end": b"x" * (66 << 20),
     "an end": ended(),
     "a wait": ended(terminal_reason="tool_deferred"),

@@ -30,8 +30,8 @@ from gateway_fakes import (
     sse_message,
 )
 
-from hostler.engine.ports import ModelUsage
 from hostler.gateway import ClientLimits, ModelGateway, Upstream, UpstreamLimits, UsageNotRecorded
+from hostler.store.sessions import Usage
 
 TEXT = sse_message([{"type": "text", "text": "hello"}])
 
@@ -49,7 +49,7 @@ async def test_stream_crosses_unchanged_and_its_usage_is_recorded(tmp_path: Path
         assert (answer.status, answer.whole, answer.body) == (200, True, b"".join(events))
         assert answer.headers["request-id"] == "req_up"
         [record] = b.listener.records
-        assert record.usage == ModelUsage(11, 7, 5, 2, 7, 3)
+        assert record.usage == Usage(11, 7, 5, 2, 7, 3)
         assert (record.session_id, record.model, record.status) == ("sesn_1", "claude-x", 200)
         assert record.stop_reason == "end_turn"
         assert record.first_byte_ms is not None
@@ -66,7 +66,7 @@ async def test_whole_message_crosses_and_its_usage_is_recorded(tmp_path: Path) -
     async with bench(tmp_path, answers_json(200, message)) as b:
         answer = await (await b.client()).post(hello(stream=False))
         assert answer.json == message
-        assert b.listener.records[0].usage == ModelUsage(3, 4)
+        assert b.listener.records[0].usage == Usage(3, 4)
 
 
 async def test_the_real_key_goes_out_and_nothing_of_the_sandbox_identity_does(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ async def test_errors_of_the_upstream_pass_with_their_retry_headers(tmp_path: Pa
         assert answer.headers["retry-after-ms"] == "7000"
         assert answer.headers["request-id"] == "req_9"
         assert "set-cookie" not in answer.headers
-        assert (b.listener.records[0].status, b.listener.records[0].usage) == (status, ModelUsage())
+        assert (b.listener.records[0].status, b.listener.records[0].usage) == (status, Usage())
 
 
 async def test_an_unreachable_upstream_is_503_and_may_be_asked_again(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ async def test_events_cut_anywhere_by_the_network_arrive_whole(tmp_path: Path) -
     async with bench(tmp_path, script) as b:
         answer = await (await b.client()).post(hello())
         assert answer.body == stream
-        assert b.listener.records[0].usage == ModelUsage(11, 7)
+        assert b.listener.records[0].usage == Usage(11, 7)
 
 
 async def test_crlf_streams_and_comments_cross(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ async def test_crlf_streams_and_comments_cross(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_sse(events)) as b:
         answer = await (await b.client()).post(hello())
         assert answer.body == b"".join(events)
-        assert b.listener.records[0].usage == ModelUsage(11, 7)
+        assert b.listener.records[0].usage == Usage(11, 7)
 
 
 async def test_a_hang_up_aborts_the_upstream_at_once_and_is_recorded(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ async def test_a_hang_up_aborts_the_upstream_at_once_and_is_recorded(tmp_path: P
             await b.listener.told.wait()
         [record] = b.listener.records
         assert (record.status, record.stop_reason) == (499, None)
-        assert record.usage == ModelUsage(11, 1)
+        assert record.usage == Usage(11, 1)
 
 
 async def test_a_hang_up_before_the_first_byte_aborts_too(tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ async def test_a_cut_stream_is_cut_for_the_client_and_recorded(tmp_path: Path) -
     async with bench(tmp_path, script) as b:
         answer = await (await b.client()).post(hello())
         assert (answer.status, answer.whole, answer.body) == (200, False, b"".join(TEXT[:3]))
-        assert (b.listener.records[0].status, b.listener.records[0].usage) == (200, ModelUsage(11, 1))
+        assert (b.listener.records[0].status, b.listener.records[0].usage) == (200, Usage(11, 1))
 
 
 @pytest.mark.parametrize("said", [b"", SSE_HEAD + chunk(TEXT[0])])
@@ -503,7 +503,7 @@ async def test_closing_hands_back_the_records_that_nobody_took(tmp_path: Path) -
         await (await b.client()).post(hello())
         with pytest.raises(UsageNotRecorded) as caught:
             await b.road.close()
-        assert caught.value.records[0].usage == ModelUsage(11, 7)
+        assert caught.value.records[0].usage == Usage(11, 7)
 
 
 async def test_closing_a_road_ends_what_is_under_way_and_still_records_it(tmp_path: Path) -> None:

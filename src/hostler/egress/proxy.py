@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.connection import ClientSide, EgressLimits, Head, TargetSide
 from hostler.egress.policy import BadTarget, Policy, Target, Verdict, parse_absolute, parse_authority
 from hostler.egress.resolve import Resolver, SystemResolver
-from hostler.egress.tasks import Tasks
 from hostler.engine.ports import EgressDecision, EgressRecorder, EgressRules
+from hostler.engine.sockets import remove_stale_socket
+from hostler.engine.tasks import Tasks
 
 _log = logging.getLogger("hostler.egress")
 
@@ -253,14 +253,3 @@ def _unrecorded() -> bytes:
 def _safe(text: str) -> str:
     """A malformed target as it may stand in a record: short and printable."""
     return "".join(char if char.isprintable() and char.isascii() else "?" for char in text[:255])
-
-
-def remove_stale_socket(path: Path) -> None:
-    """Removes a socket file that an earlier process left. Raises FileExistsError when something else is there."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"{path} is in the way and is not a socket")
-    path.unlink()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from hostler.store.sessions import Usage
+
 # --------------------------------------------------------------------------------------------------------- sandbox
 
 
@@ -138,18 +140,6 @@ class EgressDecision:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelUsage:
-    """Tokens of one model request as the upstream counted them."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_input_tokens: int = 0
-    cache_creation_5m_input_tokens: int = 0
-    cache_creation_1h_input_tokens: int = 0
-    web_search_requests: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ModelRequestRecord:
     """One request on the model road: what it asked for, what it used, how it ended."""
 
@@ -157,7 +147,7 @@ class ModelRequestRecord:
     model: str
     status: int
     """HTTP status of the upstream's answer; 0 when there was none, 499 when the sandbox hung up first."""
-    usage: ModelUsage
+    usage: Usage
     stop_reason: str | None
     duration_ms: float
     first_byte_ms: float | None
@@ -236,7 +226,6 @@ __all__ = [
     "ModelRequestRecord",
     "ModelRoadListener",
     "ModelRoads",
-    "ModelUsage",
     "Road",
     "Sandbox",
     "SandboxLimits",

@@ -13,7 +13,7 @@ import json
 import logging
 from typing import Protocol
 
-from hostler.engine.ports import ModelRequestRecord, ModelUsage
+from hostler.engine.ports import ModelRequestRecord
 from hostler.gateway.body import MessagesBody, dump, parse, reaches_outside
 from hostler.gateway.client import ClientConnection
 from hostler.gateway.errors import Refusal, error_event, unavailable
@@ -22,6 +22,7 @@ from hostler.gateway.relay import Relay
 from hostler.gateway.response import Splitter, render_held, split_message
 from hostler.gateway.sequence import Call, Forward, Plan
 from hostler.gateway.upstream import UpstreamConnection, UpstreamPool, UpstreamUnreachable
+from hostler.store.sessions import Usage
 
 _log = logging.getLogger("hostler.gateway")
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -195,7 +196,7 @@ class Exchange:
             session_id=self._session.session_id,
             model=body.model,
             status=499 if self._gone.is_set() and not relay.complete else relay.status,
-            usage=relay.tap.usage if relay.status == 200 else ModelUsage(),
+            usage=relay.tap.usage if relay.status == 200 else Usage(),
             stop_reason=relay.tap.stop_reason if relay.complete else None,
             duration_ms=(self._loop.time() - self._started) * 1000,
             first_byte_ms=None if first is None else (first - self._started) * 1000,

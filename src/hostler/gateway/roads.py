@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
-import stat
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hostler.engine.ports import ModelRequestRecord, ModelRoadListener, SequenceStore
+from hostler.engine.sockets import remove_stale_socket
+from hostler.engine.tasks import Tasks
 from hostler.gateway import sequence
 from hostler.gateway.client import ClientConnection, ClientLimits
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.http1 import Request
 from hostler.gateway.sequence import Call, Plan
-from hostler.gateway.tasks import Tasks
 from hostler.gateway.upstream import Upstream, UpstreamLimits, UpstreamPool
 
 
@@ -221,17 +220,6 @@ class ModelRoad:
             while self._unrecorded:
                 await self._listener.on_model_request(self._unrecorded[0])
                 self._unrecorded.popleft()
-
-
-def remove_stale_socket(path: Path) -> None:
-    """Removes a socket file that an earlier process left. Anything else at that place is not ours: FileExistsError."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "something that is not a socket is in the way", str(path))
-    path.unlink()
 
 
 __all__ = ["ModelGateway", "ModelRoad", "UsageNotRecorded"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from hostler.engine.ports import ModelUsage
+from hostler.store.sessions import Usage
 
 
 class UsageTap:
@@ -20,12 +20,12 @@ class UsageTap:
         self.stop_reason: str | None = None
 
     @property
-    def usage(self) -> ModelUsage:
+    def usage(self) -> Usage:
         counts = self._counts
         hour = counts.get("cache_1h", 0)
         # Without the breakdown, every written token is one of the five-minute cache: that is the API's default.
         five = counts["cache_5m"] if "cache_5m" in counts else max(counts.get("cache_write", 0) - hour, 0)
-        return ModelUsage(
+        return Usage(
             input_tokens=counts.get("input", 0),
             output_tokens=counts.get("output", 0),
             cache_read_input_tokens=counts.get("cache_read", 0),

@@ -1,4 +1,4 @@
-"""Who owns the tasks of the model road?
+"""Who owns the tasks of a road?
 
 Protocol callbacks can't await, so each request runs in a task of its own. `Tasks` is the one owner of them: nothing
 runs that it doesn't know, and `close` returns only when none is left.
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-_log = logging.getLogger("hostler.gateway")
+_log = logging.getLogger("hostler.roads")
 
 
 class Tasks:
@@ -37,4 +37,4 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            _log.error("gateway.task_died", exc_info=task.exception(), extra={"task": task.get_name()})
+            _log.error("road.task_died", exc_info=task.exception(), extra={"task": task.get_name()})
