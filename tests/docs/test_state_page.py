@@ -9,7 +9,7 @@ import pytest
 from docpages import DOCS
 
 from hostler.domain.errors import InvalidRequest
-from hostler.engine import state
+from hostler.engine import inputs, state, turns
 from hostler.engine.state import Moment, OpenCall, SessionState, Totals, Turn
 
 PAGE = (DOCS / "explanation" / "session-state-machine.md").read_text("utf-8")
@@ -56,10 +56,10 @@ def test_input_does_what_the_table_says(sent: str, before: str, recorded: str, t
     held = session(before, "custom" if sent == "user.custom_tool_result" else "builtin")
     if recorded == "refused":
         with pytest.raises(InvalidRequest):
-            state.submit(held, AT, Totals({}), [BODIES[sent]])
+            inputs.submit(held, AT, Totals({}), [BODIES[sent]])
         assert then == before
         return
-    step = state.submit(held, AT, Totals({}), [BODIES[sent]])
+    step = inputs.submit(held, AT, Totals({}), [BODIES[sent]])
     assert [event.type for event in step.events] == re.findall(r"`(\S+)`", recorded)
     assert named(step.state) == then
     assert ("waits" in recorded) == bool(step.state.queue or step.state.interrupt)
@@ -68,4 +68,4 @@ def test_input_does_what_the_table_says(sent: str, before: str, recorded: str, t
 def test_numbers_of_the_page_are_those_of_the_code() -> None:
     assert f"At most {state.QUEUE_LIMIT:,} may wait" in " ".join(PAGE.split())
     assert f"last {state.ANSWERS_KEPT} settled calls" in " ".join(PAGE.split())
-    assert state.MAX_RECOVERIES == 3, "the page says: a fourth time"
+    assert turns.MAX_RECOVERIES == 3, "the page says: a fourth time"

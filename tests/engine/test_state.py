@@ -14,8 +14,9 @@ from hostler.domain import events as ev
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.events import INTERRUPTED, OUTCOME_UNKNOWN
 from hostler.domain.ids import new_id
-from hostler.engine import state
-from hostler.engine.state import MAX_RECOVERIES, Moment, OpenCall, Plan, RunEnd, SessionState, Step, Totals
+from hostler.engine import inputs, state, turns
+from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
+from hostler.engine.turns import MAX_RECOVERIES, Plan, RunEnd
 
 Body = dict[str, Any]
 NO_TOTALS = Totals({"input_tokens": 0})
@@ -46,13 +47,13 @@ class Session:
         return [event.type for event in step.events]
 
     def send(self, *bodies: Body) -> list[str]:
-        return self.do(state.submit(self.state, self.moment(), NO_TOTALS, bodies))
+        return self.do(inputs.submit(self.state, self.moment(), NO_TOTALS, bodies))
 
     def say(self, text: str) -> list[str]:
         return self.send(message(text))
 
     def take_up(self) -> Plan:
-        step, plan = state.take_up(self.state, self.moment(), NO_TOTALS)
+        step, plan = turns.take_up(self.state, self.moment(), NO_TOTALS)
         self.do(step)
         return plan
 
@@ -69,18 +70,18 @@ class Session:
             gated=gated or custom,
             started=started,
         )
-        self.do(state.call_announced(self.state, made, call))
+        self.do(turns.call_announced(self.state, made, call))
         return id_
 
     def begin(self, name: str) -> list[str]:
-        return self.do(state.call_started(self.state, f"toolu_{name}"))
+        return self.do(turns.call_started(self.state, f"toolu_{name}"))
 
     def finish(self, name: str) -> list[str]:
         done = (ev.text_block("done"),)
-        return self.do(state.call_finished(self.state, self.moment(), f"toolu_{name}", done, False))
+        return self.do(turns.call_finished(self.state, self.moment(), f"toolu_{name}", done, False))
 
     def end(self, how: Any, **more: Any) -> list[str]:
-        return self.do(state.run_ended(self.state, self.moment(), NO_TOTALS, RunEnd(how, **more)))
+        return self.do(turns.run_ended(self.state, self.moment(), NO_TOTALS, RunEnd(how, **more)))
 
     def asked(self) -> list[str]:
         """Calls that the newest idle names."""
@@ -256,7 +257,7 @@ def test_an_interrupt_of_a_waiting_session_closes_its_calls_in_log_and_transcrip
     assert [u.tool_use_id for u in session.state.unclosed] == ["toolu_one", "toolu_two"]
     session.say("b")
     assert [u.tool_use_id for u in session.take_up().unclosed] == ["toolu_one", "toolu_two"]
-    session.do(state.closed_in_transcript(session.state, frozenset({"toolu_one", "toolu_two"})))
+    session.do(turns.closed_in_transcript(session.state, frozenset({"toolu_one", "toolu_two"})))
     assert session.state.unclosed == ()
 
 
@@ -264,7 +265,7 @@ def test_a_crash_closes_what_had_begun_as_unknown_and_what_had_not_as_interrupte
     session = Session()
     session.say("a")
     session.take_up()
-    session.do(state.request_started(session.state, session.moment(), ev.request_start("t", "sevt_start")))
+    session.do(turns.request_started(session.state, session.moment(), ev.request_start("t", "sevt_start")))
     begun, held = session.call("begun", started=True), session.call("held")
     before = len(session.log)
     plan = session.take_up()
@@ -362,12 +363,12 @@ def test_a_busy_upstream_shows_once_and_the_next_answer_shows_that_it_is_over() 
     session.say("a")
     session.take_up()
     error = ev.error("t", "model_overloaded_error", "busy", "retrying")
-    first = session.do(state.rescheduled(session.state, session.moment(), error))
+    first = session.do(turns.rescheduled(session.state, session.moment(), error))
     assert first == ["session.error", "session.status_rescheduled", "session.thread_status_rescheduled"]
     again = ev.error("t", "model_overloaded_error", "busy", "retrying")
-    assert session.do(state.rescheduled(session.state, session.moment(), again)) == ["session.error"]
+    assert session.do(turns.rescheduled(session.state, session.moment(), again)) == ["session.error"]
     start = ev.request_start("t", "sevt_s")
-    made = session.do(state.request_started(session.state, session.moment(), start))
+    made = session.do(turns.request_started(session.state, session.moment(), start))
     assert made == [*RUNNING, "span.model_request_start"]
 
 
@@ -375,10 +376,10 @@ def test_an_archived_session_takes_nothing_and_a_running_one_is_not_archived() -
     session = Session()
     session.say("a")
     with pytest.raises(InvalidRequest, match="is running"):
-        state.archive(session.state, session.moment())
+        inputs.archive(session.state, session.moment())
     session.take_up()
     session.end("completed")
-    made = session.do(state.archive(session.state, session.moment()))
+    made = session.do(inputs.archive(session.state, session.moment()))
     assert made == ["session.thread_status_terminated", "session.status_terminated"]
     with pytest.raises(InvalidRequest, match="archived"):
         session.say("b")
@@ -447,7 +448,7 @@ class Machine(RuleBasedStateMachine):
             self.given += words(plan.turn.prompts)
         ids = frozenset(u.tool_use_id for u in plan.unclosed)
         if plan.do in ("start", "recover"):
-            self.session.do(state.closed_in_transcript(self.session.state, ids))
+            self.session.do(turns.closed_in_transcript(self.session.state, ids))
         self.live = plan.do != "nothing"
 
     @precondition(lambda self: self.live)
@@ -461,13 +462,13 @@ class Machine(RuleBasedStateMachine):
         session = self.session
         if self.open_request:
             end = ev.request_end("t", str(session.state.open_request), {}, False)
-            session.do(state.request_ended(session.state, end))
+            session.do(turns.request_ended(session.state, end))
             self.open_request = False
         elif busy:
             error = ev.error("t", "model_overloaded_error", "busy", "retrying")
-            session.do(state.rescheduled(session.state, session.moment(), error))
+            session.do(turns.rescheduled(session.state, session.moment(), error))
         else:
-            session.do(state.request_started(session.state, session.moment(), ev.request_start("t", new_id("sevt"))))
+            session.do(turns.request_started(session.state, session.moment(), ev.request_start("t", new_id("sevt"))))
             self.open_request = True
 
     @precondition(lambda self: self.live)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from hostler.domain import events as ev
 from hostler.domain.ids import new_id
-from hostler.engine import runs, state
+from hostler.engine import runs, turns
 from hostler.engine.composer import Composer, Op
 from hostler.engine.state import Moment, SessionState, Step, Totals
 
@@ -77,6 +77,6 @@ def _message(texts: Sequence[str]) -> Op:
 
 def _finish(result: runs.ToolResult) -> Op:
     def finish(before: SessionState, at: Moment, _: Totals) -> Step:
-        return state.call_finished(before, at, result.tool_use_id, result.content, result.is_error)
+        return turns.call_finished(before, at, result.tool_use_id, result.content, result.is_error)
 
     return finish

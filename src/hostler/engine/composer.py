@@ -12,7 +12,7 @@ from typing import Literal
 from hostler.domain import events as ev
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Frame
-from hostler.engine import runs, state
+from hostler.engine import runs, turns
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
 
 Op = Callable[[SessionState, Moment, Totals], Step]
@@ -75,7 +75,7 @@ class Composer:
                 self._discard()
                 self._request_id = new_id("sevt")
                 id_ = self._request_id
-                return [lambda s, at, _: state.request_started(s, at, ev.request_start(at.text, id_))]
+                return [lambda s, at, _: turns.request_started(s, at, ev.request_start(at.text, id_))]
             case runs.TextStarted():
                 if self._message_id is not None:
                     return []
@@ -106,7 +106,7 @@ class Composer:
                     return []
                 finished = event
                 return [
-                    lambda s, at, _: state.call_finished(
+                    lambda s, at, _: turns.call_finished(
                         s, at, finished.tool_use_id, finished.content, finished.is_error
                     )
                 ]
@@ -115,7 +115,7 @@ class Composer:
             case runs.Retrying(error=kind, message=message):
                 self._discard()
                 return [
-                    lambda s, at, _: state.rescheduled(s, at, ev.error(at.text, kind, message, "retrying")),
+                    lambda s, at, _: turns.rescheduled(s, at, ev.error(at.text, kind, message, "retrying")),
                 ]
             case runs.Ended():
                 return []
@@ -145,7 +145,7 @@ class Composer:
             out += [self.announce(call, held=True) for call in held]
         self._discard()
         start = self._request_id
-        out.append(lambda s, at, _: state.request_ended(s, ev.request_end(at.text, start, event.usage, event.is_error)))
+        out.append(lambda s, at, _: turns.request_ended(s, ev.request_end(at.text, start, event.usage, event.is_error)))
         return out
 
     def announce(self, call: runs.ToolCall, *, held: bool) -> Op:
@@ -169,7 +169,7 @@ class Composer:
                 event = ev.agent_custom_tool_use(at.text, id_, call.name, call.input)
             else:
                 event = ev.agent_tool_use(at.text, id_, call.name, call.input, policy)
-            return state.call_announced(before, event, open_call)
+            return turns.call_announced(before, event, open_call)
 
         return announce
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
-from hostler.engine import runs, state
+from hostler.engine import runs, state, turns
 from hostler.engine.catchup import unrecorded
 from hostler.engine.composer import Composer, Op, Preview, joined
 from hostler.engine.hub import Hub
@@ -27,8 +27,9 @@ from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
-from hostler.engine.state import Moment, Plan, RunEnd, SessionState, Step, Totals, Turn, Unclosed
+from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, Unclosed
 from hostler.engine.transcript import call_entry, closing_entry, deferral_entry, look_up
+from hostler.engine.turns import Plan, RunEnd
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -158,7 +159,7 @@ class SessionRunner:
     async def give_up(self) -> None:
         """End the turn with an error: this worker can't serve it, and trying again has not helped."""
         end = RunEnd("failed", message="This server failed to run the turn; its log says why.")
-        await self._apply(lambda s, at, totals, _: state.run_ended(s, at, totals, end))
+        await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
 
     # -- lease
 
@@ -222,7 +223,7 @@ class SessionRunner:
             if before.turn is not None and before.turn.phase == "handed" and not caught_up:
                 plans[:] = [None]
                 return Step(before)
-            step, plan = state.take_up(before, at, totals)
+            step, plan = turns.take_up(before, at, totals)
             plans[:] = [plan]
             return step
 
@@ -261,7 +262,7 @@ class SessionRunner:
         try:
             if plan.do == "resume" and not await self._ready_to_resume(plan):
                 end = RunEnd("lost", message="The waiting tool call could not be resumed.")
-                await self._apply(lambda s, at, totals, _: state.resume_failed(s, at, totals, end))
+                await self._apply(lambda s, at, totals, _: turns.resume_failed(s, at, totals, end))
                 return
             if plan.do != "resume" and plan.unclosed:
                 await self._close_in_transcript(plan.unclosed)
@@ -337,7 +338,7 @@ class SessionRunner:
                 await self._transcripts.append_entry(self._key(), entry)
                 entries.append(entry)
         ids = frozenset(call.tool_use_id for call in unclosed)
-        await self._apply(lambda s, at, t, _: state.closed_in_transcript(s, ids))
+        await self._apply(lambda s, at, t, _: turns.closed_in_transcript(s, ids))
 
     async def _ready_to_resume(self, plan: Plan) -> bool:
         """Make sure that the transcript ends in a waiting call that a new process will execute."""
@@ -454,7 +455,7 @@ class SessionRunner:
             end = RunEnd(stop.how, stop.error, stop.message, closed_by_harness=by_harness)
         self._stopping = None
         self._composer.dropping_errors = False
-        await self._apply(lambda s, at, totals, _: state.run_ended(s, at, totals, end))
+        await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
         if not ended.alive:
             await self._close()
 
@@ -536,7 +537,7 @@ class SessionRunner:
             else:
                 verdicts[:] = [Allow()]
                 # A custom tool ran at the client: handing its result over once more does no harm, losing it would.
-                return Step(before) if custom else state.call_started(before, tool_use_id)
+                return Step(before) if custom else turns.call_started(before, tool_use_id)
             return Step(before)
 
         known = self._calls[tool_use_id]

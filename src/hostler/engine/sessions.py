@@ -1,6 +1,6 @@
 """What may be done with sessions from outside? Create, read, change, archive, delete, send, list, stream.
 
-The rules live in `engine.state` and in the store; this service joins them to transactions and to the wire's objects.
+The rules live in `engine.inputs` and in the store; this service joins them to transactions and to the wire's objects.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hostler.domain.sessions import (
 )
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine import state
+from hostler.engine import inputs, state
 from hostler.engine.agents import session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
@@ -87,7 +87,7 @@ class Sessions:
             if not bodies:
                 return rows.get_session(connection, workspace, session_id)
             return self._records.apply_in(
-                connection, session_id, lambda s, at, t, _: state.submit(s, at, t, bodies), workspace=workspace
+                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
             ).session
 
         row = await self._database.write(unit)
@@ -111,7 +111,7 @@ class Sessions:
                 if before.status == "terminated":
                     raise InvalidRequest("This session is archived and can't be changed.")
                 if "agent" in changed:
-                    state.refuse_while_running(before, "changed")
+                    inputs.refuse_while_running(before, "changed")
                 return Step(before, (ev.session_updated(at.text, changed),))
 
             return self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
@@ -153,7 +153,7 @@ class Sessions:
         def unit(connection: Connection) -> Applied:
             update = SessionUpdate(archived_at=moment(self._database.now(connection)))
             return self._records.apply_in(
-                connection, session_id, lambda s, at, _, __: state.archive(s, at), workspace=workspace, update=update
+                connection, session_id, lambda s, at, _, __: inputs.archive(s, at), workspace=workspace, update=update
             )
 
         applied = await self._database.write(unit)
@@ -166,7 +166,7 @@ class Sessions:
 
         def unit(connection: Connection) -> str:
             row = rows.get_session(connection, workspace, session_id)
-            state.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
+            inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
             rows.delete_session(connection, workspace, session_id)
             return moment(self._database.now(connection))
 
@@ -181,7 +181,7 @@ class Sessions:
         """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
         bodies = [wire_fields(event) for event in events]
         applied = await self._records.apply(
-            session_id, lambda s, at, t, _: state.submit(s, at, t, bodies), workspace=workspace
+            session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
         )
         return [
             reply.text() if isinstance(reply, ev.Event) else await self._recorded(session_id, reply)

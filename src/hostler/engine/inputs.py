@@ -1,0 +1,179 @@
+"""What follows from what a client sends? Messages, interrupts, answers, and the end of a session.
+
+Pure, like `engine.state`, whose values and building blocks it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hostler.domain import events as ev
+from hostler.domain.errors import InvalidRequest
+from hostler.domain.events import Body, Event
+from hostler.domain.ids import new_id
+from hostler.engine.state import (
+    END_TURN,
+    QUEUE_LIMIT,
+    Answer,
+    Moment,
+    Queued,
+    SessionState,
+    Step,
+    Totals,
+    close_calls,
+    digest,
+    go_idle,
+    go_running,
+    processed,
+    requires_action,
+    start_queued,
+    start_turn,
+    unanswered,
+)
+
+
+def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Mapping[str, Any]]) -> Step:
+    """Input from a client, all or nothing. `bodies` are validated wire events without `id` and `processed_at`.
+
+    Raises InvalidRequest when any of them can't be accepted in this state.
+    """
+    if state.status == "terminated":
+        raise InvalidRequest("This session is archived; it accepts no more events. Create a new session.")
+    stamped = [{"id": new_id("sevt"), **body, "processed_at": None} for body in bodies]
+    step = Step(state)
+    index = 0
+    while index < len(stamped):
+        body = stamped[index]
+        match body["type"]:
+            case "user.message":
+                run = [body]
+                while index + len(run) < len(stamped) and stamped[index + len(run)]["type"] == "user.message":
+                    run.append(stamped[index + len(run)])
+                step = _message(step, at, run)
+                index += len(run)
+            case "user.interrupt":
+                step = _interrupt(step, at, totals, body)
+                index += 1
+            case "user.tool_confirmation" | "user.custom_tool_result":
+                step = _answer(step, at, body)
+                index += 1
+            case "user.tool_result":
+                raise InvalidRequest(
+                    f"events[{index}]: user.tool_result is for self_hosted environments; "
+                    "in a cloud environment the built-in tools run in the session's own sandbox."
+                )
+            case other:
+                raise InvalidRequest(f"events[{index}]: {other} is not supported by this server yet.")
+    return _after_answers(state, step, at, totals)
+
+
+def _with(
+    step: Step, state: SessionState, events: Sequence[Event], replies: Sequence[Event | str], **more: Any
+) -> Step:
+    return Step(
+        state,
+        (*step.events, *events),
+        more.get("wanted", step.wanted),
+        (*step.replies, *replies),
+        (*step.queued, *more.get("queued", ())),
+    )
+
+
+def _message(step: Step, at: Moment, messages: Sequence[Body]) -> Step:
+    state = step.state
+    if state.turn is None:
+        state, events = start_turn(state, at, messages)
+        return _with(step, state, events, events[: len(messages)], wanted=True)
+    if len(state.queue) + len(messages) > QUEUE_LIMIT:
+        raise InvalidRequest(f"{QUEUE_LIMIT} messages already wait in this session; wait for it to become idle.")
+    state = state.model_copy(update={"queue": (*state.queue, *(Queued(body=m) for m in messages))})
+    waiting = [Event(m) for m in messages]
+    return _with(step, state, (), waiting, queued=waiting)
+
+
+def _interrupt(step: Step, at: Moment, totals: Totals, body: Body) -> Step:
+    state = step.state
+    thread = body.get("session_thread_id")
+    if thread is not None and thread != state.thread_id:
+        raise InvalidRequest(f"session_thread_id {thread} is not a thread of this session.")
+    if state.turn is not None and state.turn.phase in ("fresh", "handed", "ready"):
+        if state.interrupt is not None:
+            return _with(step, state, (), [Event(state.interrupt.body)])
+        state = state.model_copy(update={"interrupt": Queued(body=body)})
+        return _with(step, state, (), [Event(body)], wanted=True)
+    event = processed(body, at)
+    state, closing = close_calls(state, at)
+    state, idle = go_idle(state.model_copy(update={"turn": None}), at, totals, END_TURN)
+    state, following = start_queued(state, at)
+    return _with(step, state, [event, *closing, *idle, *following], [event], wanted=True if following else step.wanted)
+
+
+def _answer(step: Step, at: Moment, body: Body) -> Step:
+    state = step.state
+    custom = body["type"] == "user.custom_tool_result"
+    key = "custom_tool_use_id" if custom else "tool_use_id"
+    target = str(body[key])
+    event = processed({k: v for k, v in body.items() if v is not None or k == "processed_at"}, at)
+    answer = Answer(
+        event_id=event.id,
+        allow=custom or body["result"] == "allow",
+        message=body.get("deny_message"),
+        content=tuple(body.get("content") or ()),
+        is_error=bool(body.get("is_error")),
+    )
+    call = next((c for c in state.calls if c.event_id == target), None)
+    earlier = call.answer if call else None
+    past = next((s for s in state.settled if s.event_id == target), None)
+    if (earlier and digest(earlier) == digest(answer)) or (past and past.digest == digest(answer)):
+        known = earlier.event_id if earlier else past.answer_event_id if past else None
+        return _with(step, state, (), [str(known)])
+    if earlier or past:
+        raise InvalidRequest(f"{key} {target} already has its answer.")
+    if call is None:
+        raise InvalidRequest(f"{key} {target} names no waiting tool call of this session.")
+    if not call.gated or (call.kind == "custom") != custom:
+        wanted = "user.custom_tool_result" if call.kind == "custom" else "user.tool_confirmation"
+        hint = f"answer it with {wanted}" if call.gated else "it waits for nobody"
+        raise InvalidRequest(f"{key} {target} can't be answered with {body['type']}: {hint}.")
+    answered = call.model_copy(update={"answer": answer})
+    calls = tuple(answered if c.event_id == target else c for c in state.calls)
+    return _with(step, state.model_copy(update={"calls": calls}), [event], [event])
+
+
+def _after_answers(before: SessionState, step: Step, at: Moment, totals: Totals) -> Step:
+    """A blocked turn with new answers: go on when all are there, else say again what is missing."""
+    state = step.state
+    turn = state.turn
+    if turn is None or turn.phase != "blocked" or unanswered(state) == unanswered(before):
+        return step
+    if unanswered(state):
+        state, events = go_idle(state, at, totals, requires_action(state))
+        return _with(step, state, events, ())
+    state, events = go_running(state.model_copy(update={"turn": turn.model_copy(update={"phase": "ready"})}), at)
+    return _with(step, state, events, (), wanted=True)
+
+
+def archive(state: SessionState, at: Moment) -> Step:
+    """No more turns. Raises InvalidRequest while one runs."""
+    if state.status == "terminated":
+        return Step(state)
+    refuse_while_running(state, "archived")
+    state, closing = close_calls(state, at)
+    state = state.model_copy(
+        update={"status": "terminated", "turn": None, "queue": (), "interrupt": None, "stop_reason": None}
+    )
+    events = (
+        *closing,
+        ev.thread_status(at.text, "terminated", state.thread_id, state.agent_name),
+        ev.status_terminated(at.text),
+    )
+    return Step(state, events, wanted=False)
+
+
+def refuse_while_running(state: SessionState, what: str) -> None:
+    if state.status in ("running", "rescheduling"):
+        raise InvalidRequest(
+            f"This session is {state.status} and can't be {what} now. "
+            "Send user.interrupt, wait for session.status_idle, then try again."
+        )
