@@ -35,12 +35,13 @@ from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
+from hostler.engine.memory import Ledger
 from hostler.engine.models import Models
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.records import Records
-from hostler.engine.runner import LeaseTerms, Ledger, RunnerParts
+from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.sessions import Sessions
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway

@@ -23,6 +23,7 @@ async def test_interrupt_while_the_model_speaks_leaves_no_half_message(house: Ho
     session = await house.session()
     await house.say(session, [step(text("Half a sentence ", chunk=4), gate("never"), text("and the rest."))])
     await house.model.reached_gate("never")
+    await house.until_event(session, "span.model_request_start")
     sent = await house.answer(session, INTERRUPT)
     assert sent[0].processed_at is None
     events = await house.until_idle(session)

@@ -1,7 +1,7 @@
 """How does a step of the state machine become durable, and who hears of it?
 
-`Records.apply` runs one transition (`engine.inputs`, `engine.turns`) inside the transaction that appends its events, and tells
-readers and workers after the commit: nothing is announced before it is recorded.
+`Records.apply` runs one transition (`engine.inputs`, `engine.turns`) inside the transaction that appends its events,
+and tells readers and workers after the commit: nothing is announced before it is recorded.
 """
 
 from __future__ import annotations

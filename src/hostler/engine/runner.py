@@ -13,22 +13,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
 
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
-from hostler.engine.catchup import unrecorded
 from hostler.engine.composer import Composer, Op, Preview, joined
 from hostler.engine.hub import Hub
-from hostler.engine.ports import HeldCall, ModelRequestRecord, SequenceStore
+from hostler.engine.memory import Ledger, Memory
+from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess, Surroundings, open_process
-from hostler.engine.profile import Profile, transcript_id
+from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
-from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, Unclosed
-from hostler.engine.transcript import call_entry, closing_entry, deferral_entry, look_up
+from hostler.engine.state import Moment, SessionState, Step, Totals, Turn
 from hostler.engine.turns import Plan, RunEnd
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
@@ -54,18 +52,6 @@ ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
 
 
-class Transcripts(Protocol):
-    """The transcript store, bound to one session and fenced by one lease."""
-
-    async def load(self, key: Any) -> list[Any] | None: ...
-
-    async def leaf(self, key: Any) -> dict[str, Any] | None: ...
-
-    async def has_uuid(self, key: Any, uuid: str) -> bool: ...
-
-    async def append_entry(self, key: Any, entry: Any) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
     """How a lease is kept."""
@@ -74,24 +60,6 @@ class LeaseTerms:
     """Time to live."""
     margin_seconds: float = 3.0
     """A worker that could not extend stops its sandbox this long before the lease can have run out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """What a runner does with the store besides the log. Functions, so that the runner needs no database."""
-
-    extend: Callable[[Lease], Any]
-    """async: True while the lease holds."""
-    read_state: Callable[[str], Any]
-    """async: the session's row, read without a lock."""
-    messages_since: Callable[[str, str], Any]
-    """async: how many `agent.message` events the session has after the event of this id."""
-    read_event: Callable[[str, str], Any]
-    """async: the event of this id as a dict; None when there is none."""
-    record_request: Callable[[ModelRequestRecord], Any]
-    """async: durable when it returns."""
-    transcripts: Callable[[Lease], Transcripts]
-    sequence: Callable[[Lease], SequenceStore]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +97,7 @@ class SessionRunner:
         self._announced = asyncio.Condition()
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
-        self._transcripts = parts.ledger.transcripts(lease)
+        self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
 
     # -- from the worker
 
@@ -210,7 +178,8 @@ class SessionRunner:
     async def _take_up(self) -> Plan:
         plan = await self._ask_for_plan(caught_up=False)
         if plan is None:
-            await self._catch_up()
+            await self._close()
+            await self._memory.catch_up()
             plan = await self._ask_for_plan(caught_up=True)
         assert plan is not None, "there is a plan after catching up"
         return plan
@@ -234,38 +203,19 @@ class SessionRunner:
         self._profile = self._parts.profile_of(applied.session)
         return plans[0]
 
-    async def _catch_up(self) -> None:
-        """The process of a turn is gone: bring transcript and log to the same point, which is the farthest of both."""
-        await self._close()
-        applied = await self._apply(lambda s, at, totals, _: Step(s))
-        turn = applied.state.turn
-        if turn is None:
-            return
-        harness, prompt = self._parts.around.harness, derived_uuid("prompt", turn.id)
-        entries = await harness.catch_up(self._key()["session_id"], self._transcripts, applied.at.text)
-        begun = next((at for at, entry in enumerate(entries) if entry.get("uuid") == prompt), len(entries))
-        calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
-        messages = await self._parts.ledger.messages_since(self.lease.session_id, turn.prompts[-1].event_id)
-        profile = self._parts.profile_of(applied.session)
-        composer = Composer(profile.policies, profile.custom_names)
-        composer.dropping_errors = applied.state.interrupt is not None
-        recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
-        ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
-        if ops:
-            step = joined(ops)
-            await self._apply(lambda s, at, totals, _: step(s, at, totals))
-
     async def _turn(self, plan: Plan) -> None:
         turn = plan.turn
         assert turn is not None, "a plan to act has a turn"
         self._stopping = None
         try:
-            if plan.do == "resume" and not await self._ready_to_resume(plan):
+            if plan.do == "resume" or plan.unclosed:
+                await self._close()
+            if plan.do == "resume" and not await self._memory.ready_to_resume():
                 end = RunEnd("lost", message="The waiting tool call could not be resumed.")
                 await self._apply(lambda s, at, totals, _: turns.resume_failed(s, at, totals, end))
                 return
             if plan.do != "resume" and plan.unclosed:
-                await self._close_in_transcript(plan.unclosed)
+                await self._memory.close(plan.unclosed)
             prompt = await self._prompt(plan, turn)
             process = await self._ensure_process()
             if prompt is not None:
@@ -290,7 +240,7 @@ class SessionRunner:
         if plan.do == "resume":
             return None
         await self._close()
-        if await self._transcripts.has_uuid(self._key(), key):
+        if await self._memory.has(key):
             return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
         begun = ", ".join(call.name for call in plan.lost if call.started)
         return key, [*content, ev.text_block(BEGUN_BEFORE.format(calls=begun))] if begun else content
@@ -306,8 +256,8 @@ class SessionRunner:
                 self._parts.around,
                 self.lease.session_id,
                 self._profile,
-                resume=await self._transcripts.leaf(self._key()) is not None,
-                transcripts=self._transcripts,
+                resume=await self._memory.exists(),
+                transcripts=self._memory.transcripts,
                 gatekeeper=self,
                 listener=self,
                 sequence=self._parts.ledger.sequence(self.lease),
@@ -318,56 +268,6 @@ class SessionRunner:
         process, self._process = self._process, None
         if process is not None:
             await process.close(kill=self._busy)
-
-    # -- the transcript
-
-    def _key(self) -> dict[str, str]:
-        return {"project_key": "-workspace", "session_id": transcript_id(self.lease.session_id)}
-
-    async def _entries(self) -> list[Any]:
-        return await self._transcripts.load(self._key()) or []
-
-    async def _close_in_transcript(self, unclosed: Sequence[Unclosed]) -> None:
-        """End in the transcript what is ended in the log. The process must not be running: it would not notice."""
-        await self._close()
-        entries = await self._entries()
-        at = (await self._apply(lambda s, at, t, _: Step(s))).at.text
-        for call in unclosed:
-            entry = closing_entry(entries, call.tool_use_id, call.text, at)
-            if entry is not None:
-                await self._transcripts.append_entry(self._key(), entry)
-                entries.append(entry)
-        ids = frozenset(call.tool_use_id for call in unclosed)
-        await self._apply(lambda s, at, t, _: turns.closed_in_transcript(s, ids))
-
-    async def _ready_to_resume(self, plan: Plan) -> bool:
-        """Make sure that the transcript ends in a waiting call that a new process will execute."""
-        await self._close()
-        entries = await self._entries()
-        applied = await self._apply(lambda s, at, t, _: Step(s))
-        self._calls = {call.tool_use_id: call for call in applied.state.calls}
-        waiting = [call for call in applied.state.calls if not look_up(entries, call.tool_use_id).has_result]
-        shown = [call for call in waiting if look_up(entries, call.tool_use_id).used is not None]
-        if not shown and waiting:
-            shown = [call for call in waiting[:1] if await self._show(entries, call, applied.at.text)]
-        for call in shown:
-            mark = deferral_entry(entries, call.tool_use_id, applied.at.text)
-            if mark is not None:
-                await self._transcripts.append_entry(self._key(), mark)
-            return True
-        return False
-
-    async def _show(self, entries: list[Any], call: state.OpenCall, at: str) -> bool:
-        """Write into the transcript a call that the gateway held when the process died. False: that can't be done."""
-        body = await self._parts.ledger.read_event(self.lease.session_id, call.event_id)
-        if body is None:
-            return False
-        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind == "custom")
-        entry = call_entry(entries, call.tool_use_id, self._parts.around.harness.call_entry(made), at)
-        if entry is not None:
-            await self._transcripts.append_entry(self._key(), entry)
-            entries.append(entry)
-        return entry is not None
 
     # -- one turn
 

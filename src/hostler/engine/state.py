@@ -1,8 +1,8 @@
 """What is a session doing? The values of the pure state machine, and the steps that its transitions are made of.
 
-A transition takes the state and a happening and gives the next state with the events to record: `engine.inputs` for what
-clients send, `engine.turns` for what workers report. No clock, no I/O. The caller runs it inside the transaction that
-appends the events, so state and log agree.
+A transition takes the state and a happening and gives the next state with the events to record: `engine.inputs` for
+what clients send, `engine.turns` for what workers report. No clock, no I/O. The caller runs it inside the transaction
+that appends the events, so state and log agree.
 
     idle ──message──► running ──run ends──► idle(end_turn | retries_exhausted | refusal)
                         ▲  │ gated call

@@ -1,0 +1,146 @@
+"""What must a session's transcript say before a process goes on from it?
+
+The transcript is the harness's memory. After a loss, an interrupt or a wait it can lack what the log has, or have what
+the log lacks. `Memory` brings the two together while no process runs: a process would not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hostler.domain.ids import derived_uuid
+from hostler.engine import runs, turns
+from hostler.engine.catchup import unrecorded
+from hostler.engine.composer import Composer, joined
+from hostler.engine.ports import ModelRequestRecord, SequenceStore
+from hostler.engine.profile import Profile, transcript_id
+from hostler.engine.records import Applied
+from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, Unclosed
+from hostler.engine.transcript import call_entry, closing_entry, deferral_entry, look_up
+from hostler.store.sessions import SessionRow
+from hostler.store.work import Lease
+
+Apply = Callable[[Callable[[SessionState, Moment, Totals, SessionRow], Step]], Awaitable[Applied]]
+"""Records a step under the lease of the session."""
+
+
+class Transcripts(Protocol):
+    """The transcript store, bound to one session and fenced by one lease."""
+
+    async def load(self, key: Any) -> list[Any] | None: ...
+
+    async def leaf(self, key: Any) -> dict[str, Any] | None: ...
+
+    async def has_uuid(self, key: Any, uuid: str) -> bool: ...
+
+    async def append_entry(self, key: Any, entry: Any) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What a runner does with the store besides the log. Functions, so that the runner needs no database."""
+
+    extend: Callable[[Lease], Any]
+    """async: True while the lease holds."""
+    read_state: Callable[[str], Any]
+    """async: the session's row, read without a lock."""
+    messages_since: Callable[[str, str], Any]
+    """async: how many `agent.message` events the session has after the event of this id."""
+    read_event: Callable[[str, str], Any]
+    """async: the event of this id as a dict; None when there is none."""
+    record_request: Callable[[ModelRequestRecord], Any]
+    """async: durable when it returns."""
+    transcripts: Callable[[Lease], Transcripts]
+    sequence: Callable[[Lease], SequenceStore]
+
+
+class Memory:
+    """The transcript of one session, under one lease."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        ledger: Ledger,
+        harness: runs.Harness,
+        apply: Apply,
+        profile_of: Callable[[SessionRow], Profile],
+    ) -> None:
+        self.transcripts = ledger.transcripts(lease)
+        self._session_id = lease.session_id
+        self._ledger = ledger
+        self._harness = harness
+        self._apply = apply
+        self._profile_of = profile_of
+        self._key = {"project_key": "-workspace", "session_id": transcript_id(lease.session_id)}
+
+    async def exists(self) -> bool:
+        """Whether there is anything to go on from."""
+        return await self.transcripts.leaf(self._key) is not None
+
+    async def has(self, uuid: str) -> bool:
+        """Whether the prompt of this key was taken in."""
+        return await self.transcripts.has_uuid(self._key, uuid)
+
+    async def _entries(self) -> list[Any]:
+        return await self.transcripts.load(self._key) or []
+
+    async def catch_up(self) -> None:
+        """The process of a turn is gone: bring transcript and log to the same point, which is the farthest of both."""
+        applied = await self._apply(lambda s, at, totals, _: Step(s))
+        turn = applied.state.turn
+        if turn is None:
+            return
+        harness, prompt = self._harness, derived_uuid("prompt", turn.id)
+        entries = await harness.catch_up(self._key["session_id"], self.transcripts, applied.at.text)
+        begun = next((at for at, entry in enumerate(entries) if entry.get("uuid") == prompt), len(entries))
+        calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
+        messages = await self._ledger.messages_since(self._session_id, turn.prompts[-1].event_id)
+        profile = self._profile_of(applied.session)
+        composer = Composer(profile.policies, profile.custom_names)
+        composer.dropping_errors = applied.state.interrupt is not None
+        recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
+        ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
+        if ops:
+            step = joined(ops)
+            await self._apply(lambda s, at, totals, _: step(s, at, totals))
+
+    async def close(self, unclosed: Sequence[Unclosed]) -> None:
+        """End in the transcript what is ended in the log."""
+        entries = await self._entries()
+        at = (await self._apply(lambda s, at, t, _: Step(s))).at.text
+        for call in unclosed:
+            entry = closing_entry(entries, call.tool_use_id, call.text, at)
+            if entry is not None:
+                await self.transcripts.append_entry(self._key, entry)
+                entries.append(entry)
+        ids = frozenset(call.tool_use_id for call in unclosed)
+        await self._apply(lambda s, at, t, _: turns.closed_in_transcript(s, ids))
+
+    async def ready_to_resume(self) -> bool:
+        """Make sure that the transcript ends in a waiting call that a new process will execute."""
+        entries = await self._entries()
+        applied = await self._apply(lambda s, at, t, _: Step(s))
+        waiting = [call for call in applied.state.calls if not look_up(entries, call.tool_use_id).has_result]
+        shown = [call for call in waiting if look_up(entries, call.tool_use_id).used is not None]
+        if not shown and waiting:
+            shown = [call for call in waiting[:1] if await self._show(entries, call, applied.at.text)]
+        for call in shown:
+            mark = deferral_entry(entries, call.tool_use_id, applied.at.text)
+            if mark is not None:
+                await self.transcripts.append_entry(self._key, mark)
+            return True
+        return False
+
+    async def _show(self, entries: list[Any], call: OpenCall, at: str) -> bool:
+        """Write into the transcript a call that the gateway held when the process died. False: that can't be done."""
+        body = await self._ledger.read_event(self._session_id, call.event_id)
+        if body is None:
+            return False
+        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind == "custom")
+        entry = call_entry(entries, call.tool_use_id, self._harness.call_entry(made), at)
+        if entry is not None:
+            await self.transcripts.append_entry(self._key, entry)
+            entries.append(entry)
+        return entry is not None
