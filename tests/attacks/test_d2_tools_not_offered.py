@@ -118,4 +118,6 @@ async def test_a_custom_call_that_its_schema_forbids_ends_in_the_log_and_takes_n
         ends = of_type(events, "user.custom_tool_result")
         assert [(end.custom_tool_use_id, end.is_error) for end in ends] == [(use.id, True)]
         with pytest.raises(anthropic.BadRequestError):
-            await house.answer(session, {"type": "user.custom_tool_result", "custom_tool_use_id": use.id, "content": []})
+            await house.answer(
+                session, {"type": "user.custom_tool_result", "custom_tool_use_id": use.id, "content": []}
+            )
