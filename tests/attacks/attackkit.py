@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from select import select
+from time import monotonic
 from typing import Any
 
 from housekit import House
@@ -49,8 +52,18 @@ def harness_pid(session: str) -> int:
     raise AssertionError(f"session {session} has no process")
 
 
-def forge(session: str, data: bytes) -> None:
+def forge(session: str, data: bytes, seconds: float = 20.0) -> None:
     """Says `data` in the name of the harness: what somebody could do who has taken over its memory."""
-    with suppress(BrokenPipeError), open(f"/proc/{harness_pid(session)}/fd/1", "wb", buffering=0) as out:
-        while data:
-            data = data[out.write(data[: 1 << 20]) :]
+    pipe = os.open(f"/proc/{harness_pid(session)}/fd/1", os.O_WRONLY | os.O_NONBLOCK)
+    until = monotonic() + seconds
+    rest = memoryview(data)
+    try:
+        while rest:
+            if not select([], [pipe], [], max(0.0, until - monotonic()))[1]:
+                raise AssertionError("the worker neither reads what the harness says nor hangs up")
+            with suppress(BlockingIOError):
+                rest = rest[os.write(pipe, rest[:65536]) :]
+    except BrokenPipeError:
+        pass  # it has heard enough
+    finally:
+        os.close(pipe)

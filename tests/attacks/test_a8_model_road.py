@@ -1,4 +1,4 @@
-"""A7, A8, A9 from a session's own shell: the two sockets lead to the model and to the listed hosts, and nowhere else."""
+"""A7, A8, A9 from a session's own shell: the two sockets lead to the model and to listed hosts, and nowhere else."""
 
 from __future__ import annotations
 
@@ -94,12 +94,13 @@ attempt("tcp6", lambda: connect(socket.AF_INET6, socket.SOCK_STREAM, ("2606:4700
 attempt("udp dns", lambda: connect(socket.AF_INET, socket.SOCK_DGRAM, ("8.8.8.8", 53)))
 attempt("metadata", lambda: connect(socket.AF_INET, socket.SOCK_STREAM, ("169.254.169.254", 80)))
 attempt("resolve", lambda: socket.getaddrinfo("example.com", 443))
-for port in PORTS: attempt(f"host port {port}", lambda: connect(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", port)))
+for port in PORTS:
+    attempt(f"host port {port}", lambda: connect(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", port)))
 for port in PORTS:
     attempt(f"proxied {port}", lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).status)
-    proxy = urllib.request.ProxyHandler({"http": "http://127.0.0.1:3128"})
+    proxied = urllib.request.build_opener(urllib.request.ProxyHandler({"http": "http://127.0.0.1:3128"}))
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"):
-        attempt(f"{host}:{port}", lambda: urllib.request.build_opener(proxy).open(f"http://{host}:{port}/", timeout=5).status)
+        attempt(f"{host}:{port}", lambda: proxied.open(f"http://{host}:{port}/", timeout=5).status)
 """
 
 

@@ -60,7 +60,7 @@ async def log_of(client: anthropic.AsyncAnthropic, session: str) -> list[Any]:
 
 async def until(client: anthropic.AsyncAnthropic, session: str, kind: str) -> list[Any]:
     async with asyncio.timeout(DEADLINE):
-        while not any(event.type == kind for event in await log_of(client, session)):
+        while not any(event.type == kind for event in await log_of(client, session)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return await log_of(client, session)
 
@@ -114,12 +114,12 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing_and_the_othe
                 assert next(e for e in events if e.type == "agent.tool_result").is_error, "nobody knows how it ended"
                 first.send_signal(signal.SIGCONT)
                 async with asyncio.timeout(DEADLINE):
-                    while sandboxes(tmp_path, "a"):
+                    while sandboxes(tmp_path, "a"):  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
                 assert [e.id for e in await log_of(at_first, session)] == [e.id for e in events]
                 await send(at_first, session, [step("Again.")])
                 async with asyncio.timeout(DEADLINE):
-                    while (await log_of(at_second, session))[-1].type != "session.status_idle":
+                    while (await log_of(at_second, session))[-1].type != "session.status_idle":  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
                 after = await log_of(at_second, session)
                 assert [e.type for e in after].count("agent.message") == 2

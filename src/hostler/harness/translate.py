@@ -3,6 +3,9 @@
 A response arrives twice: as raw stream events (for previews and usage) and as whole blocks (`AssistantMessage`, the
 authority on content). After a broken stream the harness repeats the request without streaming; then only whole blocks
 come. Responses that the gateway made up to hand over a held call are not model requests and show no span.
+
+The process runs beside the agent's own commands, so a message may hold anything. Only what has the right type becomes
+an event: what is in the log must be readable to every client.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ HELD_RESPONSE_PREFIX = "msg_hostler_held_"
 """Message ids of responses that the gateway makes from calls it held back."""
 
 _HOOK_PREFIX = "PreToolUse:"
+_MOST_TOKENS = 1 << 53
+"""Larger numbers are no counts, and many readers of JSON could not tell them apart."""
+
 _NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
 
 
@@ -86,12 +92,16 @@ class Translator:
                 return [runs.ThinkingStarted()] if kind in ("thinking", "redacted_thinking") else []
             case "content_block_delta":
                 delta = event["delta"]
-                return [runs.TextDelta(delta["text"])] if delta.get("type") == "text_delta" else []
+                match delta:
+                    case {"type": "text_delta", "text": str() as text}:
+                        return [runs.TextDelta(text)]
+                return []
             case "message_delta":
                 if self._request is not None:
                     _count(self._request.usage, event.get("usage") or {})
                     self._request.stop_reason = event["delta"].get("stop_reason")
-                    self._request.stop_details = event["delta"].get("stop_details")
+                    details = event["delta"].get("stop_details")
+                    self._request.stop_details = details if isinstance(details, dict) else None
                 return []
             case "message_stop":
                 # An interrupted response gets its end from the harness, without a reason to stop.
@@ -123,14 +133,14 @@ class Translator:
         if message.error is not None or message.model == "<synthetic>":
             return []
         out: list[RunEvent] = []
-        message_id = message.message_id or ""
+        message_id = str(message.message_id or "")
         if message_id not in self._finished and (self._request is None or self._request.message_id != message_id):
             out += self._start_request(message_id, message.usage or {})
             if self._request is not None:
                 self._request.stop_reason = message.stop_reason
         for block in message.content:
             match block:
-                case TextBlock(text=text):
+                case TextBlock(text=str() as text):
                     out.append(runs.TextBlock(text))
                 case ThinkingBlock():
                     out.append(runs.ThinkingBlock())
@@ -143,7 +153,7 @@ class Translator:
     def _user(self, content: Sequence[object]) -> list[RunEvent]:
         out: list[RunEvent] = []
         for block in content:
-            if isinstance(block, ToolResultBlock):
+            if isinstance(block, ToolResultBlock) and isinstance(block.tool_use_id, str):
                 result = runs.ToolResult(block.tool_use_id, wire_content(block.content), bool(block.is_error))
                 out += [*self._end_request(False), result]
         return out
@@ -176,7 +186,7 @@ class Translator:
         if message.subtype == "error_max_turns":
             text = f"The turn used all its {message.num_turns} model requests."
             return [*out, runs.Ended("failed", "tool_use_limit_reached_error", text, alive=False)]
-        text = "; ".join(message.errors or []) or message.result or message.subtype
+        text = "; ".join(map(str, message.errors or [])) or str(message.result or message.subtype)
         full = text.lower().startswith("prompt is too long")
         kind = "compaction_limit_reached_error" if full else error_type(message.api_error_status)
         return [*out, runs.Ended("failed", kind, text[:2000], alive=False)]
@@ -208,13 +218,14 @@ def error_type(status: object) -> ErrorType:
 def _count(into: dict[str, int], usage: Mapping[str, Any]) -> None:
     for key in into:
         value = usage.get(key)
-        if isinstance(value, int) and value:
+        if isinstance(value, int) and 0 < value < _MOST_TOKENS:
             into[key] = value
 
 
 def _refusal(details: Mapping[str, Any] | None) -> Body:
     given = details or {}
-    return {"type": "refusal", "category": given.get("category"), "explanation": given.get("explanation")}
+    words = {key: value if isinstance(value := given.get(key), str) else None for key in ("category", "explanation")}
+    return {"type": "refusal", **words}
 
 
 def wire_content(content: object) -> tuple[Body, ...]:
@@ -228,8 +239,13 @@ def wire_content(content: object) -> tuple[Body, ...]:
         match block:
             case {"type": "text", "text": str() as text}:
                 blocks.append(text_block(text))
-            case {"type": "image" | "document" as kind, "source": {"type": "base64" | "url" | "text"} as source}:
-                blocks.append({"type": kind, "source": source})
+            case {
+                "type": "image" | "document" as kind,
+                "source": {"type": "base64" | "text" as of, "media_type": str() as media, "data": str() as data},
+            }:
+                blocks.append({"type": kind, "source": {"type": of, "media_type": media, "data": data}})
+            case {"type": "image" | "document" as kind, "source": {"type": "url", "url": str() as url}}:
+                blocks.append({"type": kind, "source": {"type": "url", "url": url}})
             case _:
                 blocks.append(text_block(json.dumps(block, ensure_ascii=False, default=str)))
     return tuple(blocks)
