@@ -5,7 +5,7 @@ The rules live in `engine.inputs` and in the store; this service joins them to t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -208,7 +208,8 @@ class Sessions:
 
         found, more, row = await self._database.read(unit)
         recorded = [(event.seq, event.body) for event in found]
-        return _with_waiting(recorded, more, row, query)
+        # The two reads need not see the same moment: what waited in the first can be recorded in the second.
+        return _with_waiting(recorded, more, row, query, {event.id for event in found})
 
     async def open_stream(
         self, workspace: str, session_id: str, *, after_seq: int | None, deltas: frozenset[str]
@@ -341,11 +342,12 @@ def view(row: SessionRow, now: float) -> View:
 
 
 def _with_waiting(
-    recorded: list[tuple[int, str]], more: bool, row: SessionRow, query: EventQuery
+    recorded: list[tuple[int, str]], more: bool, row: SessionRow, query: EventQuery, known: Collection[str]
 ) -> tuple[list[tuple[int, str]], bool]:
     """Put input that waits at the end of the list (asc), or at its beginning (desc)."""
     held = SessionState.model_validate_json(row.state)
-    bodies = [q.body for q in held.queue] + ([held.interrupt.body] if held.interrupt else [])
+    waits = [*held.queue, *([held.interrupt] if held.interrupt else ())]
+    bodies = [queued.body for queued in waits if queued.body["id"] not in known]
     ranged = any(bound is not None for bound in query.created_at.texts().values())
     if ranged or query.types:
         bodies = [] if ranged else [body for body in bodies if body["type"] in query.types]
