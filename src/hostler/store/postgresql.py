@@ -53,7 +53,8 @@ class PostgresBackend:
                     "application_name": "hostler",
                     "jit": "off",
                     "statement_timeout": f"{_STATEMENT_SECONDS}s",
-                    "idle_in_transaction_session_timeout": "30s",
+                    # A server that froze in the middle of a write must not hold its locks for longer than a lease.
+                    "idle_in_transaction_session_timeout": "10s",
                 },
             },
         )
