@@ -18,7 +18,7 @@ from hostler.domain.errors import InvalidRequest
 PREFIX = "HOSTLER_"
 _LISTS = frozenset({"allowed_hosts", "private_allowed"})
 """Options that are lists: separated by commas where they are one text."""
-_NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON"})
+_NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
 
 

@@ -16,7 +16,7 @@ from time import monotonic
 
 import anthropic
 import pytest
-from cli_processes import Server, environment, hostler, read_line, start
+from cli_processes import Result, Server, environment, hostler, read_line, start
 
 from hostler.testing.rehearsal import prompt, step, text, tool
 
@@ -229,14 +229,11 @@ def test_question_without_a_terminal_leaves_the_session_waiting(server: Server) 
     assert session["status"] == "idle"
 
 
-@pytest.mark.parametrize(
-    ("reply", "said"), [("y", "It said: hi"), ("not today", "not today")], ids=["allowed", "denied with a reason"]
-)
-def test_person_at_the_terminal_is_asked(server: Server, reply: str, said: str) -> None:
-    script = prompt([step(tool("bash", command="echo hi")), step("It said: {{last_tool_result}}")], "Ask me.")
+def typed(server: Server, reply: str, *arguments: str) -> Result:
+    """A command at a terminal, where the reply was typed ahead."""
     ours, theirs = os.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "hostler.cli.main", "run", "--tool", "bash:ask", script],
+        [sys.executable, "-m", "hostler.cli.main", *arguments],
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -245,15 +242,51 @@ def test_person_at_the_terminal_is_asked(server: Server, reply: str, said: str) 
     )
     os.close(theirs)
     try:
-        os.write(ours, f"{reply}\n".encode())  # typed ahead
+        os.write(ours, f"{reply}\n".encode())
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
         os.close(ours)
-    assert "The agent wants to call bash" in out
-    assert '"command": "echo hi"' in out
-    assert said in out
-    assert process.returncode == 0 or reply != "y", err
+    return Result(process.returncode, out, err)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"), [("y", "It said: hi"), ("not today", "not today")], ids=["allowed", "denied with a reason"]
+)
+def test_person_at_the_terminal_is_asked(server: Server, reply: str, said: str) -> None:
+    script = prompt([step(tool("bash", command="echo hi")), step("It said: {{last_tool_result}}")], "Ask me.")
+    result = typed(server, reply, "run", "--tool", "bash:ask", script)
+    assert "The agent wants to call bash" in result.out
+    assert '"command": "echo hi"' in result.out
+    assert said in result.out
+    assert result.code == 0 or reply != "y", result.err
+
+
+def test_waiting_session_asks_for_its_answers_before_it_takes_a_prompt(server: Server) -> None:
+    script = prompt([step(tool("bash", command="echo hi")), step("It said: {{last_tool_result}}")], "Ask me.")
+    waiting = server.hostler("run", "--tool", "bash:ask", script)
+    session_id = next(word for word in waiting.err.split() if word.startswith("sesn_"))
+    assert f"Answer it at a terminal with: hostler run --session {session_id}" in waiting.err
+    refused = server.hostler("run", "--session", session_id, prompt(["Lost."], "Next."))
+    assert refused.code == 1
+    assert "waits for a person to answer its calls (bash); nothing was sent" in refused.err
+    answered = typed(server, "y", "run", "--session", session_id, prompt(["And on."], "Next."))
+    assert answered.code == 0, answered.err
+    places = [answered.out.index(text) for text in ("The agent wants to call bash", "It said: hi", "And on.")]
+    assert places == sorted(places)
+    assert "Lost." not in server.hostler("sessions", "tail", session_id).out
+
+
+def test_waiting_session_is_answered_without_a_prompt(server: Server) -> None:
+    script = prompt([step(tool("bash", command="echo hi")), step("It said: {{last_tool_result}}")], "Ask me.")
+    waiting = server.hostler("run", "--json", "--tool", "bash:ask", script)
+    session_id = waiting.lines[-1]["session_id"]
+    answered = typed(server, "y", "run", "--session", session_id)
+    assert answered.code == 0, answered.err
+    assert "It said: hi" in answered.out
+    idle = server.hostler("run", "--session", session_id)
+    assert idle.code == 2
+    assert "waits for nobody's answer" in idle.err
 
 
 def test_ctrl_c_interrupts_the_session(server: Server) -> None:
@@ -377,7 +410,7 @@ def test_secret_of_a_new_key_is_all_of_standard_output(server: Server) -> None:
         (("serve", "--log-level", "loud"), 2, "loud", "--log-level"),
         (("key", "revoke", "apikey_none"), 1, "does not exist", "hostler key list"),
         (("key", "list", "--store-url", "postgresql://nobody@127.0.0.1:9/x"), 1, "", "hostler doctor"),
-        (("rehearse", "--script", "/does/not/exist.json"), 2, "can't listen or read", "hostler rehearse"),
+        (("rehearse", "--script", "/does/not/exist.json"), 2, "can't read the script", "hostler rehearse"),
     ],
 )
 def test_errors_end_with_the_next_command(
@@ -433,6 +466,33 @@ def test_doctor_fails_when_the_database_is_out_of_reach(tmp_path: Path) -> None:
     assert result.code == 1
     assert "fail database" in result.out
     assert "secret" not in result.out
+
+
+def test_advice_names_the_command_as_it_was_called(tmp_path: Path) -> None:
+    result = hostler("sessions", "list", HOSTLER_STATE_DIR=str(tmp_path), HOSTLER_COMMAND="scripts/hostler")
+    assert "try: scripts/hostler serve" in result.err
+
+
+def test_rehearsal_model_that_cannot_start_says_why(server: Server, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"bad')
+    taken = server.url.rpartition(":")[2]
+    for arguments, said in (
+        (("--script", str(broken)), "the script can't be followed"),
+        (("--script", str(tmp_path / "none.json")), "can't read the script"),
+        (("--port", taken), f"can't listen on 127.0.0.1, port {taken}"),
+    ):
+        result = hostler("rehearse", *arguments)
+        assert result.code == 2
+        assert f"hostler: {said}" in result.err
+        assert "try: hostler rehearse" in result.err
+
+
+def test_empty_prompts_and_names_are_refused(server: Server) -> None:
+    before = len(server.hostler("sessions", "list", "--json", "--archived").json["sessions"])
+    assert server.hostler("run", " ").code == 2
+    assert server.hostler("key", "create", " ").code == 2
+    assert len(server.hostler("sessions", "list", "--json", "--archived").json["sessions"]) == before
 
 
 def test_version_names_what_runs() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.table import Table
 
 from hostler.cli import terminal
-from hostler.cli.problem import WRONG, Problem
+from hostler.cli.problem import WRONG, Problem, spelled
 from hostler.cli.terminal import plain_line
 from hostler.domain.errors import HostlerError, InvalidRequest, NotFound
 from hostler.store import keys
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 def create(settings: Settings, name: str, *, as_json: bool) -> None:
     """JSON: `{"id", "name", "workspace_id", "created_at", "secret"}`. The secret is shown now and never again."""
+    if not name.strip():
+        raise Problem("a key needs a name to recognise it by", next_command="hostler key create my-app", code=WRONG)
     row, secret = _in(settings, lambda db, c: keys.create_key(c, db.now(c), keys.DEFAULT_WORKSPACE, name))
     if as_json:
         print(json.dumps({**_facts(row), "secret": secret}))
@@ -47,7 +49,7 @@ def list_all(settings: Settings, *, as_json: bool) -> None:
         print(json.dumps({"keys": [_facts(row) for row in rows]}))
         return
     if not rows:
-        terminal.out().print("No keys yet. Try: hostler key create my-app")
+        terminal.out().print(f"No keys yet. Try: {spelled('hostler key create my-app')}")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("key", "name", "ends with", "created", "last used", "state"):

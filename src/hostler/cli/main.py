@@ -152,8 +152,14 @@ def _address(url: str | None, api_key: str | None, state_dir: Path | None) -> Ad
 @app.command()
 def run(
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What the agent should do; - reads it from standard input.")
-    ],
+        str,
+        typer.Argument(
+            metavar="PROMPT",
+            show_default=False,
+            help="What the agent should do; - reads it from standard input. "
+            "Can be left out with --session, to answer what the session waits for.",
+        ),
+    ] = "",
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model of the agent.")] = "claude-opus-5-5",
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt of the agent.")] = None,
     tool: Annotated[
@@ -177,7 +183,9 @@ def run(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run one session from the terminal, on a server that runs already.
+    """Run one session from the terminal, on a running server.
+
+    A session that waits for a person asks for the answers first, then the prompt is sent.
 
     Exit code 0 when the agent ended its turn, 1 when it did not, 130 when you interrupted it.
     """
@@ -321,7 +329,7 @@ def key_revoke(
 def doctor(
     state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
 ) -> None:
-    """Check this host: what isolation it can give, what is missing, what to do."""
+    """Check what isolation this host gives, and what is missing."""
     from hostler.cli.doctor import doctor as examine
 
     raise typer.Exit(examine(_settings(state_dir, config, store_url), as_json=as_json))
@@ -336,7 +344,7 @@ def rehearse(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the rehearsal model alone: a Messages API that follows a script."""
+    """Run the rehearsal model alone: a scripted Messages API."""
     from hostler.cli.rehearse import rehearse as rehearse_now
 
     rehearse_now(host, port, script, as_json=as_json)
@@ -348,6 +356,24 @@ def version(as_json: AsJson = False) -> None:
     from hostler.cli.versions import print_versions
 
     print_versions(as_json=as_json)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hostler.cli.versions import print_versions
+
+        print_versions(as_json=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="The same as the command `version`."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

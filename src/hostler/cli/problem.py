@@ -5,8 +5,18 @@ Exit codes: 0 it worked; 1 it was right to try, and it failed; 2 the command or 
 
 from __future__ import annotations
 
+import os
+
 FAILED = 1
 WRONG = 2
+
+
+def spelled(command: str) -> str:
+    """`hostler …` as it has to be typed here: a checkout's wrapper script says in HOSTLER_COMMAND how it was called."""
+    program = os.environ.get("HOSTLER_COMMAND")
+    if program and command.startswith("hostler "):
+        return program + command.removeprefix("hostler")
+    return command
 
 
 class Problem(Exception):
@@ -15,5 +25,5 @@ class Problem(Exception):
     def __init__(self, message: str, *, next_command: str, code: int = FAILED) -> None:
         super().__init__(message)
         self.message = message
-        self.next_command = next_command
+        self.next_command = spelled(next_command)
         self.code = code

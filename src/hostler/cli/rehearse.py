@@ -40,16 +40,24 @@ def rehearse(host: str, port: int, script: Path | None, *, as_json: bool) -> Non
             serving.cancel()
             stopping.cancel()
 
+    # What is raised inside an `except*` comes out in a group again, so the Problem is only made there.
+    problem = None
     try:
         asyncio.run(until_signal())
     except* ScriptError as group:
-        raise Problem(
+        problem = Problem(
             f"the script can't be followed: {group.exceptions[0]}",
             next_command="hostler rehearse --help   (the format: docs/how-to/"
             "test-your-agent-with-the-rehearsal-model.md)",
             code=WRONG,
-        ) from None
+        )
     except* OSError as group:
-        raise Problem(
-            f"can't listen or read: {group.exceptions[0]}", next_command="hostler rehearse --port 0", code=WRONG
-        ) from None
+        error = group.exceptions[0]
+        unread = isinstance(error, OSError) and error.filename is not None
+        problem = Problem(
+            f"can't read the script: {error}" if unread else f"can't listen on {host}, port {port}: {error}",
+            next_command="hostler rehearse --help" if unread else "hostler rehearse --port 0",
+            code=WRONG,
+        )
+    if problem is not None:
+        raise problem

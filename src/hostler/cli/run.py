@@ -2,6 +2,8 @@
 
 The agent and the environment are made once and found again by name. The session is pinned to the agent's version and
 has the environment's rules from its creation, so two runs at the same time can't change each other's.
+
+A session that waits for a person takes no new message before it has its answers, so `--session` asks for those first.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import anthropic
 
 from hostler.cli import terminal
 from hostler.cli.client import Address, connected
-from hostler.cli.problem import FAILED, WRONG, Problem
+from hostler.cli.problem import FAILED, WRONG, Problem, spelled
 from hostler.cli.show import CALLS, Show
 from hostler.cli.terminal import plain, plain_line
 
@@ -33,6 +35,7 @@ class Request:
     """What the user typed."""
 
     prompt: str
+    """Blank only with `session_id`: answer what waits there, and say nothing else."""
     model: str = "claude-opus-5-5"
     system: str | None = None
     tools: tuple[str, ...] = ()
@@ -55,14 +58,16 @@ class _Turn:
 def run(request: Request, address: Address) -> int:
     """The exit code: 0 when the turn ended by itself, 1 when it did not, 130 when the user interrupted it."""
     toolset = _toolset(request.tools)
+    if not request.prompt.strip() and request.session_id is None:
+        raise Problem("the prompt is empty", next_command='hostler run "Say hello"', code=WRONG)
     with connected(address) as client:
         beta: Any = client.beta
         show = None if request.as_json else Show(terminal.out())
         session_id = request.session_id or _new_session(beta, request, toolset)
         keep = request.keep or request.session_id is not None
-        code = FAILED
+        code, waiting = FAILED, False
         try:
-            code, waiting = _turn(beta, session_id, request, show)
+            code, waiting = _turns(beta, session_id, request, show)
             keep = keep or waiting
         except KeyboardInterrupt:
             code = INTERRUPTED
@@ -75,16 +80,18 @@ def run(request: Request, address: Address) -> int:
             beta.sessions.archive(session_id)
         if show is not None:
             show.summary()
-            _afterwards(session_id, keep)
+            _afterwards(session_id, keep, waiting)
     return code
 
 
-def _afterwards(session_id: str, keep: bool) -> None:
-    console = terminal.err()
-    if keep:
-        console.print(f'Go on with: hostler run --session {session_id} "…"', style="dim")
+def _afterwards(session_id: str, keep: bool, waiting: bool) -> None:
+    if waiting:
+        said = f"Answer it at a terminal with: {spelled(f'hostler run --session {session_id}')}"
+    elif keep:
+        said = f'Go on with: {spelled(f"hostler run --session {session_id}")} "…"'
     else:
-        console.print(f"Look at it again with: hostler sessions tail {session_id}", style="dim")
+        said = f"Look at it again with: {spelled(f'hostler sessions tail {session_id}')}"
+    terminal.err().print(said, style="dim", soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------------ what it runs in
@@ -151,14 +158,60 @@ def _environment(beta: Any, hosts: tuple[str, ...]) -> str:
 # -------------------------------------------------------------------------------------------------------------- a turn
 
 
-def _turn(beta: Any, session_id: str, request: Request, show: Show | None) -> tuple[int, bool]:
-    """The exit code, and whether the session still waits for somebody."""
-    turn = _Turn()
+def _turns(beta: Any, session_id: str, request: Request, show: Show | None) -> tuple[int, bool]:
+    """The turn that waits for answers, if there is one; then the turn of the prompt, if there is one.
+
+    The exit code, and whether the session still waits for somebody.
+    """
+    waits = _waiting_calls(beta, session_id) if request.session_id is not None else {}
+    said = request.prompt.strip() != ""
+    if waits:
+        if show is None or not sys.stdin.isatty():
+            names = ", ".join(plain_line(str(call["name"]), 60) for call in waits.values())
+            raise Problem(
+                f"{session_id} waits for a person to answer its calls ({names}); nothing was sent",
+                next_command=f"hostler run --session {session_id}   (at a terminal, without --json)",
+            )
+        for call in waits.values():
+            show.event(call)
+        answers = [_answer(show, call) for call in waits.values()]
+        code, waiting = _turn(beta, session_id, answers, _Turn(dict(waits), set(waits)), show)
+        if code != 0 or waiting or not said:
+            return code, waiting
+    elif not said:
+        raise Problem(
+            f"{session_id} waits for nobody's answer, and there is no prompt",
+            next_command=f'hostler run --session {session_id} "Go on"',
+            code=WRONG,
+        )
+    message = {"type": "user.message", "content": [{"type": "text", "text": request.prompt}]}
+    return _turn(beta, session_id, [message], _Turn(), show)
+
+
+def _waiting_calls(beta: Any, session_id: str) -> dict[str, Mapping[str, Any]]:
+    """The calls for which an idle session waits, oldest first: the last stop reason names them."""
+    events = beta.sessions.events
+    if beta.sessions.retrieve(session_id).status != "idle":
+        return {}
+    newest = next(iter(events.list(session_id, order="desc", limit=1, types=["session.status_idle"])), None)
+    if newest is None or newest.stop_reason.type != "requires_action":
+        return {}
+    wanted = set(newest.stop_reason.event_ids)
+    found: dict[str, Mapping[str, Any]] = {}
+    for event in events.list(session_id, order="desc", types=sorted(CALLS)):
+        if event.id in wanted:
+            found[event.id] = event.to_dict(mode="json")
+            if len(found) == len(wanted):
+                break
+    return dict(reversed(found.items()))
+
+
+def _turn(beta: Any, session_id: str, sent: list[dict[str, Any]], turn: _Turn, show: Show | None) -> tuple[int, bool]:
+    """Send, and follow until the session is idle. The exit code, and whether it still waits for somebody."""
     reason, usage, failed = None, {}, False
-    deltas = [] if request.as_json else ["agent.message"]
+    deltas = [] if show is None else ["agent.message"]
     with beta.sessions.events.stream(session_id, event_deltas=deltas) as stream:
-        message = {"type": "user.message", "content": [{"type": "text", "text": request.prompt}]}
-        beta.sessions.events.send(session_id, events=[message])
+        beta.sessions.events.send(session_id, events=sent)
         for typed in stream:
             event = typed.to_dict(mode="json")
             if show is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hostler.cli import terminal, words
 from hostler.cli.clientfile import ClientFile, read_client_file, write_client_file
 from hostler.cli.logs import write_logs
-from hostler.cli.problem import FAILED, WRONG, Problem
+from hostler.cli.problem import FAILED, WRONG, Problem, spelled
 
 if TYPE_CHECKING:
     from hostler.compose import Hostler
@@ -169,7 +169,10 @@ def _announce(hostler: Hostler, client: ClientFile, how: Served) -> None:
         table.add_row("", f"missing: {promise}")
     table.add_row("state folder", str(settings.state_dir))
     if not how.demo:
-        table.add_row("API key", f"in {settings.state_dir / 'client.json'}; make others with: hostler key create NAME")
+        table.add_row(
+            "API key",
+            f"in {settings.state_dir / 'client.json'}; make others with: {spelled('hostler key create NAME')}",
+        )
     console = terminal.out()
     console.print("\nHostler is serving.", style="bold")
     console.print(table)
@@ -225,8 +228,11 @@ def _after_demo(how: Served, code: int) -> None:
     if how.once:
         return
     console.print("Next:", style="bold")
-    console.print('  scripts/hostler run "Write a haiku about sandboxes into haiku.txt"')
-    console.print("  scripts/hostler sessions list")
-    console.print("  scripts/hostler doctor")
+    for command in (
+        'hostler run "Write a haiku about sandboxes into haiku.txt"',
+        "hostler sessions list",
+        "hostler doctor",
+    ):
+        console.print(f"  {spelled(command)}")
     console.print("\nServing until Ctrl-C.\n", style="dim")
     sys.stdout.flush()

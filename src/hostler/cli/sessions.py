@@ -11,8 +11,8 @@ from rich.text import Text
 
 from hostler.cli import terminal
 from hostler.cli.client import Address, connected
-from hostler.cli.problem import Problem
-from hostler.cli.show import Show
+from hostler.cli.problem import Problem, spelled
+from hostler.cli.show import Show, tokens
 from hostler.cli.terminal import plain_line
 
 _STATUS_STYLE = {"running": "green", "rescheduling": "yellow", "terminated": "dim"}
@@ -31,7 +31,8 @@ def list_sessions(address: Address, *, limit: int, archived: bool, as_json: bool
         return
     console = terminal.out()
     if not rows:
-        console.print('No sessions yet. Try: hostler run "Say hello"')
+        command = spelled('hostler run "Say hello"')
+        console.print(f"No sessions yet. Try: {command}")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("session", "status", "agent", "title", "created"):
@@ -50,7 +51,7 @@ def show_session(address: Address, session_id: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(row))
         return
-    usage = row.get("usage") or {}
+    total, cached, made = tokens(row.get("usage") or {})
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -61,7 +62,7 @@ def show_session(address: Address, session_id: str, *, as_json: bool) -> None:
     table.add_row("agent", plain_line(f"{agent['name']} ({agent['id']}, version {agent['version']})"))
     table.add_row("model", plain_line(agent["model"]["id"]))
     table.add_row("environment", row["environment_id"])
-    table.add_row("tokens", f"{usage.get('input_tokens') or 0:,} in, {usage.get('output_tokens') or 0:,} out")
+    table.add_row("tokens", f"{total:,} in ({cached:,} from the cache), {made:,} out")
     table.add_row("created", row["created_at"])
     if row.get("archived_at"):
         table.add_row("archived", row["archived_at"])

@@ -116,15 +116,12 @@ class Show:
     def summary(self) -> None:
         """One line: how it ended, what it used."""
         self.pause()
-        usage = self.tally.usage
-        cached = usage.get("cache_read_input_tokens") or 0
-        made = sum((usage.get("cache_creation") or {}).values())
-        fresh = usage.get("input_tokens") or 0
+        total, cached, made = tokens(self.tally.usage)
         parts = [
             self.tally.stop_reason or "no end seen",
             f"{self.tally.calls} tool call" + ("" if self.tally.calls == 1 else "s"),
-            f"{fresh + cached + made:,} tokens in ({cached:,} from the cache)",
-            f"{usage.get('output_tokens') or 0:,} tokens out",
+            f"{total:,} tokens in ({cached:,} from the cache)",
+            f"{made:,} tokens out",
             f"{monotonic() - self._started:.1f} s",
         ]
         self._console.print()
@@ -217,6 +214,16 @@ class Show:
             return
         self.tally.errors.append(plain_line(said, 400))
         self._console.print(Text(plain_line(said, 400), style="bold red"))
+
+
+def tokens(usage: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Tokens in altogether, those of them that came from the cache, and tokens out.
+
+    The API's `input_tokens` are only those that the cache had no part in.
+    """
+    cached = usage.get("cache_read_input_tokens") or 0
+    written = sum((usage.get("cache_creation") or {}).values())
+    return (usage.get("input_tokens") or 0) + cached + written, cached, usage.get("output_tokens") or 0
 
 
 def _headline(call: _Call, mark: str) -> Text:
