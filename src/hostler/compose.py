@@ -361,8 +361,11 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def until_signal(hostler: Hostler) -> None:
-    """Return on SIGINT or SIGTERM. Idle sessions are given back, running turns may finish; a second one cuts short."""
+async def until_signal(hostler: Hostler, draining: Callable[[int], None] | None = None) -> None:
+    """Return on SIGINT or SIGTERM. Idle sessions are given back, running turns may finish; a second one cuts short.
+
+    `draining` is told at the first one how many sessions have a process.
+    """
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -373,6 +376,8 @@ async def until_signal(hostler: Hostler) -> None:
         loop.add_signal_handler(number, on_signal)
     await first.wait()
     log.info("draining", extra={"sessions": hostler.worker.live()})
+    if draining is not None:
+        draining(hostler.worker.live())
     hostler.worker.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(hostler.settings.worker.drain_seconds):

@@ -532,7 +532,7 @@ def test_rehearsal_model_runs_alone(tmp_path: Path) -> None:
 def test_start_plays_a_demo_and_stops_when_asked_for_once(tmp_path: Path) -> None:
     result = hostler("start", "--once", "--port", "0", HOSTLER_STATE_DIR=str(tmp_path))
     assert result.code == 0, result.out + result.err
-    for part in ("base URL", "API key", "REHEARSAL", "● bash", "● write", "end_turn · 3 tool calls"):
+    for part in ("base URL", "API key", "REHEARSAL", "● bash", "● write", "end_turn · 3 tool calls", "Stopped."):
         assert part in result.out
     assert result.err == ""
     again = hostler("start", "--once", "--port", "0", HOSTLER_STATE_DIR=str(tmp_path))

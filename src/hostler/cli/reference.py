@@ -101,7 +101,7 @@ def _row(parameter: Any) -> str:
         shown = f"`{', '.join(parameter.opts)}{takes}`"
     repeated = " Can be given several times." if getattr(parameter, "multiple", False) else ""
     default = parameter.default
-    quiet = default is None or default is False or callable(default) or parameter.required or default in ((), [])
+    quiet = default is None or default is False or callable(default) or parameter.required or default in ("", (), [])
     value = "" if quiet else f"`{default}`"
     return f"| {shown} | {_cell((parameter.help or '') + repeated)} | {value} |"
 

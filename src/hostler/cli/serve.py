@@ -105,7 +105,7 @@ async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | No
             log.warning("left_over_removed", extra={"what": what})
         code = FAILED if how.once else 0
         async with asyncio.TaskGroup() as tasks:
-            signalled = tasks.create_task(until_signal(hostler))
+            signalled = tasks.create_task(until_signal(hostler, lambda live: _say_draining(settings, how, live)))
             if demo is not None:
                 playing = tasks.create_task(_play(demo, client, how))
                 await asyncio.wait((signalled, playing), return_when=asyncio.FIRST_COMPLETED)
@@ -121,6 +121,8 @@ async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | No
                 await asyncio.wait((signalled,))
         log.info("stopping", extra={"sessions": hostler.worker.live()})
     log.info("stopped")
+    if how.demo and not how.as_json:
+        terminal.out().print("Stopped.", style="dim")
     return code
 
 
@@ -178,6 +180,15 @@ def _announce(hostler: Hostler, client: ClientFile, how: Served) -> None:
     console.print(table)
     console.print()
     sys.stdout.flush()
+
+
+def _say_draining(settings: Settings, how: Served, live: int) -> None:
+    """`start` shows no such log lines, and a person who pressed Ctrl-C should not wait without knowing for what."""
+    if how.demo and not how.as_json and live:
+        seconds = f"{settings.worker.drain_seconds:g}"
+        said = f"\nStopping when the running turns have ended, in {seconds} s at most. Ctrl-C again: at once."
+        terminal.out().print(said, style="dim")
+        sys.stdout.flush()
 
 
 def _facts(hostler: Hostler, state_dir: Path) -> dict[str, Any]:
