@@ -47,8 +47,10 @@ class Homes:
     def make(self, session_id: str) -> None:
         """Everything a process needs, with an empty place for the state of the harness."""
         home = self.of(session_id)
+        for folder in (self.kept, home):  # nobody else lists who is here
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         for name in ("workspace", "outputs"):
-            (home / name).mkdir(parents=True, exist_ok=True)
+            (home / name).mkdir(exist_ok=True, mode=0o700)
         remove_tree(home / "harness")
         (home / "harness").mkdir()
         sockets = self.socket_folder(session_id)
