@@ -107,7 +107,7 @@ def test_first_signal_lets_the_running_turn_end(tmp_path: Path) -> None:
             seen.append(json.loads(line))
         assert "All done." in json.dumps(seen)
         assert seen[-1]["stop_reason"] == "end_turn"
-        assert server.stop() == 0
+        assert server.process.wait(60) == 0
     finally:
         run.kill()
         run.wait()

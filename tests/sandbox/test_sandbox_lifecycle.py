@@ -277,7 +277,9 @@ class Worker:
             "environment": ENVIRONMENT,
             "argv": argv,
         }
-        self.process = subprocess.Popen([sys.executable, "-c", WORKER, json.dumps(given)], stdout=subprocess.PIPE)
+        # A pipe that nobody writes to: with the standard input of the tests, `cat` could end at once.
+        command = [sys.executable, "-c", WORKER, json.dumps(given)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     async def started(self) -> dict[str, object]:
         assert self.process.stdout is not None
@@ -289,7 +291,9 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.close()
         self.process.stdout.close()
 
 
