@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -118,6 +119,9 @@ FRAMES: dict[str, bytes] = {
 }
 
 
+# A pipe whose reader gave up in the middle of a line is closed by the garbage collector only: the SDK forgets it.
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", FRAMES)
 async def test_forged_frames_spoil_one_turn_at_most(quick: House, name: str) -> None:
     session = await quick.session([*ALLOW_ALL, custom("pay")])
@@ -132,6 +136,8 @@ async def test_forged_frames_spoil_one_turn_at_most(quick: House, name: str) -> 
     after = await quick.turn(session, [step("Next.")])
     assert after[-1].stop_reason.type == "end_turn", types(await quick.events(session))
     assert of_type(after, "agent.message")[-1].content[0].text == "Next."
+    await quick.stop()
+    gc.collect()  # now, not in another test
 
 
 async def test_a_poisoned_transcript_costs_the_memory_and_not_the_session(quick: House) -> None:
