@@ -161,7 +161,12 @@ async def test_list_filters_by_agent_status_and_time(house: House) -> None:
         await sessions.list(limit=1, page=page.next_page or "", order="asc")
 
 
-@pytest.mark.endpoint("sessions.threads.list", "sessions.threads.retrieve", "sessions.threads.events.list")
+@pytest.mark.endpoint(
+    "sessions.threads.list",
+    "sessions.threads.retrieve",
+    "sessions.threads.archive",
+    "sessions.threads.events.list",
+)
 async def test_every_session_has_its_primary_thread(house: House) -> None:
     session = await house.session()
     events = await house.turn(session, [step("Hi.")])

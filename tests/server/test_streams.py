@@ -140,3 +140,35 @@ async def test_waiting_input_is_shown_to_streams_and_again_when_it_is_applied(ho
         seen += await collect(stream)
     told = [e for e in seen if getattr(e, "id", None) == second]
     assert [e.processed_at is None for e in told] == [True, False]
+
+
+@pytest.mark.endpoint("sessions.threads.events.stream")
+async def test_primary_threads_stream_is_the_sessions(house: House) -> None:
+    session = await house.session()
+    thread = (await house.client.beta.sessions.threads.list(session)).data[0].id
+    async with await house.client.beta.sessions.threads.events.stream(thread, session_id=session) as stream:
+        await house.say(session, [step("Hi.")])
+        streamed = await collect(stream)
+    assert [e.id for e in streamed] == [e.id for e in await house.events(session)]
+
+
+async def test_no_event_is_missed_in_five_hundred_races_of_subscribing_and_sending(house: House) -> None:
+    session = await house.session()
+    client = house.client
+    for number in range(500):
+        title = f"Title {number}"
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+            opening = tasks.create_task(client.beta.sessions.events.stream(session))
+            tasks.create_task(client.beta.sessions.update(session, title=title))
+        stream = opening.result()
+        async with asyncio.timeout(60), stream:
+            listed = (await client.beta.sessions.events.list(session, order="desc", limit=1)).data
+            if not (listed and getattr(listed[0], "title", None) == title):
+                assert [e.title async for e in first_of(stream)] == [title]
+    assert len(await house.events(session)) == 500
+
+
+async def first_of(stream: Any) -> Any:
+    async for event in stream:
+        yield event
+        return
