@@ -137,6 +137,8 @@ def _statuses(log: Sequence[Body]) -> Iterator[str]:
             if [e["type"] for e in log[max(0, at - 2) : at]] != ["session.thread_status_idle", "session.usage"]:
                 yield f"idle at {at + 1} does not follow its thread's idle and session.usage"
             again = before is not None and before["type"] == "session.status_idle"
+            # An interrupt that comes when the session is idle already is recorded, and followed by idle once more.
+            again = again and (at < 3 or log[at - 3]["type"] != "user.interrupt")
             if before is None or (again and before["stop_reason"]["type"] != "requires_action"):
                 yield f"idle at {at + 1} follows an idle"
             before = event
