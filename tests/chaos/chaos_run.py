@@ -282,10 +282,16 @@ class Chaos:
             raise Broken(f"{where}: after the restart there is still {left}")
 
     def _kill_agent(self) -> None:
-        alive = [pid for trace in self._server.sandboxes() for pid, _ in trace.processes]
-        if alive:
+        """Kill the `claude` or the bubblewrap of a sandbox; not a tool's shell, whose death is an ordinary result."""
+        victims: list[int] = []
+        for trace in self._server.sandboxes():
+            named = [(pid, _comm(pid)) for pid, _ in trace.processes]
+            victims += [pid for pid, name in named if name == "bwrap"]
+            # The oldest: a child of `claude` that is about to become a shell has its name too, for a moment.
+            victims += sorted(pid for pid, name in named if name == "claude")[:1]
+        if victims:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._random.choice(alive), signal.SIGKILL)
+                os.kill(self._random.choice(victims), signal.SIGKILL)
 
     async def _examine_dead(self, where: str) -> None:
         """While nobody serves: is every effect recorded?"""
@@ -357,3 +363,10 @@ async def chaos(seed: int, store: Store) -> AsyncIterator[Chaos]:
         yield run
         await run.end()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
