@@ -121,7 +121,13 @@ class Client:
                 waits = self._sent == 1 and self.plan.second_waits and len(self.plan.turns) > 1
                 if not waits:
                     await self._until(partial(self._settled, turn.mark))
-            for task in (interrupter, answerer, follower):
+            if not self.interrupted:
+                interrupter.cancel()
+            await asyncio.wait([interrupter])
+            # An interrupt that came after the last idle is followed by another one: hear that too.
+            heard = len(await self._api.events(self.session_id))
+            await self._until(lambda: len(self.seen) >= heard)
+            for task in (answerer, follower):
                 task.cancel()
 
     # -- what the log says
