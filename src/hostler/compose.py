@@ -32,6 +32,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.agents import Agents
+from hostler.engine.attachments import Attachments
 from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
@@ -41,6 +42,7 @@ from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRec
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.records import Records
+from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.sessions import Sessions
 from hostler.engine.worker import Worker, WorkerSettings
@@ -102,6 +104,7 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
             idle_timeout_seconds=turns.idle_timeout_seconds,
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
+            attached=row.resources_json,
         )
 
     return read
@@ -283,6 +286,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     allowed_models=models.helpers(),
                 ),
                 profile_of=profile_reader(settings),
+                attachments=Attachments(()),
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -300,7 +304,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 agents=Agents(database, models),
                 environments=Environments(database),
                 models=models,
-                sessions=Sessions(database, hub, records, models),
+                sessions=Sessions(database, hub, records, models, ResourceKinds({})),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )

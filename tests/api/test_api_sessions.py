@@ -54,7 +54,7 @@ def test_agent_can_be_named_in_three_ways(client: anthropic.Anthropic, ids: dict
         ({"agent": ""}, "agent.*is not an identifier", None),
         ({"environment_id": None}, "environment_id: must be a string", None),
         ({"vault_ids": ["vlt_1"]}, "vault_ids: is not supported", None),
-        ({"resources": [{"type": "file", "file_id": "file_1"}]}, "resources: is not supported", None),
+        ({"resources": [{"type": "bucket"}]}, "resources", None),
         ({"budget": {"type": "limit"}}, "budget: is not supported", None),
         ({"title": "x" * 501}, "title: must have at most 500", None),
         ({"initial_events": [message("a"), {"type": "user.interrupt"}]}, r"initial_events\[1\].type: is user", None),

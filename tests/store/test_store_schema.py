@@ -20,9 +20,9 @@ from hostler.store import catalog, keys, ledger
 from hostler.store.database import Database
 from hostler.store.eventlog import list_events, read_events
 from hostler.store.migrate import HEAD, SchemaMismatch
+from hostler.store.schema import metadata
 from hostler.store.sessions import list_sessions
 from hostler.store.sqlite import SqliteBackend
-from hostler.store.tables import metadata
 from hostler.store.transcripts import TranscriptStore
 from hostler.testing.postgres import PostgresCluster
 

@@ -8,16 +8,27 @@ from typing import cast
 from starlette.requests import Request
 
 from hostler.api.services import ApiServices
+from hostler.domain.principals import Principal
 
 
 @dataclass(slots=True)
 class Caller:
-    """Facts about one request. `workspace` is empty until the key was recognised."""
+    """Facts about one request. There is no principal until its secret was recognised."""
 
     request_id: str
-    workspace: str = ""
+    known: Principal | None = None
     old_generation: bool = False
     """The client speaks the shapes of 2023-06-01: a few fields were required then that may be null now."""
+
+    @property
+    def principal(self) -> Principal:
+        assert self.known is not None, "handlers run after authentication"
+        return self.known
+
+    @property
+    def workspace(self) -> str:
+        """The only workspace whose things this request may see."""
+        return self.principal.workspace
 
 
 def caller_of(request: Request) -> Caller:

@@ -24,6 +24,7 @@ from hostler.api.context import Caller
 from hostler.api.errors import Answer, answer, plain_answer
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
+from hostler.domain.principals import Principal
 from hostler.engine.keys import Keys
 
 log = logging.getLogger("hostler.api")
@@ -74,8 +75,8 @@ class Transport:
                     (b"request-id", caller.request_id.encode()),
                     (b"anthropic-organization-id", self._organization),
                 ]
-                if caller.workspace:
-                    extra.append((b"anthropic-workspace-id", caller.workspace.encode()))
+                if caller.known is not None:
+                    extra.append((b"anthropic-workspace-id", caller.known.workspace.encode()))
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
 
@@ -142,7 +143,7 @@ class Guard:
 
 
 class Authentication:
-    """Finds the workspace of the key, from `Authorization: Bearer` or `x-api-key`. Raises Unauthenticated.
+    """Finds whose secret it is, from `Authorization: Bearer` or `x-api-key`. Raises Unauthenticated.
 
     Known keys are remembered for a second: a revocation is felt within that time. Unknown ones are asked for every
     time, so that a new key works at once.
@@ -154,31 +155,31 @@ class Authentication:
     def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
         self._app = app
         self._keys = keys
-        self._known: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             caller: Caller = scope["hostler.caller"]
-            caller.workspace = await self._workspace(_secret(scope))
+            caller.known = await self._principal(_secret(scope))
             asked = _headers(scope, b"anthropic-workspace-id")
             if any(name != caller.workspace for name in asked):
                 raise PermissionDenied("this key belongs to another workspace than anthropic-workspace-id names")
         await self._app(scope, receive, send)
 
-    async def _workspace(self, secret: str) -> str:
+    async def _principal(self, secret: str) -> Principal:
         digest = hashlib.sha256(secret.encode("latin-1", "replace")).digest()
         now = time.monotonic()
         known = self._known.get(digest)
         if known is not None and known[1] > now:
             return known[0]
         self._known.pop(digest, None)
-        workspace = await self._keys.workspace_of(secret)
-        if workspace is None:
+        principal = await self._keys.principal_of(secret)
+        if principal is None:
             raise Unauthenticated("this API key is unknown or was revoked; make one with `hostler key create`")
-        self._known[digest] = (workspace, now + self.REMEMBER_SECONDS)
+        self._known[digest] = (principal, now + self.REMEMBER_SECONDS)
         while len(self._known) > self.REMEMBER_KEYS:
             self._known.popitem(last=False)
-        return workspace
+        return principal
 
 
 def _secret(scope: Scope) -> str:

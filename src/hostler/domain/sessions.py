@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from hostler.domain.agents import MAX_SYSTEM, ModelChoice, NoMcpServers, NoSkills
 from hostler.domain.clock import rfc3339
 from hostler.domain.inputs import ClientEvent, parse_initial_events
+from hostler.domain.resources import FileResource, GithubResource, MemoryResource, ResourceRequests
 from hostler.domain.tools import ToolRequests
 from hostler.domain.values import (
     Identifier,
@@ -119,9 +121,6 @@ Title = Annotated[Text, Field(max_length=MAX_TITLE)]
 NoVaults = Annotated[
     None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
 ]
-NoResources = Annotated[
-    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
-]
 
 
 def _no_budget_yet(value: object) -> object:
@@ -136,7 +135,7 @@ class _CreateSessionBody(Value):
     title: Title | None = None
     metadata: Metadata = Field(default_factory=dict)
     initial_events: Any = None
-    resources: NoResources = None
+    resources: ResourceRequests = ()
     vault_ids: NoVaults = None
     budget: Annotated[None, BeforeValidator(_no_budget_yet)] = None
 
@@ -150,6 +149,7 @@ class CreateSession:
     title: str | None
     metadata: dict[str, str]
     initial_events: list[ClientEvent]
+    resources: Sequence[FileResource | GithubResource | MemoryResource] = ()
 
 
 def parse_create_session(raw: object) -> CreateSession:
@@ -161,6 +161,7 @@ def parse_create_session(raw: object) -> CreateSession:
         title=body.title,
         metadata=dict(body.metadata),
         initial_events=parse_initial_events(body.initial_events),
+        resources=body.resources,
     )
 
 

@@ -1,4 +1,4 @@
-"""Whose request is this? The workspace that an API key opens."""
+"""Whose request is this? The principal that a secret stands for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from hostler.domain.principals import Principal
 from hostler.store.database import Database
 from hostler.store.keys import KeyRow, find_key, needs_touch, touch_key
 
@@ -13,8 +14,8 @@ from hostler.store.keys import KeyRow, find_key, needs_touch, touch_key
 class Keys(Protocol):
     """Who knows API keys."""
 
-    async def workspace_of(self, secret: str) -> str | None:
-        """The workspace of a secret that is valid now; None for every other text."""
+    async def principal_of(self, secret: str) -> Principal | None:
+        """Whose secret this is, when it is valid now; None for every other text."""
         ...
 
 
@@ -24,7 +25,7 @@ class StoredKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def workspace_of(self, secret: str) -> str | None:
+    async def principal_of(self, secret: str) -> Principal | None:
         def look(conn: Connection) -> tuple[KeyRow | None, bool]:
             key = find_key(conn, secret)
             return key, key is not None and needs_touch(key, self._database.now(conn))
@@ -34,4 +35,4 @@ class StoredKeys:
             return None
         if stale:
             await self._database.write(lambda conn: touch_key(conn, self._database.now(conn), key.id))
-        return key.workspace_id
+        return Principal("api_key", key.id, key.workspace_id)

@@ -33,6 +33,17 @@ class SandboxLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """Something of the host that is visible inside besides the session's own folders."""
+
+    source: Path
+    """Host file or directory. Read-only ones must be readable by everyone; writable ones are given to the sandbox."""
+    inside: str
+    """Absolute, normalised path inside. Missing parents are made."""
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """Everything a sandbox is made from. Nothing else of the host is visible inside."""
 
@@ -52,6 +63,8 @@ class SandboxSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     """The whole environment of the program. Nothing of the worker's environment is inherited."""
     limits: SandboxLimits = SandboxLimits()
+    mounts: tuple[Mount, ...] = ()
+    """In this order: a later one may lie inside an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +239,7 @@ __all__ = [
     "ModelRequestRecord",
     "ModelRoadListener",
     "ModelRoads",
+    "Mount",
     "Road",
     "Sandbox",
     "SandboxLimits",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hostler.engine.ports import (
     IsolationLabel,
     ModelRoadListener,
     ModelRoads,
+    Mount,
     Road,
     Sandbox,
     SandboxProvider,
@@ -129,12 +130,15 @@ async def open_process(
     gatekeeper: Gatekeeper,
     listener: ModelRoadListener,
     sequence: SequenceStore,
+    mounts: Sequence[Mount],
 ) -> LiveProcess:
-    """Start a process for the session. Raises what the first failing part raises; then nothing is left open."""
+    """Start a process for the session, in the folders that `Homes.make` has made.
+
+    Raises what the first failing part raises; then nothing is left open.
+    """
     spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
-        await asyncio.to_thread(homes.make, session_id)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)
@@ -160,6 +164,7 @@ async def open_process(
                 program=around.harness.program,
                 environment=around.harness.environment(spec),
                 limits=profile.sandbox_limits,
+                mounts=tuple(mounts),
             )
         )
         run: Run | None = None

@@ -39,6 +39,8 @@ class Profile:
     sandbox_limits: SandboxLimits
     turn_limits: TurnLimits
     idle_timeout_seconds: float
+    attached: str = ""
+    """What is laid out for the session: a process that was started for something else has to go."""
 
     @property
     def model_names(self) -> frozenset[str]:
@@ -79,6 +81,7 @@ def profile(
     idle_timeout_seconds: float,
     sandbox_limits: SandboxLimits,
     turn_limits: TurnLimits,
+    attached: str = "",
 ) -> Profile:
     """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing."""
     model = agent["model"]
@@ -102,6 +105,7 @@ def profile(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
         idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
+        attached=attached,
     )
 
 

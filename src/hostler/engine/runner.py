@@ -11,13 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
+from hostler.engine.attachments import Attachments
 from hostler.engine.composer import Composer, Op, Preview, joined
 from hostler.engine.hub import Hub
 from hostler.engine.memory import Ledger, Memory
@@ -71,6 +72,7 @@ class RunnerParts:
     ledger: Ledger
     around: Surroundings
     profile_of: Callable[[SessionRow], Profile]
+    attachments: Attachments = field(default_factory=Attachments)
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -97,6 +99,7 @@ class SessionRunner:
         self._announced = asyncio.Condition()
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
+        self._session: SessionRow | None = None
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
 
     # -- from the worker
@@ -157,6 +160,7 @@ class SessionRunner:
             if plan.do != "nothing":
                 self.idle_since = None
                 await self._turn(plan)
+                await self._collect()
                 if self._more or self._wake.is_set():
                     continue
             if self._process is None or self._retired or self._profile is None:
@@ -200,6 +204,7 @@ class SessionRunner:
         if applied.state.status == "terminated":
             await self._close()
             return Plan("nothing")
+        self._session = applied.session
         self._profile = self._parts.profile_of(applied.session)
         return plans[0]
 
@@ -247,9 +252,13 @@ class SessionRunner:
 
     async def _ensure_process(self) -> LiveProcess:
         assert self._profile is not None
+        assert self._session is not None
         if self._process_profile != self._profile:
             await self._close()
         if self._process is None:
+            homes, session_id = self._parts.around.homes, self.lease.session_id
+            await asyncio.to_thread(homes.make, session_id)
+            mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
             self._process_profile = self._profile
             self._composer = Composer(self._profile.policies, self._profile.custom_names)
             self._process = await open_process(
@@ -261,8 +270,15 @@ class SessionRunner:
                 gatekeeper=self,
                 listener=self,
                 sequence=self._parts.ledger.sequence(self.lease),
+                mounts=mounts,
             )
+        else:
+            await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
         return self._process
+
+    async def _collect(self) -> None:
+        assert self._session is not None
+        await self._parts.attachments.collect(self._session, self._parts.around.homes.of(self.lease.session_id))
 
     async def _close(self) -> None:
         process, self._process = self._process, None

@@ -31,6 +31,7 @@ from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
 from hostler.engine.records import Applied, Records, totals
+from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.store import eventlog
 from hostler.store import sessions as rows
@@ -49,11 +50,14 @@ REPLAY_PAGE = 500
 class Sessions:
     """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
 
-    def __init__(self, database: Database, hub: Hub, records: Records, models: Models) -> None:
+    def __init__(
+        self, database: Database, hub: Hub, records: Records, models: Models, resources: ResourceKinds
+    ) -> None:
         self._database = database
         self._hub = hub
         self._records = records
         self._models = models
+        self._resources = resources
 
     # -- create, read, change
 
@@ -66,6 +70,9 @@ class Sessions:
             now = self._database.now(connection)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
+            attached = self._resources.attach(
+                connection, now, workspace, session_id, params.resources, self_hosted=False
+            )
             begun = SessionState(thread_id=thread_id, agent_name=agent.name)
             rows.create_session(
                 connection,
@@ -82,6 +89,7 @@ class Sessions:
                     state=begun.model_dump_json(),
                     title=params.title,
                     metadata=params.metadata,
+                    resources=attached,
                 ),
             )
             if not bodies:
@@ -167,6 +175,7 @@ class Sessions:
         def unit(connection: Connection) -> str:
             row = rows.get_session(connection, workspace, session_id)
             inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
+            self._resources.detach(connection, workspace, session_id, row.resources)
             rows.delete_session(connection, workspace, session_id)
             return moment(self._database.now(connection))
 
@@ -327,13 +336,13 @@ def view(row: SessionRow, now: float) -> View:
         "title": row.title,
         "agent": row.agent,
         "environment_id": row.environment_id,
-        "resources": [],
-        "vault_ids": [],
+        "resources": row.resources,
+        "vault_ids": row.vault_ids,
         "metadata": row.metadata,
         "outcome_evaluations": [],
         "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
         "usage": {**totals(row).usage, "active_seconds": active},
-        "budget": None,
+        "budget": row.budget,
         "deployment_id": row.deployment_id,
         "created_at": row.created_at,
         "updated_at": row.updated_at,

@@ -286,6 +286,9 @@ class BubblewrapProvider:
         users.hand_over(spec.outputs, uid, always_walk=False, own_range=self._uid_range)
         # The worker writes into this one between two lives of a session, as root.
         users.hand_over(spec.harness_state, uid, always_walk=True, own_range=self._uid_range)
+        for mount in spec.mounts:
+            if mount.writable:  # the worker writes there too, as root
+                users.hand_over(mount.source, uid, always_walk=True, own_range=self._uid_range)
         for path in (spec.model_socket, spec.egress_socket):
             os.chown(path, uid, uid, follow_symlinks=False)
             os.chmod(path, 0o600)

@@ -140,6 +140,7 @@ def write(
         "egress.sock": spec.egress_socket,
         "claude": spec.program,
     }
+    sources |= {f"mount-{number}": mount.source for number, mount in enumerate(spec.mounts)}
     visible = {name: os.path.abspath(source) for name, source in sources.items()}
     staging: list[str] = []
     if identity.uid is not None:
@@ -151,7 +152,7 @@ def write(
         lines = []
         for name, source in visible.items():
             target = stage / name
-            target.mkdir() if name in ("workspace", "outputs", "harness", "etc") else target.touch()
+            target.mkdir() if os.path.isdir(source) else target.touch()
             lines.append(f"{_fstab(source)} {_fstab(str(target))} none bind 0 0\n")
         # Last: the sources may themselves be below the place that this hides.
         lines.append(f"{_fstab(str(stage))} {_fstab(over)} none rbind 0 0\n")
@@ -233,6 +234,12 @@ def _bwrap(spec: SandboxSpec, visible: Mapping[str, str]) -> list[str]:
         *("--ro-bind", visible["model.sock"], "/run/hostler/model.sock"),
         *("--ro-bind", visible["egress.sock"], "/run/hostler/egress.sock"),
         *("--ro-bind", visible["claude"], "/opt/hostler/claude"),
+    ]
+    for number, mount in enumerate(spec.mounts):
+        if not mount.inside.startswith("/") or os.path.normpath(mount.inside) != mount.inside:
+            raise ValueError(f"{mount.inside!r} is not an absolute, normalised path")
+        words += ["--bind" if mount.writable else "--ro-bind", visible[f"mount-{number}"], mount.inside]
+    words += [
         *("--remount-ro", "/", "--chdir", "/workspace", "--seccomp", str(_SECCOMP_FD), "--clearenv"),
     ]
     for name, value in spec.environment.items():

@@ -5,7 +5,7 @@ The row of a session is also the lock and the counter of its event log: whoever 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal
@@ -61,6 +61,10 @@ class NewSession:
     title: str | None = None
     metadata: Mapping[str, str] | None = None
     deployment_id: str | None = None
+    resources: Sequence[Mapping[str, Any]] = ()
+    """What is mounted for the session, as the wire shows it. Secrets are not here."""
+    vault_ids: Sequence[str] = ()
+    budget: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,9 @@ class SessionRow:
     metadata_json: str
     agent_json: str
     environment_json: str
+    resources_json: str
+    vault_ids_json: str
+    budget_json: str | None
     state: str
     last_seq: int
     """Sequence number of the newest event; 0 when there is none."""
@@ -101,6 +108,21 @@ class SessionRow:
         found: dict[str, Any] = decode(self.environment_json)
         return found
 
+    @property
+    def resources(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = decode(self.resources_json)
+        return found
+
+    @property
+    def vault_ids(self) -> list[str]:
+        found: list[str] = decode(self.vault_ids_json)
+        return found
+
+    @property
+    def budget(self) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = None if self.budget_json is None else decode(self.budget_json)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdate:
@@ -109,6 +131,8 @@ class SessionUpdate:
     title: str | Keep | None = KEEP
     metadata: Mapping[str, str] | Keep = KEEP
     agent: Mapping[str, Any] | Keep = KEEP
+    resources: Sequence[Mapping[str, Any]] | Keep = KEEP
+    budget: Mapping[str, Any] | Keep | None = KEEP
     archived_at: str | Keep | None = KEEP
 
     def values(self) -> dict[str, Any]:
@@ -120,6 +144,10 @@ class SessionUpdate:
             found["metadata"] = encode(dict(self.metadata))
         if self.agent is not KEEP:
             found["agent"] = encode(dict(self.agent))
+        if self.resources is not KEEP:
+            found["resources"] = encode([dict(resource) for resource in self.resources])
+        if self.budget is not KEEP:
+            found["budget"] = None if self.budget is None else encode(dict(self.budget))
         if self.archived_at is not KEEP:
             found["archived_at"] = self.archived_at
         return found
@@ -153,6 +181,9 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         "metadata": encode(dict(new.metadata or {})),
         "agent": encode(dict(new.agent)),
         "environment": encode(dict(new.environment)),
+        "resources": encode([dict(resource) for resource in new.resources]),
+        "vault_ids": encode(list(new.vault_ids)),
+        "budget": None if new.budget is None else encode(dict(new.budget)),
         "state": new.state,
         "last_seq": 0,
         "created_at": at,

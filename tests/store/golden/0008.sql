@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T01:41:09.964915Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T03:40:25.032964Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,12 +19,12 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T01:41:09.964915Z','2026-11-21T01:41:09.964915Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T03:40:25.032964Z','2026-11-21T03:40:25.032964Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0001');
+INSERT INTO "alembic_version" VALUES('0008');
 CREATE TABLE api_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -49,7 +49,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_SfT2f8YN4GNwtcSzbef60SFV','sesn_golden','CONNECT','x.org',443,0,'r','2026-11-21T01:41:09.981334Z');
+INSERT INTO "egress_decisions" VALUES('egr_7kTfrFjyKdP6YQtrVXG1N5sk','sesn_golden','CONNECT','x.org',443,0,'r','2026-11-21T03:40:25.039945Z');
 CREATE TABLE environments (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -62,7 +62,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T01:41:09.964915Z','2026-11-21T01:41:09.964915Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T03:40:25.032964Z','2026-11-21T03:40:25.032964Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -99,7 +99,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_2Q7Grt1GPJVtMqZct1Ymx8ej','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T01:41:09.981334Z');
+INSERT INTO "model_requests" VALUES('mreq_P1sGWKqBv9ACbzybCDKQwY4m','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T03:40:25.039945Z');
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
 	state TEXT NOT NULL, 
@@ -119,6 +119,9 @@ CREATE TABLE sessions (
 	metadata TEXT NOT NULL, 
 	agent TEXT NOT NULL, 
 	environment TEXT NOT NULL, 
+	resources TEXT DEFAULT '[]' NOT NULL, 
+	vault_ids TEXT DEFAULT '[]' NOT NULL, 
+	budget TEXT, 
 	state TEXT NOT NULL, 
 	last_seq BIGINT NOT NULL, 
 	input_tokens BIGINT DEFAULT 0 NOT NULL, 
@@ -135,7 +138,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T01:41:09.970472Z','2026-11-21T01:41:09.978456Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T03:40:25.035882Z','2026-11-21T03:40:25.038591Z',NULL);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -157,7 +160,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795225269984,'{"is_sidechain":false}');
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795232425041,NULL);
 CREATE TABLE work (
 	session_id TEXT NOT NULL, 
 	wanted BOOLEAN NOT NULL, 
@@ -169,14 +172,14 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79522526997047209744e+09,1.79522526997047209744e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523242503588199622e+09,1.79523242503588199622e+09,NULL,0,NULL);
 CREATE TABLE workspaces (
 	id TEXT NOT NULL, 
 	name TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T01:41:09.957471Z');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T03:40:25.030468Z');
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
 CREATE INDEX ix_sessions_agent ON sessions (agent_id, created_at, id);

@@ -1,0 +1,56 @@
+"""What does a session find in its sandbox, and what is taken from it afterwards?
+
+Files, skills, memory and repositories are attachments: each kind lays out folders on the host before a process
+starts, says where they are mounted, and collects what the session has left there when a turn has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from hostler.engine.ports import Mount
+from hostler.store.sessions import SessionRow
+
+log = logging.getLogger("hostler.attachments")
+
+
+class Attachment:
+    """One kind of thing. Each method does nothing unless a kind overrides it.
+
+    `home` is the session's folder on this host (`Homes.of`); a kind keeps its own things in a sub-folder of its name.
+    All are called by the worker that holds the session's lease, one at a time for each session.
+    """
+
+    async def lay_out(self, session: SessionRow, home: Path) -> Sequence[Mount]:
+        """Before a process starts. What raises here ends the turn with an error that says why."""
+        return ()
+
+    async def refresh(self, session: SessionRow, home: Path) -> None:
+        """Before a turn of a process that lives already."""
+
+    async def collect(self, session: SessionRow, home: Path) -> None:
+        """After a turn has ended and was announced, with the process still there or gone."""
+
+
+class Attachments:
+    """All kinds, in the order in which they are mounted."""
+
+    def __init__(self, kinds: Sequence[Attachment] = ()) -> None:
+        self._kinds = tuple(kinds)
+
+    async def lay_out(self, session: SessionRow, home: Path) -> list[Mount]:
+        return [mount for kind in self._kinds for mount in await kind.lay_out(session, home)]
+
+    async def refresh(self, session: SessionRow, home: Path) -> None:
+        for kind in self._kinds:
+            await kind.refresh(session, home)
+
+    async def collect(self, session: SessionRow, home: Path) -> None:
+        """A kind that fails is reported in the log and keeps no other from its turn."""
+        for kind in self._kinds:
+            try:
+                await kind.collect(session, home)
+            except Exception:
+                log.exception("not_collected", extra={"session": session.id, "kind": type(kind).__name__})

