@@ -36,9 +36,10 @@ def create_app(services: ApiServices) -> FastAPI:
     app = FastAPI(title="Hostler", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.add_route("/healthz", _healthz, methods=["GET"], name="healthz")
-    for router in (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods())):
+    routers = (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods()))
+    refuse_unguarded((*app.router.routes, *(route for router in routers for route in router.routes)), OPEN_PATHS)
+    for router in routers:
         app.include_router(router)
-    refuse_unguarded(app.router.routes, OPEN_PATHS)
     # The last one added is the outermost one.
     app.add_middleware(Authentication, keys=services.keys, throttle=Throttle(services.quotas.limits_of))
     app.add_middleware(Guard, allowed_hosts=services.allowed_hosts)
