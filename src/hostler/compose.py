@@ -30,7 +30,9 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.proxy import EgressProxy
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
 from hostler.engine.environments import Environments
@@ -38,9 +40,12 @@ from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
 from hostler.engine.models import Models
+from hostler.engine.oversight import Oversight
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
@@ -110,6 +115,12 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
         )
 
     return read
+
+
+def quota_defaults(settings: Settings) -> Quotas:
+    """The limits of a workspace that has none of its own: the preset's, where no number is set."""
+    preset = PRESETS[settings.quotas.preset]
+    return {name: getattr(settings.quotas, name) or preset[name] for name in preset}
 
 
 class StoredSequence:
@@ -204,8 +215,8 @@ async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
 
 
 async def has_key(database: Database) -> bool:
-    rows = await database.read(lambda c: keys.list_keys(c))
-    return any(row.revoked_at is None for row in rows)
+    now, rows = await database.read(lambda c: (database.now(c), keys.list_keys(c)))
+    return any(row.valid(now) for row in rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- secrets
@@ -321,13 +332,18 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database),
                 models=models,
-                sessions=Sessions(database, hub, records, models, ResourceKinds({})),
+                sessions=Sessions(database, hub, records, models, ResourceKinds({}), quotas),
+                administration=Administration(database, quotas),
+                oversight=Oversight(database, label, worker.takes_sessions),
+                quotas=quotas,
+                reach=StoredReach(database),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )

@@ -123,6 +123,19 @@ class Worker(_Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
 
 
+class Quotas(_Section):
+    """How much one workspace may have, unless it has limits of its own. 0: what the preset says."""
+
+    preset: Literal["unlimited", "contract"] = Field(
+        "unlimited", description="`contract`: 300 changing and 1,200 reading requests a minute. `unlimited`: no limits."
+    )
+    create_requests_per_minute: int = Field(0, ge=0, description="Requests that change something (POST, DELETE).")
+    read_requests_per_minute: int = Field(0, ge=0, description="Requests that read (GET), opened streams included.")
+    sessions_per_day: int = Field(0, ge=0, description="Sessions made on one day (UTC).")
+    live_sessions: int = Field(0, ge=0, description="Sessions that are not archived.")
+    storage_bytes: int = Field(0, ge=0, description="Bytes of files, skills and memories.")
+
+
 class Settings(_Section):
     """Everything."""
 
@@ -136,6 +149,7 @@ class Settings(_Section):
     secrets: Secrets = Secrets()
     turns: Turns = Turns()
     worker: Worker = Worker()
+    quotas: Quotas = Quotas()
 
     @property
     def store_url(self) -> str:

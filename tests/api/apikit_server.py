@@ -20,10 +20,14 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.keys import StoredKeys
 from hostler.engine.models import Models
+from hostler.engine.oversight import Oversight
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import StoredReach
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 
@@ -124,6 +128,7 @@ class RunningServer:
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
             self.sessions = InMemorySessions(self.database, models)
+            quotas = WorkspaceQuotas(self.database)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=StoredKeys(self.database),
@@ -131,6 +136,10 @@ class RunningServer:
                 environments=Environments(self.database),
                 models=models,
                 sessions=self.sessions,
+                administration=Administration(self.database, quotas),
+                oversight=Oversight(self.database),
+                quotas=quotas,
+                reach=StoredReach(self.database),
                 **self._settings,
             )
             app = create_app(services)

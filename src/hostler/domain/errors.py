@@ -52,6 +52,10 @@ class Busy(HostlerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class QuotaExceeded(HostlerError):
+    """The workspace has all that it may have. Waiting a moment changes nothing: free something, or ask for more."""
+
+
 class LeaseLost(HostlerError):
     """This worker no longer owns the session: stop its sandbox, write nothing more."""
 

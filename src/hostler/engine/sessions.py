@@ -30,6 +30,7 @@ from hostler.engine.agents import session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
+from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
@@ -51,13 +52,20 @@ class Sessions:
     """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
 
     def __init__(
-        self, database: Database, hub: Hub, records: Records, models: Models, resources: ResourceKinds
+        self,
+        database: Database,
+        hub: Hub,
+        records: Records,
+        models: Models,
+        resources: ResourceKinds,
+        quotas: WorkspaceQuotas,
     ) -> None:
         self._database = database
         self._hub = hub
         self._records = records
         self._models = models
         self._resources = resources
+        self._quotas = quotas
 
     # -- create, read, change
 
@@ -68,6 +76,7 @@ class Sessions:
 
         def unit(connection: Connection) -> SessionRow:
             now = self._database.now(connection)
+            self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
             attached = self._resources.attach(

@@ -74,6 +74,7 @@ workspaces = sa.Table(
     sa.Column("id", Words, primary_key=True),
     sa.Column("name", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    sa.Column("archived_at", Words),
 )
 
 api_keys = sa.Table(
@@ -84,9 +85,12 @@ api_keys = sa.Table(
     sa.Column("name", Words, nullable=False),
     sa.Column("secret_hash", Words, nullable=False, unique=True),
     sa.Column("hint", Words, nullable=False),
+    sa.Column("scopes", Json, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    sa.Column("expires_at", Words),
     sa.Column("last_used_at", Words),
     sa.Column("revoked_at", Words),
+    sa.Index("ix_api_keys_newest", "workspace_id", "created_at", "id"),
 )
 
 agents = sa.Table(
@@ -158,6 +162,12 @@ sessions = sa.Table(
     sa.Index("ix_sessions_agent", "agent_id", "created_at", "id"),
     sa.Index("ix_sessions_environment", "environment_id"),
     sa.Index("ix_sessions_deployment", "deployment_id", "created_at", "id"),
+    sa.Index(
+        "ix_sessions_live",
+        "workspace_id",
+        sqlite_where=sa.text("archived_at IS NULL"),
+        postgresql_where=sa.text("archived_at IS NULL"),
+    ),
 )
 
 session_memory_stores = sa.Table(
@@ -265,6 +275,7 @@ egress_decisions = sa.Table(
     metadata,
     sa.Column("id", Words, primary_key=True),
     sa.Column("session_id", Words, nullable=False),
+    sa.Column("workspace_id", Words, nullable=False),
     sa.Column("method", Words, nullable=False),
     sa.Column("host", Words, nullable=False),
     sa.Column("port", sa.Integer, nullable=False),
