@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostler.store import tables_webhooks as tables_webhooks
 from hostler.store.tables import metadata
 
 __all__ = ["metadata"]

@@ -59,6 +59,8 @@ workspaces = sa.Table(
     sa.Column("id", Words, primary_key=True),
     sa.Column("name", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    # Which webhook events anybody in this workspace wants. In the row that an append reads anyway: asking costs nothing.
+    sa.Column("webhook_events", Json, nullable=False, server_default=sa.text("'[]'")),
 )
 
 api_keys = sa.Table(
