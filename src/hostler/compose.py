@@ -50,6 +50,8 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sealing.envelope import EnvelopeSealer
+from hostler.sealing.masterkeys import GivenKeys, KeyFile, KeyGuard, MasterKeys, parse_key
 from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -204,6 +206,27 @@ async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
 async def has_key(database: Database) -> bool:
     rows = await database.read(lambda c: keys.list_keys(c))
     return any(row.revoked_at is None for row in rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- secrets
+
+
+def master_keys(settings: Settings) -> MasterKeys:
+    """Nothing is read or made before the first use. Raises InvalidRequest for settings that contradict each other."""
+    chosen = settings.secrets
+    if chosen.key.get_secret_value():
+        if chosen.key_file or chosen.command:
+            raise InvalidRequest("secrets.key: can't be used together with secrets.key_file or secrets.command")
+        previous = [parse_key(key.get_secret_value(), "secrets.previous_keys") for key in chosen.previous_keys]
+        return GivenKeys(parse_key(chosen.key.get_secret_value(), "secrets.key"), previous)
+    if chosen.previous_keys:
+        raise InvalidRequest("secrets.previous_keys: needs secrets.key; a key file keeps its older keys itself")
+    path = Path(chosen.key_file) if chosen.key_file else settings.state_dir / "secrets" / "master-keys.json"
+    return KeyFile(path.expanduser(), KeyGuard(chosen.command) if chosen.command else None)
+
+
+def open_sealer(settings: Settings) -> EnvelopeSealer:
+    return EnvelopeSealer(master_keys(settings))
 
 
 # ------------------------------------------------------------------------------------------------------- start, stop

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
-_LISTS = frozenset({"allowed_hosts", "private_allowed"})
+_LISTS = frozenset({"allowed_hosts", "previous_keys", "private_allowed"})
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
@@ -81,6 +81,28 @@ class Egress(_Section):
     )
 
 
+class Secrets(_Section):
+    """What stored secrets are sealed with."""
+
+    key_file: str = Field(
+        "",
+        description="File with the master keys, made at first use. "
+        "Empty: `secrets/master-keys.json` in the state folder.",
+    )
+    command: str = Field(
+        "",
+        description="Program that guards the keys of the file: `<command> wrap` and `<command> unwrap`. "
+        "Empty: the file holds them as they are.",
+    )
+    key: SecretStr = Field(
+        SecretStr(""),
+        description="Master key, 32 bytes in base64, instead of a file: for servers that share a database.",
+    )
+    previous_keys: tuple[SecretStr, ...] = Field(
+        (), description="Master keys that older secrets are sealed with, until `hostler secrets rotate` has run."
+    )
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -111,6 +133,7 @@ class Settings(_Section):
     model: Model = Model()
     sandbox: Sandbox = Sandbox()
     egress: Egress = Egress()
+    secrets: Secrets = Secrets()
     turns: Turns = Turns()
     worker: Worker = Worker()
 

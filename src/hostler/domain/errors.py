@@ -56,5 +56,9 @@ class LeaseLost(HostlerError):
     """This worker no longer owns the session: stop its sandbox, write nothing more."""
 
 
+class SecretUnreadable(HostlerError):
+    """A stored secret can't be opened: its key is missing, or it was changed or moved. Never a wrong secret instead."""
+
+
 class StoreDamaged(HostlerError):
     """The store holds what it must not hold. A bug or a broken disk: stop and report."""

@@ -228,6 +228,27 @@ class EgressRecorder(Protocol):
     async def record(self, decision: EgressDecision) -> None: ...
 
 
+# ---------------------------------------------------------------------------------------------------------- secrets
+
+
+class Sealer(Protocol):
+    """Keeps secrets at rest. Both methods are quick and don't wait for anybody: call them inside a unit of work."""
+
+    def seal(self, context: str, secret: bytes) -> str:
+        """Text for a column of type `store.tables.Sealed`. It opens with the same context only.
+
+        context  which field of which row of which workspace this is, such as `wrkspc_…/vcrd_…/token`: what is copied
+                 to another row doesn't open there. Not secret.
+
+        Raises InvalidRequest when there is no master key and none can be made.
+        """
+        ...
+
+    def open(self, context: str, sealed: str) -> bytes:
+        """The secret. Raises SecretUnreadable when it was changed, moved, or sealed with a key that isn't here."""
+        ...
+
+
 __all__ = [
     "AsyncIterator",
     "EgressDecision",
@@ -247,5 +268,6 @@ __all__ = [
     "SandboxSpec",
     "SandboxStats",
     "SandboxUnavailable",
+    "Sealer",
     "SequenceStore",
 ]

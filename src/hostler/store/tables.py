@@ -41,6 +41,21 @@ class Json(TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
+SEALED_FORMAT = "hs1"
+"""How a sealed secret begins. `hostler.sealing.envelope` says what follows."""
+
+
+class Sealed(Words):
+    """A secret, sealed. A rotation of keys finds these columns by their type. Refuses what is not sealed."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is not None and not value.startswith(SEALED_FORMAT + "."):
+            raise TypeError("a column for sealed secrets was given something else")  # a bug, and never its value
+        return super().process_bind_param(value, dialect)
+
+
 Seconds = sa.Double
 """Seconds since 1970 by the database's clock, with fractions. REAL in SQLite, double precision in PostgreSQL."""
 
