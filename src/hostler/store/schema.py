@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hostler.store import tables_tenancy as tables_tenancy
+from hostler.store import tables_webhooks as tables_webhooks
 from hostler.store.tables import metadata
 
 __all__ = ["metadata"]

@@ -75,6 +75,8 @@ workspaces = sa.Table(
     sa.Column("name", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
     sa.Column("archived_at", Words),
+    # The webhook events that anybody here wants. In a row that an append reads anyway: asking costs nothing.
+    sa.Column("webhook_events", Json, nullable=False, server_default=sa.text("'[]'")),
 )
 
 api_keys = sa.Table(

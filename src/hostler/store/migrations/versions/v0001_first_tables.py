@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("name", WORDS, nullable=False),
         sa.Column("created_at", WORDS, nullable=False),
         sa.Column("archived_at", WORDS),
+        sa.Column("webhook_events", sa.Text, nullable=False, server_default=sa.text("'[]'")),
         sa.PrimaryKeyConstraint("id", name="pk_workspaces"),
     )
     op.create_table(
