@@ -37,6 +37,7 @@ from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
 from hostler.engine.process import Homes, Surroundings, remove_tree
@@ -305,6 +306,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 environments=Environments(database),
                 models=models,
                 sessions=Sessions(database, hub, records, models, ResourceKinds({})),
+                memory_stores=MemoryStores(database),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )

@@ -23,6 +23,7 @@ from hostler.api.services import ApiServices
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.keys import StoredKeys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
@@ -131,6 +132,7 @@ class RunningServer:
                 environments=Environments(self.database),
                 models=models,
                 sessions=self.sessions,
+                memory_stores=MemoryStores(self.database),
                 **self._settings,
             )
             app = create_app(services)

@@ -11,6 +11,7 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQue
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.keys import Keys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 
 SessionView = dict[str, Any]
@@ -82,6 +83,7 @@ class ApiServices:
     environments: Environments
     models: Models
     sessions: SessionService
+    memory_stores: MemoryStores
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

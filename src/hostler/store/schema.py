@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostler.store import tables_memory  # noqa: F401
 from hostler.store.tables import metadata
 
 __all__ = ["metadata"]
