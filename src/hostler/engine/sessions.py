@@ -143,6 +143,8 @@ class Sessions:
                 before=Position(*query.before) if query.before else None,
                 agent_id=query.agent_id,
                 agent_version=query.agent_version,
+                deployment_id=query.deployment_id,
+                memory_store_id=query.memory_store_id,
                 statuses=query.statuses,
                 created=_range(query.created_at),
                 include_archived=query.include_archived,

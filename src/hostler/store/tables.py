@@ -142,7 +142,17 @@ sessions = sa.Table(
     sa.Index("ix_sessions_newest", "workspace_id", "created_at", "id"),
     sa.Index("ix_sessions_agent", "agent_id", "created_at", "id"),
     sa.Index("ix_sessions_environment", "environment_id"),
+    sa.Index("ix_sessions_deployment", "deployment_id", "created_at", "id"),
 )
+
+session_memory_stores = sa.Table(
+    "session_memory_stores",
+    metadata,
+    sa.Column("session_id", Words, sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("memory_store_id", Words, primary_key=True),
+    sa.Index("ix_session_memory_stores_store", "memory_store_id", "session_id"),
+)
+"""Which memory stores a session was made with, for the list of a store's sessions."""
 
 events = sa.Table(
     "events",

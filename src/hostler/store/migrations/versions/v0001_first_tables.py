@@ -107,8 +107,19 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name="fk_sessions_environment_id"),
     )
     op.create_index("ix_sessions_agent", "sessions", ["agent_id", "created_at", "id"])
+    op.create_index("ix_sessions_deployment", "sessions", ["deployment_id", "created_at", "id"])
     op.create_index("ix_sessions_environment", "sessions", ["environment_id"])
     op.create_index("ix_sessions_newest", "sessions", ["workspace_id", "created_at", "id"])
+    op.create_table(
+        "session_memory_stores",
+        sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("memory_store_id", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "memory_store_id", name="pk_session_memory_stores"),
+        sa.ForeignKeyConstraint(
+            ["session_id"], ["sessions.id"], name="fk_session_memory_stores_session_id", ondelete="CASCADE"
+        ),
+    )
+    op.create_index("ix_session_memory_stores_store", "session_memory_stores", ["memory_store_id", "session_id"])
     op.create_table(
         "events",
         sa.Column("session_id", WORDS, nullable=False),
