@@ -39,6 +39,9 @@ from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
+from hostler.engine.memory_files import MemoryFiles
+from hostler.engine.memory_resource import MemoryKind, memory_section
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
@@ -112,6 +115,7 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
             attached=row.resources_json,
+            told=memory_section(row.resources),
         )
 
     return read
@@ -320,7 +324,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     allowed_models=models.helpers(),
                 ),
                 profile_of=profile_reader(settings),
-                attachments=Attachments(()),
+                attachments=Attachments((MemoryFiles(database),)),
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -339,11 +343,14 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 agents=Agents(database, models),
                 environments=Environments(database),
                 models=models,
-                sessions=Sessions(database, hub, records, models, ResourceKinds({}), quotas),
+                sessions=Sessions(
+                    database, hub, records, models, ResourceKinds({"memory_store": MemoryKind()}), quotas
+                ),
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
                 reach=StoredReach(database),
+                memory_stores=MemoryStores(database),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )

@@ -24,6 +24,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.keys import StoredKeys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
 from hostler.engine.quotas import WorkspaceQuotas
@@ -140,6 +141,7 @@ class RunningServer:
                 oversight=Oversight(self.database),
                 quotas=quotas,
                 reach=StoredReach(self.database),
+                memory_stores=MemoryStores(self.database),
                 **self._settings,
             )
             app = create_app(services)

@@ -8,7 +8,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hostler.api import administration, agents, environments, events, models, oversight, sessions
+from hostler.api import (
+    administration,
+    agents,
+    environments,
+    events,
+    memories,
+    memory_stores,
+    models,
+    oversight,
+    sessions,
+)
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
@@ -16,7 +26,15 @@ from hostler.api.throttle import Throttle
 from hostler.api.transport import OPEN_PATHS, Authentication, Guard, Transport
 from hostler.api.unsupported import unsupported_router
 
-_ROUTERS = (agents.router, environments.router, models.router, sessions.router, events.router)
+_ROUTERS = (
+    agents.router,
+    environments.router,
+    events.router,
+    memories.router,
+    memory_stores.router,
+    models.router,
+    sessions.router,
+)
 _OWN_ROUTERS = (administration.router, oversight.router)
 
 

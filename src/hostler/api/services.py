@@ -12,6 +12,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
 from hostler.engine.keys import Keys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
 from hostler.engine.quotas import WorkspaceQuotas
@@ -90,6 +91,7 @@ class ApiServices:
     oversight: Oversight
     quotas: WorkspaceQuotas
     reach: Reach
+    memory_stores: MemoryStores
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

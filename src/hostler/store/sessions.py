@@ -208,6 +208,9 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         if "foreign key" not in str(error.orig).lower():
             raise
         raise NotFound("the workspace, agent or environment of this session does not exist") from error
+    for resource in new.resources:
+        if resource["type"] == "memory_store":
+            note_memory_store(conn, new.id, resource["memory_store_id"])
     return get_session(conn, new.workspace_id, new.id)
 
 
