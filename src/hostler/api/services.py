@@ -10,8 +10,10 @@ from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
+from hostler.engine.files import Files
 from hostler.engine.keys import Keys
 from hostler.engine.models import Models
+from hostler.engine.session_resources import SessionResources
 
 SessionView = dict[str, Any]
 """A session as the wire shows it, every key present."""
@@ -82,6 +84,8 @@ class ApiServices:
     environments: Environments
     models: Models
     sessions: SessionService
+    files: Files
+    session_resources: SessionResources
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

@@ -228,8 +228,64 @@ class EgressRecorder(Protocol):
     async def record(self, decision: EgressDecision) -> None: ...
 
 
+# ----------------------------------------------------------------------------------------------- secrets, repositories
+
+
+class Sealer(Protocol):
+    """Makes secrets unreadable for whoever has only the database."""
+
+    def seal(self, context: str, secret: bytes) -> str:
+        """Text to be kept. It opens only for the same `context`, which says what the secret belongs to."""
+        ...
+
+    def open(self, context: str, sealed: str) -> bytes:
+        """The secret. Raises SealBroken for another context, another key, or text that was changed."""
+        ...
+
+
+class SealBroken(Exception):
+    """A sealed secret can't be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloneOrder:
+    """A repository to be fetched."""
+
+    url: str
+    branch: str | None
+    commit: str | None
+    """At most one of the two; without either, what the remote's HEAD names."""
+    token: bytes | None = field(repr=False)
+    target: Path
+    """Folder that does not exist yet. Its parent must let everybody through."""
+
+
+CloneProblem = Literal["authentication", "forbidden", "not_found", "checkout", "clone"]
+
+
+class CloneFailed(Exception):
+    """There is no repository; nothing is left of the try. The message is for the session's log and holds no secret."""
+
+    def __init__(self, kind: CloneProblem, message: str) -> None:
+        super().__init__(message)
+        self.kind: CloneProblem = kind
+        self.message = message
+
+
+class Cloner(Protocol):
+    """Fetches repositories, outside every sandbox."""
+
+    async def clone(self, order: CloneOrder) -> None:
+        """A complete working copy in `order.target`, without the token in it. Raises CloneFailed."""
+        ...
+
+
 __all__ = [
     "AsyncIterator",
+    "CloneFailed",
+    "CloneOrder",
+    "CloneProblem",
+    "Cloner",
     "EgressDecision",
     "EgressRecorder",
     "EgressRoads",
@@ -247,5 +303,7 @@ __all__ = [
     "SandboxSpec",
     "SandboxStats",
     "SandboxUnavailable",
+    "SealBroken",
+    "Sealer",
     "SequenceStore",
 ]

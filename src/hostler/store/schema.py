@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostler.store import tables_files as tables_files
 from hostler.store.tables import metadata
 
 __all__ = ["metadata"]
