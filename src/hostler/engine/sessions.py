@@ -105,7 +105,9 @@ class Sessions:
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
-        return await self._view(await self._row(workspace, session_id))
+        return await self._database.read(
+            lambda connection: view(rows.get_session(connection, workspace, session_id), self._database.now(connection))
+        )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
         """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""

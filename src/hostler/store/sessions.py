@@ -18,6 +18,7 @@ from hostler.domain.errors import NotFound
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
+from hostler.store.prepared import Prepared
 from hostler.store.tables import events, sequences, sessions, transcript_entries, transcripts, work
 
 
@@ -201,15 +202,23 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
     return get_session(conn, new.workspace_id, new.id)
 
 
+_OF_WORKSPACE = Prepared(
+    sa.select(*COLUMNS).where(
+        sessions.c.id == sa.bindparam("id"), sessions.c.workspace_id == sa.bindparam("workspace_id")
+    )
+)
+_OF_ANY = Prepared(sa.select(*COLUMNS).where(sessions.c.id == sa.bindparam("id")))
+
+
 def get_session(conn: Connection, workspace_id: str | None, session_id: str) -> SessionRow:
     """Raises NotFound. `workspace_id=None`: of any workspace (for the engine, never for a request)."""
-    query = sa.select(*COLUMNS).where(sessions.c.id == session_id)
-    if workspace_id is not None:
-        query = query.where(sessions.c.workspace_id == workspace_id)
-    row = conn.execute(query).first()
-    if row is None:
+    if workspace_id is None:
+        found = _OF_ANY.run(conn, id=session_id)
+    else:
+        found = _OF_WORKSPACE.run(conn, id=session_id, workspace_id=workspace_id)
+    if not found:
         raise missing(session_id)
-    return session_row(*row)
+    return session_row(*found[0])
 
 
 def lock_session(conn: Connection, workspace_id: str, session_id: str) -> SessionRow:
