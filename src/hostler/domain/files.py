@@ -28,7 +28,15 @@ _MAGIC: Final = (
     (b"\x1f\x8b", "application/gzip"),
 )
 _BY_NAME = mimetypes.MimeTypes()  # the library's own table: what a host has in /etc makes no difference
-for _type, _suffix in (("text/markdown", ".md"), ("application/x-ndjson", ".jsonl"), ("text/yaml", ".yaml")):
+_OFFICE = "application/vnd.openxmlformats-officedocument."
+for _type, _suffix in (
+    ("text/markdown", ".md"),
+    ("application/x-ndjson", ".jsonl"),
+    ("text/yaml", ".yaml"),
+    (f"{_OFFICE}wordprocessingml.document", ".docx"),
+    (f"{_OFFICE}spreadsheetml.sheet", ".xlsx"),
+    (f"{_OFFICE}presentationml.presentation", ".pptx"),
+):
     _BY_NAME.add_type(_type, _suffix)
 
 
