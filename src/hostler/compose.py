@@ -303,6 +303,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             stack.push_async_callback(egress.close)
             blobs = Blobs(settings.state_dir / "blobs")
             files = Files(database, blobs, file_terms(settings))
+            outputs = Outputs(database, blobs, output_limits(settings))
             sealer = KeySealer(key_of(settings.state_dir / "seal.key"))
             cloner = repository_cloner(settings)
             stack.callback(cloner.close)
@@ -329,7 +330,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
-                        Outputs(database, blobs, output_limits(settings)),
+                        outputs,
                     )
                 ),
                 content=FileContent(database, blobs),
@@ -373,6 +374,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             )
             async with asyncio.TaskGroup() as tasks:
                 sweeping = tasks.create_task(files.keep_swept())
+                collecting = tasks.create_task(outputs.collect_left(places.kept))
                 working = tasks.create_task(worker.run())
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
@@ -388,6 +390,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     server.should_exit = True
                     working.cancel()
                     sweeping.cancel()
+                    collecting.cancel()
                     await asyncio.wait([serving, working])
 
 

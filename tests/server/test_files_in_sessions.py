@@ -212,6 +212,17 @@ async def test_more_outputs_than_allowed_are_left_out_and_room_comes_back(
         await outputs(house, session, {"b", "d"})
 
 
+async def test_outputs_that_a_crash_kept_from_being_taken_are_taken_at_the_next_start(house: House) -> None:
+    session = await session_with(house)
+    await house.turn(session, bash("echo 1 > /mnt/session/outputs/first"))
+    await outputs(house, session, {"first"})
+    await house.stop()
+    # As if the server had been killed between the end of the turn and its look at the folder.
+    (house.workspace(session).parent / "outputs" / "second").write_text("2")
+    await house.start()
+    await outputs(house, session, {"first", "second"})
+
+
 async def test_blocks_that_name_files_reach_the_model_with_their_bytes(house: House) -> None:
     session = await house.session()
     png = base64.b64decode(

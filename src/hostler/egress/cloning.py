@@ -248,9 +248,7 @@ class _Git:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(process.wait())
+            await asyncio.shield(_end(process))
 
     async def _watch_room(self) -> None:
         while True:
@@ -267,6 +265,22 @@ class _Git:
             basic = base64.b64encode(b"x-access-token:" + self._order.token).decode()
             text = text.replace(token, "[token]").replace(basic, "[token]")
         return text[:500] or "it said nothing"
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Nothing of it lives when this returns. Its children first, so that it can bury them itself."""
+    if process.returncode is not None:
+        return
+    with suppress(OSError):
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(2.0):
+            await process.wait()
+            return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _check_version(git: _Git) -> None:

@@ -12,7 +12,8 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +29,7 @@ from hostler.store import files as rows
 from hostler.store.blobs import Blob, Blobs
 from hostler.store.database import Database
 from hostler.store.files import NewFile, OutputRow
-from hostler.store.sessions import SessionRow, lock_session
+from hostler.store.sessions import SessionRow, get_session, lock_session
 
 log = logging.getLogger("hostler.outputs")
 
@@ -81,30 +82,19 @@ class Outputs(Attachment):
         self._blobs = blobs
         self._limits = limits or OutputLimits()
         self._admit = admit
+        self._busy: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def collect(self, session: SessionRow, home: Path) -> None:
         """Every file that is new or changed since the last time. A session that is deleted meanwhile ends it."""
-        known, kept = await self._database.read(
-            lambda c: (rows.session_outputs_of(c, session.id), rows.output_sizes(c, session.id))
-        )
         left = _Left()
         folder = await asyncio.to_thread(_open_folder, home / "outputs")
         if folder is None:
             return
         try:
-            found = await asyncio.to_thread(lambda: list(_walk(folder, self._limits, left)))
-            for seen in sorted(found, key=lambda one: one.path):
-                before = known.get(safe_key(seen.path))
-                if before is None or before.signature != seen.signature:
-                    reason = self._too_much(seen, before, kept)
-                    if reason is None:
-                        await self._take(session, folder, seen, before, kept, left)
-                    else:
-                        left.out(reason, seen.path)
-            here = {safe_key(seen.path) for seen in found}
-            gone = [row.path for row in known.values() if row.path not in here and row.file_id not in kept]
-            if gone:
-                await self._database.write(lambda c: rows.drop_outputs(c, session.id, gone))
+            found = await asyncio.to_thread(lambda: sorted(_walk(folder, self._limits, left), key=lambda s: s.path))
+            if found:
+                async with self._one_at_a_time(session.id):
+                    await self._collect(session, folder, found, left)
         except NotFound:
             return
         finally:
@@ -113,6 +103,50 @@ class Outputs(Attachment):
             log.warning(
                 "outputs_left_out", extra={"session": session.id, "reasons": left.reasons, "example": left.example}
             )
+
+    async def collect_left(self, homes: Path) -> None:
+        """Once, at start: what sessions without a turn had put out when an earlier life of this server was cut off.
+
+        `homes`: the folder that holds the homes of this host's sessions. A session in a turn is looked at after it.
+        """
+        for session_id in await asyncio.to_thread(lambda: sorted(os.listdir(homes)) if homes.is_dir() else []):
+            try:
+                row = await self._database.read(lambda c, id_=session_id: get_session(c, None, id_))  # type: ignore[misc]
+                if row.status in ("idle", "terminated"):
+                    await self.collect(row, homes / session_id)
+            except NotFound:
+                continue
+            except (HostlerError, OSError):
+                log.exception("not_collected", extra={"session": session_id})
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, session_id: str) -> AsyncIterator[None]:
+        lock, users = self._busy.get(session_id, (asyncio.Lock(), 0))
+        self._busy[session_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._busy.pop(session_id)
+            if users > 1:
+                self._busy[session_id] = (lock, users - 1)
+
+    async def _collect(self, session: SessionRow, folder: int, found: Sequence[_Seen], left: _Left) -> None:
+        known, kept = await self._database.read(
+            lambda c: (rows.session_outputs_of(c, session.id), rows.output_sizes(c, session.id))
+        )
+        for seen in found:
+            before = known.get(safe_key(seen.path))
+            if before is None or before.signature != seen.signature:
+                reason = self._too_much(seen, before, kept)
+                if reason is None:
+                    await self._take(session, folder, seen, before, kept, left)
+                else:
+                    left.out(reason, seen.path)
+        here = {safe_key(seen.path) for seen in found}
+        gone = [row.path for row in known.values() if row.path not in here and row.file_id not in kept]
+        if gone:
+            await self._database.write(lambda c: rows.drop_outputs(c, session.id, gone))
 
     def _too_much(self, seen: _Seen, before: OutputRow | None, kept: Mapping[str, int]) -> str | None:
         """Why this file can't be taken: what the session has put out counts until a client deletes it."""
