@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,8 @@ class Content:
     """A file to be sent: what it is, and its bytes."""
 
     row: FileRow
-    pieces: AsyncIterator[bytes]
+    pieces: AsyncGenerator[bytes, None]
+    """Close it when it was not read to its end."""
 
 
 def admit_all(connection: Connection, workspace: str, more_bytes: int) -> None:

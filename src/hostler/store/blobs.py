@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -99,7 +99,7 @@ class Blobs:
         """
         return self._folder / sha256[:2] / sha256
 
-    async def read(self, blob: Blob) -> AsyncIterator[bytes]:
+    async def read(self, blob: Blob) -> AsyncGenerator[bytes, None]:
         """The bytes, in pieces. What was damaged on the disk is noticed before the last piece is given.
 
         Raises StoreDamaged.
