@@ -73,6 +73,19 @@ class Sandbox(_Section):
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
 
 
+class Files(_Section):
+    """What clients send, what sessions put out, and what is cloned for them."""
+
+    max_file_mb: int = Field(500, ge=1, le=1 << 20, description="One file, in MiB: an upload, or an output.")
+    uploads_downloadable: bool = Field(
+        False, description="Let clients download what was uploaded; else only what sessions have put out."
+    )
+    max_outputs: int = Field(1000, ge=0, le=100_000, description="Files that one session may put out.")
+    max_outputs_mb: int = Field(2048, ge=0, le=1 << 24, description="All of them together, in MiB.")
+    clone_seconds: float = Field(300.0, gt=0, description="How long cloning one repository may take.")
+    clone_mb: int = Field(2048, ge=1, le=1 << 20, description="Room that one cloned repository may take, in MiB.")
+
+
 class Egress(_Section):
     """The road to everything but the model."""
 
@@ -145,6 +158,7 @@ class Settings(_Section):
     store: Store = Store()
     model: Model = Model()
     sandbox: Sandbox = Sandbox()
+    files: Files = Files()
     egress: Egress = Egress()
     secrets: Secrets = Secrets()
     turns: Turns = Turns()

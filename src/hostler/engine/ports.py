@@ -246,11 +246,50 @@ class Sealer(Protocol):
 
     def open(self, context: str, sealed: str) -> bytes:
         """The secret. Raises SecretUnreadable when it was changed, moved, or sealed with a key that isn't here."""
+
+
+# ------------------------------------------------------------------------------------------------------ repositories
+
+
+@dataclass(frozen=True, slots=True)
+class CloneOrder:
+    """A repository to be fetched."""
+
+    url: str
+    branch: str | None
+    commit: str | None
+    """At most one of the two; without either, what the remote's HEAD names."""
+    token: bytes | None = field(repr=False)
+    target: Path
+    """Folder that does not exist yet. Its parent must let everybody through."""
+
+
+CloneProblem = Literal["authentication", "forbidden", "not_found", "checkout", "clone"]
+
+
+class CloneFailed(Exception):
+    """There is no repository; nothing is left of the try. The message is for the session's log and holds no secret."""
+
+    def __init__(self, kind: CloneProblem, message: str) -> None:
+        super().__init__(message)
+        self.kind: CloneProblem = kind
+        self.message = message
+
+
+class Cloner(Protocol):
+    """Fetches repositories, outside every sandbox."""
+
+    async def clone(self, order: CloneOrder) -> None:
+        """A complete working copy in `order.target`, without the token in it. Raises CloneFailed."""
         ...
 
 
 __all__ = [
     "AsyncIterator",
+    "CloneFailed",
+    "CloneOrder",
+    "CloneProblem",
+    "Cloner",
     "EgressDecision",
     "EgressRecorder",
     "EgressRoads",

@@ -233,6 +233,15 @@ def get_session(conn: Connection, workspace_id: str | None, session_id: str) -> 
     return session_row(*found[0])
 
 
+def lock_session(conn: Connection, workspace_id: str, session_id: str) -> SessionRow:
+    """The session, which nobody else changes or deletes before the end of this transaction. Raises NotFound."""
+    query = sa.select(*COLUMNS).where(sessions.c.id == session_id, sessions.c.workspace_id == workspace_id)
+    row = conn.execute(query.with_for_update()).first()
+    if row is None:
+        raise missing(session_id)
+    return session_row(*row)
+
+
 def list_sessions(
     conn: Connection,
     workspace_id: str,
