@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:13:21.022280Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:27:37.025555Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:13:21.022280Z','2026-11-21T04:13:21.022280Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:27:37.025555Z','2026-11-21T04:27:37.025555Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -63,7 +63,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_sXk2NFywrvN6CcKZvWGFrpAF','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:13:21.028402Z');
+INSERT INTO "egress_decisions" VALUES('egr_BfxRq9QChvzSx5f8b61DjvTq','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:27:37.033025Z');
 CREATE TABLE environments (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -76,7 +76,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:13:21.022280Z','2026-11-21T04:13:21.022280Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:27:37.025555Z','2026-11-21T04:27:37.025555Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -95,6 +95,21 @@ INSERT INTO "events" VALUES('sesn_golden',5,'sevt_4','agent.tool_result','2026-0
 INSERT INTO "events" VALUES('sesn_golden',6,'sevt_5','agent.custom_tool_use','2026-01-02T03:04:05.678901Z','{"id":"sevt_5","type":"agent.custom_tool_use","name":"lookup","input":{},"processed_at":"2026-01-02T03:04:05.678901Z"}');
 INSERT INTO "events" VALUES('sesn_golden',7,'sevt_6','session.usage','2026-01-02T03:04:05.678901Z','{"id":"sevt_6","type":"session.usage","usage":{"input_tokens":7},"budget":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
 INSERT INTO "events" VALUES('sesn_golden',8,'sevt_7','session.status_idle','2026-01-02T03:04:05.678901Z','{"id":"sevt_7","type":"session.status_idle","stop_reason":{"type":"end_turn"},"stop_details":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
+CREATE TABLE files (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT, 
+	filename TEXT NOT NULL, 
+	mime_type TEXT NOT NULL, 
+	size_bytes BIGINT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	downloadable BOOLEAN NOT NULL, 
+	created_at TEXT NOT NULL, 
+	expires_at TEXT, 
+	CONSTRAINT pk_files PRIMARY KEY (id), 
+	CONSTRAINT fk_files_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_files_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+);
 CREATE TABLE memories (
 	id TEXT NOT NULL, 
 	memory_store_id TEXT NOT NULL, 
@@ -158,7 +173,14 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_ba8Tp5QywrWBnNrphvPT1qEh','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:13:21.028402Z');
+INSERT INTO "model_requests" VALUES('mreq_XSMVJeE9b9wQaTg2jpH6h8sC','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:27:37.033025Z');
+CREATE TABLE resource_secrets (
+	resource_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	sealed TEXT NOT NULL, 
+	CONSTRAINT pk_resource_secrets PRIMARY KEY (resource_id), 
+	CONSTRAINT fk_resource_secrets_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+);
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
 	state TEXT NOT NULL, 
@@ -170,6 +192,15 @@ CREATE TABLE session_memory_stores (
 	memory_store_id TEXT NOT NULL, 
 	CONSTRAINT pk_session_memory_stores PRIMARY KEY (session_id, memory_store_id), 
 	CONSTRAINT fk_session_memory_stores_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_outputs (
+	session_id TEXT NOT NULL, 
+	path TEXT NOT NULL, 
+	signature TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	file_id TEXT NOT NULL, 
+	CONSTRAINT pk_session_outputs PRIMARY KEY (session_id, path), 
+	CONSTRAINT fk_session_outputs_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE sessions (
 	id TEXT NOT NULL, 
@@ -203,7 +234,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:13:21.025215Z','2026-11-21T04:13:21.027151Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:27:37.029118Z','2026-11-21T04:27:37.031690Z',NULL);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -225,7 +256,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795234401030,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795235257035,NULL);
 CREATE TABLE waiting_calls (
 	session_id TEXT NOT NULL, 
 	event_id TEXT NOT NULL, 
@@ -296,7 +327,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523440102521491049e+09,1.79523440102521491049e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523525702911806111e+09,1.79523525702911806111e+09,NULL,0,NULL);
 CREATE TABLE workspace_quotas (
 	workspace_id TEXT NOT NULL, 
 	overrides TEXT DEFAULT '{}' NOT NULL, 
@@ -313,7 +344,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:13:21.013518Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:27:37.009682Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -332,6 +363,11 @@ CREATE INDEX ix_model_requests_session ON model_requests (session_id, created_at
 CREATE INDEX ix_egress_decisions_session ON egress_decisions (session_id, created_at, id);
 CREATE INDEX ix_audit_entries_newest ON audit_entries (workspace_id, created_at, id);
 CREATE INDEX ix_waiting_calls_oldest ON waiting_calls (workspace_id, since, event_id);
+CREATE INDEX ix_files_expires ON files (expires_at);
+CREATE INDEX ix_files_newest ON files (workspace_id, created_at, id);
+CREATE INDEX ix_files_session ON files (session_id, created_at, id);
+CREATE INDEX ix_files_sha256 ON files (sha256);
+CREATE INDEX ix_resource_secrets_session ON resource_secrets (session_id);
 CREATE INDEX ix_memory_stores_newest ON memory_stores (workspace_id, created_at, id);
 CREATE INDEX ix_memory_versions_newest ON memory_versions (memory_store_id, created_at, id);
 CREATE INDEX ix_memory_versions_memory ON memory_versions (memory_id, created_at, id);
