@@ -8,8 +8,8 @@ from typing import Any
 from hostler.domain import events as ev
 from hostler.engine import runs, state
 from hostler.engine.catchup import Recalled, unrecorded
-from hostler.engine.composer import Composer
-from hostler.engine.permissions import Permissions, joined
+from hostler.engine.composer import Composer, joined
+from hostler.engine.permissions import Permissions
 from hostler.engine.state import Moment, OpenCall, SessionState, Totals
 
 AT = Moment(1.0, "2026-01-01T00:00:00.000000Z")
