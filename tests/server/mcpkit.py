@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 from mcp.server.mcpserver import Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hostler.engine.ports import Bearer
@@ -75,7 +76,7 @@ class Tools:
         async def failing() -> str:
             """Never works."""
             self.calls.append(("failing", None))
-            raise ValueError("out of order")
+            raise ToolError("out of order")
 
         @server.tool()
         async def picture() -> Image:
