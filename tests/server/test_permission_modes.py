@@ -58,10 +58,8 @@ async def test_no_mode_runs_a_call_that_the_policy_denies(house: House, mode: st
 
 async def test_agent_that_does_not_ask_is_denied_and_goes_on(house: House) -> None:
     made = await session(house, "dontAsk", tools(bash="always_ask", write="auto"))
-    steps = [
-        step(tool("bash", command="touch ran"), tool("write", file_path="/workspace/w", content="x"), tool("glob", pattern="*")),
-        step("Done."),
-    ]  # fmt: skip
+    write = tool("write", file_path="/workspace/w", content="x")
+    steps = [step(tool("bash", command="touch ran"), write, tool("glob", pattern="*")), step("Done.")]
     events = await house.turn(made, steps)
     assert [e.evaluated_permission for e in uses(events)] == ["deny", "deny", "allow"]
     assert types(events).count("session.status_idle") == 1
