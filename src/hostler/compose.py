@@ -49,7 +49,7 @@ from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.quotas import WorkspaceQuotas
@@ -315,8 +315,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Hostler]:
-    """A server that listens and works until the block is left. Leaving it ends every process."""
+async def running(settings: Settings, *, mcp_credentials: McpCredentials | None = None) -> AsyncIterator[Hostler]:
+    """A server that listens and works until the block is left. Leaving it ends every process.
+
+    `mcp_credentials` holds the secrets for MCP servers; None: nobody does.
+    """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
             database = await open_database(settings)
@@ -336,7 +339,11 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
+            egress = EgressProxy(
+                StoredDecisions(database),
+                private_allowed=frozenset(settings.egress.private_allowed),
+                credentials=mcp_credentials,
+            )
             stack.push_async_callback(egress.close)
             blobs = Blobs(settings.state_dir / "blobs")
             files = Files(database, blobs, file_terms(settings))

@@ -137,6 +137,8 @@ class EgressRules:
     allow: Literal["public", "listed"]
     hosts: tuple[str, ...] = ()
     """Exact host names, or `*.example.com` for every name below it (not the name itself)."""
+    mcp_servers: bool = False
+    """Whether the session's own MCP servers are allowed, and only as MCP servers, wherever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,78 @@ class SequenceStore(Protocol):
     async def save(self, state: str) -> None: ...
 
 
+MCP_HOST = "mcp.hostler.internal"
+"""The host name under which a sandbox reaches its session's remote MCP servers, one path for each: `/<alias>`.
+
+No resolver knows it; the session's egress road does.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class McpRoute:
+    """A remote MCP server of one session."""
+
+    alias: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A credential of a vault, opened for requests to one MCP server."""
+
+    token: str = field(repr=False)
+    vault_id: str
+    credential_id: str
+
+
+class McpCredentials(Protocol):
+    """Who holds the secrets for MCP servers. The only other place where a token may be is one outgoing request."""
+
+    async def bearer_for(self, workspace: str, vault_ids: Sequence[str], url: str) -> Bearer | None:
+        """The credential for `url` from the first of the vaults that has one, as it is now. None: there is none.
+
+        What it raises means that there is one that can't be opened or renewed: the request isn't made.
+        """
+        ...
+
+    async def rejected(self, bearer: Bearer) -> Bearer | None:
+        """The server answered 401 to this one: another to try once, or None. Idempotent for the same bearer."""
+        ...
+
+
+McpFailure = Literal["connection", "authentication"]
+
+
+class McpGate(Protocol):
+    """Who decides what of one session may pass to its MCP servers. Called by the road, outside the sandbox."""
+
+    def offers(self, alias: str, tool: str) -> bool:
+        """Whether the model may be shown this tool."""
+        ...
+
+    def begin_call(self, alias: str, tool: str, arguments: Mapping[str, object]) -> bool:
+        """True, once, for each call that was announced and permitted: it is on its way now."""
+        ...
+
+    def not_begun(self, alias: str, tool: str, arguments: Mapping[str, object]) -> None:
+        """The call that was just begun did not reach its server, or was not taken there: it may be sent again."""
+        ...
+
+    def failed(self, alias: str, failure: McpFailure, message: str) -> None:
+        """The server could not be spoken to. May be said often."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class McpAccess:
+    """What one session's road needs to know of its MCP servers."""
+
+    routes: tuple[McpRoute, ...]
+    workspace: str
+    vault_ids: tuple[str, ...]
+    gate: McpGate
+
+
 class Road(Protocol):
     """An open unix socket for one session."""
 
@@ -221,7 +295,7 @@ class ModelRoads(Protocol):
 class EgressRoads(Protocol):
     """The egress proxy: opens one socket per session, the only way from a sandbox to anything but the model."""
 
-    async def open(self, session_id: str, socket: Path, rules: EgressRules) -> Road: ...
+    async def open(self, session_id: str, socket: Path, rules: EgressRules, mcp: McpAccess | None = None) -> Road: ...
 
 
 class EgressRecorder(Protocol):
@@ -285,7 +359,9 @@ class Cloner(Protocol):
 
 
 __all__ = [
+    "MCP_HOST",
     "AsyncIterator",
+    "Bearer",
     "CloneFailed",
     "CloneOrder",
     "CloneProblem",
@@ -296,6 +372,11 @@ __all__ = [
     "EgressRules",
     "HeldCall",
     "IsolationLabel",
+    "McpAccess",
+    "McpCredentials",
+    "McpFailure",
+    "McpGate",
+    "McpRoute",
     "ModelRequestRecord",
     "ModelRoadListener",
     "ModelRoads",

@@ -23,10 +23,9 @@ from hostler.domain.sessions import (
     TimeRange,
     UpdateSession,
 )
-from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine import content, inputs, state
-from hostler.engine.agents import session_agent
+from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
@@ -119,7 +118,10 @@ class Sessions:
         )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
+        """Title, metadata, and the tools and MCP servers of an idle session.
+
+        `session.updated` tells what changed, if anything did.
+        """
 
         def unit(connection: Connection) -> Applied | SessionRow:
             row = rows.get_session(connection, workspace, session_id)
@@ -412,8 +414,6 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     if merged != row.metadata:
         metadata = merged
         changed["metadata"] = merged
-    if patch.agent is not None and "tools" in patch.agent.model_fields_set:
-        tools = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
-        if tools != row.agent["tools"]:
-            agent = changed["agent"] = {**row.agent, "tools": tools}
+    if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
+        agent = changed["agent"] = following
     return SessionUpdate(title=title, metadata=metadata, agent=agent), changed
