@@ -30,21 +30,26 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
+from hostler.engine.bearers import VaultBroker
+from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
 from hostler.engine.models import Models
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.records import Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.sessions import Sessions
+from hostler.engine.vaults import Vaults
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -292,6 +297,12 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             stack.push_async_callback(gateway.close)
             egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
             stack.push_async_callback(egress.close)
+            private_allowed = frozenset(settings.egress.private_allowed)
+            outgoing = OutgoingClient(private_allowed=private_allowed)
+            stack.callback(outgoing.close)
+            sealer = open_sealer(settings)
+            broker = VaultBroker(database, sealer, outgoing)
+            stack.push_async_callback(broker.close)
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -328,6 +339,9 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 environments=Environments(database),
                 models=models,
                 sessions=Sessions(database, hub, records, models, ResourceKinds({})),
+                vaults=Vaults(database),
+                credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
+                credential_probe=CredentialProbe(database, sealer, broker, outgoing),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )

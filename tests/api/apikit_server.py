@@ -20,10 +20,17 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.egress.outgoing import OutgoingClient
 from hostler.engine.agents import Agents
+from hostler.engine.bearers import VaultBroker
+from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.keys import StoredKeys
 from hostler.engine.models import Models
+from hostler.engine.probes import CredentialProbe
+from hostler.engine.vaults import Vaults
+from hostler.sealing.envelope import EnvelopeSealer
+from hostler.sealing.masterkeys import GivenKeys, MasterKey
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 
@@ -124,6 +131,9 @@ class RunningServer:
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
             self.sessions = InMemorySessions(self.database, models)
+            outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
+            sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
+            self.broker = VaultBroker(self.database, sealer, outgoing)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=StoredKeys(self.database),
@@ -131,6 +141,9 @@ class RunningServer:
                 environments=Environments(self.database),
                 models=models,
                 sessions=self.sessions,
+                vaults=Vaults(self.database),
+                credentials=Credentials(self.database, sealer, plain_http=True),
+                credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
                 **self._settings,
             )
             app = create_app(services)
@@ -159,6 +172,8 @@ class RunningServer:
                 self._ready.set()
                 await self._stop.wait()
                 await self.sessions.close()
+                await self.broker.close()
+                outgoing.close()
                 server.should_exit = True
         finally:
             await self.database.close()

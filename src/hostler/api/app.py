@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hostler.api import agents, environments, events, models, sessions
+from hostler.api import agents, environments, events, models, sessions, vaults
 from hostler.api.rendering import json_response
 from hostler.api.services import ApiServices
 from hostler.api.transport import Authentication, Guard, Transport
 from hostler.api.unsupported import unsupported_router
 
-_ROUTERS = (agents.router, environments.router, models.router, sessions.router, events.router)
+_ROUTERS = (agents.router, environments.router, models.router, sessions.router, events.router, vaults.router)
 
 
 def served_methods() -> frozenset[str]:

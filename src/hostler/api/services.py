@@ -9,9 +9,12 @@ from typing import Any, Protocol
 from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
 from hostler.engine.agents import Agents
+from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.keys import Keys
 from hostler.engine.models import Models
+from hostler.engine.probes import CredentialProbe
+from hostler.engine.vaults import Vaults
 
 SessionView = dict[str, Any]
 """A session as the wire shows it, every key present."""
@@ -82,6 +85,9 @@ class ApiServices:
     environments: Environments
     models: Models
     sessions: SessionService
+    vaults: Vaults
+    credentials: Credentials
+    credential_probe: CredentialProbe
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

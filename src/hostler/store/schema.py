@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostler.store import tables_vaults  # noqa: F401 - registers its tables
 from hostler.store.tables import metadata
 
 __all__ = ["metadata"]
