@@ -35,8 +35,10 @@ class OutgoingClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._private_allowed = private_allowed
-        self._own_resolver = SystemResolver(threads=4) if resolver is None else None
-        self._resolver: Resolver = resolver or self._own_resolver or SystemResolver()
+        self._own_resolver: SystemResolver | None = None
+        if resolver is None:
+            resolver = self._own_resolver = SystemResolver(threads=4)
+        self._resolver = resolver
         self._tls = tls or ssl.create_default_context()
 
     def close(self) -> None:
@@ -154,6 +156,8 @@ class _Parsed:
             self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        if self.done:  # What follows a whole answer is nobody's.
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:  # Only a promise of an answer.
             self.headers = {}
@@ -161,7 +165,8 @@ class _Parsed:
             self.head_done = True
 
     def on_body(self, data: bytes) -> None:
-        self.body += data
+        if not self.done:
+            self.body += data
 
     def on_message_complete(self) -> None:
         self.done = self.done or self.head_done
@@ -179,7 +184,7 @@ async def _answer(reader: asyncio.StreamReader, limit: int, enough: Callable[[by
         try:
             parsed.feed(data)
         except httptools.HttpParserError:
-            if not parsed.done:  # What follows a whole answer is nobody's.
+            if not parsed.done:
                 raise OutgoingFailed("bad_answer", "the answer is not HTTP") from None
         if not parsed.head_done and received > MAX_HEAD_BYTES:
             raise OutgoingFailed("bad_answer", "the head of the answer is too long")

@@ -183,6 +183,10 @@ class VaultBroker:
         result: Grant | Refused | Unreached | None = None
         try:
             result = await exchange(self._outgoing, taken.row.auth["refresh"], taken.secrets)
+            if not isinstance(result, Grant):
+                reason = result.reason if isinstance(result, Unreached) else f"status {result.answer.status}"
+                facts = {"credential_id": taken.row.id, "vault_id": taken.row.vault_id, "reason": reason}
+                log.warning("vault_credential.refresh_failed", extra=facts)
             return await self._kept(taken, result)
         finally:
             if result is None:
@@ -235,14 +239,6 @@ class VaultBroker:
             return Renewed(None)
         if not isinstance(result, Grant):
             rows.end_refresh(conn, row.id, hold.owner, failed_at=now)
-            log.warning(
-                "vault_credential.refresh_failed",
-                extra={
-                    "credential_id": row.id,
-                    "vault_id": row.vault_id,
-                    "reason": result.reason if isinstance(result, Unreached) else f"status {result.answer.status}",
-                },
-            )
             if row.refresh_failed_at is None and row.archived_at is None:  # once, until it has worked again
                 data = {"id": row.id, "vault_id": row.vault_id}
                 self._announce(conn, now, row.workspace_id, "vault_credential.refresh_failed", data)
