@@ -79,6 +79,7 @@ class Hostler:
     label: IsolationLabel
     rehearsing: bool
     worker: Worker
+    broker: VaultBroker
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -369,7 +370,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, swept)
+                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, swept)
                 finally:
                     worker.drain()
                     hub.close()

@@ -42,6 +42,10 @@ SHAPES: dict[str, str] = {
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",
+    "hostler secrets status": '`{"keys": [{"id", "current", "here", "secrets"}, …]}`. `here`: whether this server has '
+    "the key; `secrets`: how many are sealed with it.",
+    "hostler secrets rotate": '`{"key", "rewrapped", "kept": [id, …]}`',
+    "hostler secrets prune": '`{"removed": [id, …]}`',
     "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
     "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
     "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',
