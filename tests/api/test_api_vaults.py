@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -360,29 +359,6 @@ def test_a_vault_holds_twenty_active_credentials(client: anthropic.Anthropic) ->
     client.beta.vaults.credentials.archive(ids[0], vault_id=vault)
     last = client.beta.vaults.credentials.create(vault, auth=_numbered(20))
     assert [row.id for row in client.beta.vaults.credentials.list(vault, limit=7)] == [last.id, *ids[:0:-1]]
-
-
-@pytest.mark.endpoint("vaults.credentials.create")
-def test_a_race_for_the_last_place_or_the_same_server_has_one_winner(client: anthropic.Anthropic) -> None:
-    vault = vault_of(client)
-    for number in range(19):
-        client.beta.vaults.credentials.create(vault, auth=_numbered(number))
-    outcomes: list[str] = []
-
-    def race(number: int) -> None:
-        try:
-            client.beta.vaults.credentials.create(vault, auth=_numbered(100 + number % 2))
-            outcomes.append("made")
-        except (BadRequestError, ConflictError) as error:
-            outcomes.append(type(error).__name__)
-
-    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert outcomes.count("made") == 1
-    assert len(outcomes) == 8
 
 
 @pytest.mark.endpoint(

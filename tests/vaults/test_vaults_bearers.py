@@ -13,7 +13,7 @@ from brokerkit import URL, WORKSPACE, Bench, Heard, Skew, open_bench
 from oauthkit import FakeProvider, answers
 
 from hostler.domain.clock import rfc3339_of
-from hostler.domain.errors import SecretUnreadable
+from hostler.domain.errors import Conflict, InvalidRequest, SecretUnreadable
 from hostler.engine.bearers import HOLD_SECONDS, QUIET_SECONDS, Bearer, CredentialFailed
 from hostler.store.tables_vaults import credentials
 
@@ -357,6 +357,30 @@ async def test_a_credential_that_ends_during_an_exchange_stays_ended(
     assert user.result() is None
     kept = await bench.database.read(lambda c: c.execute(sa.select(credentials.c.sealed)).scalars().all())
     assert kept == ([] if end == "delete" else [None])
+
+
+async def test_a_race_for_the_last_place_or_the_same_server_has_one_winner(bench: Bench) -> None:
+    async with asyncio.TaskGroup() as group:  # Open connections are what lets the racers start together.
+        full, same, *_ = [group.create_task(bench.vault()) for _ in range(10)]
+    await _race(bench, full.result(), same.result())
+
+
+async def _race(bench: Bench, full: str, same: str) -> None:
+    for number in range(19):
+        await bench.static(full, "canary", url=f"https://mcp{number}.example.com")
+
+    async def outcome(vault: str, url: str) -> str:
+        try:
+            await bench.static(vault, "canary", url=url)
+        except (InvalidRequest, Conflict) as error:
+            return type(error).__name__
+        return "made"
+
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+        places = [group.create_task(outcome(full, f"https://late{number}.example.com")) for number in range(8)]
+        servers = [group.create_task(outcome(same, URL)) for _ in range(8)]
+    assert sorted(task.result() for task in places) == ["InvalidRequest"] * 7 + ["made"]
+    assert sorted(task.result() for task in servers) == ["Conflict"] * 7 + ["made"]
 
 
 # ----------------------------------------------------------------------------------------------------- announcements

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from brokerkit import WORKSPACE, Bench, Heard, Skew, open_bench
 
 from hostler.domain.errors import InvalidRequest, SecretUnreadable
+from hostler.engine.credentials import seal
 from hostler.sealing import rotation
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
-from hostler.store.sealed import count_by_key, sealed_columns
+from hostler.store.sealed import count_by_key, rewrap_some, sealed_columns
 from hostler.store.tables_vaults import credentials
+from hostler.testing.postgres import PostgresCluster
 
 
 async def _filled(bench: Bench, vaults: int = 2, each: int = 4) -> dict[str, list[str]]:
@@ -118,6 +120,26 @@ async def test_a_server_that_works_meanwhile_notices_nothing(
         await rotation.rotate(bench.database, bench.keys)
         await rotation.prune(bench.database, bench.keys, retired_for_seconds=-1)
         await _all_open(server, made)
+
+
+async def test_a_secret_that_is_replaced_while_it_is_re_wrapped_stays_replaced(
+    bench: Bench, url: str, request: pytest.FixtureRequest
+) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite has one writer at a time")
+    vault = await bench.vault()
+    credential = await bench.static(vault, "canary-old")
+    replaced = seal(bench.sealer, WORKSPACE, credential, {"token": "canary-new"})
+    cluster: PostgresCluster = request.getfixturevalue("cluster")
+
+    def rewrapped(old: str) -> str:
+        cluster.sql(f"UPDATE credentials SET sealed = '{replaced}'", database=url.split("/")[3].split("?")[0])
+        return bench.sealer.rewrapped(old)
+
+    current = bench.keys.add().id
+    (column,) = [column for column in sealed_columns() if column.table is credentials]
+    await bench.database.write(lambda conn: rewrap_some(conn, column, current, rewrapped, limit=10))
+    assert await bench.token(vault) == "canary-new"
 
 
 async def test_a_lost_key_is_named_and_the_rest_is_not_harmed(bench: Bench, tmp_path: Path) -> None:
