@@ -21,6 +21,7 @@ from hostler.domain.values import merge_metadata
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.models import Models
+from hostler.engine.vaults import session_vaults
 from hostler.store.database import Database
 
 
@@ -71,6 +72,7 @@ class InMemorySessions:
     async def create(self, workspace: str, params: CreateSession) -> SessionView:
         def resolve(conn: Any) -> dict[str, Any]:
             session_environment(conn, workspace, params.environment_id)
+            session_vaults(conn, workspace, params.vault_ids)
             return session_agent(conn, workspace, params.agent, self._models)[1]
 
         agent = await self._database.read(resolve)
@@ -83,7 +85,7 @@ class InMemorySessions:
             "agent": agent,
             "environment_id": params.environment_id,
             "resources": [],
-            "vault_ids": [],
+            "vault_ids": list(params.vault_ids),
             "metadata": params.metadata,
             "outcome_evaluations": [],
             "stats": {"active_seconds": 0.0, "duration_seconds": 0.0},

@@ -77,7 +77,7 @@ class Vault:
         self.asked.append((workspace, tuple(vault_ids), url))
         if self.broken:
             raise OSError("the key of the vault is gone")
-        return None if self.token is None else Bearer(self.token, "vlt", "vcrd")
+        return None if self.token is None else Bearer(self.token, "wrkspc", "vlt", "vcrd")
 
     async def rejected(self, bearer: Bearer) -> Bearer | None:
         return None

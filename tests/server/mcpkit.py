@@ -138,14 +138,14 @@ class OneSecret:
     refused: list[str] = field(default_factory=list)
 
     async def bearer_for(self, workspace: str, vault_ids: Sequence[str], url: str) -> Bearer | None:
-        return None if self.token is None else Bearer(self.token, "vlt_1", "vcrd_1")
+        return None if self.token is None else Bearer(self.token, "wrkspc_1", "vlt_1", "vcrd_1")
 
     async def rejected(self, bearer: Bearer) -> Bearer | None:
         self.refused.append(bearer.token)
         if self.renewed is None:
             return None
         self.token = self.renewed
-        return Bearer(self.renewed, bearer.vault_id, bearer.credential_id)
+        return Bearer(self.renewed, bearer.workspace, bearer.vault_id, bearer.credential_id)
 
 
 def url_server(tools: Tools, name: str = "loop") -> dict[str, Any]:

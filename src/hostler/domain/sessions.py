@@ -23,8 +23,8 @@ from hostler.domain.values import (
     Value,
     parse,
     problem,
-    refuse_unless_empty,
 )
+from hostler.domain.vaults import VaultIds
 
 MAX_TITLE: Final = 500
 
@@ -121,9 +121,6 @@ AgentChoice = Annotated[
     BeforeValidator(_bare_agent),
 ]
 Title = Annotated[Text, Field(max_length=MAX_TITLE)]
-NoVaults = Annotated[
-    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
-]
 
 
 def _no_budget_yet(value: object) -> object:
@@ -139,7 +136,7 @@ class _CreateSessionBody(Value):
     metadata: Metadata = Field(default_factory=dict)
     initial_events: Any = None
     resources: ResourceRequests = ()
-    vault_ids: NoVaults = None
+    vault_ids: VaultIds = ()
     budget: Annotated[None, BeforeValidator(_no_budget_yet)] = None
 
 
@@ -153,6 +150,8 @@ class CreateSession:
     metadata: dict[str, str]
     initial_events: list[ClientEvent]
     resources: Sequence[FileResource | GithubResource | MemoryResource] = ()
+    vault_ids: Sequence[str] = ()
+    """In the order in which they are asked for a credential."""
 
 
 def parse_create_session(raw: object) -> CreateSession:
@@ -165,6 +164,7 @@ def parse_create_session(raw: object) -> CreateSession:
         metadata=dict(body.metadata),
         initial_events=parse_initial_events(body.initial_events),
         resources=body.resources,
+        vault_ids=body.vault_ids or (),
     )
 
 

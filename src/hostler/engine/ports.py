@@ -6,10 +6,12 @@ implement them; only the composition root knows which one is in use.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from sqlalchemy import Connection
 
 from hostler.store.sessions import Usage
 
@@ -219,6 +221,7 @@ class Bearer:
     """A credential of a vault, opened for requests to one MCP server."""
 
     token: str = field(repr=False)
+    workspace: str
     vault_id: str
     credential_id: str
 
@@ -302,6 +305,17 @@ class EgressRecorder(Protocol):
     async def record(self, decision: EgressDecision) -> None: ...
 
 
+# ------------------------------------------------------------------------------------------------------------- events
+
+Announce = Callable[[Connection, float, str, str, Mapping[str, str]], None]
+"""Told inside a transaction what happens in it: the connection, `Database.now`, the workspace, the type of the webhook
+event (`vault.created`), and the fields of its data besides the type (`id`, and `vault_id` for credentials)."""
+
+
+def announce_nothing(conn: Connection, now: float, workspace: str, kind: str, data: Mapping[str, str]) -> None:
+    """Where nobody listens."""
+
+
 # ---------------------------------------------------------------------------------------------------------- secrets
 
 
@@ -358,8 +372,61 @@ class Cloner(Protocol):
         ...
 
 
+# ---------------------------------------------------------------------------------------------- the server's own calls
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """A request that the server itself makes, to an address that a client named."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingAnswer:
+    status: int
+    """As it came: redirects are not followed."""
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    truncated: bool
+    """There was, or could have been, more."""
+
+
+class OutgoingFailed(Exception):
+    """There is no answer. `reason` is a stable word; the message is for a person and holds nothing of the request."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Outgoing(Protocol):
+    """Makes requests to public addresses, and to those of the operator's own network that they have listed."""
+
+    async def send(
+        self,
+        request: OutgoingRequest,
+        *,
+        seconds: float,
+        limit_bytes: int,
+        enough: Callable[[bytes], bool] | None = None,
+    ) -> OutgoingAnswer:
+        """One attempt on one connection. Raises OutgoingFailed.
+
+        seconds      for everything, names included.
+        limit_bytes  of the body; what follows is not read.
+        enough       asked after each piece with the body so far: True ends the answer there, for streams.
+        """
+        ...
+
+
 __all__ = [
     "MCP_HOST",
+    "Announce",
     "AsyncIterator",
     "Bearer",
     "CloneFailed",
@@ -381,6 +448,10 @@ __all__ = [
     "ModelRoadListener",
     "ModelRoads",
     "Mount",
+    "Outgoing",
+    "OutgoingAnswer",
+    "OutgoingFailed",
+    "OutgoingRequest",
     "Road",
     "Sandbox",
     "SandboxLimits",
@@ -390,4 +461,5 @@ __all__ = [
     "SandboxUnavailable",
     "Sealer",
     "SequenceStore",
+    "announce_nothing",
 ]

@@ -33,6 +33,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog
 from hostler.store import sessions as rows
 from hostler.store.database import Database
@@ -78,6 +79,7 @@ class Sessions:
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
+            session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=False
             )
@@ -98,6 +100,7 @@ class Sessions:
                     title=params.title,
                     metadata=params.metadata,
                     resources=attached,
+                    vault_ids=params.vault_ids,
                 ),
             )
             content.check(connection, now, workspace, bodies, "initial_events")
