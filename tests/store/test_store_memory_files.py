@@ -30,7 +30,7 @@ from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.sessions import SessionRow
 
-PATHS = st.sampled_from(["/a", "/a/b", "/a/b/c", "/b", "/d/e", "/d/f"])
+PATHS = st.sampled_from(["/a", "/a/b", "/d/e"])
 WHO = st.sampled_from([0, 1])
 CLIENT = Actor("api_actor", "apikey_1")
 
@@ -253,7 +253,7 @@ def test_sessions_that_share_a_store_lose_nothing_and_end_alike(
             run_state_machine_as_test(  # type: ignore[no-untyped-call]
                 machine,
                 settings=settings(
-                    max_examples=60,
+                    max_examples=150,
                     stateful_step_count=30,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
