@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import asyncpg
 import pytest
 from housekit import ALLOW_ALL, DEADLINE, House
 
