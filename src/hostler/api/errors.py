@@ -1,7 +1,7 @@
 """Which HTTP answer does an error get? The only place where an error becomes a status.
 
 Every answer that is not 2xx has the same envelope, and carries the request's id. `x-should-retry: false` goes with what
-fails in the same way every time although its status class invites clients to retry (409, 5xx).
+fails in the same way every time although its status class invites clients to retry (409, a counted quota, 5xx).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hostler.domain.errors import (
     NotFound,
     NotSupported,
     PermissionDenied,
+    QuotaExceeded,
     TooLarge,
     Unauthenticated,
 )
@@ -77,6 +78,8 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             status, kind, extra = 409, "memory_precondition_failed_error", (_NO_RETRY,)
         case Conflict():
             status, kind, extra = 409, "conflict_error", (_NO_RETRY,)
+        case QuotaExceeded():
+            status, kind, extra = 429, "rate_limit_error", (_NO_RETRY,)
         case TooLarge():
             status, kind = 413, "request_too_large"
         case NotSupported():

@@ -66,7 +66,7 @@ async def retrieve(request: Request) -> Response:
     return json_response(await services.memory_stores.retrieve_memory(principal, store_id, memory_id, view))
 
 
-@router.serves("memory_stores.memories.update")
+@router.serves("memory_stores.memories.update", also=("PATCH",))  # as some pages of the contract write it
 async def update(request: Request) -> Response:
     view = _view_of(request, "basic")
     patch = parse(UpdateMemory, await json_object(request))
@@ -150,12 +150,3 @@ async def redact(request: Request) -> Response:
     store_id, version_id = path_value(request, "memory_store_id"), path_value(request, "memory_version_id")
     services, principal = services_of(request), caller_of(request).principal
     return json_response(await services.memory_stores.redact_version(principal, store_id, version_id))
-
-
-# Some pages of the contract write the update as PATCH; every client sends POST.
-router.add_route(
-    "/v1/memory_stores/{memory_store_id}/memories/{memory_id}",
-    update,
-    methods=["PATCH"],
-    name="memory_stores.memories.update",
-)

@@ -66,8 +66,16 @@ class Busy(HostlerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class QuotaExceeded(HostlerError):
+    """The workspace has all that it may have. Waiting a moment changes nothing: free something, or ask for more."""
+
+
 class LeaseLost(HostlerError):
     """This worker no longer owns the session: stop its sandbox, write nothing more."""
+
+
+class SecretUnreadable(HostlerError):
+    """A stored secret can't be opened: its key is missing, or it was changed or moved. Never a wrong secret instead."""
 
 
 class StoreDamaged(HostlerError):

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.memories import slug
 from hostler.domain.resources import MEMORY, MemoryResource
-from hostler.engine.resources import Resource, taken_paths
+from hostler.engine.resources import Resource
 from hostler.store.memory_stores import get_store
 
 
@@ -32,7 +32,7 @@ class MemoryKind:
             raise InvalidRequest(f"memory store {store.id} is archived and can't be attached to new sessions")
         if any(r["type"] == "memory_store" and r["memory_store_id"] == store.id for r in taken):
             raise InvalidRequest(f"memory store {store.id} is attached twice; once is enough")
-        used = {path.removeprefix(f"{MEMORY}/") for path in taken_paths(taken)}
+        used = {r["mount_path"].removeprefix(f"{MEMORY}/") for r in taken if r["type"] == "memory_store"}
         return {
             "type": "memory_store",
             "memory_store_id": store.id,

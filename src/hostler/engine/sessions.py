@@ -25,11 +25,12 @@ from hostler.domain.sessions import (
 )
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine import inputs, state
+from hostler.engine import content, inputs, state
 from hostler.engine.agents import session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
+from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
@@ -51,13 +52,20 @@ class Sessions:
     """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
 
     def __init__(
-        self, database: Database, hub: Hub, records: Records, models: Models, resources: ResourceKinds
+        self,
+        database: Database,
+        hub: Hub,
+        records: Records,
+        models: Models,
+        resources: ResourceKinds,
+        quotas: WorkspaceQuotas,
     ) -> None:
         self._database = database
         self._hub = hub
         self._records = records
         self._models = models
         self._resources = resources
+        self._quotas = quotas
 
     # -- create, read, change
 
@@ -68,6 +76,7 @@ class Sessions:
 
         def unit(connection: Connection) -> SessionRow:
             now = self._database.now(connection)
+            self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
             attached = self._resources.attach(
@@ -92,6 +101,7 @@ class Sessions:
                     resources=attached,
                 ),
             )
+            content.check(connection, now, workspace, bodies, "initial_events")
             if not bodies:
                 return rows.get_session(connection, workspace, session_id)
             return self._records.apply_in(
@@ -104,7 +114,9 @@ class Sessions:
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
-        return await self._view(await self._row(workspace, session_id))
+        return await self._database.read(
+            lambda connection: view(rows.get_session(connection, workspace, session_id), self._database.now(connection))
+        )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
         """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
@@ -191,9 +203,16 @@ class Sessions:
     async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
         """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
         bodies = [wire_fields(event) for event in events]
-        applied = await self._records.apply(
-            session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
-        )
+
+        def unit(connection: Connection) -> Applied:
+            applied = self._records.apply_in(
+                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
+            )
+            content.check(connection, applied.at.unix, workspace, bodies, "events")
+            return applied
+
+        applied = await self._database.write(unit)
+        self._records.announce(session_id, applied)
         return [
             reply.text() if isinstance(reply, ev.Event) else await self._recorded(session_id, reply)
             for reply in applied.step.replies

@@ -234,6 +234,12 @@ def requires_action(state: SessionState) -> StopReason:
     return {"type": "requires_action", "event_ids": [call.event_id for call in unanswered(state)]}
 
 
+def waits_for_people(state: SessionState) -> tuple[OpenCall, ...]:
+    """The calls that keep the session idle until a person, or a client, has answered them."""
+    stopped = state.stop_reason is not None and state.stop_reason["type"] == "requires_action"
+    return unanswered(state) if stopped and state.status == "idle" else ()
+
+
 def settle(state: SessionState, call: OpenCall) -> SessionState:
     answer = call.answer
     settled = Settled(

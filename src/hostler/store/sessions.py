@@ -18,6 +18,7 @@ from hostler.domain.errors import NotFound
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
+from hostler.store.prepared import Prepared
 from hostler.store.tables import (
     events,
     sequences,
@@ -27,6 +28,7 @@ from hostler.store.tables import (
     transcripts,
     work,
 )
+from hostler.store.tables_tenancy import waiting_calls
 
 
 class _Keep(Enum):
@@ -212,12 +214,29 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
     return get_session(conn, new.workspace_id, new.id)
 
 
+_OF_WORKSPACE = Prepared(
+    sa.select(*COLUMNS).where(
+        sessions.c.id == sa.bindparam("id"), sessions.c.workspace_id == sa.bindparam("workspace_id")
+    )
+)
+_OF_ANY = Prepared(sa.select(*COLUMNS).where(sessions.c.id == sa.bindparam("id")))
+
+
 def get_session(conn: Connection, workspace_id: str | None, session_id: str) -> SessionRow:
     """Raises NotFound. `workspace_id=None`: of any workspace (for the engine, never for a request)."""
-    query = sa.select(*COLUMNS).where(sessions.c.id == session_id)
-    if workspace_id is not None:
-        query = query.where(sessions.c.workspace_id == workspace_id)
-    row = conn.execute(query).first()
+    if workspace_id is None:
+        found = _OF_ANY.run(conn, id=session_id)
+    else:
+        found = _OF_WORKSPACE.run(conn, id=session_id, workspace_id=workspace_id)
+    if not found:
+        raise missing(session_id)
+    return session_row(*found[0])
+
+
+def lock_session(conn: Connection, workspace_id: str, session_id: str) -> SessionRow:
+    """The session, which nobody else changes or deletes before the end of this transaction. Raises NotFound."""
+    query = sa.select(*COLUMNS).where(sessions.c.id == session_id, sessions.c.workspace_id == workspace_id)
+    row = conn.execute(query.with_for_update()).first()
     if row is None:
         raise missing(session_id)
     return session_row(*row)
@@ -299,7 +318,7 @@ def delete_session(conn: Connection, workspace_id: str | None, session_id: str) 
     get_session(conn, workspace_id, session_id)
     # First the row that everybody else locks first, so that nobody is met half-way.
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
-    for table in (work, events, sequences, session_memory_stores):
+    for table in (waiting_calls, work, events, sequences, session_memory_stores):
         conn.execute(table.delete().where(table.c.session_id == session_id))
     for table in (transcripts, transcript_entries):
         conn.execute(table.delete().where(table.c.project_key == session_id))
