@@ -279,3 +279,20 @@ async def test_memory_that_came_just_before_a_crash_and_was_deleted_since_does_n
     await house.client.beta.memory_stores.memories.delete(made.id, memory_store_id=store_id)
     assert await bash(house, session, "ls -A /mnt/memory/user-preferences | wc -l") == "0"
     assert await memories(house, store_id) == {}
+
+
+async def test_workspace_that_may_keep_no_more_is_told_so_and_its_agent_too(house: House) -> None:
+    await house.stop()
+    house.settings["quotas__storage_bytes"] = 10
+    await house.start()
+    store_id, client = await store(house), house.client.beta.memory_stores
+    made = await client.memories.create(store_id, path="/a.md", content="12345")
+    with pytest.raises(anthropic.BadRequestError, match="storage_bytes") as refused:
+        await client.memories.update(made.id, memory_store_id=store_id, content="123456")
+    assert refused.value.body["error"]["details"] == {"error_code": "storage_quota_exceeded"}  # type: ignore[index]
+    session = await session_with(house, store_id)
+    await bash(house, session, f"{HERE}; echo 123456 > b.md; echo 7 > c.md")
+    assert await until(house, store_id, lambda m: len(m) == 2) == {"/a.md": "12345", "/c.md": "7\n"}
+    said = await bash(house, session, f"{HERE}; cat .unsynced/README b.md")
+    assert "/b.md: this would make" in said
+    assert "\n123456" in said
