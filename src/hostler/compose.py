@@ -76,6 +76,7 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
@@ -364,6 +365,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(memory_bytes,))
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -385,7 +387,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
-                        MemoryFiles(database),
+                        MemoryFiles(database, quotas.admit_bytes),
                         outputs,
                     )
                 ),
@@ -401,7 +403,6 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -411,7 +412,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
                 session_resources=SessionResources(database, kinds, repositories),
-                memory_stores=MemoryStores(database),
+                memory_stores=MemoryStores(database, quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
