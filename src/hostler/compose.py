@@ -34,6 +34,7 @@ from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.webhooks import HttpWebhookSender, WebhookRules
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
@@ -65,6 +66,9 @@ from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhook_courier import Courier, CourierSettings
+from hostler.engine.webhook_dispatcher import WebhookDispatcher
+from hostler.engine.webhooks import Webhooks
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -80,6 +84,7 @@ from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
+from hostler.store.webhooks import emit
 from hostler.store.work import Lease
 from hostler.testing.rehearsal import RehearsalModel
 
@@ -282,6 +287,19 @@ def open_sealer(settings: Settings) -> EnvelopeSealer:
     return EnvelopeSealer(master_keys(settings))
 
 
+def webhook_rules(settings: Settings) -> WebhookRules:
+    wanted = settings.webhooks
+    return WebhookRules(
+        allow_http=wanted.allow_http,
+        private_allowed=wanted.private_allowed,
+        deadline_seconds=wanted.deadline_seconds,
+    )
+
+
+def courier_settings(settings: Settings) -> CourierSettings:
+    return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
+
+
 # ------------------------------------------------------------------------------------------------------- start, stop
 
 
@@ -357,7 +375,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             private_allowed = frozenset(settings.egress.private_allowed)
             outgoing = OutgoingClient(private_allowed=private_allowed)
             stack.callback(outgoing.close)
-            broker = VaultBroker(database, sealer, outgoing)
+            broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
             egress = EgressProxy(
                 StoredDecisions(database),
@@ -366,6 +384,11 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             )
             stack.push_async_callback(egress.close)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(memory_bytes,))
+            sender = HttpWebhookSender(webhook_rules(settings))
+            stack.callback(sender.close)
+            owner = worker_name(settings)
+            courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
+            dispatcher = WebhookDispatcher(owner, database, courier)
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -399,9 +422,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
 
-            worker = Worker(
-                worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
-            )
+            worker = Worker(owner, database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots))
             await worker.release_own()
             services = ApiServices(
                 organization_id=settings.organization_id,
@@ -417,9 +438,10 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
                 reach=StoredReach(database),
-                vaults=Vaults(database),
+                vaults=Vaults(database, emit),
                 credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
                 credential_probe=CredentialProbe(database, sealer, broker, outgoing),
+                webhooks=Webhooks(database, sealer, sender, courier, most=settings.webhooks.most_endpoints),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -439,9 +461,12 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 )
             )
             async with asyncio.TaskGroup() as tasks:
-                sweeping = tasks.create_task(files.keep_swept())
-                collecting = tasks.create_task(outputs.collect_left(places.kept))
                 working = tasks.create_task(worker.run())
+                keeping = [
+                    tasks.create_task(files.keep_swept()),
+                    tasks.create_task(outputs.collect_left(places.kept)),
+                    tasks.create_task(dispatcher.run()),
+                ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
                 gc.freeze()
@@ -454,9 +479,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     worker.drain()
                     hub.close()
                     server.should_exit = True
-                    working.cancel()
-                    sweeping.cancel()
-                    collecting.cancel()
+                    for task in (working, *keeping):
+                        task.cancel()
                     await asyncio.wait([serving, working])
 
 

@@ -23,6 +23,7 @@ from hostler.api import (
     session_resources,
     sessions,
     vaults,
+    webhook_endpoints,
 )
 from hostler.api.contract import BY_METHOD
 from hostler.api.rendering import json_response
@@ -44,7 +45,7 @@ _ROUTERS = (
     sessions.router,
     vaults.router,
 )
-_OWN_ROUTERS = (administration.router, oversight.router)
+_OWN_ROUTERS = (administration.router, oversight.router, webhook_endpoints.router)
 
 FORM_BYTES = 1 << 20
 """What a form may hold besides the bytes of its file."""

@@ -22,6 +22,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhooks import Webhooks
 
 SessionView = dict[str, Any]
 """A session as the wire shows it, every key present."""
@@ -102,6 +103,7 @@ class ApiServices:
     vaults: Vaults
     credentials: Credentials
     credential_probe: CredentialProbe
+    webhooks: Webhooks
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0
