@@ -144,11 +144,11 @@ def test_session_takes_overrides_and_updates_checked_as_a_whole(client: anthropi
     assert inherited.agent.to_dict()["permission_mode"] == "plan"
     assert "permission_mode" not in session(permission_mode=None).agent.to_dict()
     for dangling in ({"mcp_servers": None}, {"mcp_servers": []}, {"tools": None}):
-        with pytest.raises(anthropic.BadRequestError, match="agent.(tools|mcp_servers): .*github"):
+        with pytest.raises(anthropic.BadRequestError, match=r"agent.(tools|mcp_servers): .*github"):
             session(**dangling)
     cleared = session(mcp_servers=None, tools=[])
     assert (cleared.agent.mcp_servers, cleared.agent.tools) == ([], [])
-    with pytest.raises(anthropic.BadRequestError, match="agent.mcp_servers: .*github"):
+    with pytest.raises(anthropic.BadRequestError, match=r"agent.mcp_servers: .*github"):
         client.beta.sessions.update(cleared.id, agent={"mcp_servers": [SERVER]})
     updated = client.beta.sessions.update(cleared.id, agent={"mcp_servers": [SERVER], "tools": [TOOLSET]})
     assert [server.to_dict() for server in updated.agent.mcp_servers] == [SERVER]
