@@ -169,3 +169,17 @@ def test_defaults_in_the_page_of_limits_are_the_defaults(tmp_path: Path) -> None
     file = tmp_path / "hostler.toml"
     file.write_text(written)
     assert config.load({"HOME": "/nonexistent"}, file) == config.load({"HOME": "/nonexistent"})
+
+
+async def test_pages_of_mcp_servers_and_permissions(server: Running) -> None:
+    page = await server.does("connect-an-mcp-server.md")
+    configs = {config.name: config for config in page["agent"].tools[0].configs}
+    assert configs["search"].permission_policy.type == "always_allow"
+    assert not configs["delete_book"].enabled
+    assert page["agent"].tools[0].default_config.permission_policy.type == "always_ask"
+    assert page["environment"].config.networking.allow_mcp_servers
+    assert page["local"].to_dict()["local_mcp_servers"][0]["command"] == "python3"
+    page = await server.does("choose-permissions.md")
+    bash = next(config for config in page["agent"].tools[0].configs if config.name == "bash")
+    assert bash.permission_policy.to_dict() == {"type": "auto", "verdict": "deny"}
+    assert page["planner"].to_dict()["permission_mode"] == "plan"
