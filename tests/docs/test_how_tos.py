@@ -144,3 +144,12 @@ def test_defaults_in_the_page_of_limits_are_the_defaults(tmp_path: Path) -> None
     file = tmp_path / "hostler.toml"
     file.write_text(written)
     assert config.load({"HOME": "/nonexistent"}, file) == config.load({"HOME": "/nonexistent"})
+
+
+async def test_page_of_vaults(server: Running) -> None:
+    page = await server.does("keep-secrets-in-vaults.md")
+    assert page["session"].vault_ids == [page["vault"].id]
+    assert page["verdict"].status == "unknown", "nobody is there"
+    listed = server.client.beta.vaults.credentials.list
+    rows = await server.call(lambda: list(listed(page["vault"].id, include_archived=True)))
+    assert {row.id: row.archived_at is None for row in rows} == {page["linear"].id: False, page["notion"].id: True}
