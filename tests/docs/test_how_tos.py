@@ -183,3 +183,12 @@ async def test_pages_of_mcp_servers_and_permissions(server: Running) -> None:
     bash = next(config for config in page["agent"].tools[0].configs if config.name == "bash")
     assert bash.permission_policy.to_dict() == {"type": "auto", "verdict": "deny"}
     assert page["planner"].to_dict()["permission_mode"] == "plan"
+
+
+async def test_page_of_vaults(server: Running) -> None:
+    page = await server.does("keep-secrets-in-vaults.md")
+    assert page["session"].vault_ids == [page["vault"].id]
+    assert page["verdict"].status == "unknown", "nobody is there"
+    listed = server.client.beta.vaults.credentials.list
+    rows = await server.call(lambda: list(listed(page["vault"].id, include_archived=True)))
+    assert {row.id: row.archived_at is None for row in rows} == {page["linear"].id: False, page["notion"].id: True}
