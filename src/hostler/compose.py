@@ -351,6 +351,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
+            memory_files = MemoryFiles(database, quotas.admit_bytes)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -369,7 +370,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
-                        MemoryFiles(database, quotas.admit_bytes),
+                        memory_files,
                         outputs,
                     )
                 ),
@@ -420,6 +421,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             async with asyncio.TaskGroup() as tasks:
                 sweeping = tasks.create_task(files.keep_swept())
                 collecting = tasks.create_task(outputs.collect_left(places.kept))
+                remembering = tasks.create_task(memory_files.collect_left(places.kept))
                 working = tasks.create_task(worker.run())
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
@@ -436,6 +438,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     working.cancel()
                     sweeping.cancel()
                     collecting.cancel()
+                    remembering.cancel()
                     await asyncio.wait([serving, working])
 
 
