@@ -392,6 +392,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
+            memory_files = MemoryFiles(database, quotas.admit_bytes)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -410,7 +411,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
-                        MemoryFiles(database, quotas.admit_bytes),
+                        memory_files,
                         outputs,
                     )
                 ),
@@ -465,6 +466,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 keeping = [
                     tasks.create_task(files.keep_swept()),
                     tasks.create_task(outputs.collect_left(places.kept)),
+                    tasks.create_task(memory_files.collect_left(places.kept)),
                     tasks.create_task(dispatcher.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
