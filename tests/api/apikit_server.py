@@ -23,11 +23,11 @@ from hostler.api.services import ApiServices
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
-from hostler.engine.keys import StoredKeys
+from hostler.engine.keys import Keys, StoredKeys
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
 from hostler.engine.quotas import WorkspaceQuotas
-from hostler.engine.reach import StoredReach
+from hostler.engine.reach import Reach, StoredReach
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 
@@ -113,6 +113,18 @@ class RunningServer:
         yield
         assert not self.agents.failures, "not every failure was met"
 
+    # -- parts that a test may have of another kind
+
+    def make_keys(self) -> Keys:
+        return StoredKeys(self.database)
+
+    def make_reach(self) -> Reach:
+        return StoredReach(self.database)
+
+    def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
+        """A session service with `close`."""
+        return InMemorySessions(self.database, models)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -127,11 +139,11 @@ class RunningServer:
         try:
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
-            self.sessions = InMemorySessions(self.database, models)
             quotas = WorkspaceQuotas(self.database)
+            self.sessions = self.make_sessions(models, quotas)
             services = ApiServices(
                 organization_id=ORGANIZATION,
-                keys=StoredKeys(self.database),
+                keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database),
                 models=models,
@@ -139,7 +151,7 @@ class RunningServer:
                 administration=Administration(self.database, quotas),
                 oversight=Oversight(self.database),
                 quotas=quotas,
-                reach=StoredReach(self.database),
+                reach=self.make_reach(),
                 **self._settings,
             )
             app = create_app(services)
