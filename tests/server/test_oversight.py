@@ -206,7 +206,6 @@ async def test_egress_of_a_session_is_shown_and_outlives_it(house: House) -> Non
     assert [(row["host"], row["allowed"], row["type"]) for row in shown["data"]] == [
         ("example.com", False, "egress_decision")
     ]
-    await house.until_no_process()
     await house.client.beta.sessions.delete(session)
     assert await get(house.client, f"/sessions/{session}/egress") == shown
     with pytest.raises(anthropic.NotFoundError):
