@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,16 +25,27 @@ from hostler.api.services import ApiServices
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.environments import Environments
+from hostler.engine.files import Files, FileTerms
 from hostler.engine.keys import Keys, StoredKeys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
+from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
+from hostler.engine.repositories import RepositoryKind
+from hostler.engine.resources import ResourceKinds
+from hostler.engine.session_resources import SessionResources
+from hostler.sealing.envelope import EnvelopeSealer
+from hostler.sealing.masterkeys import KeyFile
+from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 
 T = TypeVar("T")
 
+MOST_FILE_BYTES = 40 << 20
+"""More than another request may have, and little enough for a test."""
 ORGANIZATION = "org_of_the_tests"
 
 
@@ -136,7 +149,10 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.database = await Database.open(self._database_url)
+        blobs = tempfile.TemporaryDirectory(prefix="apikit-blobs-")
         try:
+            repositories = RepositoryKind(EnvelopeSealer(KeyFile(Path(blobs.name) / "keys.json")))
+            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories})
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
             quotas = WorkspaceQuotas(self.database)
@@ -152,6 +168,9 @@ class RunningServer:
                 oversight=Oversight(self.database),
                 quotas=quotas,
                 reach=self.make_reach(),
+                memory_stores=MemoryStores(self.database),
+                files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
+                session_resources=SessionResources(self.database, kinds, repositories),
                 **self._settings,
             )
             app = create_app(services)
@@ -182,4 +201,5 @@ class RunningServer:
                 await self.sessions.close()
                 server.should_exit = True
         finally:
+            blobs.cleanup()
             await self.database.close()

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hostler.api import administration, agents, environments, events, models, oversight, sessions
+from hostler.api import (
+    administration,
+    agents,
+    environments,
+    events,
+    files,
+    memories,
+    memory_stores,
+    models,
+    oversight,
+    session_resources,
+    sessions,
+)
+from hostler.api.contract import BY_METHOD
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
@@ -16,8 +31,21 @@ from hostler.api.throttle import Throttle
 from hostler.api.transport import OPEN_PATHS, Authentication, Guard, Transport
 from hostler.api.unsupported import unsupported_router
 
-_ROUTERS = (agents.router, environments.router, models.router, sessions.router, events.router)
+_ROUTERS = (
+    agents.router,
+    environments.router,
+    events.router,
+    files.router,
+    memories.router,
+    memory_stores.router,
+    models.router,
+    session_resources.router,
+    sessions.router,
+)
 _OWN_ROUTERS = (administration.router, oversight.router)
+
+FORM_BYTES = 1 << 20
+"""What a form may hold besides the bytes of its file."""
 
 
 def served_methods() -> frozenset[str]:
@@ -43,9 +71,19 @@ def create_app(services: ApiServices) -> FastAPI:
     # The last one added is the outermost one.
     app.add_middleware(Authentication, keys=services.keys, throttle=Throttle(services.quotas.limits_of))
     app.add_middleware(Guard, allowed_hosts=services.allowed_hosts)
-    app.add_middleware(Transport, organization_id=services.organization_id)
+    app.add_middleware(
+        Transport,
+        organization_id=services.organization_id,
+        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + FORM_BYTES)]),
+    )
     app.add_exception_handler(HTTPException, _pass_on)
     return app
+
+
+def _body_limit(method: str, most: int) -> tuple[tuple[str, re.Pattern[str]], int]:
+    """That the endpoint takes bodies of up to `most` bytes."""
+    endpoint = BY_METHOD[method]
+    return (endpoint.verb, re.compile(re.sub(r"\{[^}]+\}", "[^/]+", endpoint.path))), most
 
 
 async def _healthz(request: Request) -> Response:

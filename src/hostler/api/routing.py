@@ -6,7 +6,7 @@ route that came in another way from being served.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from fastapi import APIRouter
@@ -27,13 +27,13 @@ _MARK: Final = "hostler_rule"
 class ContractRouter(APIRouter):
     """A router whose routes are rows of the contract."""
 
-    def serves(self, method: str) -> Callable[[Handler], Handler]:
-        """Serve the endpoint that the SDK calls `method`."""
+    def serves(self, method: str, *, also: Sequence[str] = ()) -> Callable[[Handler], Handler]:
+        """Serve the endpoint that the SDK calls `method`; under other verbs `also`, where pages differ from clients."""
         endpoint = BY_METHOD[method]
         rule = rule_of(method)
 
         def add(handler: Handler) -> Handler:
-            self.add_route(endpoint.path, _guarded(handler, rule), methods=[endpoint.verb], name=method)
+            self.add_route(endpoint.path, _guarded(handler, rule), methods=[endpoint.verb, *also], name=method)
             return handler
 
         return add

@@ -10,8 +10,10 @@ import asyncio
 import hashlib
 import ipaddress
 import logging
+import re
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -45,9 +47,13 @@ def _headers(scope: Scope, name: bytes) -> list[str]:
 class Transport:
     """Gives every request an id and every failure an envelope. Sees every exception; nothing passes it."""
 
-    def __init__(self, app: ASGIApp, *, organization_id: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, organization_id: str, larger_bodies: Mapping[tuple[str, re.Pattern[str]], int]
+    ) -> None:
+        """`larger_bodies`: how many bytes the body may have where it may have more than others, by verb and path."""
         self._app = app
         self._organization = organization_id.encode()
+        self._larger = dict(larger_bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,14 +64,15 @@ class Transport:
         scope["hostler.caller"] = caller
         started = False
         received = 0
+        most = self._most(scope)
 
         async def limited_receive() -> Message:
             nonlocal received
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > MAX_BODY_BYTES:
-                    raise _too_large()
+                if received > most:
+                    raise _too_large(most)
             return message
 
         async def marked_send(message: Message) -> None:
@@ -83,8 +90,8 @@ class Transport:
 
         try:
             for length in _headers(scope, b"content-length"):
-                if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
-                    raise _too_large()
+                if not length.isdigit() or len(length) > 12 or int(length) > most:
+                    raise _too_large(most)
             await self._app(scope, limited_receive, marked_send)
             return
         except HostlerError as error:
@@ -107,6 +114,12 @@ class Transport:
             result = plain_answer(500, "api_error", "Internal server error.", caller.request_id)
         if not started:
             await _answer(marked_send, result)
+
+    def _most(self, scope: Scope) -> int:
+        for (verb, path), most in self._larger.items():
+            if scope["method"] == verb and path.fullmatch(scope["path"]):
+                return most
+        return MAX_BODY_BYTES
 
     @staticmethod
     def _report(scope: Scope, caller: Caller) -> None:
@@ -213,8 +226,8 @@ def _answers_to(allowed: frozenset[str], host: str) -> bool:
         return False
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"the request body is larger than {MAX_BODY_BYTES >> 20} MiB")
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"the request body is larger than {most >> 20} MiB")
 
 
 def _routing_answer(error: HTTPException, scope: Scope, caller: Caller) -> Answer:

@@ -226,6 +226,42 @@ def sessions_delete(
 register_key_commands(app)
 
 
+secrets_app = typer.Typer(
+    help="See and change the master keys that seal stored secrets.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(secrets_app, name="secrets")
+
+
+@secrets_app.command("status")
+def secrets_status(
+    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
+) -> None:
+    """Which master keys there are, and how many secrets each seals."""
+    from hostler.cli.secrets import status
+
+    status(_settings(state_dir, config, store_url), as_json=as_json)
+
+
+@secrets_app.command("rotate")
+def secrets_rotate(
+    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
+) -> None:
+    """Make a new master key, and bring every secret under it. Run it again if it was interrupted."""
+    from hostler.cli.secrets import rotate
+
+    rotate(_settings(state_dir, config, store_url), as_json=as_json)
+
+
+@secrets_app.command("prune")
+def secrets_prune(
+    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
+) -> None:
+    """Remove replaced master keys that seal nothing any more, ten minutes after the rotation."""
+    from hostler.cli.secrets import prune
+
+    prune(_settings(state_dir, config, store_url), as_json=as_json)
+
+
 @app.command()
 def doctor(
     state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False

@@ -82,8 +82,12 @@ def profile(
     sandbox_limits: SandboxLimits,
     turn_limits: TurnLimits,
     attached: str = "",
+    told: str | None = None,
 ) -> Profile:
-    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing."""
+    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing.
+
+    `told` is what the model is told besides the agent's own system prompt.
+    """
     model = agent["model"]
     config = environment["config"]
     effort = model.get("effort")
@@ -92,7 +96,7 @@ def profile(
     return Profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
-        system=agent.get("system"),
+        system="\n\n".join(text for text in (agent.get("system"), told) if text) or None,
         policies=_policies(agent.get("tools") or ()),
         custom_tools=tuple(
             CustomTool(tool["name"], tool["description"], tool["input_schema"])

@@ -25,7 +25,7 @@ from hostler.domain.sessions import (
 )
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine import inputs, state
+from hostler.engine import content, inputs, state
 from hostler.engine.agents import session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
@@ -101,6 +101,7 @@ class Sessions:
                     resources=attached,
                 ),
             )
+            content.check(connection, now, workspace, bodies, "initial_events")
             if not bodies:
                 return rows.get_session(connection, workspace, session_id)
             return self._records.apply_in(
@@ -113,7 +114,9 @@ class Sessions:
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
-        return await self._view(await self._row(workspace, session_id))
+        return await self._database.read(
+            lambda connection: view(rows.get_session(connection, workspace, session_id), self._database.now(connection))
+        )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
         """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
@@ -152,6 +155,8 @@ class Sessions:
                 before=Position(*query.before) if query.before else None,
                 agent_id=query.agent_id,
                 agent_version=query.agent_version,
+                deployment_id=query.deployment_id,
+                memory_store_id=query.memory_store_id,
                 statuses=query.statuses,
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
@@ -198,9 +203,16 @@ class Sessions:
     async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
         """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
         bodies = [wire_fields(event) for event in events]
-        applied = await self._records.apply(
-            session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
-        )
+
+        def unit(connection: Connection) -> Applied:
+            applied = self._records.apply_in(
+                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
+            )
+            content.check(connection, applied.at.unix, workspace, bodies, "events")
+            return applied
+
+        applied = await self._database.write(unit)
+        self._records.announce(session_id, applied)
         return [
             reply.text() if isinstance(reply, ev.Event) else await self._recorded(session_id, reply)
             for reply in applied.step.replies

@@ -41,6 +41,21 @@ class Json(TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
+SEALED_FORMAT = "hs1"
+"""How a sealed secret begins. `hostler.sealing.envelope` says what follows."""
+
+
+class Sealed(Words):
+    """A secret, sealed. A rotation of keys finds these columns by their type. Refuses what is not sealed."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is not None and not value.startswith(SEALED_FORMAT + "."):
+            raise TypeError("a column for sealed secrets was given something else")  # a bug, and never its value
+        return super().process_bind_param(value, dialect)
+
+
 Seconds = sa.Double
 """Seconds since 1970 by the database's clock, with fractions. REAL in SQLite, double precision in PostgreSQL."""
 
@@ -60,6 +75,8 @@ workspaces = sa.Table(
     sa.Column("name", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
     sa.Column("archived_at", Words),
+    # The webhook events that anybody here wants. In a row that an append reads anyway: asking costs nothing.
+    sa.Column("webhook_events", Json, nullable=False, server_default=sa.text("'[]'")),
 )
 
 api_keys = sa.Table(
@@ -146,6 +163,7 @@ sessions = sa.Table(
     sa.Index("ix_sessions_newest", "workspace_id", "created_at", "id"),
     sa.Index("ix_sessions_agent", "agent_id", "created_at", "id"),
     sa.Index("ix_sessions_environment", "environment_id"),
+    sa.Index("ix_sessions_deployment", "deployment_id", "created_at", "id"),
     sa.Index(
         "ix_sessions_live",
         "workspace_id",
@@ -153,6 +171,15 @@ sessions = sa.Table(
         postgresql_where=sa.text("archived_at IS NULL"),
     ),
 )
+
+session_memory_stores = sa.Table(
+    "session_memory_stores",
+    metadata,
+    sa.Column("session_id", Words, sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("memory_store_id", Words, primary_key=True),
+    sa.Index("ix_session_memory_stores_store", "memory_store_id", "session_id"),
+)
+"""Which memory stores a session was made with, for the list of a store's sessions."""
 
 events = sa.Table(
     "events",

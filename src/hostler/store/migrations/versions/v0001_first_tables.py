@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("name", WORDS, nullable=False),
         sa.Column("created_at", WORDS, nullable=False),
         sa.Column("archived_at", WORDS),
+        sa.Column("webhook_events", sa.Text, nullable=False, server_default=sa.text("'[]'")),
         sa.PrimaryKeyConstraint("id", name="pk_workspaces"),
     )
     op.create_table(
@@ -111,6 +112,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name="fk_sessions_environment_id"),
     )
     op.create_index("ix_sessions_agent", "sessions", ["agent_id", "created_at", "id"])
+    op.create_index("ix_sessions_deployment", "sessions", ["deployment_id", "created_at", "id"])
     op.create_index("ix_sessions_environment", "sessions", ["environment_id"])
     op.create_index(
         "ix_sessions_live",
@@ -120,6 +122,16 @@ def upgrade() -> None:
         postgresql_where=sa.text("archived_at IS NULL"),
     )
     op.create_index("ix_sessions_newest", "sessions", ["workspace_id", "created_at", "id"])
+    op.create_table(
+        "session_memory_stores",
+        sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("memory_store_id", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "memory_store_id", name="pk_session_memory_stores"),
+        sa.ForeignKeyConstraint(
+            ["session_id"], ["sessions.id"], name="fk_session_memory_stores_session_id", ondelete="CASCADE"
+        ),
+    )
+    op.create_index("ix_session_memory_stores_store", "session_memory_stores", ["memory_store_id", "session_id"])
     op.create_table(
         "events",
         sa.Column("session_id", WORDS, nullable=False),
