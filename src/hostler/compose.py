@@ -71,6 +71,8 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.files import files_bytes
+from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
@@ -339,7 +341,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
             stack.push_async_callback(egress.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            files = Files(database, blobs, file_terms(settings))
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(files_bytes, memory_bytes))
+            files = Files(database, blobs, file_terms(settings), admit=quotas.admit_bytes)
             outputs = Outputs(database, blobs, output_limits(settings))
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
@@ -383,7 +386,6 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -393,7 +395,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
                 session_resources=SessionResources(database, kinds, repositories),
-                memory_stores=MemoryStores(database),
+                memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,

@@ -81,6 +81,33 @@ def _thread(owner: Owner) -> str:
         return next(iter(client.beta.sessions.threads.list(owner["session_id"]))).id
 
 
+def _file(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.files.upload(file=("theirs.txt", b"theirs")).id
+
+
+def _resource(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.sessions.resources.add(owner["session_id"], type="file", file_id=owner["file_id"]).id
+
+
+def _memory_store(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.memory_stores.create(name="theirs").id
+
+
+def _memory(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.memory_stores.memories.create(owner["memory_store_id"], path="/a", content="theirs").id
+
+
+def _memory_version(owner: Owner) -> str:
+    memory = owner["memory_id"]
+    with owner.client as client:
+        versions = client.beta.memory_stores.memory_versions.list(owner["memory_store_id"], memory_id=memory)
+        return next(iter(versions)).id
+
+
 NOT_OF_A_WORKSPACE = frozenset({"model_id"})
 """Parts of a path that are the same for everybody."""
 
@@ -89,6 +116,11 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "environment_id": _environment,
     "session_id": _session,
     "thread_id": _thread,
+    "file_id": _file,
+    "resource_id": _resource,
+    "memory_store_id": _memory_store,
+    "memory_id": _memory,
+    "memory_version_id": _memory_version,
     "key_id": lambda owner: str(owner.post("/hostler/v1/keys", b'{"name":"theirs"}')["id"]),
     "workspace_id": lambda owner: owner.workspace,
 }
@@ -98,12 +130,27 @@ SHOWN: dict[str, str] = {
     "environment_id": "/v1/environments/{environment_id}",
     "session_id": "/v1/sessions/{session_id}",
     "thread_id": "/v1/sessions/{session_id}/threads/{thread_id}",
+    "file_id": "/v1/files/{file_id}",
+    "resource_id": "/v1/sessions/{session_id}/resources/{resource_id}",
+    "memory_store_id": "/v1/memory_stores/{memory_store_id}",
+    "memory_id": "/v1/memory_stores/{memory_store_id}/memories/{memory_id}",
+    "memory_version_id": "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
     "key_id": "/hostler/v1/keys/{key_id}",
     "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
 }
 
 WORKER_SECRET: Callable[[Owner], str] | None = None
 """Makes an environment key for the owner's environment: for endpoints that API keys may not call."""
+
+
+def _new_session(mine: Ids) -> dict[str, Any]:
+    return {"agent": mine["agent_id"], "environment_id": mine["environment_id"]}
+
+
+def _message(file_id: str) -> dict[str, Any]:
+    """A message that shows a file."""
+    return {"type": "user.message", "content": [{"type": "document", "source": {"type": "file", "file_id": file_id}}]}
+
 
 INTERRUPT = {"events": [{"type": "user.interrupt"}]}
 
@@ -113,6 +160,8 @@ BODIES: dict[str, Any] = {
     "environments.archive": None,
     "sessions.archive": None,
     "sessions.threads.archive": None,
+    "memory_stores.archive": None,
+    "memory_stores.memory_versions.redact": None,
     "hostler.keys.revoke": None,
     "hostler.workspaces.archive": None,
     # Something to say.
@@ -120,10 +169,15 @@ BODIES: dict[str, Any] = {
     "environments.update": {"name": "mine now"},
     "sessions.update": {"title": "mine now"},
     "sessions.events.send": INTERRUPT,
+    "sessions.resources.add": lambda mine: {"type": "file", "file_id": mine["file_id"]},
+    "sessions.resources.update": {"authorization_token": "t"},
+    "memory_stores.update": {"name": "mine now"},
+    "memory_stores.memories.create": {"path": "/mine", "content": "x"},
+    "memory_stores.memories.update": {"content": "mine now"},
     "hostler.workspaces.update": {"name": "mine now"},
     "hostler.workspaces.quotas.update": {"live_sessions": 1},
 }
-"""By endpoint. The value of a multipart request is `(content type, bytes)`."""
+"""By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
 
 REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ("sessions.create", "agent"): lambda mine, theirs: [
@@ -140,6 +194,37 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ("sessions.list", "agent_id"): lambda mine, theirs: [
         Sent(query={"agent_id": theirs["agent_id"]}, answer="empty"),
         Sent(query={"agent_id": theirs["agent_id"], "agent_version": "1"}, answer="empty"),
+    ],
+    ("sessions.create", "resources"): lambda mine, theirs: [
+        Sent(body={**_new_session(mine), "resources": [resource]})
+        for resource in (
+            {"type": "file", "file_id": theirs["file_id"]},
+            {"type": "memory_store", "memory_store_id": theirs["memory_store_id"]},
+        )
+    ],
+    # The contract rejects a bad event as a bad request, and one that shows an unknown file is one.
+    ("sessions.create", "initial_events"): lambda mine, theirs: [
+        Sent(body={**_new_session(mine), "initial_events": [_message(theirs["file_id"])]}, answer=400)
+    ],
+    ("sessions.events.send", "events"): lambda mine, theirs: [
+        Sent(body={"events": [_message(theirs["file_id"])]}, answer=400)
+    ],
+    ("sessions.list", "memory_store_id"): lambda mine, theirs: [
+        Sent(query={"memory_store_id": theirs["memory_store_id"]}, answer="empty")
+    ],
+    ("sessions.resources.add", "file_id"): lambda mine, theirs: [
+        Sent(body={"type": "file", "file_id": theirs["file_id"]})
+    ],
+    ("files.list", "ids"): lambda mine, theirs: [Sent(query={"ids[]": theirs["file_id"]}, answer="empty")],
+    ("files.list", "scope_id"): lambda mine, theirs: [Sent(query={"scope_id": theirs["session_id"]}, answer="empty")],
+    ("memory_stores.memory_versions.list", "memory_id"): lambda mine, theirs: [
+        Sent(query={"memory_id": theirs["memory_id"]}, answer="empty")
+    ],
+    ("memory_stores.memory_versions.list", "session_id"): lambda mine, theirs: [
+        Sent(query={"session_id": theirs["session_id"]}, answer="empty")
+    ],
+    ("memory_stores.memory_versions.list", "api_key_id"): lambda mine, theirs: [
+        Sent(query={"api_key_id": theirs["key_id"]}, answer="empty")
     ],
     # ------------------------------------------------------------------------------------------------ our own ones
     ("hostler.keys.create", "workspace_id"): lambda mine, theirs: [
@@ -161,14 +246,11 @@ CARRIERS = frozenset({"agent", "resources", "skills", "multiagent", "initial_eve
 NO_REFERENCES: dict[tuple[str, str], str] = {
     ("models.list", "after_id"): "models are the same for everybody",
     ("models.list", "before_id"): "models are the same for everybody",
-    ("sessions.create", "resources"): "kinds of resources add theirs",
     ("sessions.create", "vault_ids"): "vaults add theirs",
-    ("sessions.create", "initial_events"): "files add theirs",
-    ("sessions.events.send", "events"): "files add theirs",
     ("sessions.update", "vault_ids"): "always refused: fixed at creation",
     ("sessions.update", "agent"): "holds tools, no id",
     ("sessions.list", "deployment_id"): "deployments add theirs",
-    ("sessions.list", "memory_store_id"): "memory stores add theirs",
+    ("memory_stores.memory_versions.list", "service_account_id"): "there are no service accounts",
     ("agents.create", "skills"): "skills add theirs",
     ("agents.update", "skills"): "skills add theirs",
     ("agents.create", "multiagent"): "multiagent adds its own",

@@ -183,6 +183,28 @@ async def test_storage_is_the_sum_of_its_counters_and_is_limited(house: House) -
     assert (await database.read(lambda conn: quotas.used_in(conn, 0.0, keys.DEFAULT_WORKSPACE)))["storage_bytes"] == 90
 
 
+async def test_files_and_memories_count_as_storage_and_are_refused_beyond_it(house: House) -> None:
+    await set_quotas(house, storage_bytes=100)
+    file = await house.client.beta.files.upload(file=("a.txt", b"x" * 60))
+    store = await house.client.beta.memory_stores.create(name="Notes")
+    memories = house.client.beta.memory_stores.memories
+    memory = await memories.create(store.id, path="/a", content="y" * 30)
+    used = await get(house.client, f"/workspaces/{keys.DEFAULT_WORKSPACE}/quotas")
+    assert used["used"]["storage_bytes"] == 90
+
+    async def refused(attempt: Any) -> None:
+        with pytest.raises(anthropic.BadRequestError, match="delete something") as caught:
+            await attempt
+        body: Any = caught.value.body
+        assert body["error"]["details"]["error_code"] == "storage_quota_exceeded"
+
+    await refused(house.client.beta.files.upload(file=("b.txt", b"x" * 11)))
+    await refused(memories.create(store.id, path="/b", content="y" * 11))
+    await refused(memories.update(memory.id, memory_store_id=store.id, content="z" * 11))
+    await house.client.beta.files.delete(file.id)
+    await memories.create(store.id, path="/b", content="y" * 11)
+
+
 def test_preset_gives_the_contracts_numbers_and_numbers_come_before_it() -> None:
     from hostler.config import load
 

@@ -22,6 +22,7 @@ from hostler.domain.memories import (
 from hostler.domain.principals import Principal
 from hostler.domain.sessions import Position, TimeRange
 from hostler.domain.values import merge_metadata
+from hostler.engine.files import Admit, admit_all
 from hostler.engine.memory_access import actor_of, may_access_store, may_manage_stores
 from hostler.store import memories, memory_stores, memory_versions
 from hostler.store.database import Database
@@ -38,8 +39,9 @@ class MemoryStores:
     """The memory stores of every workspace. Each method raises NotFound for what the principal may not know of, and
     PermissionDenied for what it knows and may not do."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, admit: Admit = admit_all) -> None:
         self._database = database
+        self._admit = admit
 
     # -- stores
 
@@ -131,6 +133,7 @@ class MemoryStores:
 
         def unit(conn: Connection) -> MemoryRow:
             may_access_store(conn, principal, store_id, write=True)
+            self._admit(conn, principal.workspace, len(content))
             return memories.create_memory(
                 conn,
                 self._database.now(conn),
@@ -157,9 +160,12 @@ class MemoryStores:
         self, principal: Principal, store_id: str, memory_id: str, patch: UpdateMemory, view: View
     ) -> Wire:
         """Raises MemoryChanged, MemoryPathTaken; InvalidRequest when the store is archived."""
+        content = None if patch.content is None else patch.content.encode()
 
         def unit(conn: Connection) -> MemoryRow:
             may_access_store(conn, principal, store_id, write=True)
+            if content is not None:
+                self._admit(conn, principal.workspace, len(content))
             row = memories.update_memory(
                 conn,
                 self._database.now(conn),
@@ -167,7 +173,7 @@ class MemoryStores:
                 store_id,
                 memory_id,
                 path=patch.path,
-                content=None if patch.content is None else patch.content.encode(),
+                content=content,
                 expected_sha256=None if patch.precondition is None else patch.precondition.content_sha256,
                 actor=actor_of(principal),
             )
