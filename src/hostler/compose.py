@@ -32,11 +32,14 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
+from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
+from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
+from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
@@ -49,7 +52,8 @@ from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.quotas import WorkspaceQuotas
@@ -60,6 +64,7 @@ from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
+from hostler.engine.vaults import Vaults
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -92,6 +97,7 @@ class Hostler:
     label: IsolationLabel
     rehearsing: bool
     worker: Worker
+    broker: VaultBroker
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -317,8 +323,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Hostler]:
-    """A server that listens and works until the block is left. Leaving it ends every process."""
+async def running(settings: Settings, *, mcp_credentials: McpCredentials | None = None) -> AsyncIterator[Hostler]:
+    """A server that listens and works until the block is left. Leaving it ends every process.
+
+    `mcp_credentials` holds the secrets for MCP servers; None: the vaults do.
+    """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
             database = await open_database(settings)
@@ -338,8 +347,6 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
-            stack.push_async_callback(egress.close)
             blobs = Blobs(settings.state_dir / "blobs")
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(files_bytes, memory_bytes))
             files = Files(database, blobs, file_terms(settings), admit=quotas.admit_bytes)
@@ -349,6 +356,17 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             stack.callback(cloner.close)
             repositories = RepositoryKind(sealer)
             kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories, "memory_store": MemoryKind()})
+            private_allowed = frozenset(settings.egress.private_allowed)
+            outgoing = OutgoingClient(private_allowed=private_allowed)
+            stack.callback(outgoing.close)
+            broker = VaultBroker(database, sealer, outgoing)
+            stack.push_async_callback(broker.close)
+            egress = EgressProxy(
+                StoredDecisions(database),
+                private_allowed=private_allowed,
+                credentials=mcp_credentials or broker,
+            )
+            stack.push_async_callback(egress.close)
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -400,6 +418,9 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
                 reach=StoredReach(database),
+                vaults=Vaults(database),
+                credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
+                credential_probe=CredentialProbe(database, sealer, broker, outgoing),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -429,7 +450,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, swept)
+                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, swept)
                 finally:
                     worker.drain()
                     hub.close()

@@ -22,8 +22,11 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.egress.outgoing import OutgoingClient
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.bearers import VaultBroker
+from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.keys import Keys, StoredKeys
@@ -31,13 +34,15 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.vaults import Vaults
 from hostler.sealing.envelope import EnvelopeSealer
-from hostler.sealing.masterkeys import KeyFile
+from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
@@ -157,6 +162,9 @@ class RunningServer:
             self.agents = AgentsThatFail(self.database, models)
             quotas = WorkspaceQuotas(self.database)
             self.sessions = self.make_sessions(models, quotas)
+            outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
+            sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
+            self.broker = VaultBroker(self.database, sealer, outgoing)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
@@ -171,6 +179,9 @@ class RunningServer:
                 memory_stores=MemoryStores(self.database),
                 files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
                 session_resources=SessionResources(self.database, kinds, repositories),
+                vaults=Vaults(self.database),
+                credentials=Credentials(self.database, sealer, plain_http=True),
+                credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
                 **self._settings,
             )
             app = create_app(services)
@@ -199,6 +210,8 @@ class RunningServer:
                 self._ready.set()
                 await self._stop.wait()
                 await self.sessions.close()
+                await self.broker.close()
+                outgoing.close()
                 server.should_exit = True
         finally:
             blobs.cleanup()

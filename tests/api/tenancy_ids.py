@@ -24,6 +24,9 @@ Answer = Literal[404, 400, "empty"]
 """`empty`: a filter, which finds nothing under an id that it doesn't know. 400: only where the contract demands it."""
 
 
+BEARER: Any = {"type": "static_bearer", "token": "t", "mcp_server_url": "https://mcp.example.com/"}
+
+
 @dataclass
 class Owner:
     """A workspace with one of everything."""
@@ -91,6 +94,16 @@ def _resource(owner: Owner) -> str:
         return client.beta.sessions.resources.add(owner["session_id"], type="file", file_id=owner["file_id"]).id
 
 
+def _vault(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.vaults.create(display_name="theirs").id
+
+
+def _credential(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.vaults.credentials.create(owner["vault_id"], auth=BEARER, display_name="theirs").id
+
+
 def _memory_store(owner: Owner) -> str:
     with owner.client as client:
         return client.beta.memory_stores.create(name="theirs").id
@@ -118,6 +131,8 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "thread_id": _thread,
     "file_id": _file,
     "resource_id": _resource,
+    "vault_id": _vault,
+    "credential_id": _credential,
     "memory_store_id": _memory_store,
     "memory_id": _memory,
     "memory_version_id": _memory_version,
@@ -132,6 +147,8 @@ SHOWN: dict[str, str] = {
     "thread_id": "/v1/sessions/{session_id}/threads/{thread_id}",
     "file_id": "/v1/files/{file_id}",
     "resource_id": "/v1/sessions/{session_id}/resources/{resource_id}",
+    "vault_id": "/v1/vaults/{vault_id}",
+    "credential_id": "/v1/vaults/{vault_id}/credentials/{credential_id}",
     "memory_store_id": "/v1/memory_stores/{memory_store_id}",
     "memory_id": "/v1/memory_stores/{memory_store_id}/memories/{memory_id}",
     "memory_version_id": "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
@@ -160,6 +177,9 @@ BODIES: dict[str, Any] = {
     "environments.archive": None,
     "sessions.archive": None,
     "sessions.threads.archive": None,
+    "vaults.archive": None,
+    "vaults.credentials.archive": None,
+    "vaults.credentials.mcp_oauth_validate": None,
     "memory_stores.archive": None,
     "memory_stores.memory_versions.redact": None,
     "hostler.keys.revoke": None,
@@ -171,6 +191,9 @@ BODIES: dict[str, Any] = {
     "sessions.events.send": INTERRUPT,
     "sessions.resources.add": lambda mine: {"type": "file", "file_id": mine["file_id"]},
     "sessions.resources.update": {"authorization_token": "t"},
+    "vaults.update": {"display_name": "mine now"},
+    "vaults.credentials.create": {"auth": BEARER, "display_name": "mine"},
+    "vaults.credentials.update": {"display_name": "mine now"},
     "memory_stores.update": {"name": "mine now"},
     "memory_stores.memories.create": {"path": "/mine", "content": "x"},
     "memory_stores.memories.update": {"content": "mine now"},
@@ -201,6 +224,10 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
             {"type": "file", "file_id": theirs["file_id"]},
             {"type": "memory_store", "memory_store_id": theirs["memory_store_id"]},
         )
+    ],
+    ("sessions.create", "vault_ids"): lambda mine, theirs: [
+        Sent(body={**_new_session(mine), "vault_ids": ids})
+        for ids in ([theirs["vault_id"]], [mine["vault_id"], theirs["vault_id"]])
     ],
     # The contract rejects a bad event as a bad request, and one that shows an unknown file is one.
     ("sessions.create", "initial_events"): lambda mine, theirs: [
@@ -246,7 +273,6 @@ CARRIERS = frozenset({"agent", "resources", "skills", "multiagent", "initial_eve
 NO_REFERENCES: dict[tuple[str, str], str] = {
     ("models.list", "after_id"): "models are the same for everybody",
     ("models.list", "before_id"): "models are the same for everybody",
-    ("sessions.create", "vault_ids"): "vaults add theirs",
     ("sessions.update", "vault_ids"): "always refused: fixed at creation",
     ("sessions.update", "agent"): "holds tools, no id",
     ("sessions.list", "deployment_id"): "deployments add theirs",

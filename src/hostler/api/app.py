@@ -22,6 +22,7 @@ from hostler.api import (
     oversight,
     session_resources,
     sessions,
+    vaults,
 )
 from hostler.api.contract import BY_METHOD
 from hostler.api.rendering import json_response
@@ -41,6 +42,7 @@ _ROUTERS = (
     models.router,
     session_resources.router,
     sessions.router,
+    vaults.router,
 )
 _OWN_ROUTERS = (administration.router, oversight.router)
 

@@ -53,8 +53,13 @@ class OpenCall(_Frozen):
 
     event_id: str
     tool_use_id: str
-    kind: Literal["builtin", "custom"]
+    kind: Literal["builtin", "custom", "mcp"]
     name: str
+    """The tool's name as the harness calls it."""
+    server: str | None = None
+    """With `mcp`: the alias of the server."""
+    input_digest: str = ""
+    """With `mcp`: what the call was announced with."""
     gated: bool
     """True: waits for somebody outside before it can run (an `ask` policy, or a custom tool)."""
     started: bool = False
@@ -275,6 +280,8 @@ def close_calls(
             unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))
         if call.kind == "builtin":
             events.append(ev.agent_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
+        elif call.kind == "mcp":
+            events.append(ev.agent_mcp_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
         elif call.answer is None:
             events.append(ev.custom_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
         state = settle(state, call.model_copy(update={"answer": None}))
