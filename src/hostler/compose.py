@@ -367,7 +367,6 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(memory_bytes,))
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
