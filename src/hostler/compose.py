@@ -80,6 +80,7 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
@@ -365,7 +366,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            files = Files(database, blobs, file_terms(settings))
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(files_bytes, memory_bytes))
+            files = Files(database, blobs, file_terms(settings), admit=quotas.admit_bytes)
             outputs = Outputs(database, blobs, output_limits(settings))
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
@@ -383,7 +385,6 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(memory_bytes,))
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
             owner = worker_name(settings)
@@ -434,7 +435,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
                 session_resources=SessionResources(database, kinds, repositories),
-                memory_stores=MemoryStores(database, quotas.admit_bytes),
+                memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,

@@ -159,7 +159,7 @@ class Quotas(_Section):
     read_requests_per_minute: int = Field(0, ge=0, description="Requests that read (GET), opened streams included.")
     sessions_per_day: int = Field(0, ge=0, description="Sessions made on one day (UTC).")
     live_sessions: int = Field(0, ge=0, description="Sessions that are not archived.")
-    storage_bytes: int = Field(0, ge=0, description="Bytes of files, skills and memories.")
+    storage_bytes: int = Field(0, ge=0, description="Bytes of files, and of memories with their versions.")
 
 
 class Settings(_Section):

@@ -29,14 +29,14 @@ from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
-from hostler.engine.keys import StoredKeys
+from hostler.engine.keys import Keys, StoredKeys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
-from hostler.engine.reach import StoredReach
+from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
@@ -131,6 +131,18 @@ class RunningServer:
         yield
         assert not self.agents.failures, "not every failure was met"
 
+    # -- parts that a test may have of another kind
+
+    def make_keys(self) -> Keys:
+        return StoredKeys(self.database)
+
+    def make_reach(self) -> Reach:
+        return StoredReach(self.database)
+
+    def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
+        """A session service with `close`."""
+        return InMemorySessions(self.database, models)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -148,14 +160,14 @@ class RunningServer:
             kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories})
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
-            self.sessions = InMemorySessions(self.database, models)
             quotas = WorkspaceQuotas(self.database)
+            self.sessions = self.make_sessions(models, quotas)
             outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
             sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
             self.broker = VaultBroker(self.database, sealer, outgoing)
             services = ApiServices(
                 organization_id=ORGANIZATION,
-                keys=StoredKeys(self.database),
+                keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database),
                 models=models,
@@ -163,7 +175,7 @@ class RunningServer:
                 administration=Administration(self.database, quotas),
                 oversight=Oversight(self.database),
                 quotas=quotas,
-                reach=StoredReach(self.database),
+                reach=self.make_reach(),
                 memory_stores=MemoryStores(self.database),
                 files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
                 session_resources=SessionResources(self.database, kinds, repositories),

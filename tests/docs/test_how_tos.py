@@ -101,6 +101,31 @@ async def test_page_of_approvals_gives_up(server: Running) -> None:
     assert said == ["Something else."]
 
 
+async def test_page_of_sharing_makes_keys_sets_quotas_and_shows_what_waits(server: Running) -> None:
+    page = await server.does("share-one-server.md")
+    key = await server.call(lambda: page["make_key"](server.client, "r", ["read"], expires_in_seconds=60))
+    with anthropic.Anthropic(base_url=server.hostler.base_url, api_key=key["secret"], max_retries=0) as reader:
+        assert await server.call(lambda: list(reader.beta.agents.list())) == []
+        with pytest.raises(anthropic.PermissionDeniedError):
+            await server.call(lambda: reader.beta.agents.create(name="n", model="claude-opus-5-5"))
+    default = key["workspace_id"]
+    limits = await server.call(lambda: page["set_quotas"](server.client, default, live_sessions=9, storage_bytes=None))
+    assert limits["overrides"] == {"live_sessions": 9}
+    assert await server.call(lambda: list(page["waiting"](server.client))) == []
+    asks = prompt([step(tool("bash", command="ls")), step("Never.")])
+    session = await server.session(await server.environment(), ASK_FOR_BASH, asks)
+    approvals = await server.does("answer-approvals.md")
+
+    def look() -> None:
+        with server.client.beta.sessions.events.stream(session) as stream:
+            if not approvals["waiting_calls"](server.client, session):
+                next(event for event in stream if event.type == "session.status_idle")
+
+    await server.call(look)
+    (row,) = await server.call(lambda: list(page["waiting"](server.client)))
+    assert (row["session_id"], row["tool_name"], row["input"]) == (session, "bash", {"command": "ls"})
+
+
 async def test_page_of_limits(server: Running) -> None:
     made = (await server.does("choose-limits.md"))["environment"]
     assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
