@@ -30,34 +30,48 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
+from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
+from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
+from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
+from hostler.engine.memory_files import MemoryFiles
+from hostler.engine.memory_resource import MemoryKind, memory_section
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.outputs import OutputLimits, Outputs
-from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.oversight import Oversight
+from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
-from hostler.engine.sealing import KeySealer, key_of
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
+from hostler.engine.vaults import Vaults
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sealing.envelope import EnvelopeSealer
+from hostler.sealing.masterkeys import GivenKeys, KeyFile, KeyGuard, MasterKeys, parse_key
 from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
@@ -81,6 +95,7 @@ class Hostler:
     label: IsolationLabel
     rehearsing: bool
     worker: Worker
+    broker: VaultBroker
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -137,9 +152,16 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
             attached=row.resources_json,
+            told=memory_section(row.resources),
         )
 
     return read
+
+
+def quota_defaults(settings: Settings) -> Quotas:
+    """The limits of a workspace that has none of its own: the preset's, where no number is set."""
+    preset = PRESETS[settings.quotas.preset]
+    return {name: getattr(settings.quotas, name) or preset[name] for name in preset}
 
 
 class StoredSequence:
@@ -234,8 +256,29 @@ async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
 
 
 async def has_key(database: Database) -> bool:
-    rows = await database.read(lambda c: keys.list_keys(c))
-    return any(row.revoked_at is None for row in rows)
+    now, rows = await database.read(lambda c: (database.now(c), keys.list_keys(c)))
+    return any(row.valid(now) for row in rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- secrets
+
+
+def master_keys(settings: Settings) -> MasterKeys:
+    """Nothing is read or made before the first use. Raises InvalidRequest for settings that contradict each other."""
+    chosen = settings.secrets
+    if chosen.key.get_secret_value():
+        if chosen.key_file or chosen.command:
+            raise InvalidRequest("secrets.key: can't be used together with secrets.key_file or secrets.command")
+        previous = [parse_key(key.get_secret_value(), "secrets.previous_keys") for key in chosen.previous_keys]
+        return GivenKeys(parse_key(chosen.key.get_secret_value(), "secrets.key"), previous)
+    if chosen.previous_keys:
+        raise InvalidRequest("secrets.previous_keys: needs secrets.key; a key file keeps its older keys itself")
+    path = Path(chosen.key_file) if chosen.key_file else settings.state_dir / "secrets" / "master-keys.json"
+    return KeyFile(path.expanduser(), KeyGuard(chosen.command) if chosen.command else None)
+
+
+def open_sealer(settings: Settings) -> EnvelopeSealer:
+    return EnvelopeSealer(master_keys(settings))
 
 
 # ------------------------------------------------------------------------------------------------------- start, stop
@@ -278,8 +321,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Hostler]:
-    """A server that listens and works until the block is left. Leaving it ends every process."""
+async def running(settings: Settings, *, mcp_credentials: McpCredentials | None = None) -> AsyncIterator[Hostler]:
+    """A server that listens and works until the block is left. Leaving it ends every process.
+
+    `mcp_credentials` holds the secrets for MCP servers; None: the vaults do.
+    """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
             database = await open_database(settings)
@@ -299,16 +345,25 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
-            stack.push_async_callback(egress.close)
             blobs = Blobs(settings.state_dir / "blobs")
             files = Files(database, blobs, file_terms(settings))
             outputs = Outputs(database, blobs, output_limits(settings))
-            sealer = KeySealer(key_of(settings.state_dir / "seal.key"))
+            sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
             stack.callback(cloner.close)
             repositories = RepositoryKind(sealer)
-            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories})
+            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories, "memory_store": MemoryKind()})
+            private_allowed = frozenset(settings.egress.private_allowed)
+            outgoing = OutgoingClient(private_allowed=private_allowed)
+            stack.callback(outgoing.close)
+            broker = VaultBroker(database, sealer, outgoing)
+            stack.push_async_callback(broker.close)
+            egress = EgressProxy(
+                StoredDecisions(database),
+                private_allowed=private_allowed,
+                credentials=mcp_credentials or broker,
+            )
+            stack.push_async_callback(egress.close)
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -330,6 +385,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
+                        MemoryFiles(database),
                         outputs,
                     )
                 ),
@@ -345,15 +401,24 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database),
                 models=models,
-                sessions=Sessions(database, hub, records, models, kinds),
+                sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
                 session_resources=SessionResources(database, kinds, repositories),
+                memory_stores=MemoryStores(database),
+                administration=Administration(database, quotas),
+                oversight=Oversight(database, label, worker.takes_sessions),
+                quotas=quotas,
+                reach=StoredReach(database),
+                vaults=Vaults(database),
+                credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
+                credential_probe=CredentialProbe(database, sealer, broker, outgoing),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -383,7 +448,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, swept)
+                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, swept)
                 finally:
                     worker.drain()
                     hub.close()

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
-_LISTS = frozenset({"allowed_hosts", "private_allowed"})
+_LISTS = frozenset({"allowed_hosts", "previous_keys", "private_allowed"})
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
@@ -94,6 +94,28 @@ class Egress(_Section):
     )
 
 
+class Secrets(_Section):
+    """What stored secrets are sealed with."""
+
+    key_file: str = Field(
+        "",
+        description="File with the master keys, made at first use. "
+        "Empty: `secrets/master-keys.json` in the state folder.",
+    )
+    command: str = Field(
+        "",
+        description="Program that guards the keys of the file: `<command> wrap` and `<command> unwrap`. "
+        "Empty: the file holds them as they are.",
+    )
+    key: SecretStr = Field(
+        SecretStr(""),
+        description="Master key, 32 bytes in base64, instead of a file: for servers that share a database.",
+    )
+    previous_keys: tuple[SecretStr, ...] = Field(
+        (), description="Master keys that older secrets are sealed with, until `hostler secrets rotate` has run."
+    )
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -114,6 +136,19 @@ class Worker(_Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
 
 
+class Quotas(_Section):
+    """How much one workspace may have, unless it has limits of its own. 0: what the preset says."""
+
+    preset: Literal["unlimited", "contract"] = Field(
+        "unlimited", description="`contract`: 300 changing and 1,200 reading requests a minute. `unlimited`: no limits."
+    )
+    create_requests_per_minute: int = Field(0, ge=0, description="Requests that change something (POST, DELETE).")
+    read_requests_per_minute: int = Field(0, ge=0, description="Requests that read (GET), opened streams included.")
+    sessions_per_day: int = Field(0, ge=0, description="Sessions made on one day (UTC).")
+    live_sessions: int = Field(0, ge=0, description="Sessions that are not archived.")
+    storage_bytes: int = Field(0, ge=0, description="Bytes of files, skills and memories.")
+
+
 class Settings(_Section):
     """Everything."""
 
@@ -125,8 +160,10 @@ class Settings(_Section):
     sandbox: Sandbox = Sandbox()
     files: Files = Files()
     egress: Egress = Egress()
+    secrets: Secrets = Secrets()
     turns: Turns = Turns()
     worker: Worker = Worker()
+    quotas: Quotas = Quotas()
 
     @property
     def store_url(self) -> str:

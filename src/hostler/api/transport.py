@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hostler.api.body import BodyTimeout
 from hostler.api.context import Caller
 from hostler.api.errors import Answer, answer, plain_answer
+from hostler.api.throttle import Throttle
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
 from hostler.domain.principals import Principal
@@ -158,16 +159,18 @@ class Guard:
 class Authentication:
     """Finds whose secret it is, from `Authorization: Bearer` or `x-api-key`. Raises Unauthenticated.
 
-    Known keys are remembered for a second: a revocation is felt within that time. Unknown ones are asked for every
-    time, so that a new key works at once.
+    How often it may call is decided here, what it may call at its route (`api.access`). Known keys are remembered for a
+    second: a revocation and an expiry are felt within that time. Unknown ones are asked for every time, so that a new
+    key works at once.
     """
 
     REMEMBER_SECONDS: Final = 1.0
     REMEMBER_KEYS: Final = 10_000
 
-    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, throttle: Throttle) -> None:
         self._app = app
         self._keys = keys
+        self._throttle = throttle
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,6 +180,7 @@ class Authentication:
             asked = _headers(scope, b"anthropic-workspace-id")
             if any(name != caller.workspace for name in asked):
                 raise PermissionDenied("this key belongs to another workspace than anthropic-workspace-id names")
+            await self._throttle.admit(caller.principal, scope["method"])
         await self._app(scope, receive, send)
 
     async def _principal(self, secret: str) -> Principal:
@@ -188,7 +192,7 @@ class Authentication:
         self._known.pop(digest, None)
         principal = await self._keys.principal_of(secret)
         if principal is None:
-            raise Unauthenticated("this API key is unknown or was revoked; make one with `hostler key create`")
+            raise Unauthenticated("nobody knows this API key; make one with `hostler key create`")
         self._known[digest] = (principal, now + self.REMEMBER_SECONDS)
         while len(self._known) > self.REMEMBER_KEYS:
             self._known.popitem(last=False)

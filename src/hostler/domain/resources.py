@@ -124,7 +124,8 @@ class MemoryResource(Value):
 
     type: Literal["memory_store"]
     memory_store_id: Identifier
-    access: Literal["read_write", "read_only"] = "read_write"
+    access: Literal["read_write", "read_only"] | None = None
+    """None is `read_write`."""
     instructions: Annotated[Text, Field(max_length=4096)] | None = None
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from hostler.domain import events as ev
-from hostler.domain.errors import InvalidRequest
+from hostler.domain.errors import InvalidRequest, SecretUnreadable
 from hostler.domain.ids import new_id
 from hostler.domain.resources import UPLOADS, WORKSPACE, GithubResource, repository_name
 from hostler.engine.attachments import Attachment, Complaint
 from hostler.engine.mountpoints import MountPoints, Surface, repository_folder
-from hostler.engine.ports import CloneFailed, CloneOrder, CloneProblem, Cloner, Mount, SealBroken, Sealer
+from hostler.engine.ports import CloneFailed, CloneOrder, CloneProblem, Cloner, Mount, Sealer
 from hostler.engine.process import remove_tree
 from hostler.engine.resources import Resource, check_free
 from hostler.store import files as rows
@@ -125,7 +125,7 @@ class Repositories(Attachment):
         sealed = await self._database.read(lambda c: rows.get_secret(c, resource["id"]))
         try:
             token = None if sealed is None else self._sealer.open(secret_context(resource["id"]), sealed)
-        except SealBroken:
+        except SecretUnreadable:
             raise CloneFailed(
                 "authentication", "The token of this repository can't be opened with this server's key; send it again."
             ) from None

@@ -23,16 +23,17 @@ from hostler.domain.sessions import (
     TimeRange,
     UpdateSession,
 )
-from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine import content, inputs, state
-from hostler.engine.agents import session_agent
+from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
+from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog
 from hostler.store import sessions as rows
 from hostler.store.database import Database
@@ -51,13 +52,20 @@ class Sessions:
     """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
 
     def __init__(
-        self, database: Database, hub: Hub, records: Records, models: Models, resources: ResourceKinds
+        self,
+        database: Database,
+        hub: Hub,
+        records: Records,
+        models: Models,
+        resources: ResourceKinds,
+        quotas: WorkspaceQuotas,
     ) -> None:
         self._database = database
         self._hub = hub
         self._records = records
         self._models = models
         self._resources = resources
+        self._quotas = quotas
 
     # -- create, read, change
 
@@ -68,8 +76,10 @@ class Sessions:
 
         def unit(connection: Connection) -> SessionRow:
             now = self._database.now(connection)
+            self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
+            session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=False
             )
@@ -90,6 +100,7 @@ class Sessions:
                     title=params.title,
                     metadata=params.metadata,
                     resources=attached,
+                    vault_ids=params.vault_ids,
                 ),
             )
             content.check(connection, now, workspace, bodies, "initial_events")
@@ -110,7 +121,10 @@ class Sessions:
         )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
+        """Title, metadata, and the tools and MCP servers of an idle session.
+
+        `session.updated` tells what changed, if anything did.
+        """
 
         def unit(connection: Connection) -> Applied | SessionRow:
             row = rows.get_session(connection, workspace, session_id)
@@ -146,6 +160,8 @@ class Sessions:
                 before=Position(*query.before) if query.before else None,
                 agent_id=query.agent_id,
                 agent_version=query.agent_version,
+                deployment_id=query.deployment_id,
+                memory_store_id=query.memory_store_id,
                 statuses=query.statuses,
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
@@ -401,8 +417,6 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     if merged != row.metadata:
         metadata = merged
         changed["metadata"] = merged
-    if patch.agent is not None and "tools" in patch.agent.model_fields_set:
-        tools = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
-        if tools != row.agent["tools"]:
-            agent = changed["agent"] = {**row.agent, "tools": tools}
+    if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
+        agent = changed["agent"] = following
     return SessionUpdate(title=title, metadata=metadata, agent=agent), changed

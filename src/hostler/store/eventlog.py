@@ -20,7 +20,7 @@ from hostler.store.moments import moment
 from hostler.store.pages import Order, Range
 from hostler.store.prepared import Prepared
 from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, session_row
-from hostler.store.tables import events, sessions, work
+from hostler.store.tables import events, sessions, work, workspaces
 from hostler.store.work import Lease, lost
 
 
@@ -53,6 +53,8 @@ class LogView:
     now: float
     now_text: str
     wanted: bool
+    webhook_events: str
+    """JSON text: the webhook events that somebody in the session's workspace wants (`store.webhooks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +87,20 @@ _EVENT = (events.c.seq, events.c.id, events.c.type, events.c.processed_at, event
 
 _LOCK = Prepared(
     sa.select(
-        work.c.wanted, work.c.available_at, work.c.enqueued_at, work.c.owner, work.c.epoch, work.c.lease_until, *COLUMNS
+        work.c.wanted,
+        work.c.available_at,
+        work.c.enqueued_at,
+        work.c.owner,
+        work.c.epoch,
+        work.c.lease_until,
+        workspaces.c.webhook_events,
+        *COLUMNS,
     )
-    .select_from(sessions.join(work, work.c.session_id == sessions.c.id))
+    .select_from(
+        sessions.join(work, work.c.session_id == sessions.c.id).join(
+            workspaces, workspaces.c.id == sessions.c.workspace_id
+        )
+    )
     .where(sessions.c.id == sa.bindparam("session"))
     # Both rows: a claim must not slip in between the check of a lease and the commit of what it allowed.
     .with_for_update(key_share=True, of=[sessions, work])
@@ -138,7 +151,7 @@ def transact(
     row = found[0]
     available_at, enqueued_at, owner, epoch, lease_until = row[1:6]
     wanted = bool(row[0])  # SQLite has no booleans
-    session = session_row(*row[6:])
+    session = session_row(*row[7:])
     if workspace_id is not None and session.workspace_id != workspace_id:
         raise missing(session_id)
     if lease is not None and not (
@@ -149,7 +162,7 @@ def transact(
         and lease_until > db_now
     ):
         raise lost(lease)
-    view = LogView(session, db_now, moment(db_now), wanted)
+    view = LogView(session, db_now, moment(db_now), wanted, row[6])
     change = decide(view)
     stored = _append(conn, session, change.events)
     after = _update_session(conn, view, change, last_seq=session.last_seq + len(stored))

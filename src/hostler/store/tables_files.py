@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from hostler.store.tables import Words, metadata
+from hostler.store.tables import Sealed, Words, metadata
 
 files = sa.Table(
     "files",
@@ -52,6 +52,6 @@ resource_secrets = sa.Table(
         sa.ForeignKey("sessions.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
         nullable=False,
     ),
-    sa.Column("sealed", Words, nullable=False),
+    sa.Column("sealed", Sealed, nullable=False),
     sa.Index("ix_resource_secrets_session", "session_id"),
 )
