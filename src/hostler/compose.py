@@ -76,6 +76,7 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.files import files_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
@@ -346,8 +347,10 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            files = Files(database, blobs, file_terms(settings))
-            outputs = Outputs(database, blobs, output_limits(settings))
+            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)),)
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
+            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes)
+            outputs = Outputs(database, blobs, output_limits(settings), quotas.admit_bytes)
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
             stack.callback(cloner.close)
@@ -401,7 +404,6 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),

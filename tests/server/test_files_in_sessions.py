@@ -284,3 +284,20 @@ async def test_answer_of_a_custom_tool_may_name_files(house: House) -> None:
     sent = json.dumps(house.model.message_requests[-1].body)
     assert base64.b64encode(PNG).decode() in sent
     assert "found it" in sent
+
+
+async def test_storage_of_a_workspace_bounds_uploads_and_outputs(
+    tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_house(tmp_path, store_url, quotas__storage_bytes=1000) as house:
+        first = await upload(house, "a", b"a" * 600)
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await upload(house, "b", b"b" * 500)
+        assert refused.value.body["error"]["details"] == {"error_code": "storage_quota_exceeded"}  # type: ignore[index]
+        session = await session_with(house, {"type": "file", "file_id": first})
+        await house.turn(session, bash("cd /mnt/session/outputs; printf x > small; head -c 500 /dev/zero > large"))
+        await outputs(house, session, {"small"})
+        assert any(getattr(r, "reasons", None) == {"storage_quota_exceeded": 1} for r in caplog.records)
+        await house.client.beta.files.delete(first)
+        await house.client.beta.sessions.delete(session)
+        await upload(house, "b", b"b" * 900)
