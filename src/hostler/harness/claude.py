@@ -326,6 +326,8 @@ def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:
                 content.append(text_block(block["text"]))
             case {"type": "image", "source": {"type": "base64", "data": data, "media_type": media}}:
                 content.append({"type": "image", "data": data, "mimeType": media})
+            case {"type": "document", "source": {"type": "text", "data": data}}:
+                content.append(text_block(data))
             case _:
                 content.append(text_block(json.dumps(block, ensure_ascii=False)))
     return {"content": content or [text_block("(no content)")], "is_error": outcome.is_error}
