@@ -33,6 +33,7 @@ from hostler.domain.ids import new_id
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
@@ -45,6 +46,8 @@ from hostler.engine.records import Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.sessions import Sessions
+from hostler.engine.work_items import Terms
+from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -303,6 +306,10 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database),
+                environment_keys=EnvironmentKeys(database),
+                work_queue=WorkQueue(
+                    database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
+                ),
                 models=models,
                 sessions=Sessions(database, hub, records, models, ResourceKinds({})),
                 allowed_hosts=LOOPBACK_HOSTS

@@ -101,6 +101,17 @@ class Worker(_Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
 
 
+class Queue(_Section):
+    """The work queue of self-hosted environments."""
+
+    lease_seconds: int = Field(
+        300, ge=2, le=3600, description="After that long without a heartbeat a worker has lost its session, in seconds."
+    )
+    release_idle_seconds: float = Field(
+        75.0, ge=1, description="A worker is asked to leave a session that has been idle for this long, in seconds."
+    )
+
+
 class Settings(_Section):
     """Everything."""
 
@@ -113,6 +124,7 @@ class Settings(_Section):
     egress: Egress = Egress()
     turns: Turns = Turns()
     worker: Worker = Worker()
+    queue: Queue = Queue()
 
     @property
     def store_url(self) -> str:

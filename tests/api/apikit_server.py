@@ -21,9 +21,12 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.engine.agents import Agents
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
+from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.models import Models
+from hostler.engine.work_queue import WorkQueue
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 
@@ -129,6 +132,8 @@ class RunningServer:
                 keys=StoredKeys(self.database),
                 agents=self.agents,
                 environments=Environments(self.database),
+                environment_keys=EnvironmentKeys(self.database),
+                work_queue=WorkQueue(self.database, Hub()),
                 models=models,
                 sessions=self.sessions,
                 **self._settings,

@@ -14,6 +14,7 @@ from hostler.api.rendering import json_bytes
 from hostler.domain.errors import (
     Busy,
     Conflict,
+    HeartbeatRefused,
     HostlerError,
     InvalidRequest,
     NotFound,
@@ -69,6 +70,8 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             status, kind = 404, "not_found_error"
         case Conflict():
             status, kind, extra = 409, "conflict_error", (_NO_RETRY,)
+        case HeartbeatRefused():
+            status, kind, extra = 412, "invalid_request_error", (_NO_RETRY,)
         case TooLarge():
             status, kind = 413, "request_too_large"
         case NotSupported():
@@ -82,7 +85,9 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             )
         case _:
             message = "Internal server error."
-    details = {"error_code": error.code} if error.code is not None else None
+    details: dict[str, Any] | None = {"error_code": error.code} if error.code is not None else None
+    if details is not None and isinstance(error, HeartbeatRefused):
+        details["current_state"] = error.current_state
     return Answer(status, json_bytes(envelope(kind, message, request_id, details)), extra)
 
 

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
 from hostler.engine.agents import Agents
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.keys import Keys
 from hostler.engine.models import Models
+from hostler.engine.work_queue import WorkQueue
 
 SessionView = dict[str, Any]
 """A session as the wire shows it, every key present."""
@@ -44,8 +46,13 @@ class SessionService(Protocol):
 
     async def delete(self, workspace: str, session_id: str) -> None: ...
 
-    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
-        """The stored events as JSON text, in order. All are taken, or none is."""
+    async def send(
+        self, workspace: str, session_id: str, events: Sequence[ClientEvent], *, token_id: str | None = None
+    ) -> Sequence[str]:
+        """The stored events as JSON text, in order. All are taken, or none is.
+
+        token_id  of the worker that sends: PermissionDenied when its claim of the session's work item is over.
+        """
         ...
 
     async def list_events(
@@ -80,6 +87,8 @@ class ApiServices:
     keys: Keys
     agents: Agents
     environments: Environments
+    environment_keys: EnvironmentKeys
+    work_queue: WorkQueue
     models: Models
     sessions: SessionService
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hostler.api.body import BodyTimeout
 from hostler.api.context import Caller
 from hostler.api.errors import Answer, answer, plain_answer
+from hostler.api.worker_access import EnvironmentOf, check_access
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
 from hostler.domain.principals import Principal
@@ -152,9 +153,10 @@ class Authentication:
     REMEMBER_SECONDS: Final = 1.0
     REMEMBER_KEYS: Final = 10_000
 
-    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, environment_of: EnvironmentOf) -> None:
         self._app = app
         self._keys = keys
+        self._environment_of = environment_of
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,6 +166,7 @@ class Authentication:
             asked = _headers(scope, b"anthropic-workspace-id")
             if any(name != caller.workspace for name in asked):
                 raise PermissionDenied("this key belongs to another workspace than anthropic-workspace-id names")
+            await check_access(caller.principal, scope["method"], scope["path"], self._environment_of)
         await self._app(scope, receive, send)
 
     async def _principal(self, secret: str) -> Principal:

@@ -83,7 +83,11 @@ def _facts(row: keys.KeyRow) -> dict[str, Any]:
 
 
 def _in(settings: Settings, unit: Callable[[Database, Connection], T]) -> T:
-    """Run one unit of work in the database of these settings."""
+    return in_database(settings, unit, next_command="hostler key list")
+
+
+def in_database(settings: Settings, unit: Callable[[Database, Connection], T], *, next_command: str) -> T:
+    """Run one unit of work in the database of these settings. What is wrong with it names `next_command`."""
 
     async def work() -> T:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -96,9 +100,9 @@ def _in(settings: Settings, unit: Callable[[Database, Connection], T]) -> T:
     try:
         return asyncio.run(work())
     except NotFound as error:
-        raise Problem(error.message, next_command="hostler key list") from error
+        raise Problem(error.message, next_command=next_command) from error
     except InvalidRequest as error:
-        raise Problem(error.message, next_command="hostler key --help", code=WRONG) from error
+        raise Problem(error.message, next_command=next_command, code=WRONG) from error
     except HostlerError as error:
         raise Problem(error.message, next_command="hostler doctor") from error
     except OSError as error:

@@ -23,6 +23,7 @@ FOLDER = Path("docs/reference")
 _NOTE = "<!-- Made by scripts/generate-docs. Change the code, not this page. -->\n"
 
 _KEY = '"id", "name", "workspace_id", "hint", "created_at", "last_used_at", "revoked_at"'
+_ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
 SHAPES: dict[str, str] = {
     "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url"}, "isolation": {"technology", '
@@ -42,6 +43,9 @@ SHAPES: dict[str, str] = {
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",
+    "hostler environment key create": f'`{{{_ENVIRONMENT_KEY}, "secret"}}`',
+    "hostler environment key list": f'`{{"keys": [{{{_ENVIRONMENT_KEY}}}, …]}}`',
+    "hostler environment key revoke": "The key, as in the list.",
     "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
     "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
     "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',

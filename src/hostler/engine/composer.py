@@ -13,6 +13,7 @@ from hostler.domain import events as ev
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Frame
 from hostler.engine import runs, turns
+from hostler.engine.profile import Profile
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
 
 Op = Callable[[SessionState, Moment, Totals], Step]
@@ -44,13 +45,15 @@ def joined(ops: Sequence[Op]) -> Op:
 
 class Composer:
     """For one run. `policies`: the permission policy of each built-in tool by wire name. `custom`: names of the others.
+    `hosted`: those built-in tools that a worker of a self-hosted environment runs; the harness knows them as custom.
 
     A call of anything else is recorded as refused: the model asked for what its agent doesn't have.
     """
 
-    def __init__(self, policies: Mapping[str, str], custom: Collection[str]) -> None:
+    def __init__(self, policies: Mapping[str, str], custom: Collection[str], hosted: Collection[str] = ()) -> None:
         self._policies = policies
         self._custom = custom
+        self._hosted = hosted
         self._message_id: str | None = None
         self._thinking_id: str | None = None
         self._texts: list[str] = []
@@ -151,17 +154,20 @@ class Composer:
     def announce(self, call: runs.ToolCall, *, held: bool) -> Op:
         """A call becomes visible. `held`: it can't have begun to run."""
         id_ = new_id("sevt")
+        hosted = call.custom and call.name in self._hosted
         custom = call.custom and call.name in self._custom
-        policy = None if call.custom else self._policies.get(call.name)
+        policy = self._policies.get(call.name) if hosted or not call.custom else None
         refused = not custom and policy is None
-        gated = not refused and policy != "always_allow"
+        gated = not refused and (hosted or policy != "always_allow")
+        kind: Literal["builtin", "custom", "hosted"] = "hosted" if hosted else "custom" if custom else "builtin"
         open_call = OpenCall(
             event_id=id_,
             tool_use_id=call.tool_use_id,
-            kind="custom" if custom else "builtin",
+            kind=kind,
             name=call.name,
             gated=gated,
             started=not gated and not refused and not held,
+            asks=hosted and policy != "always_allow",
         )
 
         def announce(before: SessionState, at: Moment, _: Totals) -> Step:
@@ -172,6 +178,11 @@ class Composer:
             return turns.call_announced(before, event, open_call)
 
         return announce
+
+
+def composer_of(profile: Profile) -> Composer:
+    """For a run of an agent."""
+    return Composer(profile.policies, profile.custom_names, profile.hosted_names)
 
 
 def _append(make: Callable[[Moment], ev.Event]) -> Op:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.models import spellings
 from hostler.engine.ports import EgressRules, SandboxLimits
 from hostler.engine.runs import CustomTool, RunSpec
@@ -39,6 +40,8 @@ class Profile:
     sandbox_limits: SandboxLimits
     turn_limits: TurnLimits
     idle_timeout_seconds: float
+    self_hosted: bool = False
+    """True: a worker of the user's own runs the tools that touch files and run commands."""
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
 
@@ -52,19 +55,31 @@ class Profile:
         return frozenset(tool.name for tool in self.custom_tools)
 
     @property
+    def hosted_names(self) -> frozenset[str]:
+        """The enabled built-in tools that a worker of a self-hosted environment runs."""
+        return frozenset(HOSTED_TOOLS).intersection(self.policies) if self.self_hosted else frozenset()
+
+    @property
+    def native_names(self) -> tuple[str, ...]:
+        """The enabled built-in tools that the harness itself runs."""
+        return tuple(name for name in self.policies if name not in self.hosted_names)
+
+    @property
     def one_call_at_a_time(self) -> bool:
         """True when a call may have to wait for somebody: then no two calls may be under way at once."""
-        return bool(self.custom_tools) or any(policy != "always_allow" for policy in self.policies.values())
+        waits_for_others = bool(self.custom_tools) or bool(self.hosted_names)
+        return waits_for_others or any(policy != "always_allow" for policy in self.policies.values())
 
     def run_spec(self, session_id: str, *, resume: bool, settings: Mapping[str, str]) -> RunSpec:
+        hosted = self.hosted_names
         return RunSpec(
             transcript_id=transcript_id(session_id),
             resume=resume,
             model=self.model,
             effort=self.effort,
             system=self.system,
-            tools=tuple(self.policies),
-            custom_tools=self.custom_tools,
+            tools=self.native_names,
+            custom_tools=(*(HOSTED_TOOLS[name] for name in self.policies if name in hosted), *self.custom_tools),
             settings=settings,
         )
 
@@ -86,6 +101,8 @@ def profile(
     """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing."""
     model = agent["model"]
     config = environment["config"]
+    self_hosted = config["type"] == "self_hosted"
+    policies = _policies(agent.get("tools") or ())
     effort = model.get("effort")
     limits = config.get("limits") or {}
     idle = (config.get("hosting") or {}).get("idle_timeout_seconds")  # null when the environment says nothing
@@ -93,18 +110,19 @@ def profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
         system=agent.get("system"),
-        policies=_policies(agent.get("tools") or ()),
+        policies=policies,
         custom_tools=tuple(
             CustomTool(tool["name"], tool["description"], tool["input_schema"])
             for tool in agent.get("tools") or ()
             if tool["type"] == "custom"
         ),
-        egress=_egress(config.get("networking") or {"type": "unrestricted"}),
+        egress=_egress_of_web_tools(policies) if self_hosted else _egress(config.get("networking")),
         sandbox_limits=_sandbox_limits(limits, sandbox_limits),
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
         idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
+        self_hosted=self_hosted,
         attached=attached,
     )
 
@@ -123,8 +141,13 @@ def _policies(tools: Any) -> dict[str, str]:
     return policies
 
 
-def _egress(networking: Mapping[str, Any]) -> EgressRules:
-    if networking["type"] == "limited":
+def _egress_of_web_tools(policies: Mapping[str, str]) -> EgressRules:
+    """In a self-hosted environment nothing else runs beside the harness, so nothing else may reach out."""
+    return EgressRules("public") if "web_fetch" in policies else EgressRules("listed")
+
+
+def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
+    if networking is not None and networking["type"] == "limited":
         return EgressRules("listed", tuple(networking.get("allowed_hosts") or ()))
     return EgressRules("public")
 

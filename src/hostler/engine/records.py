@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from hostler.domain.sessions import Frame
 from hostler.engine.hub import Hub
+from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
@@ -33,6 +34,8 @@ class Applied:
     at: Moment
     frames: tuple[Frame, ...]
     """For the streams, once it is committed."""
+    queued: bool = False
+    """True: a work item waits for a worker of the session's self-hosted environment."""
 
 
 def totals(row: SessionRow) -> Totals:
@@ -88,13 +91,13 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment]] = []
+        outcome: list[tuple[SessionState, Step, Moment]] = []
 
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
             step = decide(before, at, totals(view.session), view.session)
-            outcome[:] = [(step, at)]
+            outcome[:] = [(before, step, at)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -106,10 +109,11 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at = outcome[0]
+        before, step, at = outcome[0]
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
-        return Applied(step, appended.session, step.state, at, tuple(frames))
+        queued = follow(connection, at.unix, appended.session, before, step.state, step.events)
+        return Applied(step, appended.session, step.state, at, tuple(frames), queued)
 
     def announce(self, session_id: str, applied: Applied, *, by_worker: bool = False) -> None:
         """After the commit: readers hear of the events, a worker hears that it is wanted."""
@@ -117,3 +121,5 @@ class Records:
             self._hub.publish(session_id, applied.frames)
         if applied.step.wanted and not by_worker:
             self._hub.work(session_id)
+        if applied.queued:
+            self._hub.queued(applied.session.environment_id)

@@ -19,7 +19,7 @@ from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
 from hostler.engine.attachments import Attachments
-from hostler.engine.composer import Composer, Op, Preview, joined
+from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.hub import Hub
 from hostler.engine.memory import Ledger, Memory
 from hostler.engine.ports import HeldCall, ModelRequestRecord
@@ -258,9 +258,11 @@ class SessionRunner:
         if self._process is None:
             homes, session_id = self._parts.around.homes, self.lease.session_id
             await asyncio.to_thread(homes.make, session_id)
-            mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
+            mounts = []
+            if not self._profile.self_hosted:  # there the worker lays out what the agent works with
+                mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
             self._process_profile = self._profile
-            self._composer = Composer(self._profile.policies, self._profile.custom_names)
+            self._composer = composer_of(self._profile)
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
@@ -272,12 +274,14 @@ class SessionRunner:
                 sequence=self._parts.ledger.sequence(self.lease),
                 mounts=mounts,
             )
-        else:
+        elif not self._profile.self_hosted:
             await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
         return self._process
 
     async def _collect(self) -> None:
         assert self._session is not None
+        if self._profile is not None and self._profile.self_hosted:
+            return
         await self._parts.attachments.collect(self._session, self._parts.around.homes.of(self.lease.session_id))
 
     async def _close(self) -> None:
@@ -426,7 +430,9 @@ class SessionRunner:
         Whatever isn't known to be allowed is refused: the question comes from inside the sandbox.
         """
         profile = self._process_profile
-        if profile is None or name not in (profile.custom_names if custom else profile.policies):
+        if profile is None or name not in (
+            profile.custom_names | profile.hosted_names if custom else profile.native_names
+        ):
             return Deny(f"This agent has no tool {name}.")
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS), self._announced:
@@ -438,7 +444,7 @@ class SessionRunner:
         verdicts: list[Verdict] = []
 
         def is_same(call: state.OpenCall) -> bool:
-            return call.name == name and (call.kind == "custom") == custom
+            return call.name == name and (call.kind != "builtin") == custom
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
             call = next((c for c in before.calls if c.tool_use_id == tool_use_id), None)
@@ -446,13 +452,14 @@ class SessionRunner:
                 verdicts[:] = [Deny(ev.INTERRUPTED)]
             elif not is_same(call):
                 verdicts[:] = [Deny("This call is not the one that was announced under its id.")]
+            elif call.denied:
+                said = call.verdict or call.answer
+                verdicts[:] = [Deny((said and said.message) or "The user denied this tool call.")]
             elif call.gated and call.answer is None:
                 verdicts[:] = [Defer()]
-            elif call.answer is not None and not call.answer.allow:
-                verdicts[:] = [Deny(call.answer.message or "The user denied this tool call.")]
             else:
                 verdicts[:] = [Allow()]
-                # A custom tool ran at the client: handing its result over once more does no harm, losing it would.
+                # A custom tool ran elsewhere: handing its result over once more does no harm, losing it would.
                 return Step(before) if custom else turns.call_started(before, tool_use_id)
             return Step(before)
 

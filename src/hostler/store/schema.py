@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostler.store import tables_work_items
 from hostler.store.tables import metadata
 
-__all__ = ["metadata"]
+__all__ = ["metadata", "tables_work_items"]
