@@ -26,6 +26,7 @@ from hostler.engine.environments import Environments
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.models import Models
+from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
@@ -70,6 +71,10 @@ class RunningServer:
         self._ready: threading.Event = threading.Event()
         self._thread = threading.Thread(target=self._run, name="api-server")
         self._failure: BaseException | None = None
+        self.hub = Hub()
+        self.terms = Terms()
+        self.clock_skew = 0.0
+        """Seconds that the database's clock is ahead."""
         self.base_url = ""
         self.requests: list[tuple[str, str]] = []
         """Verb and path of every request that came in."""
@@ -112,6 +117,10 @@ class RunningServer:
         yield
         assert not self.agents.failures, "not every failure was met"
 
+    def open_sessions(self, models: Models) -> Any:
+        """The session service of this server. Called in the server's loop, when the database is open."""
+        return InMemorySessions(self.database, models)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -122,18 +131,18 @@ class RunningServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.database = await Database.open(self._database_url)
+        self.database = await Database.open(self._database_url, clock_skew=lambda: self.clock_skew)
         try:
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
-            self.sessions = InMemorySessions(self.database, models)
+            self.sessions = self.open_sessions(models)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=StoredKeys(self.database),
                 agents=self.agents,
                 environments=Environments(self.database),
                 environment_keys=EnvironmentKeys(self.database),
-                work_queue=WorkQueue(self.database, Hub()),
+                work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,
                 sessions=self.sessions,
                 **self._settings,
@@ -163,6 +172,7 @@ class RunningServer:
                 self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 self._ready.set()
                 await self._stop.wait()
+                self.hub.close()
                 await self.sessions.close()
                 server.should_exit = True
         finally:

@@ -29,3 +29,10 @@ async def test_the_official_worker_runs_a_sessions_tools_on_its_own_machine(hous
     assert (elsewhere / "hello.txt").read_text() == "from afar"
     assert not list(house.workspace(session).iterdir())
     print(sorted(t["name"] for t in house.model.requests[-1].body["tools"]))
+    import json
+
+    for r in house.model.requests[:1]:
+        for t in r.body["tools"]:
+            print(json.dumps({k: (v if k != "input_schema" else sorted(v)) for k, v in t.items()})[:250])
+        print(json.dumps(r.body.get("system"))[:3000])
+        print({k: v for k, v in r.headers.items() if "beta" in k.lower()})

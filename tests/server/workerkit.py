@@ -39,7 +39,7 @@ async def until_state(house: House, environment: str, work_id: str, state: str, 
     """The item, once it is in this state."""
     work = house.client.beta.environments.work
     async with asyncio.timeout(seconds):
-        while (item := await work.retrieve(work_id, environment_id=environment)).state != state:
+        while (item := await work.retrieve(work_id, environment_id=environment)).state != state:  # noqa: ASYNC110 - time announces nothing
             await asyncio.sleep(0.05)
         return item
 

@@ -119,6 +119,10 @@ class Hub:
             elif mine.is_set():  # told, and gone before it looked: the next one must look
                 self.queued(environment_id)
 
+    def polled(self, environment_id: str) -> bool:
+        """Whether anybody waits for that environment's queue."""
+        return environment_id in self._pollers
+
     def queued(self, environment_id: str) -> None:
         """One more item waits there. Wakes one of those who wait, in turn."""
         waiting = self._pollers.get(environment_id, deque())

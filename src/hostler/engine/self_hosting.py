@@ -16,7 +16,7 @@ from hostler.domain.events import Event
 from hostler.domain.ids import new_id
 from hostler.engine.state import SessionState, for_workers
 from hostler.engine.work_items import MAX_BARREN, Terms, held, stopped
-from hostler.store import sessions as sessions
+from hostler.store import sessions
 from hostler.store.moments import moment
 from hostler.store.session_tokens import expire_token
 from hostler.store.sessions import SessionRow
@@ -76,7 +76,10 @@ def ended(conn: Connection, now: float, item: WorkItemRow, *, by_worker: bool) -
     if not by_worker:
         return False
     session = sessions.get_session(conn, None, item.session_id)
-    if not needs_worker(SessionState.model_validate_json(session.state)) or item.barren >= MAX_BARREN:
+    state = SessionState.model_validate_json(session.state)
+    # What began while the item was there, the worker may have missed. Calls to come bring an item of their own.
+    began_since = state.status == "running" and (state.running_since or 0.0) > item.queued_at
+    if not (for_workers(state) or began_since) or item.barren >= MAX_BARREN:
         return False
     return _enqueue(conn, now, session, idle_since=None, barren=item.barren + 1)
 

@@ -35,8 +35,7 @@ from hostler.engine.work_items import (
     stop_requested,
     work_wire,
 )
-from hostler.store import catalog
-from hostler.store import sessions as sessions
+from hostler.store import catalog, sessions
 from hostler.store import work_items as rows
 from hostler.store.database import Database
 from hostler.store.moments import moment
