@@ -30,21 +30,36 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.quotas import PRESETS, Quotas
+from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.proxy import EgressProxy
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
+from hostler.engine.content import FileContent
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
+from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
+from hostler.engine.memory_files import MemoryFiles
+from hostler.engine.memory_resource import MemoryKind, memory_section
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
+from hostler.engine.mounted_files import FileKind, MountedFiles
+from hostler.engine.outputs import OutputLimits, Outputs
+from hostler.engine.oversight import Oversight
 from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
+from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
@@ -53,13 +68,17 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sealing.envelope import EnvelopeSealer
+from hostler.sealing.masterkeys import GivenKeys, KeyFile, KeyGuard, MasterKeys, parse_key
 from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
+from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
+from hostler.store.work_items import session_of_work
 from hostler.testing.rehearsal import RehearsalModel
 
 log = logging.getLogger("hostler")
@@ -96,6 +115,29 @@ def homes(settings: Settings) -> Homes:
     return Homes(settings.state_dir / "sessions", sockets)
 
 
+def file_terms(settings: Settings) -> FileTerms:
+    return FileTerms(
+        most_bytes=settings.files.max_file_mb << 20, uploads_downloadable=settings.files.uploads_downloadable
+    )
+
+
+def output_limits(settings: Settings) -> OutputLimits:
+    limits = settings.files
+    return OutputLimits(
+        files=limits.max_outputs, file_bytes=limits.max_file_mb << 20, total_bytes=limits.max_outputs_mb << 20
+    )
+
+
+def repository_cloner(settings: Settings) -> GitCloner:
+    """Its users are those right behind the sandboxes' own."""
+    first, limits = settings.sandbox.first_uid + settings.sandbox.uids, CloneLimits()
+    return GitCloner(
+        uids=range(first, first + limits.at_once),
+        private_allowed=frozenset(settings.egress.private_allowed),
+        limits=CloneLimits(settings.files.clone_seconds, settings.files.clone_mb << 20, limits.at_once),
+    )
+
+
 def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     box, turns = settings.sandbox, settings.turns
     limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
@@ -108,9 +150,16 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
             attached=row.resources_json,
+            told=memory_section(row.resources),
         )
 
     return read
+
+
+def quota_defaults(settings: Settings) -> Quotas:
+    """The limits of a workspace that has none of its own: the preset's, where no number is set."""
+    preset = PRESETS[settings.quotas.preset]
+    return {name: getattr(settings.quotas, name) or preset[name] for name in preset}
 
 
 class StoredSequence:
@@ -205,8 +254,29 @@ async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
 
 
 async def has_key(database: Database) -> bool:
-    rows = await database.read(lambda c: keys.list_keys(c))
-    return any(row.revoked_at is None for row in rows)
+    now, rows = await database.read(lambda c: (database.now(c), keys.list_keys(c)))
+    return any(row.valid(now) for row in rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- secrets
+
+
+def master_keys(settings: Settings) -> MasterKeys:
+    """Nothing is read or made before the first use. Raises InvalidRequest for settings that contradict each other."""
+    chosen = settings.secrets
+    if chosen.key.get_secret_value():
+        if chosen.key_file or chosen.command:
+            raise InvalidRequest("secrets.key: can't be used together with secrets.key_file or secrets.command")
+        previous = [parse_key(key.get_secret_value(), "secrets.previous_keys") for key in chosen.previous_keys]
+        return GivenKeys(parse_key(chosen.key.get_secret_value(), "secrets.key"), previous)
+    if chosen.previous_keys:
+        raise InvalidRequest("secrets.previous_keys: needs secrets.key; a key file keeps its older keys itself")
+    path = Path(chosen.key_file) if chosen.key_file else settings.state_dir / "secrets" / "master-keys.json"
+    return KeyFile(path.expanduser(), KeyGuard(chosen.command) if chosen.command else None)
+
+
+def open_sealer(settings: Settings) -> EnvelopeSealer:
+    return EnvelopeSealer(master_keys(settings))
 
 
 # ------------------------------------------------------------------------------------------------------- start, stop
@@ -272,6 +342,14 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             stack.push_async_callback(gateway.close)
             egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
             stack.push_async_callback(egress.close)
+            blobs = Blobs(settings.state_dir / "blobs")
+            files = Files(database, blobs, file_terms(settings))
+            outputs = Outputs(database, blobs, output_limits(settings))
+            sealer = open_sealer(settings)
+            cloner = repository_cloner(settings)
+            stack.callback(cloner.close)
+            repositories = RepositoryKind(sealer)
+            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories, "memory_store": MemoryKind()})
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -289,7 +367,15 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     allowed_models=models.helpers(),
                 ),
                 profile_of=profile_reader(settings),
-                attachments=Attachments(()),
+                attachments=Attachments(
+                    (
+                        Repositories(database, cloner, sealer),
+                        MountedFiles(database, blobs),
+                        MemoryFiles(database),
+                        outputs,
+                    )
+                ),
+                content=FileContent(database, blobs),
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -301,6 +387,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -311,7 +398,14 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
                 ),
                 models=models,
-                sessions=Sessions(database, hub, records, models, ResourceKinds({})),
+                sessions=Sessions(database, hub, records, models, kinds, quotas),
+                files=files,
+                session_resources=SessionResources(database, kinds, repositories),
+                memory_stores=MemoryStores(database),
+                administration=Administration(database, quotas),
+                oversight=Oversight(database, label, worker.takes_sessions),
+                quotas=quotas,
+                reach=StoredReach(database, session_of_work),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -331,6 +425,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 )
             )
             async with asyncio.TaskGroup() as tasks:
+                sweeping = tasks.create_task(files.keep_swept())
+                collecting = tasks.create_task(outputs.collect_left(places.kept))
                 working = tasks.create_task(worker.run())
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
@@ -345,6 +441,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     hub.close()
                     server.should_exit = True
                     working.cancel()
+                    sweeping.cancel()
+                    collecting.cancel()
                     await asyncio.wait([serving, working])
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
-_LISTS = frozenset({"allowed_hosts", "private_allowed"})
+_LISTS = frozenset({"allowed_hosts", "previous_keys", "private_allowed"})
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
@@ -73,11 +73,46 @@ class Sandbox(_Section):
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
 
 
+class Files(_Section):
+    """What clients send, what sessions put out, and what is cloned for them."""
+
+    max_file_mb: int = Field(500, ge=1, le=1 << 20, description="One file, in MiB: an upload, or an output.")
+    uploads_downloadable: bool = Field(
+        False, description="Let clients download what was uploaded; else only what sessions have put out."
+    )
+    max_outputs: int = Field(1000, ge=0, le=100_000, description="Files that one session may put out.")
+    max_outputs_mb: int = Field(2048, ge=0, le=1 << 24, description="All of them together, in MiB.")
+    clone_seconds: float = Field(300.0, gt=0, description="How long cloning one repository may take.")
+    clone_mb: int = Field(2048, ge=1, le=1 << 20, description="Room that one cloned repository may take, in MiB.")
+
+
 class Egress(_Section):
     """The road to everything but the model."""
 
     private_allowed: tuple[str, ...] = Field(
         (), description="Private addresses of this network that sessions may reach if their rules allow the name."
+    )
+
+
+class Secrets(_Section):
+    """What stored secrets are sealed with."""
+
+    key_file: str = Field(
+        "",
+        description="File with the master keys, made at first use. "
+        "Empty: `secrets/master-keys.json` in the state folder.",
+    )
+    command: str = Field(
+        "",
+        description="Program that guards the keys of the file: `<command> wrap` and `<command> unwrap`. "
+        "Empty: the file holds them as they are.",
+    )
+    key: SecretStr = Field(
+        SecretStr(""),
+        description="Master key, 32 bytes in base64, instead of a file: for servers that share a database.",
+    )
+    previous_keys: tuple[SecretStr, ...] = Field(
+        (), description="Master keys that older secrets are sealed with, until `hostler secrets rotate` has run."
     )
 
 
@@ -112,6 +147,19 @@ class Queue(_Section):
     )
 
 
+class Quotas(_Section):
+    """How much one workspace may have, unless it has limits of its own. 0: what the preset says."""
+
+    preset: Literal["unlimited", "contract"] = Field(
+        "unlimited", description="`contract`: 300 changing and 1,200 reading requests a minute. `unlimited`: no limits."
+    )
+    create_requests_per_minute: int = Field(0, ge=0, description="Requests that change something (POST, DELETE).")
+    read_requests_per_minute: int = Field(0, ge=0, description="Requests that read (GET), opened streams included.")
+    sessions_per_day: int = Field(0, ge=0, description="Sessions made on one day (UTC).")
+    live_sessions: int = Field(0, ge=0, description="Sessions that are not archived.")
+    storage_bytes: int = Field(0, ge=0, description="Bytes of files, skills and memories.")
+
+
 class Settings(_Section):
     """Everything."""
 
@@ -121,10 +169,13 @@ class Settings(_Section):
     store: Store = Store()
     model: Model = Model()
     sandbox: Sandbox = Sandbox()
+    files: Files = Files()
     egress: Egress = Egress()
+    secrets: Secrets = Secrets()
     turns: Turns = Turns()
     worker: Worker = Worker()
     queue: Queue = Queue()
+    quotas: Quotas = Quotas()
 
     @property
     def store_url(self) -> str:

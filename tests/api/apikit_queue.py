@@ -14,6 +14,7 @@ from hostler.engine.composer import composer_of
 from hostler.engine.models import Models
 from hostler.engine.ports import SandboxLimits
 from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.sessions import Sessions
@@ -32,7 +33,8 @@ class QueueServer(RunningServer):
 
     def open_sessions(self, models: Models) -> Any:
         self.records = Records(self.database, self.hub)
-        return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}))
+        quotas = WorkspaceQuotas(self.database)
+        return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}), quotas)
 
     def _apply(self, session: str, decide: Any) -> Step:
         def step(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:

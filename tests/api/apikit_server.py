@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,19 +22,35 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
+from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
+from hostler.engine.mounted_files import FileKind
+from hostler.engine.oversight import Oversight
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import StoredReach
+from hostler.engine.repositories import RepositoryKind
+from hostler.engine.resources import ResourceKinds
+from hostler.engine.session_resources import SessionResources
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
+from hostler.sealing.envelope import EnvelopeSealer
+from hostler.sealing.masterkeys import KeyFile
+from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
+from hostler.store.work_items import session_of_work
 
 T = TypeVar("T")
 
+MOST_FILE_BYTES = 40 << 20
+"""More than another request may have, and little enough for a test."""
 ORGANIZATION = "org_of_the_tests"
 
 
@@ -132,10 +150,14 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.database = await Database.open(self._database_url, clock_skew=lambda: self.clock_skew)
+        blobs = tempfile.TemporaryDirectory(prefix="apikit-blobs-")
         try:
+            repositories = RepositoryKind(EnvelopeSealer(KeyFile(Path(blobs.name) / "keys.json")))
+            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories})
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
             self.sessions = self.open_sessions(models)
+            quotas = WorkspaceQuotas(self.database)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=StoredKeys(self.database),
@@ -145,6 +167,13 @@ class RunningServer:
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,
                 sessions=self.sessions,
+                administration=Administration(self.database, quotas),
+                oversight=Oversight(self.database),
+                quotas=quotas,
+                reach=StoredReach(self.database, session_of_work),
+                memory_stores=MemoryStores(self.database),
+                files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
+                session_resources=SessionResources(self.database, kinds, repositories),
                 **self._settings,
             )
             app = create_app(services)
@@ -176,4 +205,5 @@ class RunningServer:
                 await self.sessions.close()
                 server.should_exit = True
         finally:
+            blobs.cleanup()
             await self.database.close()

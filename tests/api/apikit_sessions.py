@@ -120,6 +120,8 @@ class InMemorySessions:
         rows = [row for row in rows if not query.statuses or row["status"] in query.statuses]
         rows = [row for row in rows if query.agent_id is None or row["agent"]["id"] == query.agent_id]
         rows = [row for row in rows if query.include_archived or row["archived_at"] is None]
+        if query.deployment_id is not None or query.memory_store_id is not None:
+            rows = []
         rows.sort(key=place, reverse=query.order == "desc")
         begin, end = 0, len(rows)
         if query.after is not None:

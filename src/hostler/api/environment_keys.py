@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,22 +10,25 @@ from hostler.api.context import caller_of, services_of
 from hostler.api.cursors import parse_row_cursor, row_cursor
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
-from hostler.api.routing import path_value
+from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.environment_keys import CreateEnvironmentKey
 from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
-PREFIX: Final = "/hostler/v1/environments/{environment_id}/keys"
+router = OwnRouter()
 
 
+@router.serves("environments.keys.create")
 async def create(request: Request) -> Response:
+    Query(request).finish()
     params = parse(CreateEnvironmentKey, await json_object(request))
     made = await services_of(request).environment_keys.create(
-        caller_of(request).workspace, path_value(request, "environment_id"), params.name
+        caller_of(request).principal, path_value(request, "environment_id"), params.name
     )
     return json_response(made)
 
 
+@router.serves("environments.keys.list")
 async def list_keys(request: Request) -> Response:
     query = Query(request)
     limit = query.limit(default=20, most=100)
@@ -43,15 +43,11 @@ async def list_keys(request: Request) -> Response:
     return page(rows, after)
 
 
+@router.serves("environments.keys.revoke")
 async def revoke(request: Request) -> Response:
+    Query(request).finish()
     await no_fields(request)
     revoked = await services_of(request).environment_keys.revoke(
-        caller_of(request).workspace, path_value(request, "environment_id"), path_value(request, "key_id")
+        caller_of(request).principal, path_value(request, "environment_id"), path_value(request, "key_id")
     )
     return json_response(revoked)
-
-
-router = APIRouter()
-router.add_route(PREFIX, create, methods=["POST"], name="hostler.environments.keys.create")
-router.add_route(PREFIX, list_keys, methods=["GET"], name="hostler.environments.keys.list")
-router.add_route(PREFIX + "/{key_id}/revoke", revoke, methods=["POST"], name="hostler.environments.keys.revoke")

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from hostler.cli import terminal
-from hostler.cli.keys import in_database
+from hostler.cli.keys import in_database, this_user
 from hostler.cli.problem import WRONG, Problem, spelled
 from hostler.cli.terminal import plain_line
-from hostler.engine.environment_keys import key_wire, make_key
+from hostler.engine.environment_keys import key_wire, make_key, revoke_key
 from hostler.store import environment_keys as keys
-from hostler.store.database import Database
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -32,10 +31,11 @@ def create(settings: Settings, environment: str, name: str, *, as_json: bool) ->
             code=WRONG,
         )
 
-    def unit(database: Database, conn: Connection) -> tuple[keys.EnvironmentKeyRow, str]:
-        return make_key(conn, database.now(conn), keys.workspace_of(conn, environment), environment, name)
+    def unit(now: float, conn: Connection) -> tuple[keys.EnvironmentKeyRow, str]:
+        return make_key(conn, now, this_user(), keys.workspace_of(conn, environment), environment, name)
 
-    row, secret = in_database(settings, unit, next_command="hostler environment key create --help")
+    help_ = "hostler environment key create --help"
+    row, secret = in_database(settings, unit, missing=help_, wrong=help_)
     if as_json:
         print(json.dumps({**key_wire(row), "secret": secret}))
         return
@@ -48,10 +48,10 @@ def create(settings: Settings, environment: str, name: str, *, as_json: bool) ->
 def list_all(settings: Settings, environment: str, *, as_json: bool) -> None:
     """JSON: `{"keys": [{"id", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"}, …]}`."""
 
-    def unit(database: Database, conn: Connection) -> Any:
+    def unit(_: float, conn: Connection) -> Any:
         return keys.list_environment_keys(conn, keys.workspace_of(conn, environment), environment, limit=MOST_SHOWN)
 
-    rows = in_database(settings, unit, next_command="hostler environment key list --help").rows
+    rows = in_database(settings, unit, missing="hostler environment key list --help").rows
     if as_json:
         print(json.dumps({"keys": [key_wire(row) for row in rows]}))
         return
@@ -72,11 +72,10 @@ def list_all(settings: Settings, environment: str, *, as_json: bool) -> None:
 def revoke(settings: Settings, environment: str, key_id: str, *, as_json: bool) -> None:
     """JSON: the key, as in the list."""
 
-    def unit(database: Database, conn: Connection) -> keys.EnvironmentKeyRow:
-        workspace = keys.workspace_of(conn, environment)
-        return keys.revoke_environment_key(conn, database.now(conn), workspace, environment, key_id)
+    def unit(now: float, conn: Connection) -> keys.EnvironmentKeyRow:
+        return revoke_key(conn, now, this_user(), keys.workspace_of(conn, environment), environment, key_id)
 
-    row = in_database(settings, unit, next_command=f"hostler environment key list {environment}")
+    row = in_database(settings, unit, missing=f"hostler environment key list {environment}")
     if as_json:
         print(json.dumps(key_wire(row)))
     else:

@@ -9,15 +9,29 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from hostler.cli.problem import WRONG, Problem
-
-if TYPE_CHECKING:
-    from hostler.cli.client import Address
-    from hostler.config import Settings
+from hostler.cli.environmentcommands import register as register_environment_commands
+from hostler.cli.keycommands import register as register_key_commands
+from hostler.cli.options import (
+    ApiKey,
+    AsJson,
+    ConfigFile,
+    Host,
+    LogLevel,
+    Port,
+    Rehearse,
+    SessionId,
+    StateDir,
+    StoreUrl,
+    Url,
+)
+from hostler.cli.options import address_of as _address
+from hostler.cli.options import log_level_of as _log_level
+from hostler.cli.options import settings_of as _settings
+from hostler.cli.problem import Problem
 
 app = typer.Typer(
     name="hostler",
@@ -27,61 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir", metavar="FOLDER", help="State folder. Default: HOSTLER_STATE_DIR, then ~/.local/state/hostler."
-    ),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML). Default: HOSTLER_CONFIG.")
-]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--store-url", metavar="URL", help="Database. Default: HOSTLER_STORE__URL, then SQLite in the state folder."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Host = Annotated[
-    str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1.")
-]
-Port = Annotated[
-    int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: 8420.")
-]
-Rehearse = Annotated[bool, typer.Option("--rehearse", help="The rehearsal model answers, even if there is a key.")]
-LogLevel = Annotated[str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")]
-
-
-def _settings(
-    state_dir: Path | None,
-    config: Path | None,
-    store_url: str | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    rehearse: bool = False,
-) -> Settings:
-    from hostler.config import load
-    from hostler.domain.errors import InvalidRequest
-
-    try:
-        return load(
-            file=config,
-            state_dir=None if state_dir is None else str(state_dir),
-            store__url=store_url,
-            server__host=host,
-            server__port=port,
-            model__rehearse=rehearse or None,
-        )
-    except InvalidRequest as error:
-        raise Problem(error.message, next_command="hostler serve --help", code=WRONG) from error
-
-
-def _log_level(name: str) -> str:
-    if name not in ("debug", "info", "warning", "error"):
-        raise Problem(f"--log-level {name!r} is none", next_command="--log-level debug|info|warning|error", code=WRONG)
-    return name
 
 
 @app.command()
@@ -129,24 +88,6 @@ def start(
 
 
 # ------------------------------------------------------------------------------------------- commands against a server
-
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="URL", help="Server. Default: HOSTLER_URL, then the one of the state folder."),
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option("--api-key", metavar="KEY", help="Default: HOSTLER_API_KEY, then that of the state folder."),
-]
-SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="Id of the session (sesn_…).")]
-
-
-def _address(url: str | None, api_key: str | None, state_dir: Path | None) -> Address:
-    from hostler.cli.client import find_address
-    from hostler.config import default_state_dir
-
-    folder = state_dir or Path(os.environ.get("HOSTLER_STATE_DIR") or default_state_dir(os.environ))
-    return find_address(url, api_key, folder.expanduser())
 
 
 @app.command()
@@ -283,101 +224,44 @@ def sessions_delete(
 
 # ------------------------------------------------------------------------------------------------ commands on this host
 
-key_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(key_app, name="key")
+register_key_commands(app)
+register_environment_commands(app)
 
 
-@key_app.command("create")
-def key_create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name to recognise it by.")],
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make an API key and print its secret, once."""
-    from hostler.cli.keys import create
-
-    create(_settings(state_dir, config, store_url), name, as_json=as_json)
+secrets_app = typer.Typer(
+    help="See and change the master keys that seal stored secrets.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(secrets_app, name="secrets")
 
 
-@key_app.command("list")
-def key_list(
+@secrets_app.command("status")
+def secrets_status(
     state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
 ) -> None:
-    """All API keys, without their secrets."""
-    from hostler.cli.keys import list_all
+    """Which master keys there are, and how many secrets each seals."""
+    from hostler.cli.secrets import status
 
-    list_all(_settings(state_dir, config, store_url), as_json=as_json)
+    status(_settings(state_dir, config, store_url), as_json=as_json)
 
 
-@key_app.command("revoke")
-def key_revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key (apikey_…).")],
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
+@secrets_app.command("rotate")
+def secrets_rotate(
+    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
 ) -> None:
-    """Make an API key useless. A running server feels it within two seconds."""
-    from hostler.cli.keys import revoke
+    """Make a new master key, and bring every secret under it. Run it again if it was interrupted."""
+    from hostler.cli.secrets import rotate
 
-    revoke(_settings(state_dir, config, store_url), key, as_json=as_json)
-
-
-environment_app = typer.Typer(help="Keys of self-hosted environments.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(environment_app, name="environment")
-environment_key_app = typer.Typer(
-    help="Make, list and revoke the keys with which workers serve a self-hosted environment.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-environment_app.add_typer(environment_key_app, name="key")
-EnvironmentArgument = Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="Id of the environment (env_…).")]
+    rotate(_settings(state_dir, config, store_url), as_json=as_json)
 
 
-@environment_key_app.command("create")
-def environment_key_create(
-    environment: EnvironmentArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name to recognise it by.")],
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
+@secrets_app.command("prune")
+def secrets_prune(
+    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
 ) -> None:
-    """Make a key for workers of an environment and print its secret, once."""
-    from hostler.cli.environments import create
+    """Remove replaced master keys that seal nothing any more, ten minutes after the rotation."""
+    from hostler.cli.secrets import prune
 
-    create(_settings(state_dir, config, store_url), environment, name, as_json=as_json)
-
-
-@environment_key_app.command("list")
-def environment_key_list(
-    environment: EnvironmentArgument,
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """The keys of an environment, without their secrets."""
-    from hostler.cli.environments import list_all
-
-    list_all(_settings(state_dir, config, store_url), environment, as_json=as_json)
-
-
-@environment_key_app.command("revoke")
-def environment_key_revoke(
-    environment: EnvironmentArgument,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key (envkey_…).")],
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make an environment key useless. A running server feels it within two seconds."""
-    from hostler.cli.environments import revoke
-
-    revoke(_settings(state_dir, config, store_url), environment, key, as_json=as_json)
+    prune(_settings(state_dir, config, store_url), as_json=as_json)
 
 
 @app.command()

@@ -22,7 +22,11 @@ from hostler.config import PREFIX, Settings
 FOLDER = Path("docs/reference")
 _NOTE = "<!-- Made by scripts/generate-docs. Change the code, not this page. -->\n"
 
-_KEY = '"id", "name", "workspace_id", "hint", "created_at", "last_used_at", "revoked_at"'
+_KEY = (
+    '"id", "type": "api_key", "name", "workspace_id", "scopes": [], "hint", "created_at", "expires_at", '
+    '"last_used_at", "revoked_at"'
+)
+_WORKSPACE = '"id", "type": "workspace", "name", "created_at", "archived_at"'
 _ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
 SHAPES: dict[str, str] = {
@@ -46,6 +50,12 @@ SHAPES: dict[str, str] = {
     "hostler environment key create": f'`{{{_ENVIRONMENT_KEY}, "secret"}}`',
     "hostler environment key list": f'`{{"keys": [{{{_ENVIRONMENT_KEY}}}, …]}}`',
     "hostler environment key revoke": "The key, as in the list.",
+    "hostler workspace create": f"`{{{_WORKSPACE}}}`",
+    "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
+    "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '
+    '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
+    "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '
+    '"target_id", "details", "created_at"}, …]}`',
     "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
     "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
     "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',

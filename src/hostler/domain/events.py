@@ -189,6 +189,21 @@ def error(at: str, type_: ErrorType, message: str, retry: RetryStatus) -> Event:
     return _event("session.error", at, error={"type": type_, "message": message, "retry_status": {"type": retry}})
 
 
+RepositoryError = Literal[
+    "repository_authentication_error",
+    "repository_forbidden_error",
+    "repository_not_found_error",
+    "repository_checkout_error",
+    "repository_clone_error",
+]
+
+
+def repository_error(at: str, type_: RepositoryError, message: str, url: str) -> Event:
+    """A repository could not be mounted; the session goes on without it."""
+    body = {"type": type_, "message": message, "retry_status": {"type": "retrying"}, "repository_url": url}
+    return _event("session.error", at, error=body)
+
+
 def preview_start(type_: Literal["agent.message", "agent.thinking"], id_: str) -> str:
     """Frame data of `event_start`: an event with this id is being written. Never recorded."""
     return to_text({"type": "event_start", "event": {"type": type_, "id": id_}})

@@ -232,6 +232,8 @@ class SessionQuery:
     before: Position | None = None
     agent_id: str | None = None
     agent_version: int | None = None
+    deployment_id: str | None = None
+    memory_store_id: str | None = None
     statuses: frozenset[SessionStatus] = frozenset()
     created_at: TimeRange = TimeRange()
     include_archived: bool = False

@@ -7,10 +7,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from hostler.domain.errors import InvalidRequest
+from hostler.domain.principals import Actor, Principal
 from hostler.domain.sessions import Position
 from hostler.engine.environments import body_of
 from hostler.store import catalog
 from hostler.store import environment_keys as rows
+from hostler.store.audit import record_act
 from hostler.store.database import Database
 from hostler.store.environment_keys import EnvironmentKeyRow
 from hostler.store.pages import Position as StorePosition
@@ -22,13 +24,13 @@ class EnvironmentKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, workspace: str, environment_id: str, name: str) -> dict[str, Any]:
-        """The key with its `secret`, which nobody can see a second time.
+    async def create(self, by: Principal, environment_id: str, name: str) -> dict[str, Any]:
+        """The key with its `secret`, which nobody can see a second time. Noted in the audit.
 
         Raises InvalidRequest for an environment that has no queue (cloud), or that is archived.
         """
         row, secret = await self._database.write(
-            lambda conn: make_key(conn, self._database.now(conn), workspace, environment_id, name)
+            lambda conn: make_key(conn, self._database.now(conn), by.actor, by.workspace, environment_id, name)
         )
         return {**key_wire(row), "secret": secret}
 
@@ -45,18 +47,18 @@ class EnvironmentKeys:
         found = await self._database.read(unit)
         return [key_wire(row) for row in found.rows], found.has_next
 
-    async def revoke(self, workspace: str, environment_id: str, key_id: str) -> dict[str, Any]:
+    async def revoke(self, by: Principal, environment_id: str, key_id: str) -> dict[str, Any]:
         """Felt within two seconds. A second time changes nothing. Raises NotFound."""
 
         def unit(conn: Connection) -> EnvironmentKeyRow:
-            catalog.get_environment(conn, workspace, environment_id)
-            return rows.revoke_environment_key(conn, self._database.now(conn), workspace, environment_id, key_id)
+            catalog.get_environment(conn, by.workspace, environment_id)
+            return revoke_key(conn, self._database.now(conn), by.actor, by.workspace, environment_id, key_id)
 
         return key_wire(await self._database.write(unit))
 
 
 def make_key(
-    conn: Connection, now: float, workspace: str, environment_id: str, name: str
+    conn: Connection, now: float, actor: Actor, workspace: str, environment_id: str, name: str
 ) -> tuple[EnvironmentKeyRow, str]:
     """The key's row and its secret. Raises NotFound, or InvalidRequest when the environment can't have one."""
     environment = catalog.get_environment(conn, workspace, environment_id)
@@ -67,7 +69,31 @@ def make_key(
         )
     if environment.archived_at is not None:
         raise InvalidRequest(f"environment {environment_id} is archived", code="environment_archived")
-    return rows.create_environment_key(conn, now, workspace, environment_id, name)
+    row, secret = rows.create_environment_key(conn, now, workspace, environment_id, name)
+    _record(conn, now, actor, "environment_key.create", row)
+    return row, secret
+
+
+def revoke_key(
+    conn: Connection, now: float, actor: Actor, workspace: str, environment_id: str, key_id: str
+) -> EnvironmentKeyRow:
+    """Make a key useless and note who did. A second time changes nothing. Raises NotFound."""
+    row, changed = rows.revoke_environment_key(conn, now, workspace, environment_id, key_id)
+    if changed:
+        _record(conn, now, actor, "environment_key.revoke", row)
+    return row
+
+
+def _record(conn: Connection, now: float, actor: Actor, act: str, row: EnvironmentKeyRow) -> None:
+    record_act(
+        conn,
+        now,
+        actor=actor,
+        act=act,
+        target_id=row.id,
+        workspace_id=row.workspace_id,
+        details={"name": row.name, "environment_id": row.environment_id},
+    )
 
 
 def key_wire(row: EnvironmentKeyRow) -> dict[str, Any]:

@@ -228,8 +228,68 @@ class EgressRecorder(Protocol):
     async def record(self, decision: EgressDecision) -> None: ...
 
 
+# ---------------------------------------------------------------------------------------------------------- secrets
+
+
+class Sealer(Protocol):
+    """Keeps secrets at rest. Both methods are quick and don't wait for anybody: call them inside a unit of work."""
+
+    def seal(self, context: str, secret: bytes) -> str:
+        """Text for a column of type `store.tables.Sealed`. It opens with the same context only.
+
+        context  which field of which row of which workspace this is, such as `wrkspc_…/vcrd_…/token`: what is copied
+                 to another row doesn't open there. Not secret.
+
+        Raises InvalidRequest when there is no master key and none can be made.
+        """
+        ...
+
+    def open(self, context: str, sealed: str) -> bytes:
+        """The secret. Raises SecretUnreadable when it was changed, moved, or sealed with a key that isn't here."""
+
+
+# ------------------------------------------------------------------------------------------------------ repositories
+
+
+@dataclass(frozen=True, slots=True)
+class CloneOrder:
+    """A repository to be fetched."""
+
+    url: str
+    branch: str | None
+    commit: str | None
+    """At most one of the two; without either, what the remote's HEAD names."""
+    token: bytes | None = field(repr=False)
+    target: Path
+    """Folder that does not exist yet. Its parent must let everybody through."""
+
+
+CloneProblem = Literal["authentication", "forbidden", "not_found", "checkout", "clone"]
+
+
+class CloneFailed(Exception):
+    """There is no repository; nothing is left of the try. The message is for the session's log and holds no secret."""
+
+    def __init__(self, kind: CloneProblem, message: str) -> None:
+        super().__init__(message)
+        self.kind: CloneProblem = kind
+        self.message = message
+
+
+class Cloner(Protocol):
+    """Fetches repositories, outside every sandbox."""
+
+    async def clone(self, order: CloneOrder) -> None:
+        """A complete working copy in `order.target`, without the token in it. Raises CloneFailed."""
+        ...
+
+
 __all__ = [
     "AsyncIterator",
+    "CloneFailed",
+    "CloneOrder",
+    "CloneProblem",
+    "Cloner",
     "EgressDecision",
     "EgressRecorder",
     "EgressRoads",
@@ -247,5 +307,6 @@ __all__ = [
     "SandboxSpec",
     "SandboxStats",
     "SandboxUnavailable",
+    "Sealer",
     "SequenceStore",
 ]

@@ -97,8 +97,12 @@ def profile(
     sandbox_limits: SandboxLimits,
     turn_limits: TurnLimits,
     attached: str = "",
+    told: str | None = None,
 ) -> Profile:
-    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing."""
+    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing.
+
+    `told` is what the model is told besides the agent's own system prompt.
+    """
     model = agent["model"]
     config = environment["config"]
     self_hosted = config["type"] == "self_hosted"
@@ -109,7 +113,7 @@ def profile(
     return Profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
-        system=agent.get("system"),
+        system="\n\n".join(text for text in (agent.get("system"), told) if text) or None,
         policies=policies,
         custom_tools=tuple(
             CustomTool(tool["name"], tool["description"], tool["input_schema"])

@@ -15,10 +15,11 @@ from sqlalchemy import Connection
 from hostler.domain.sessions import Frame
 from hostler.engine.hub import Hub
 from hostler.engine.self_hosting import follow
-from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.engine.state import Moment, SessionState, Step, Totals, waits_for_people
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.sessions import SessionRow, SessionUpdate
+from hostler.store.waiting import WaitingCall, replace_waiting
 from hostler.store.work import Lease
 
 Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
@@ -91,13 +92,13 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[SessionState, Step, Moment]] = []
+        outcome: list[tuple[Step, Moment, SessionState]] = []
 
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
             step = decide(before, at, totals(view.session), view.session)
-            outcome[:] = [(before, step, at)]
+            outcome[:] = [(step, at, before)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -109,7 +110,8 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        before, step, at = outcome[0]
+        step, at, before = outcome[0]
+        _keep_inbox(connection, at, appended.session, before, step.state)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         queued = follow(connection, at.unix, appended.session, before, step.state, step.events)
@@ -123,3 +125,25 @@ class Records:
             self._hub.work(session_id)
         if applied.queued:
             self._hub.queued(applied.session.environment_id)
+
+
+def _keep_inbox(
+    connection: Connection, at: Moment, session: SessionRow, before: SessionState, after: SessionState
+) -> None:
+    """What waits for people is kept in rows of its own, so that the inbox is a query. Most steps change nothing."""
+    waited = {call.event_id for call in waits_for_people(before)}
+    waiting = waits_for_people(after)
+    if not waited and not waiting:
+        return
+    replace_waiting(
+        connection,
+        at.text,
+        session.id,
+        session.workspace_id,
+        added=[
+            WaitingCall(call.event_id, "custom_tool" if call.kind == "custom" else "confirmation", call.name)
+            for call in waiting
+            if call.event_id not in waited
+        ],
+        removed=waited - {call.event_id for call in waiting},
+    )

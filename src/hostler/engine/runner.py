@@ -20,6 +20,7 @@ from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
 from hostler.engine.attachments import Attachments
 from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
+from hostler.engine.content import ContentSource
 from hostler.engine.hub import Hub
 from hostler.engine.memory import Ledger, Memory
 from hostler.engine.ports import HeldCall, ModelRequestRecord
@@ -73,6 +74,7 @@ class RunnerParts:
     around: Surroundings
     profile_of: Callable[[SessionRow], Profile]
     attachments: Attachments = field(default_factory=Attachments)
+    content: ContentSource = field(default_factory=ContentSource)
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -238,7 +240,9 @@ class SessionRunner:
 
     async def _prompt(self, plan: Plan, turn: Turn) -> tuple[str, Sequence[ev.Body]] | None:
         """What to hand to the run, with the key that keeps it from being taken twice."""
+        assert self._session is not None
         content = [block for prompt in turn.prompts for block in prompt.content]
+        content = await self._parts.content.resolve(self._session.workspace_id, content)
         key = derived_uuid("prompt", turn.id)
         if plan.do == "start":
             return key, content
@@ -261,6 +265,9 @@ class SessionRunner:
             mounts = []
             if not self._profile.self_hosted:  # there the worker lays out what the agent works with
                 mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
+            complaints = self._parts.attachments.complaints(session_id)
+            if complaints:
+                await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
             self._process_profile = self._profile
             self._composer = composer_of(self._profile)
             self._process = await open_process(
@@ -473,7 +480,9 @@ class SessionRunner:
         call = self._calls.get(tool_use_id)
         if call is None or call.answer is None:
             return ToolOutcome([ev.text_block(ev.INTERRUPTED)], True)
-        return ToolOutcome(call.answer.content, call.answer.is_error)
+        assert self._session is not None
+        content = await self._parts.content.resolve(self._session.workspace_id, call.answer.content)
+        return ToolOutcome(content, call.answer.is_error)
 
     # -- told by the gateway (ModelRoadListener)
 

@@ -25,11 +25,12 @@ from hostler.domain.sessions import (
 )
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine import inputs, state
+from hostler.engine import content, inputs, state
 from hostler.engine.agents import session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
+from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
@@ -52,13 +53,20 @@ class Sessions:
     """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
 
     def __init__(
-        self, database: Database, hub: Hub, records: Records, models: Models, resources: ResourceKinds
+        self,
+        database: Database,
+        hub: Hub,
+        records: Records,
+        models: Models,
+        resources: ResourceKinds,
+        quotas: WorkspaceQuotas,
     ) -> None:
         self._database = database
         self._hub = hub
         self._records = records
         self._models = models
         self._resources = resources
+        self._quotas = quotas
 
     # -- create, read, change
 
@@ -69,6 +77,7 @@ class Sessions:
 
         def unit(connection: Connection) -> tuple[SessionRow, Applied | None]:
             now = self._database.now(connection)
+            self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
@@ -94,6 +103,7 @@ class Sessions:
                     resources=attached,
                 ),
             )
+            content.check(connection, now, workspace, bodies, "initial_events")
             if not bodies:
                 return rows.get_session(connection, workspace, session_id), None
             applied = self._records.apply_in(
@@ -107,7 +117,9 @@ class Sessions:
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
-        return await self._view(await self._row(workspace, session_id))
+        return await self._database.read(
+            lambda connection: view(rows.get_session(connection, workspace, session_id), self._database.now(connection))
+        )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
         """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
@@ -146,6 +158,8 @@ class Sessions:
                 before=Position(*query.before) if query.before else None,
                 agent_id=query.agent_id,
                 agent_version=query.agent_version,
+                deployment_id=query.deployment_id,
+                memory_store_id=query.memory_store_id,
                 statuses=query.statuses,
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
@@ -207,6 +221,7 @@ class Sessions:
                     "the lease of this worker's item has run out, or the item was stopped: another worker may serve "
                     "the session by now, so nothing of this request was recorded"
                 )
+            content.check(connection, applied.at.unix, workspace, bodies, "events")
             return applied
 
         applied = await self._database.write(unit)

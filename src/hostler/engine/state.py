@@ -259,6 +259,15 @@ def requires_action(state: SessionState) -> StopReason:
     return {"type": "requires_action", "event_ids": [call.event_id for call in unanswered(state)]}
 
 
+def waits_for_people(state: SessionState) -> tuple[OpenCall, ...]:
+    """The calls that keep the session idle until a person, or a client, has answered them. Workers' calls do not."""
+    stopped = state.stop_reason is not None and state.stop_reason["type"] == "requires_action"
+    if not stopped or state.status != "idle":
+        return ()
+    of_workers = for_workers(state)
+    return tuple(call for call in unanswered(state) if call.event_id not in of_workers)
+
+
 def settle(state: SessionState, call: OpenCall) -> SessionState:
     answer, verdict = call.answer, call.verdict
     settled = Settled(

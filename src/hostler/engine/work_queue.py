@@ -183,11 +183,6 @@ class WorkQueue:
             "workers_polling": found.workers_polling,
         }
 
-    async def environment_of(self, workspace: str, session_id: str) -> str:
-        """The environment in which a session runs. Raises NotFound."""
-        row = await self._database.read(lambda conn: sessions.get_session(conn, workspace, session_id))
-        return row.environment_id
-
     # -- the parts
 
     async def _claim(self, environment_id: str, poll: Poll) -> Work | None:

@@ -8,12 +8,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.domain.clock import parse_rfc3339
-from hostler.domain.errors import NotFound
+from hostler.domain.errors import NotFound, Unauthenticated
 from hostler.domain.ids import new_id, new_secret
 from hostler.store.keys import digest
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
-from hostler.store.tables import environments
+from hostler.store.tables import environments, workspaces
 from hostler.store.tables_work_items import environment_keys
 
 _TOUCH_SECONDS = 60.0
@@ -66,12 +66,24 @@ def create_environment_key(
 
 
 def find_environment_key(conn: Connection, secret: str) -> EnvironmentKeyRow | None:
-    """The key of a secret; None when nobody has it or it was revoked. Any text is allowed."""
-    query = sa.select(*_KEY).where(
-        environment_keys.c.secret_hash == digest(secret), environment_keys.c.revoked_at.is_(None)
+    """The key of a secret; None when nobody ever had it. Any text is allowed.
+
+    Raises Unauthenticated, with the reason, when it was revoked or its workspace was archived.
+    """
+    query = (
+        sa.select(*_KEY, workspaces.c.archived_at)
+        .select_from(environment_keys.join(workspaces, workspaces.c.id == environment_keys.c.workspace_id))
+        .where(environment_keys.c.secret_hash == digest(secret))
     )
     row = conn.execute(query).first()
-    return None if row is None else EnvironmentKeyRow(*row)
+    if row is None:
+        return None
+    key, closed = EnvironmentKeyRow(*row[:-1]), row[-1]
+    if key.revoked_at is not None:
+        raise Unauthenticated(f"the environment key {key.id} was revoked at {key.revoked_at}; use another one")
+    if closed is not None:
+        raise Unauthenticated(f"the workspace of the environment key {key.id} was archived at {closed}")
+    return key
 
 
 def environment_key_is_stale(key: EnvironmentKeyRow, now: float) -> bool:
@@ -107,19 +119,19 @@ def list_environment_keys(
 
 def revoke_environment_key(
     conn: Connection, now: float, workspace_id: str, environment_id: str, key_id: str
-) -> EnvironmentKeyRow:
-    """Make a key useless from now on. A second time changes nothing. Raises NotFound."""
+) -> tuple[EnvironmentKeyRow, bool]:
+    """Make a key useless from now on, and whether it was not before. Raises NotFound."""
     own = (
         environment_keys.c.id == key_id,
         environment_keys.c.workspace_id == workspace_id,
         environment_keys.c.environment_id == environment_id,
     )
     revoke = environment_keys.update().where(*own, environment_keys.c.revoked_at.is_(None))
-    conn.execute(revoke.values(revoked_at=moment(now)))
+    changed = conn.execute(revoke.values(revoked_at=moment(now))).rowcount == 1
     row = conn.execute(sa.select(*_KEY).where(*own)).first()
     if row is None:
         raise NotFound(f"key {key_id} does not exist in this environment")
-    return EnvironmentKeyRow(*row)
+    return EnvironmentKeyRow(*row), changed
 
 
 def workspace_of(conn: Connection, environment_id: str) -> str:

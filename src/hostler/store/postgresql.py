@@ -42,6 +42,7 @@ class PostgresBackend:
         engine = create_async_engine(
             url,
             pool_size=pool_size,
+            hide_parameters=True,  # an error that is logged must not hold what was stored
             max_overflow=(pool_size + 1) // 2,
             pool_timeout=30,
             pool_recycle=1800,

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from hostler.domain.ids import new_id, new_secret
 from hostler.store.keys import digest
 from hostler.store.moments import moment
+from hostler.store.tables import workspaces
 from hostler.store.tables_work_items import session_tokens, work_items
 
 GRACE_SECONDS = 120.0
@@ -63,8 +64,12 @@ def find_token(conn: Connection, now: float, secret: str) -> TokenRow | None:
             tokens.expires_at,
             work_items.c.lease_until,
         )
-        .select_from(session_tokens.outerjoin(work_items, work_items.c.token_id == tokens.id))
-        .where(tokens.secret_hash == digest(secret))
+        .select_from(
+            session_tokens.join(workspaces, workspaces.c.id == tokens.workspace_id).outerjoin(
+                work_items, work_items.c.token_id == tokens.id
+            )
+        )
+        .where(tokens.secret_hash == digest(secret), workspaces.c.archived_at.is_(None))
     )
     row = conn.execute(query).first()
     if row is None:

@@ -97,6 +97,7 @@ class SqliteBackend:
         engine = sa.create_engine(
             URL.create("sqlite", database=str(self._path)),
             poolclass=NullPool,
+            hide_parameters=True,  # an error that is logged must not hold what was stored
             # Used by one thread at a time; closed by another one at the end.
             connect_args={"isolation_level": None, "check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
         )

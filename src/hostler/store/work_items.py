@@ -120,6 +120,17 @@ def get_item(
     return WorkItemRow(*row)
 
 
+def session_of_work(conn: Connection, workspace_id: str, environment_id: str, work_id: str) -> str | None:
+    """The session that an item is about; None when there is no such item."""
+    query = sa.select(work_items.c.session_id).where(
+        work_items.c.id == work_id,
+        work_items.c.workspace_id == workspace_id,
+        work_items.c.environment_id == environment_id,
+    )
+    found: str | None = conn.execute(query).scalar()
+    return found
+
+
 def live_item(conn: Connection, session_id: str) -> WorkItemRow | None:
     """The session's item that is not stopped, locked. There is one at most."""
     query = sa.select(*_COLUMNS).where(work_items.c.session_id == session_id, work_items.c.state != "stopped")
