@@ -32,11 +32,14 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
+from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
+from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
+from hostler.engine.credentials import Credentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
@@ -50,7 +53,8 @@ from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.quotas import WorkspaceQuotas
@@ -61,6 +65,7 @@ from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
+from hostler.engine.vaults import Vaults
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker, WorkerSettings
@@ -74,6 +79,7 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
@@ -94,6 +100,7 @@ class Hostler:
     label: IsolationLabel
     rehearsing: bool
     worker: Worker
+    broker: VaultBroker
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -319,8 +326,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Hostler]:
-    """A server that listens and works until the block is left. Leaving it ends every process."""
+async def running(settings: Settings, *, mcp_credentials: McpCredentials | None = None) -> AsyncIterator[Hostler]:
+    """A server that listens and works until the block is left. Leaving it ends every process.
+
+    `mcp_credentials` holds the secrets for MCP servers; None: the vaults do.
+    """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
             database = await open_database(settings)
@@ -340,8 +350,6 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
-            stack.push_async_callback(egress.close)
             blobs = Blobs(settings.state_dir / "blobs")
             files = Files(database, blobs, file_terms(settings))
             outputs = Outputs(database, blobs, output_limits(settings))
@@ -350,6 +358,18 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             stack.callback(cloner.close)
             repositories = RepositoryKind(sealer)
             kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories, "memory_store": MemoryKind()})
+            private_allowed = frozenset(settings.egress.private_allowed)
+            outgoing = OutgoingClient(private_allowed=private_allowed)
+            stack.callback(outgoing.close)
+            broker = VaultBroker(database, sealer, outgoing)
+            stack.push_async_callback(broker.close)
+            egress = EgressProxy(
+                StoredDecisions(database),
+                private_allowed=private_allowed,
+                credentials=mcp_credentials or broker,
+            )
+            stack.push_async_callback(egress.close)
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(memory_bytes,))
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -371,7 +391,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
-                        MemoryFiles(database),
+                        MemoryFiles(database, quotas.admit_bytes),
                         outputs,
                     )
                 ),
@@ -387,7 +407,6 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
             )
             await worker.release_own()
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=())
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -401,11 +420,14 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
                 session_resources=SessionResources(database, kinds, repositories),
-                memory_stores=MemoryStores(database),
+                memory_stores=MemoryStores(database, quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
+                vaults=Vaults(database),
+                credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
+                credential_probe=CredentialProbe(database, sealer, broker, outgoing),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -435,7 +457,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, swept)
+                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, swept)
                 finally:
                     worker.drain()
                     hub.close()

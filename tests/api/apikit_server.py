@@ -22,8 +22,11 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.egress.outgoing import OutgoingClient
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.bearers import VaultBroker
+from hostler.engine.credentials import Credentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
@@ -33,15 +36,17 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.vaults import Vaults
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.sealing.envelope import EnvelopeSealer
-from hostler.sealing.masterkeys import KeyFile
+from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
@@ -158,6 +163,9 @@ class RunningServer:
             self.agents = AgentsThatFail(self.database, models)
             self.sessions = self.open_sessions(models)
             quotas = WorkspaceQuotas(self.database)
+            outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
+            sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
+            self.broker = VaultBroker(self.database, sealer, outgoing)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=StoredKeys(self.database),
@@ -174,6 +182,9 @@ class RunningServer:
                 memory_stores=MemoryStores(self.database),
                 files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
                 session_resources=SessionResources(self.database, kinds, repositories),
+                vaults=Vaults(self.database),
+                credentials=Credentials(self.database, sealer, plain_http=True),
+                credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
                 **self._settings,
             )
             app = create_app(services)
@@ -203,6 +214,8 @@ class RunningServer:
                 await self._stop.wait()
                 self.hub.close()
                 await self.sessions.close()
+                await self.broker.close()
+                outgoing.close()
                 server.should_exit = True
         finally:
             blobs.cleanup()

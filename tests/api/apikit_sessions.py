@@ -17,11 +17,11 @@ from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
-from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine.agents import session_agent
+from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.models import Models
+from hostler.engine.vaults import session_vaults
 from hostler.store.database import Database
 
 
@@ -72,6 +72,7 @@ class InMemorySessions:
     async def create(self, workspace: str, params: CreateSession) -> SessionView:
         def resolve(conn: Any) -> dict[str, Any]:
             session_environment(conn, workspace, params.environment_id)
+            session_vaults(conn, workspace, params.vault_ids)
             return session_agent(conn, workspace, params.agent, self._models)[1]
 
         agent = await self._database.read(resolve)
@@ -84,7 +85,7 @@ class InMemorySessions:
             "agent": agent,
             "environment_id": params.environment_id,
             "resources": [],
-            "vault_ids": [],
+            "vault_ids": list(params.vault_ids),
             "metadata": params.metadata,
             "outcome_evaluations": [],
             "stats": {"active_seconds": 0.0, "duration_seconds": 0.0},
@@ -107,8 +108,8 @@ class InMemorySessions:
         view = self._get(workspace, session_id).view
         if "title" in patch.model_fields_set:
             view["title"] = patch.title
-        if patch.agent is not None and "tools" in patch.agent.model_fields_set:
-            view["agent"]["tools"] = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
+        if patch.agent is not None:
+            view["agent"] = patched_snapshot(view["agent"], patch.agent)
         view["metadata"] = merge_metadata(view["metadata"], patch.metadata)
         return view
 

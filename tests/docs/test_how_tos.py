@@ -130,6 +130,31 @@ async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) ->
     assert len(kept) == len(rows)
 
 
+async def test_page_of_memory_remembers(server: Running) -> None:
+    page = await server.does("remember-across-sessions.md")
+    await server.call(page["append"], "/drinks.md", "Tea is fine.")
+    tools: list[Any] = [{"type": "agent_toolset_20260401"}]
+    agent = await server.call(lambda: server.client.beta.agents.create(name="A", model="claude-opus-5-5", tools=tools))
+    follow = (await server.does("answer-approvals.md"))["follow"]
+    environment = await server.environment()
+    where = "/mnt/memory/user-preferences/drinks.md"
+    first = f"cat {where}; echo Water >> {where}"
+    for command, heard in ((first, "No coffee after noon.\nTea is fine."), (f"tail -1 {where}", "Water")):
+        session = (await server.call(page["new_session"], agent.id, environment)).id
+        said = prompt([step(tool("bash", command=command)), step("Done.")])
+        message: Any = {"type": "user.message", "content": [{"type": "text", "text": said}]}
+        await server.call(lambda s=session, m=message: server.client.beta.sessions.events.send(s, events=[m]))
+        await server.call(follow, server.client, session, None)
+        result = next(event for event in await server.events(session) if event.type == "agent.tool_result")
+        assert result.content[0].text == heard
+        async with asyncio.timeout(DEADLINE):
+            while len(found := await server.call(page["history"], "/drinks.md")) < 3:  # noqa: ASYNC110 - not announced
+                await asyncio.sleep(0.02)
+    assert [(operation, author) for operation, author, _ in found] == [
+        ("modified", "session_actor"), ("modified", "api_actor"), ("created", "api_actor"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_configuration_in_the_page_is_valid(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page.read_text("utf-8"))):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import asyncpg
 import pytest
 from housekit import ALLOW_ALL, DEADLINE, House
 
@@ -208,3 +211,88 @@ async def test_changes_of_a_turn_whose_server_died_before_it_saved_them_are_save
     await house.start()
     await bash(house, session, "true")
     assert await memories(house, store_id) == {"/late.md": "late\n", "/note.md": "two\n"}
+
+
+async def test_changes_of_a_turn_that_ended_while_saving_was_stuck_are_saved_by_the_next_server(
+    house: House, store_url: str
+) -> None:
+    """On PostgreSQL somebody holds the store's row, so the turn ends and nothing is saved until the server is gone."""
+    if store_url.startswith("sqlite"):
+        pytest.skip("a lock on SQLite would keep the turn from ending, too")
+    store_id = await store(house)
+    session = await session_with(house, store_id)
+    await bash(house, session, "true")
+    holder = await asyncpg.connect(store_url)
+    try:
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT 1 FROM memory_stores WHERE id = $1 FOR UPDATE", store_id)
+        await bash(house, session, "echo late > /mnt/memory/user-preferences/late.md")
+        await house.stop()
+        assert await holder.fetchval("SELECT count(*) FROM memories") == 0
+    finally:
+        await holder.close()
+    await house.start()
+    assert await bash(house, session, "cat /mnt/memory/user-preferences/late.md") == "late"
+    assert await memories(house, store_id) == {"/late.md": "late\n"}
+
+
+async def test_what_cannot_be_attached_makes_no_session(house: House) -> None:
+    gone, archived = await store(house), await store(house)
+    await house.client.beta.memory_stores.delete(gone)
+    await house.client.beta.memory_stores.archive(archived)
+    twice = await store(house)
+    with pytest.raises(anthropic.NotFoundError, match=gone):
+        await session_with(house, gone)
+    with pytest.raises(anthropic.BadRequestError, match="archived"):
+        await session_with(house, archived)
+    with pytest.raises(anthropic.BadRequestError, match="twice"):
+        await session_with(house, twice, twice)
+    assert [s async for s in house.client.beta.sessions.list()] == []
+
+
+async def test_session_goes_on_when_its_store_is_deleted_and_says_that_nothing_is_saved(house: House) -> None:
+    store_id, other = await store(house), await store(house)
+    session = await session_with(house, store_id, other, system="Be brief.")
+    await bash(house, session, "echo 1 > /mnt/memory/user-preferences/a; echo 2 > /mnt/memory/user-preferences-2/b")
+    await until(house, other, bool)
+    assert "Be brief." in str(house.model.message_requests[-1].body["system"])
+    await house.client.beta.memory_stores.delete(store_id)
+    await house.restart()
+    said = await bash(house, session, f"{HERE}; cat a .unsynced/README")
+    assert said.startswith("1\n")
+    assert "the memory store was deleted" in said
+    assert await memories(house, other) == {"/b": "2\n"}
+
+
+async def test_memory_that_came_just_before_a_crash_and_was_deleted_since_does_not_come_back(house: House) -> None:
+    """What was being laid out is written down before the files are, so that they aren't taken for the agent's own."""
+    store_id, client = await store(house), house.client.beta.memory_stores
+    made = await client.memories.create(store_id, path="/a.md", content="a")
+    session = await session_with(house, store_id)
+    await bash(house, session, "true")
+    await house.stop()
+    manifest = folder(house, session, store_id).parent / "manifest.json"
+    known = json.loads(manifest.read_text())
+    # As if the server had died with the file in place, before it noted that it was.
+    manifest.write_text(json.dumps({**known, "known": {}, "coming": known["known"]}))
+    await house.start()
+    await house.client.beta.memory_stores.memories.delete(made.id, memory_store_id=store_id)
+    assert await bash(house, session, "ls -A /mnt/memory/user-preferences | wc -l") == "0"
+    assert await memories(house, store_id) == {}
+
+
+async def test_workspace_that_may_keep_no_more_is_told_so_and_its_agent_too(house: House) -> None:
+    await house.stop()
+    house.settings["quotas__storage_bytes"] = 10
+    await house.start()
+    store_id, client = await store(house), house.client.beta.memory_stores
+    made = await client.memories.create(store_id, path="/a.md", content="12345")
+    with pytest.raises(anthropic.BadRequestError, match="storage_bytes") as refused:
+        await client.memories.update(made.id, memory_store_id=store_id, content="123456")
+    assert refused.value.body["error"]["details"] == {"error_code": "storage_quota_exceeded"}  # type: ignore[index]
+    session = await session_with(house, store_id)
+    await bash(house, session, f"{HERE}; echo 123456 > b.md; echo 7 > c.md")
+    assert await until(house, store_id, lambda m: len(m) == 2) == {"/a.md": "12345", "/c.md": "7\n"}
+    said = await bash(house, session, f"{HERE}; cat .unsynced/README b.md")
+    assert "/b.md: this would make" in said
+    assert "\n123456" in said

@@ -247,3 +247,17 @@ async def test_disabled_tool_is_not_offered_and_a_call_of_it_is_refused(house: H
     assert (call.name, call.evaluated_permission) == ("bash", "deny")
     assert events[-1].stop_reason.type == "end_turn"
     assert "mcp__custom__bash" not in {t["name"] for t in house.model.requests[0].body["tools"]}
+
+
+async def test_harness_own_name_of_a_tool_is_refused_and_no_worker_runs_it(house: House, tmp_path: Path) -> None:
+    session, environment, key = await house.self_hosted()
+    async with official_worker(house, environment, key, tmp_path / "elsewhere"):
+        events = await served_turn(
+            house,
+            session,
+            [step(tool("Bash", command="touch wrong")), step(tool("bash", command="touch right")), step("Ok.")],
+        )
+    wrong, right = calls(events)
+    assert (wrong.name, wrong.evaluated_permission) == ("bash", "deny")
+    assert right.evaluated_permission == "allow"
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["right"]

@@ -23,6 +23,7 @@ from hostler.api import (
     oversight,
     session_resources,
     sessions,
+    vaults,
     work,
 )
 from hostler.api.contract import BY_METHOD
@@ -44,6 +45,7 @@ _ROUTERS = (
     models.router,
     session_resources.router,
     sessions.router,
+    vaults.router,
 )
 _OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router)
 

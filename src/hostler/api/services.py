@@ -10,6 +10,7 @@ from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.credentials import Credentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
@@ -17,9 +18,11 @@ from hostler.engine.keys import Keys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
+from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.vaults import Vaults
 from hostler.engine.work_queue import WorkQueue
 
 SessionView = dict[str, Any]
@@ -105,6 +108,9 @@ class ApiServices:
     memory_stores: MemoryStores
     files: Files
     session_resources: SessionResources
+    vaults: Vaults
+    credentials: Credentials
+    credential_probe: CredentialProbe
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

@@ -56,6 +56,10 @@ SHAPES: dict[str, str] = {
     '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
     "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '
     '"target_id", "details", "created_at"}, …]}`',
+    "hostler secrets status": '`{"keys": [{"id", "current", "here", "secrets"}, …]}`. `here`: whether this server has '
+    "the key; `secrets`: how many are sealed with it.",
+    "hostler secrets rotate": '`{"key", "rewrapped", "kept": [id, …]}`',
+    "hostler secrets prune": '`{"removed": [id, …]}`',
     "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
     "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
     "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',

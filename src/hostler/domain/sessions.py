@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from hostler.domain.agents import MAX_SYSTEM, ModelChoice, NoMcpServers, NoSkills
+from hostler.domain.agents import MAX_SYSTEM, ModelChoice, ModeRequest, NoSkills
 from hostler.domain.clock import rfc3339
 from hostler.domain.inputs import ClientEvent, parse_initial_events
+from hostler.domain.mcp import LocalServers, UrlServers
 from hostler.domain.resources import FileResource, GithubResource, MemoryResource, ResourceRequests
 from hostler.domain.tools import ToolRequests
 from hostler.domain.values import (
@@ -22,8 +23,8 @@ from hostler.domain.values import (
     Value,
     parse,
     problem,
-    refuse_unless_empty,
 )
+from hostler.domain.vaults import VaultIds
 
 MAX_TITLE: Final = 500
 
@@ -105,7 +106,9 @@ class AgentOverrides(Value):
     model: Annotated[ModelChoice | None, BeforeValidator(_effort_is_ignored)] = None
     system: Annotated[Text, Field(max_length=MAX_SYSTEM)] | None = None
     tools: ToolRequests = ()
-    mcp_servers: NoMcpServers = None
+    mcp_servers: UrlServers = ()
+    local_mcp_servers: LocalServers = ()
+    permission_mode: ModeRequest = "default"
     skills: NoSkills = None
 
 
@@ -118,9 +121,6 @@ AgentChoice = Annotated[
     BeforeValidator(_bare_agent),
 ]
 Title = Annotated[Text, Field(max_length=MAX_TITLE)]
-NoVaults = Annotated[
-    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
-]
 
 
 def _no_budget_yet(value: object) -> object:
@@ -136,7 +136,7 @@ class _CreateSessionBody(Value):
     metadata: Metadata = Field(default_factory=dict)
     initial_events: Any = None
     resources: ResourceRequests = ()
-    vault_ids: NoVaults = None
+    vault_ids: VaultIds = ()
     budget: Annotated[None, BeforeValidator(_no_budget_yet)] = None
 
 
@@ -150,6 +150,8 @@ class CreateSession:
     metadata: dict[str, str]
     initial_events: list[ClientEvent]
     resources: Sequence[FileResource | GithubResource | MemoryResource] = ()
+    vault_ids: Sequence[str] = ()
+    """In the order in which they are asked for a credential."""
 
 
 def parse_create_session(raw: object) -> CreateSession:
@@ -162,6 +164,7 @@ def parse_create_session(raw: object) -> CreateSession:
         metadata=dict(body.metadata),
         initial_events=parse_initial_events(body.initial_events),
         resources=body.resources,
+        vault_ids=body.vault_ids or (),
     )
 
 
@@ -169,7 +172,9 @@ class SessionAgentUpdate(Value):
     """What of a session's agent may change while the session lives."""
 
     tools: ToolRequests = ()
-    mcp_servers: NoMcpServers = None
+    mcp_servers: UrlServers = ()
+    local_mcp_servers: LocalServers = ()
+    permission_mode: ModeRequest = "default"
 
 
 def _no_budget(value: object) -> object:

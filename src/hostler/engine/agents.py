@@ -6,7 +6,8 @@ nobody else made it first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from hostler.domain.agents import AgentVersion, CreateAgent, EffortLevel, UpdateAgent, first_version, resolve_model
 from hostler.domain.errors import Conflict, InvalidRequest
 from hostler.domain.ids import new_id
-from hostler.domain.sessions import AgentOverrides, AgentRef, Position, TimeRange
+from hostler.domain.sessions import AgentOverrides, AgentRef, Position, SessionAgentUpdate, TimeRange
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine.models import Models
@@ -155,11 +156,22 @@ def patched(stored: AgentVersion, patch: UpdateAgent, default_effort: Callable[[
     for field in ("description", "system"):
         if field in sent:
             changes[field] = getattr(patch, field) or None
-    if "tools" in sent:
-        changes["tools"] = resolve_tools(patch.tools)
+    changes |= replaced_tools(patch)
     if "metadata" in sent:
         changes["metadata"] = merge_metadata(stored.metadata, patch.metadata)
-    return stored.model_copy(update=changes)
+    changed = stored.model_copy(update=changes)
+    changed.check()
+    return changed
+
+
+def replaced_tools(patch: UpdateAgent | AgentOverrides | SessionAgentUpdate) -> dict[str, Any]:
+    """What `patch` says of tools, MCP servers and the permission mode: each that was sent, as a whole."""
+    sent = patch.model_fields_set
+    changes: dict[str, Any] = {"tools": resolve_tools(patch.tools)} if "tools" in sent else {}
+    for field in ("mcp_servers", "local_mcp_servers", "permission_mode"):
+        if field in sent:
+            changes[field] = getattr(patch, field)
+    return changes
 
 
 def session_agent(
@@ -179,9 +191,20 @@ def session_agent(
             changes["model"] = resolve_model(choice.model, default_effort=models.default_effort(choice.model.id))
         if "system" in choice.model_fields_set:
             changes["system"] = choice.system or None
-        if "tools" in choice.model_fields_set:
-            changes["tools"] = resolve_tools(choice.tools)
-        version = version.model_copy(update=changes)
+        version = version.model_copy(update=changes | replaced_tools(choice))
+        version.check(at="agent.")
     snapshot = {"id": row.id, "type": "agent", "version": row.version, **version.wire()}
     del snapshot["metadata"]
     return row, snapshot
+
+
+def patched_snapshot(snapshot: Mapping[str, Any], patch: SessionAgentUpdate) -> dict[str, Any]:
+    """The snapshot of a session's agent with `patch`. Raises InvalidRequest when tools and servers then disagree."""
+    known = {key: value for key, value in snapshot.items() if key in AgentVersion.model_fields}
+    version = AgentVersion.model_validate_json(json.dumps(known)).model_copy(update=replaced_tools(patch))
+    version.check(at="agent.")
+    shown = version.wire()
+    del shown["metadata"]
+    others = {key: value for key, value in snapshot.items() if key not in AgentVersion.model_fields}
+    following = {**shown, **others}
+    return {key: following[key] for key in snapshot if key in following} | following

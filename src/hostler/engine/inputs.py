@@ -110,7 +110,12 @@ def _interrupt(step: Step, at: Moment, totals: Totals, body: Body) -> Step:
     return _with(step, state, [event, *closing, *idle, *following], [event], wanted=True if following else step.wanted)
 
 
-_WAITS_FOR = {"builtin": "user.tool_confirmation", "custom": "user.custom_tool_result", "hosted": "user.tool_result"}
+_WAITS_FOR = {
+    "builtin": "user.tool_confirmation",
+    "mcp": "user.tool_confirmation",
+    "custom": "user.custom_tool_result",
+    "hosted": "user.tool_result",
+}
 
 
 def _answer(step: Step, at: Moment, body: Body) -> Step:

@@ -138,7 +138,8 @@ class Memory:
         body = await self._ledger.read_event(self._session_id, call.event_id)
         if body is None:
             return False
-        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind != "builtin")
+        elsewhere = call.kind in ("custom", "hosted")
+        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], elsewhere, call.server)
         entry = call_entry(entries, call.tool_use_id, self._harness.call_entry(made), at)
         if entry is not None:
             await self.transcripts.append_entry(self._key, entry)

@@ -28,7 +28,7 @@ from hostler.engine.memory_merge import UNSENDABLE, Plan, merge
 from hostler.engine.ports import Mount
 from hostler.store import memories
 from hostler.store.database import Database
-from hostler.store.memories import MemoryRow
+from hostler.store.memories import Admit, MemoryRow, admit_anything
 from hostler.store.sessions import SessionRow
 
 log = logging.getLogger("hostler.memory")
@@ -92,8 +92,10 @@ class _Copy:
 class MemoryFiles(Attachment):
     """The memory stores of sessions whose sandbox is on this host."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, admit: Admit = admit_anything) -> None:
+        """`admit` is asked before more bytes are kept (`WorkspaceQuotas.admit_bytes`)."""
         self._database = database
+        self._admit = admit
 
     async def lay_out(self, session: SessionRow, home: Path) -> Sequence[Mount]:
         mounts = []
@@ -195,7 +197,9 @@ class MemoryFiles(Attachment):
             now, row = self._database.now(conn), remote.get(step.path)
             if step.what == "create" or row is None:
                 content = sent[step.path]
-                memories.create_memory(conn, now, workspace, store_id, path=step.path, content=content, actor=actor)
+                memories.create_memory(
+                    conn, now, workspace, store_id, path=step.path, content=content, actor=actor, admit=self._admit
+                )
             elif step.what == "delete":
                 expected = row.content_sha256
                 memories.delete_memory(conn, now, workspace, store_id, row.id, expected_sha256=expected, actor=actor)
@@ -210,6 +214,7 @@ class MemoryFiles(Attachment):
                     content=sent.get(step.path),
                     expected_sha256=row.content_sha256,
                     actor=actor,
+                    admit=self._admit,
                 )
 
         def unit(conn: Connection) -> list[HostlerError | None]:

@@ -92,6 +92,8 @@ class MemoryFolder:
                     if kind != stat.S_IFDIR:
                         return UNSENDABLE if kind == stat.S_IFLNK else None
                     parent = _opened(stack, parent, folder)
+                if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    return None  # what counts is what is in it
                 content = _read(parent, name)
         except FileNotFoundError:
             return None
@@ -146,7 +148,12 @@ class MemoryFolder:
 
     def is_aside(self, name: str) -> bool:
         """Is this still there, among what was set aside?"""
-        return self.state(f"/{ASIDE}/{name}") is not None
+        try:
+            with self._open_parent(f"/{ASIDE}/{name}") as (parent, last):
+                os.stat(last, dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def explain(self, text: str | None) -> None:
         """Put a README beside what was set aside; None takes it away, and the folder too if nothing else is there."""

@@ -25,11 +25,12 @@ from hostler.domain.values import merge_metadata
 from hostler.engine.memory_access import actor_of, may_access_store, may_manage_stores
 from hostler.store import memories, memory_stores, memory_versions
 from hostler.store.database import Database
-from hostler.store.memories import Folder, MemoryRow
+from hostler.store.memories import Admit, Folder, MemoryRow, admit_anything
 from hostler.store.memory_stores import StoreRow
 from hostler.store.memory_versions import VersionRow
 from hostler.store.pages import Position as StorePosition
 from hostler.store.pages import Range
+from hostler.store.webhooks import emit
 
 T = TypeVar("T")
 
@@ -38,8 +39,10 @@ class MemoryStores:
     """The memory stores of every workspace. Each method raises NotFound for what the principal may not know of, and
     PermissionDenied for what it knows and may not do."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, admit: Admit = admit_anything) -> None:
+        """`admit` is asked before more bytes are kept (`WorkspaceQuotas.admit_bytes`)."""
         self._database = database
+        self._admit = admit
 
     # -- stores
 
@@ -48,9 +51,11 @@ class MemoryStores:
         store_id = new_id("memstore")
 
         def unit(conn: Connection) -> StoreRow:
+            now = self._database.now(conn)
+            emit(conn, now, principal.workspace, "memory_store.created", {"id": store_id})
             return memory_stores.create_store(
                 conn,
-                self._database.now(conn),
+                now,
                 id=store_id,
                 workspace_id=principal.workspace,
                 name=request.name,
@@ -112,16 +117,26 @@ class MemoryStores:
     async def archive(self, principal: Principal, store_id: str) -> Wire:
         """Read-only for good; a second time changes nothing."""
         may_manage_stores(principal)
-        return store_wire(
-            await self._database.write(
-                lambda conn: memory_stores.archive_store(conn, self._database.now(conn), principal.workspace, store_id)
-            )
-        )
+
+        def unit(conn: Connection) -> StoreRow:
+            now, workspace = self._database.now(conn), principal.workspace
+            row = memory_stores.get_store(conn, workspace, store_id, for_update=True)
+            if row.archived_at is None:
+                emit(conn, now, workspace, "memory_store.archived", {"id": store_id})
+            return memory_stores.archive_store(conn, now, workspace, store_id)
+
+        return store_wire(await self._database.write(unit))
 
     async def delete(self, principal: Principal, store_id: str) -> None:
         """With everything that it holds. Sessions that it is attached to go on without it."""
         may_manage_stores(principal)
-        await self._database.write(lambda conn: memory_stores.delete_store(conn, principal.workspace, store_id))
+
+        def unit(conn: Connection) -> None:
+            memory_stores.delete_store(conn, principal.workspace, store_id)
+            now = self._database.now(conn)
+            emit(conn, now, principal.workspace, "memory_store.deleted", {"id": store_id})
+
+        await self._database.write(unit)
 
     # -- memories
 
@@ -139,6 +154,7 @@ class MemoryStores:
                 path=request.path,
                 content=content,
                 actor=actor_of(principal),
+                admit=self._admit,
             )
 
         row = await self._database.write(unit)
@@ -170,6 +186,7 @@ class MemoryStores:
                 content=None if patch.content is None else patch.content.encode(),
                 expected_sha256=None if patch.precondition is None else patch.precondition.content_sha256,
                 actor=actor_of(principal),
+                admit=self._admit,
             )
             return memories.get_memory(conn, principal.workspace, store_id, row.id, full=view == "full")
 

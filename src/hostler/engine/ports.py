@@ -6,10 +6,12 @@ implement them; only the composition root knows which one is in use.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from sqlalchemy import Connection
 
 from hostler.store.sessions import Usage
 
@@ -137,6 +139,8 @@ class EgressRules:
     allow: Literal["public", "listed"]
     hosts: tuple[str, ...] = ()
     """Exact host names, or `*.example.com` for every name below it (not the name itself)."""
+    mcp_servers: bool = False
+    """Whether the session's own MCP servers are allowed, and only as MCP servers, wherever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,79 @@ class SequenceStore(Protocol):
     async def save(self, state: str) -> None: ...
 
 
+MCP_HOST = "mcp.hostler.internal"
+"""The host name under which a sandbox reaches its session's remote MCP servers, one path for each: `/<alias>`.
+
+No resolver knows it; the session's egress road does.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class McpRoute:
+    """A remote MCP server of one session."""
+
+    alias: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A credential of a vault, opened for requests to one MCP server."""
+
+    token: str = field(repr=False)
+    workspace: str
+    vault_id: str
+    credential_id: str
+
+
+class McpCredentials(Protocol):
+    """Who holds the secrets for MCP servers. The only other place where a token may be is one outgoing request."""
+
+    async def bearer_for(self, workspace: str, vault_ids: Sequence[str], url: str) -> Bearer | None:
+        """The credential for `url` from the first of the vaults that has one, as it is now. None: there is none.
+
+        What it raises means that there is one that can't be opened or renewed: the request isn't made.
+        """
+        ...
+
+    async def rejected(self, bearer: Bearer) -> Bearer | None:
+        """The server answered 401 to this one: another to try once, or None. Idempotent for the same bearer."""
+        ...
+
+
+McpFailure = Literal["connection", "authentication"]
+
+
+class McpGate(Protocol):
+    """Who decides what of one session may pass to its MCP servers. Called by the road, outside the sandbox."""
+
+    def offers(self, alias: str, tool: str) -> bool:
+        """Whether the model may be shown this tool."""
+        ...
+
+    def begin_call(self, alias: str, tool: str, arguments: Mapping[str, object]) -> bool:
+        """True, once, for each call that was announced and permitted: it is on its way now."""
+        ...
+
+    def not_begun(self, alias: str, tool: str, arguments: Mapping[str, object]) -> None:
+        """The call that was just begun did not reach its server, or was not taken there: it may be sent again."""
+        ...
+
+    def failed(self, alias: str, failure: McpFailure, message: str) -> None:
+        """The server could not be spoken to. May be said often."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class McpAccess:
+    """What one session's road needs to know of its MCP servers."""
+
+    routes: tuple[McpRoute, ...]
+    workspace: str
+    vault_ids: tuple[str, ...]
+    gate: McpGate
+
+
 class Road(Protocol):
     """An open unix socket for one session."""
 
@@ -221,11 +298,22 @@ class ModelRoads(Protocol):
 class EgressRoads(Protocol):
     """The egress proxy: opens one socket per session, the only way from a sandbox to anything but the model."""
 
-    async def open(self, session_id: str, socket: Path, rules: EgressRules) -> Road: ...
+    async def open(self, session_id: str, socket: Path, rules: EgressRules, mcp: McpAccess | None = None) -> Road: ...
 
 
 class EgressRecorder(Protocol):
     async def record(self, decision: EgressDecision) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+Announce = Callable[[Connection, float, str, str, Mapping[str, str]], None]
+"""Told inside a transaction what happens in it: the connection, `Database.now`, the workspace, the type of the webhook
+event (`vault.created`), and the fields of its data besides the type (`id`, and `vault_id` for credentials)."""
+
+
+def announce_nothing(conn: Connection, now: float, workspace: str, kind: str, data: Mapping[str, str]) -> None:
+    """Where nobody listens."""
 
 
 # ---------------------------------------------------------------------------------------------------------- secrets
@@ -284,8 +372,63 @@ class Cloner(Protocol):
         ...
 
 
+# ---------------------------------------------------------------------------------------------- the server's own calls
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """A request that the server itself makes, to an address that a client named."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingAnswer:
+    status: int
+    """As it came: redirects are not followed."""
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    truncated: bool
+    """There was, or could have been, more."""
+
+
+class OutgoingFailed(Exception):
+    """There is no answer. `reason` is a stable word; the message is for a person and holds nothing of the request."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Outgoing(Protocol):
+    """Makes requests to public addresses, and to those of the operator's own network that they have listed."""
+
+    async def send(
+        self,
+        request: OutgoingRequest,
+        *,
+        seconds: float,
+        limit_bytes: int,
+        enough: Callable[[bytes], bool] | None = None,
+    ) -> OutgoingAnswer:
+        """One attempt on one connection. Raises OutgoingFailed.
+
+        seconds      for everything, names included.
+        limit_bytes  of the body; what follows is not read.
+        enough       asked after each piece with the body so far: True ends the answer there, for streams.
+        """
+        ...
+
+
 __all__ = [
+    "MCP_HOST",
+    "Announce",
     "AsyncIterator",
+    "Bearer",
     "CloneFailed",
     "CloneOrder",
     "CloneProblem",
@@ -296,10 +439,19 @@ __all__ = [
     "EgressRules",
     "HeldCall",
     "IsolationLabel",
+    "McpAccess",
+    "McpCredentials",
+    "McpFailure",
+    "McpGate",
+    "McpRoute",
     "ModelRequestRecord",
     "ModelRoadListener",
     "ModelRoads",
     "Mount",
+    "Outgoing",
+    "OutgoingAnswer",
+    "OutgoingFailed",
+    "OutgoingRequest",
     "Road",
     "Sandbox",
     "SandboxLimits",
@@ -309,4 +461,5 @@ __all__ = [
     "SandboxUnavailable",
     "Sealer",
     "SequenceStore",
+    "announce_nothing",
 ]

@@ -8,12 +8,11 @@ from typing import Any
 
 from hostler.domain.ids import derived_uuid
 from hostler.engine.hosted_tools import HOSTED_TOOLS
+from hostler.engine.mcp import aliases, harness_servers, routes
 from hostler.engine.models import spellings
-from hostler.engine.ports import EgressRules, SandboxLimits
-from hostler.engine.runs import CustomTool, RunSpec
-
-BUILTIN_TOOLS = ("bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search")
-TOOLSET = "agent_toolset_20260401"
+from hostler.engine.permissions import Permissions, permissions
+from hostler.engine.ports import EgressRules, McpRoute, SandboxLimits
+from hostler.engine.runs import CustomTool, McpServer, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,7 @@ class Profile:
     model: str
     effort: str | None
     system: str | None
-    policies: Mapping[str, str]
-    """Enabled built-in tools by wire name, with the type of their permission policy."""
+    permissions: Permissions
     custom_tools: tuple[CustomTool, ...]
     egress: EgressRules
     sandbox_limits: SandboxLimits
@@ -42,6 +40,8 @@ class Profile:
     idle_timeout_seconds: float
     self_hosted: bool = False
     """True: a worker of the user's own runs the tools that touch files and run commands."""
+    mcp_servers: tuple[McpServer, ...] = ()
+    mcp_routes: tuple[McpRoute, ...] = ()
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
 
@@ -57,18 +57,17 @@ class Profile:
     @property
     def hosted_names(self) -> frozenset[str]:
         """The enabled built-in tools that a worker of a self-hosted environment runs."""
-        return frozenset(HOSTED_TOOLS).intersection(self.policies) if self.self_hosted else frozenset()
+        return frozenset(HOSTED_TOOLS).intersection(self.permissions.builtin) if self.self_hosted else frozenset()
 
     @property
     def native_names(self) -> tuple[str, ...]:
         """The enabled built-in tools that the harness itself runs."""
-        return tuple(name for name in self.policies if name not in self.hosted_names)
+        return tuple(name for name in self.permissions.builtin if name not in self.hosted_names)
 
     @property
     def one_call_at_a_time(self) -> bool:
         """True when a call may have to wait for somebody: then no two calls may be under way at once."""
-        waits_for_others = bool(self.custom_tools) or bool(self.hosted_names)
-        return waits_for_others or any(policy != "always_allow" for policy in self.policies.values())
+        return bool(self.custom_tools) or bool(self.hosted_names) or self.permissions.can_wait
 
     def run_spec(self, session_id: str, *, resume: bool, settings: Mapping[str, str]) -> RunSpec:
         hosted = self.hosted_names
@@ -79,7 +78,15 @@ class Profile:
             effort=self.effort,
             system=self.system,
             tools=self.native_names,
-            custom_tools=(*(HOSTED_TOOLS[name] for name in self.policies if name in hosted), *self.custom_tools),
+            custom_tools=(*(tool for name, tool in HOSTED_TOOLS.items() if name in hosted), *self.custom_tools),
+            mcp_servers=self.mcp_servers,
+            hidden_tools=tuple(
+                (alias, key)
+                for alias, server in self.permissions.servers.items()
+                for key, (_, rule) in server.tools.items()
+                if not rule.enabled
+            ),
+            plan_only=self.permissions.mode == "plan",
             settings=settings,
         )
 
@@ -106,7 +113,7 @@ def profile(
     model = agent["model"]
     config = environment["config"]
     self_hosted = config["type"] == "self_hosted"
-    policies = _policies(agent.get("tools") or ())
+    rules = permissions(agent, aliases(agent))
     effort = model.get("effort")
     limits = config.get("limits") or {}
     idle = (config.get("hosting") or {}).get("idle_timeout_seconds")  # null when the environment says nothing
@@ -114,45 +121,34 @@ def profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
         system="\n\n".join(text for text in (agent.get("system"), told) if text) or None,
-        policies=policies,
+        permissions=rules,
         custom_tools=tuple(
             CustomTool(tool["name"], tool["description"], tool["input_schema"])
             for tool in agent.get("tools") or ()
             if tool["type"] == "custom"
         ),
-        egress=_egress_of_web_tools(policies) if self_hosted else _egress(config.get("networking")),
+        egress=_egress_of_web_tools(rules) if self_hosted else _egress(config.get("networking")),
         sandbox_limits=_sandbox_limits(limits, sandbox_limits),
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
         idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
         self_hosted=self_hosted,
+        mcp_servers=harness_servers(agent),
+        mcp_routes=routes(agent),
         attached=attached,
     )
 
 
-def _policies(tools: Any) -> dict[str, str]:
-    policies: dict[str, str] = {}
-    for toolset in tools:
-        if toolset["type"] != TOOLSET:
-            continue
-        default = toolset.get("default_config") or {}
-        configs = {config["name"]: config for config in toolset.get("configs") or ()}
-        for name in BUILTIN_TOOLS:
-            config = {**default, **{k: v for k, v in configs.get(name, {}).items() if v is not None}}
-            if config.get("enabled", True):
-                policies[name] = (config.get("permission_policy") or {"type": "always_allow"})["type"]
-    return policies
-
-
-def _egress_of_web_tools(policies: Mapping[str, str]) -> EgressRules:
+def _egress_of_web_tools(rules: Permissions) -> EgressRules:
     """In a self-hosted environment nothing else runs beside the harness, so nothing else may reach out."""
-    return EgressRules("public") if "web_fetch" in policies else EgressRules("listed")
+    return EgressRules("public") if "web_fetch" in rules.builtin else EgressRules("listed", mcp_servers=True)
 
 
 def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
     if networking is not None and networking["type"] == "limited":
-        return EgressRules("listed", tuple(networking.get("allowed_hosts") or ()))
+        hosts = tuple(networking.get("allowed_hosts") or ())
+        return EgressRules("listed", hosts, mcp_servers=bool(networking.get("allow_mcp_servers")))
     return EgressRules("public")
 
 

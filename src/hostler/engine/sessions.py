@@ -23,10 +23,9 @@ from hostler.domain.sessions import (
     TimeRange,
     UpdateSession,
 )
-from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine import content, inputs, state
-from hostler.engine.agents import session_agent
+from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
@@ -34,6 +33,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog
 from hostler.store import sessions as rows
 from hostler.store.database import Database
@@ -81,6 +81,7 @@ class Sessions:
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
+            session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
             )
@@ -101,6 +102,7 @@ class Sessions:
                     title=params.title,
                     metadata=params.metadata,
                     resources=attached,
+                    vault_ids=params.vault_ids,
                 ),
             )
             content.check(connection, now, workspace, bodies, "initial_events")
@@ -122,7 +124,10 @@ class Sessions:
         )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
+        """Title, metadata, and the tools and MCP servers of an idle session.
+
+        `session.updated` tells what changed, if anything did.
+        """
 
         def unit(connection: Connection) -> Applied | SessionRow:
             row = rows.get_session(connection, workspace, session_id)
@@ -425,8 +430,6 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     if merged != row.metadata:
         metadata = merged
         changed["metadata"] = merged
-    if patch.agent is not None and "tools" in patch.agent.model_fields_set:
-        tools = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
-        if tools != row.agent["tools"]:
-            agent = changed["agent"] = {**row.agent, "tools": tools}
+    if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
+        agent = changed["agent"] = following
     return SessionUpdate(title=title, metadata=metadata, agent=agent), changed

@@ -53,10 +53,15 @@ class OpenCall(_Frozen):
 
     event_id: str
     tool_use_id: str
-    kind: Literal["builtin", "custom", "hosted"]
+    kind: Literal["builtin", "custom", "hosted", "mcp"]
     """builtin: runs in the session's sandbox · custom: the client runs it · hosted: a built-in tool that a worker of a
-    self-hosted environment runs."""
+    self-hosted environment runs · mcp: a tool of an MCP server."""
     name: str
+    """The tool's name as the harness calls it."""
+    server: str | None = None
+    """With `mcp`: the alias of the server."""
+    input_digest: str = ""
+    """With `mcp`: what the call was announced with."""
     gated: bool
     """True: waits for somebody outside before it can run (an `ask` policy, or a custom tool)."""
     started: bool = False
@@ -303,7 +308,7 @@ def close_calls(
         text = ev.OUTCOME_UNKNOWN if lost and call.started else ev.INTERRUPTED
         if not in_transcript:
             unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))
-        if call.kind == "builtin" or call.answer is None:
+        if call.kind in ("builtin", "mcp") or call.answer is None:
             events.append(result_event(at, call, [ev.text_block(text)], True))
         state = settle(state, call.model_copy(update={"answer": None, "verdict": None}))
     return state.model_copy(update={"unclosed": tuple(unclosed)}), events
@@ -320,6 +325,8 @@ def result_event(at: Moment, call: OpenCall, content: Sequence[Body], is_error: 
             return ev.agent_tool_result(at.text, call.event_id, content, is_error)
         case "custom":
             return ev.custom_tool_result(at.text, call.event_id, content, is_error)
+        case "mcp":
+            return ev.agent_mcp_tool_result(at.text, call.event_id, content, is_error)
         case "hosted":
             return ev.user_tool_result(at.text, call.event_id, content, is_error)
 

@@ -137,7 +137,7 @@ def call_finished(state: SessionState, at: Moment, tool_use_id: str, content: Se
     if call is None:
         return Step(state)
     state = settle(state, call)
-    if call.kind == "builtin":
+    if call.kind in ("builtin", "mcp"):
         return Step(state, (result_event(at, call, content, is_error),))
     if call.answer is not None:
         return Step(state)

@@ -8,7 +8,7 @@ and go on with the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -42,6 +42,14 @@ class Folder:
     """Stands for the memories below a path, in a list that doesn't go deeper. `path` ends in a slash."""
 
     path: str
+
+
+Admit = Callable[[Connection, str, int], None]
+"""Asked with the workspace before so many bytes more are kept. Raises when they may not be."""
+
+
+def admit_anything(conn: Connection, workspace_id: str, adding: int) -> None:
+    """For a server without quotas."""
 
 
 _MEMORY = tuple(memories.c)
@@ -133,11 +141,20 @@ def _below(folder: str) -> list[ColumnElement[bool]]:
 
 
 def create_memory(
-    conn: Connection, now: float, workspace_id: str, store_id: str, *, path: str, content: bytes, actor: Actor
+    conn: Connection,
+    now: float,
+    workspace_id: str,
+    store_id: str,
+    *,
+    path: str,
+    content: bytes,
+    actor: Actor,
+    admit: Admit = admit_anything,
 ) -> MemoryRow:
     """A new memory at a valid path.
 
-    Raises NotFound for no such store; InvalidRequest when the store is archived or full; MemoryPathTaken.
+    Raises NotFound for no such store; InvalidRequest when the store is archived or full; MemoryPathTaken; and what
+    `admit` raises.
     """
     store = writable_store(conn, workspace_id, store_id)
     _refuse_taken(conn, store_id, path)
@@ -146,6 +163,7 @@ def create_memory(
             f"memory store {store_id} holds {store.memories} memories, and at most {MAX_MEMORIES} are kept; "
             "delete some, or put several into one"
         )
+    admit(conn, workspace_id, len(content))
     memory_id, at = new_id("mem"), moment(now)
     version = _add_version(conn, at, store_id, memory_id, "created", path, content, actor)
     conn.execute(
@@ -175,11 +193,12 @@ def update_memory(
     content: bytes | None = None,
     expected_sha256: str | None = None,
     actor: Actor,
+    admit: Admit = admit_anything,
 ) -> MemoryRow:
     """Another content, another path, or both; None keeps. The id stays.
 
     Raises NotFound; InvalidRequest when the store is archived; MemoryChanged when the memory doesn't hold what was
-    expected; MemoryPathTaken when another memory is in the way.
+    expected; MemoryPathTaken when another memory is in the way; and what `admit` raises.
     """
     writable_store(conn, workspace_id, store_id)
     row = get_memory(conn, workspace_id, store_id, memory_id, full=True)
@@ -191,6 +210,7 @@ def update_memory(
         _refuse_taken(conn, store_id, new_path, but=memory_id)
     if (new_path, new_content) == (row.path, row.content):
         return row
+    admit(conn, workspace_id, len(new_content))
     at = moment(now)
     version = _add_version(conn, at, store_id, memory_id, "modified", new_path, new_content, actor)
     conn.execute(

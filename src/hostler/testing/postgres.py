@@ -97,6 +97,15 @@ class PostgresCluster:
         dump = self._client("pg_dump", "--schema-only", "--no-owner", "-d", database)
         return "\n".join(line for line in dump.splitlines() if line and not line.startswith(("--", "\\")))
 
+    def dump(self, database: str) -> str:
+        """Schema and rows of a database as SQL text."""
+        return self._client("pg_dump", "--no-owner", "-d", database)
+
+    @property
+    def directory(self) -> Path:
+        """Where all its files are, the log of its writes included."""
+        return self._directory()
+
     def start(self) -> None:
         """Start the server; returns when it answers. Does nothing when it runs."""
         if self._process is not None:

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:27:37.025555Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:33:43.985761Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:27:37.025555Z','2026-11-21T04:27:37.025555Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:33:43.985761Z','2026-11-21T04:33:43.985761Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -51,6 +51,26 @@ CREATE TABLE audit_entries (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_audit_entries PRIMARY KEY (id)
 );
+CREATE TABLE credentials (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	vault_id TEXT NOT NULL, 
+	display_name TEXT, 
+	metadata TEXT NOT NULL, 
+	auth TEXT NOT NULL, 
+	match_key TEXT, 
+	sealed TEXT, 
+	refreshing_by TEXT, 
+	refreshing_until DOUBLE, 
+	refresh_failed_at DOUBLE, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	archived_at TEXT, 
+	CONSTRAINT pk_credentials PRIMARY KEY (id), 
+	CONSTRAINT uq_credentials_vault_id_match_key UNIQUE (vault_id, match_key), 
+	CONSTRAINT fk_credentials_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_credentials_vault_id FOREIGN KEY(vault_id) REFERENCES vaults (id) ON DELETE CASCADE
+);
 CREATE TABLE egress_decisions (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -63,7 +83,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_BfxRq9QChvzSx5f8b61DjvTq','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:27:37.033025Z');
+INSERT INTO "egress_decisions" VALUES('egr_rNTH4nxMQmC3NNgr9WQze8HA','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:33:44.017516Z');
 CREATE TABLE environments (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -76,7 +96,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:27:37.025555Z','2026-11-21T04:27:37.025555Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:33:43.985761Z','2026-11-21T04:33:43.985761Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -173,7 +193,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_XSMVJeE9b9wQaTg2jpH6h8sC','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:27:37.033025Z');
+INSERT INTO "model_requests" VALUES('mreq_1FD1pqSKR3sGCxX7bxkXbMVB','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:33:44.017516Z');
 CREATE TABLE resource_secrets (
 	resource_id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -234,7 +254,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:27:37.029118Z','2026-11-21T04:27:37.031690Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:33:43.996234Z','2026-11-21T04:33:44.007343Z',NULL);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -256,7 +276,18 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795235257035,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795235624022,NULL);
+CREATE TABLE vaults (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	display_name TEXT NOT NULL, 
+	metadata TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	archived_at TEXT, 
+	CONSTRAINT pk_vaults PRIMARY KEY (id), 
+	CONSTRAINT fk_vaults_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
 CREATE TABLE waiting_calls (
 	session_id TEXT NOT NULL, 
 	event_id TEXT NOT NULL, 
@@ -327,7 +358,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523525702911806111e+09,1.79523525702911806111e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523562399623394015e+09,1.79523562399623394015e+09,NULL,0,NULL);
 CREATE TABLE workspace_quotas (
 	workspace_id TEXT NOT NULL, 
 	overrides TEXT DEFAULT '{}' NOT NULL, 
@@ -344,7 +375,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:27:37.009682Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:33:43.911916Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -371,6 +402,8 @@ CREATE INDEX ix_resource_secrets_session ON resource_secrets (session_id);
 CREATE INDEX ix_memory_stores_newest ON memory_stores (workspace_id, created_at, id);
 CREATE INDEX ix_memory_versions_newest ON memory_versions (memory_store_id, created_at, id);
 CREATE INDEX ix_memory_versions_memory ON memory_versions (memory_id, created_at, id);
+CREATE INDEX ix_vaults_newest ON vaults (workspace_id, created_at, id);
+CREATE INDEX ix_credentials_newest ON credentials (vault_id, created_at, id);
 CREATE INDEX ix_webhook_endpoints_newest ON webhook_endpoints (workspace_id, created_at, id);
 CREATE INDEX ix_webhook_deliveries_pending ON webhook_deliveries (due_at, id) WHERE state = 'pending';
 CREATE INDEX ix_webhook_deliveries_subject ON webhook_deliveries (endpoint_id, subject, enqueued_at) WHERE state = 'pending';

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+WORDS = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
-    pass
+    op.create_table(
+        "vaults",
+        sa.Column("id", WORDS, nullable=False),
+        sa.Column("workspace_id", WORDS, nullable=False),
+        sa.Column("display_name", WORDS, nullable=False),
+        sa.Column("metadata", sa.Text, nullable=False),
+        sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("updated_at", WORDS, nullable=False),
+        sa.Column("archived_at", WORDS),
+        sa.PrimaryKeyConstraint("id", name="pk_vaults"),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_vaults_workspace_id"),
+    )
+    op.create_index("ix_vaults_newest", "vaults", ["workspace_id", "created_at", "id"])
+    op.create_table(
+        "credentials",
+        sa.Column("id", WORDS, nullable=False),
+        sa.Column("workspace_id", WORDS, nullable=False),
+        sa.Column("vault_id", WORDS, nullable=False),
+        sa.Column("display_name", WORDS),
+        sa.Column("metadata", sa.Text, nullable=False),
+        sa.Column("auth", sa.Text, nullable=False),
+        sa.Column("match_key", WORDS),
+        sa.Column("sealed", WORDS),
+        sa.Column("refreshing_by", WORDS),
+        sa.Column("refreshing_until", sa.Double),
+        sa.Column("refresh_failed_at", sa.Double),
+        sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("updated_at", WORDS, nullable=False),
+        sa.Column("archived_at", WORDS),
+        sa.PrimaryKeyConstraint("id", name="pk_credentials"),
+        sa.UniqueConstraint("vault_id", "match_key", name="uq_credentials_vault_id_match_key"),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_credentials_workspace_id"),
+        sa.ForeignKeyConstraint(["vault_id"], ["vaults.id"], name="fk_credentials_vault_id", ondelete="CASCADE"),
+    )
+    op.create_index("ix_credentials_newest", "credentials", ["vault_id", "created_at", "id"])

@@ -1,0 +1,42 @@
+"""The tables of vaults and credentials. What is secret is in one sealed column."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from hostler.store.tables import Json, Sealed, Seconds, Words, metadata
+
+vaults = sa.Table(
+    "vaults",
+    metadata,
+    sa.Column("id", Words, primary_key=True),
+    sa.Column("workspace_id", Words, sa.ForeignKey("workspaces.id"), nullable=False),
+    sa.Column("display_name", Words, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("created_at", Words, nullable=False),
+    sa.Column("updated_at", Words, nullable=False),
+    sa.Column("archived_at", Words),
+    sa.Index("ix_vaults_newest", "workspace_id", "created_at", "id"),
+)
+
+credentials = sa.Table(
+    "credentials",
+    metadata,
+    sa.Column("id", Words, primary_key=True),
+    sa.Column("workspace_id", Words, sa.ForeignKey("workspaces.id"), nullable=False),
+    sa.Column("vault_id", Words, sa.ForeignKey("vaults.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("display_name", Words),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("auth", Json, nullable=False),
+    sa.Column("match_key", Words),
+    sa.Column("sealed", Sealed),
+    sa.Column("refreshing_by", Words),
+    sa.Column("refreshing_until", Seconds),
+    sa.Column("refresh_failed_at", Seconds),
+    sa.Column("created_at", Words, nullable=False),
+    sa.Column("updated_at", Words, nullable=False),
+    sa.Column("archived_at", Words),
+    # NULL is different from every NULL: an archived credential has given its key back.
+    sa.UniqueConstraint("vault_id", "match_key"),
+    sa.Index("ix_credentials_newest", "vault_id", "created_at", "id"),
+)

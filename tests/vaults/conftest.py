@@ -1,0 +1,52 @@
+"""A broker over a real database of each kind, a turnable clock, and a provider of tokens on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from brokerkit import Bench, Heard, Skew, open_bench
+from oauthkit import FakeProvider
+
+from hostler.testing.postgres import PostgresCluster
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[PostgresCluster]:
+    with PostgresCluster() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hostler.db'}"
+    running: PostgresCluster = request.getfixturevalue("cluster")
+    return running.create_database(f"vaults_{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as running:
+        yield running
+
+
+@pytest.fixture
+def skew() -> Skew:
+    return Skew()
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest_asyncio.fixture
+async def bench(url: str, tmp_path: Path, skew: Skew, heard: Heard) -> AsyncIterator[Bench]:
+    async with open_bench(url, tmp_path / "keys.json", skew, heard) as opened:
+        yield opened
