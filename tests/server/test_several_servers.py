@@ -19,7 +19,9 @@ from hostler.engine.hub import Hub
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.work_queue import Poll, WorkQueue
 from hostler.store.database import Database
+from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.listening import APPLICATION
+from hostler.store.webhooks import emit
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, text, tool
 
@@ -243,15 +245,23 @@ async def test_a_poll_for_self_hosted_work_is_woken_by_the_other_server(pair: Pa
     assert found["data"]["id"] == session
 
 
-async def test_a_webhook_is_sent_by_whoever_runs_when_another_server_records_the_event(
+async def test_a_webhook_is_sent_when_a_process_that_sends_none_records_the_event(
     tmp_path: Path, server_cluster: PostgresCluster
 ) -> None:
+    """Without the signal the servers would look after half a minute."""
     hooks = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
     async with two_houses(tmp_path, server_cluster, **hooks) as pair:
-        with receiving() as receiver:
-            await listen(pair.other, receiver.url, "agent.created")
-            await pair.working.client.beta.agents.create(name="A", model="claude-opus-5-5")
-            await receiver.until(lambda got: len(got) == 1)
+        database = await Database.open(pair.url)
+        try:
+            with receiving() as receiver:
+                await listen(pair.other, receiver.url, "agent.created")
+                await database.write(
+                    lambda c: emit(c, database.now(c), DEFAULT_WORKSPACE, "agent.created", {"id": "x"})
+                )
+                async with asyncio.timeout(15):
+                    await receiver.until(lambda got: len(got) == 1)
+        finally:
+            await database.close()
 
 
 async def test_many_sessions_are_shared_and_all_finish(tmp_path: Path, server_cluster: PostgresCluster) -> None:
