@@ -28,6 +28,7 @@ from hostler.api import (
     work,
 )
 from hostler.api.contract import BY_METHOD
+from hostler.api.descriptions import DOCUMENTS, describe
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
@@ -70,6 +71,8 @@ def create_app(services: ApiServices) -> FastAPI:
     app = FastAPI(title="Hostler", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.add_route("/healthz", _healthz, methods=["GET"], name="healthz")
+    for path in DOCUMENTS:
+        app.add_route(path, describe, methods=["GET"], name=path)
     routers = (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods()))
     refuse_unguarded((*app.router.routes, *(route for router in routers for route in router.routes)), OPEN_PATHS)
     for router in routers:
