@@ -30,26 +30,45 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.quotas import PRESETS, Quotas
+from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.webhooks import HttpWebhookSender, WebhookRules
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
+from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory import Ledger
+from hostler.engine.memory_files import MemoryFiles
+from hostler.engine.memory_resource import MemoryKind, memory_section
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
-from hostler.engine.ports import EgressDecision, IsolationLabel, ModelRequestRecord, SandboxLimits
+from hostler.engine.mounted_files import FileKind, MountedFiles
+from hostler.engine.outputs import OutputLimits, Outputs
+from hostler.engine.oversight import Oversight
+from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
+from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhook_courier import Courier, CourierSettings
+from hostler.engine.webhook_dispatcher import WebhookDispatcher
+from hostler.engine.webhooks import Webhooks
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -59,10 +78,14 @@ from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, KeyGuard, MasterKeys, parse_key
 from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
+from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.files import files_bytes
+from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
+from hostler.store.webhooks import emit
 from hostler.store.work import Lease
 from hostler.testing.rehearsal import RehearsalModel
 
@@ -101,6 +124,29 @@ def homes(settings: Settings) -> Homes:
     return Homes(settings.state_dir / "sessions", sockets)
 
 
+def file_terms(settings: Settings) -> FileTerms:
+    return FileTerms(
+        most_bytes=settings.files.max_file_mb << 20, uploads_downloadable=settings.files.uploads_downloadable
+    )
+
+
+def output_limits(settings: Settings) -> OutputLimits:
+    limits = settings.files
+    return OutputLimits(
+        files=limits.max_outputs, file_bytes=limits.max_file_mb << 20, total_bytes=limits.max_outputs_mb << 20
+    )
+
+
+def repository_cloner(settings: Settings) -> GitCloner:
+    """Its users are those right behind the sandboxes' own."""
+    first, limits = settings.sandbox.first_uid + settings.sandbox.uids, CloneLimits()
+    return GitCloner(
+        uids=range(first, first + limits.at_once),
+        private_allowed=frozenset(settings.egress.private_allowed),
+        limits=CloneLimits(settings.files.clone_seconds, settings.files.clone_mb << 20, limits.at_once),
+    )
+
+
 def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     box, turns = settings.sandbox, settings.turns
     limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
@@ -113,9 +159,16 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
             attached=row.resources_json,
+            told=memory_section(row.resources),
         )
 
     return read
+
+
+def quota_defaults(settings: Settings) -> Quotas:
+    """The limits of a workspace that has none of its own: the preset's, where no number is set."""
+    preset = PRESETS[settings.quotas.preset]
+    return {name: getattr(settings.quotas, name) or preset[name] for name in preset}
 
 
 class StoredSequence:
@@ -210,8 +263,8 @@ async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
 
 
 async def has_key(database: Database) -> bool:
-    rows = await database.read(lambda c: keys.list_keys(c))
-    return any(row.revoked_at is None for row in rows)
+    now, rows = await database.read(lambda c: (database.now(c), keys.list_keys(c)))
+    return any(row.valid(now) for row in rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- secrets
@@ -233,6 +286,19 @@ def master_keys(settings: Settings) -> MasterKeys:
 
 def open_sealer(settings: Settings) -> EnvelopeSealer:
     return EnvelopeSealer(master_keys(settings))
+
+
+def webhook_rules(settings: Settings) -> WebhookRules:
+    wanted = settings.webhooks
+    return WebhookRules(
+        allow_http=wanted.allow_http,
+        private_allowed=wanted.private_allowed,
+        deadline_seconds=wanted.deadline_seconds,
+    )
+
+
+def courier_settings(settings: Settings) -> CourierSettings:
+    return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
 
 
 # ------------------------------------------------------------------------------------------------------- start, stop
@@ -275,8 +341,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Hostler]:
-    """A server that listens and works until the block is left. Leaving it ends every process."""
+async def running(settings: Settings, *, mcp_credentials: McpCredentials | None = None) -> AsyncIterator[Hostler]:
+    """A server that listens and works until the block is left. Leaving it ends every process.
+
+    `mcp_credentials` holds the secrets for MCP servers; None: the vaults do.
+    """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
             database = await open_database(settings)
@@ -296,17 +365,36 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            egress = EgressProxy(StoredDecisions(database), private_allowed=frozenset(settings.egress.private_allowed))
-            stack.push_async_callback(egress.close)
+            blobs = Blobs(settings.state_dir / "blobs")
+            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes)
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
+            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes)
+            outputs = Outputs(database, blobs, output_limits(settings), quotas.admit_bytes)
+            sealer = open_sealer(settings)
+            cloner = repository_cloner(settings)
+            stack.callback(cloner.close)
+            repositories = RepositoryKind(sealer)
+            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories, "memory_store": MemoryKind()})
             private_allowed = frozenset(settings.egress.private_allowed)
             outgoing = OutgoingClient(private_allowed=private_allowed)
             stack.callback(outgoing.close)
-            sealer = open_sealer(settings)
-            broker = VaultBroker(database, sealer, outgoing)
+            broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
+            egress = EgressProxy(
+                StoredDecisions(database),
+                private_allowed=private_allowed,
+                credentials=mcp_credentials or broker,
+            )
+            stack.push_async_callback(egress.close)
+            sender = HttpWebhookSender(webhook_rules(settings))
+            stack.callback(sender.close)
+            owner = worker_name(settings)
+            courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
+            dispatcher = WebhookDispatcher(owner, database, courier)
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
+            memory_files = MemoryFiles(database, quotas.admit_bytes)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -321,7 +409,15 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     allowed_models=models.helpers(),
                 ),
                 profile_of=profile_reader(settings),
-                attachments=Attachments(()),
+                attachments=Attachments(
+                    (
+                        Repositories(database, cloner, sealer),
+                        MountedFiles(database, blobs),
+                        memory_files,
+                        outputs,
+                    )
+                ),
+                content=FileContent(database, blobs),
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -329,9 +425,7 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
 
-            worker = Worker(
-                worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
-            )
+            worker = Worker(owner, database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots))
             await worker.release_own()
             services = ApiServices(
                 organization_id=settings.organization_id,
@@ -339,10 +433,18 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                 agents=Agents(database, models),
                 environments=Environments(database),
                 models=models,
-                sessions=Sessions(database, hub, records, models, ResourceKinds({})),
-                vaults=Vaults(database),
+                sessions=Sessions(database, hub, records, models, kinds, quotas),
+                files=files,
+                session_resources=SessionResources(database, kinds, repositories),
+                memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
+                administration=Administration(database, quotas),
+                oversight=Oversight(database, label, worker.takes_sessions),
+                quotas=quotas,
+                reach=StoredReach(database),
+                vaults=Vaults(database, emit),
                 credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
                 credential_probe=CredentialProbe(database, sealer, broker, outgoing),
+                webhooks=Webhooks(database, sealer, sender, courier, most=settings.webhooks.most_endpoints),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -363,6 +465,12 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
             )
             async with asyncio.TaskGroup() as tasks:
                 working = tasks.create_task(worker.run())
+                keeping = [
+                    tasks.create_task(files.keep_swept()),
+                    tasks.create_task(outputs.collect_left(places.kept)),
+                    tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(dispatcher.run()),
+                ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
                 gc.freeze()
@@ -375,7 +483,8 @@ async def running(settings: Settings) -> AsyncIterator[Hostler]:
                     worker.drain()
                     hub.close()
                     server.should_exit = True
-                    working.cancel()
+                    for task in (working, *keeping):
+                        task.cancel()
                     await asyncio.wait([serving, working])
 
 

@@ -73,6 +73,19 @@ class Sandbox(_Section):
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
 
 
+class Files(_Section):
+    """What clients send, what sessions put out, and what is cloned for them."""
+
+    max_file_mb: int = Field(500, ge=1, le=1 << 20, description="One file, in MiB: an upload, or an output.")
+    uploads_downloadable: bool = Field(
+        False, description="Let clients download what was uploaded; else only what sessions have put out."
+    )
+    max_outputs: int = Field(1000, ge=0, le=100_000, description="Files that one session may put out.")
+    max_outputs_mb: int = Field(2048, ge=0, le=1 << 24, description="All of them together, in MiB.")
+    clone_seconds: float = Field(300.0, gt=0, description="How long cloning one repository may take.")
+    clone_mb: int = Field(2048, ge=1, le=1 << 20, description="Room that one cloned repository may take, in MiB.")
+
+
 class Egress(_Section):
     """The road to everything but the model."""
 
@@ -112,6 +125,19 @@ class Turns(_Section):
     interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
 
 
+class Webhooks(_Section):
+    """Where webhooks may be sent."""
+
+    allow_http: bool = Field(False, description="Also to http:// addresses: for a network of your own.")
+    private_allowed: tuple[str, ...] = Field(
+        (), description="Addresses or networks that are not public and may be told all the same, such as 10.1.0.0/16."
+    )
+    most_endpoints: int = Field(20, ge=1, description="Endpoints of one workspace.")
+    deadline_seconds: float = Field(15.0, gt=0, description="After that an endpoint has not answered.")
+    retry_seconds: float = Field(5.0, gt=0, description="Pause before the second of three attempts.")
+    disable_after: int = Field(20, ge=1, description="Failed deliveries in a row after which an endpoint is disabled.")
+
+
 class Worker(_Section):
     """The part that runs sessions."""
 
@@ -123,6 +149,19 @@ class Worker(_Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
 
 
+class Quotas(_Section):
+    """How much one workspace may have, unless it has limits of its own. 0: what the preset says."""
+
+    preset: Literal["unlimited", "contract"] = Field(
+        "unlimited", description="`contract`: 300 changing and 1,200 reading requests a minute. `unlimited`: no limits."
+    )
+    create_requests_per_minute: int = Field(0, ge=0, description="Requests that change something (POST, DELETE).")
+    read_requests_per_minute: int = Field(0, ge=0, description="Requests that read (GET), opened streams included.")
+    sessions_per_day: int = Field(0, ge=0, description="Sessions made on one day (UTC).")
+    live_sessions: int = Field(0, ge=0, description="Sessions that are not archived.")
+    storage_bytes: int = Field(0, ge=0, description="Bytes of files, and of memories with their versions.")
+
+
 class Settings(_Section):
     """Everything."""
 
@@ -132,10 +171,13 @@ class Settings(_Section):
     store: Store = Store()
     model: Model = Model()
     sandbox: Sandbox = Sandbox()
+    files: Files = Files()
     egress: Egress = Egress()
     secrets: Secrets = Secrets()
     turns: Turns = Turns()
+    webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
+    quotas: Quotas = Quotas()
 
     @property
     def store_url(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -21,21 +23,34 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.egress.outgoing import OutgoingClient
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
-from hostler.engine.keys import StoredKeys
+from hostler.engine.files import Files, FileTerms
+from hostler.engine.keys import Keys, StoredKeys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
+from hostler.engine.mounted_files import FileKind
+from hostler.engine.oversight import Oversight
 from hostler.engine.probes import CredentialProbe
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import Reach, StoredReach
+from hostler.engine.repositories import RepositoryKind
+from hostler.engine.resources import ResourceKinds
+from hostler.engine.session_resources import SessionResources
 from hostler.engine.vaults import Vaults
 from hostler.sealing.envelope import EnvelopeSealer
-from hostler.sealing.masterkeys import GivenKeys, MasterKey
+from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
+from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 
 T = TypeVar("T")
 
+MOST_FILE_BYTES = 40 << 20
+"""More than another request may have, and little enough for a test."""
 ORGANIZATION = "org_of_the_tests"
 
 
@@ -116,6 +131,18 @@ class RunningServer:
         yield
         assert not self.agents.failures, "not every failure was met"
 
+    # -- parts that a test may have of another kind
+
+    def make_keys(self) -> Keys:
+        return StoredKeys(self.database)
+
+    def make_reach(self) -> Reach:
+        return StoredReach(self.database)
+
+    def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
+        """A session service with `close`."""
+        return InMemorySessions(self.database, models)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
@@ -127,20 +154,31 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.database = await Database.open(self._database_url)
+        blobs = tempfile.TemporaryDirectory(prefix="apikit-blobs-")
         try:
+            repositories = RepositoryKind(EnvelopeSealer(KeyFile(Path(blobs.name) / "keys.json")))
+            kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories})
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
-            self.sessions = InMemorySessions(self.database, models)
+            quotas = WorkspaceQuotas(self.database)
+            self.sessions = self.make_sessions(models, quotas)
             outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
             sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
             self.broker = VaultBroker(self.database, sealer, outgoing)
             services = ApiServices(
                 organization_id=ORGANIZATION,
-                keys=StoredKeys(self.database),
+                keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database),
                 models=models,
                 sessions=self.sessions,
+                administration=Administration(self.database, quotas),
+                oversight=Oversight(self.database),
+                quotas=quotas,
+                reach=self.make_reach(),
+                memory_stores=MemoryStores(self.database),
+                files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
+                session_resources=SessionResources(self.database, kinds, repositories),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
@@ -176,4 +214,5 @@ class RunningServer:
                 outgoing.close()
                 server.should_exit = True
         finally:
+            blobs.cleanup()
             await self.database.close()

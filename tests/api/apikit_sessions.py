@@ -17,9 +17,8 @@ from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
-from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine.agents import session_agent
+from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.models import Models
 from hostler.engine.vaults import session_vaults
@@ -109,8 +108,8 @@ class InMemorySessions:
         view = self._get(workspace, session_id).view
         if "title" in patch.model_fields_set:
             view["title"] = patch.title
-        if patch.agent is not None and "tools" in patch.agent.model_fields_set:
-            view["agent"]["tools"] = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
+        if patch.agent is not None:
+            view["agent"] = patched_snapshot(view["agent"], patch.agent)
         view["metadata"] = merge_metadata(view["metadata"], patch.metadata)
         return view
 
@@ -122,6 +121,8 @@ class InMemorySessions:
         rows = [row for row in rows if not query.statuses or row["status"] in query.statuses]
         rows = [row for row in rows if query.agent_id is None or row["agent"]["id"] == query.agent_id]
         rows = [row for row in rows if query.include_archived or row["archived_at"] is None]
+        if query.deployment_id is not None or query.memory_store_id is not None:
+            rows = []
         rows.sort(key=place, reverse=query.order == "desc")
         begin, end = 0, len(rows)
         if query.after is not None:

@@ -32,6 +32,12 @@ with client.beta.sessions.events.stream(session.id) as stream:
 threads = [thread.id for thread in client.beta.sessions.threads.list(session.id)]
 sessions = [row.id for row in client.beta.sessions.list(statuses=["idle"])]
 models = [model.id for model in client.beta.models.list()]
+uploaded = [client.beta.files.upload(file=(f"{n}.txt", b"x", "text/plain")).id for n in range(3)]
+files = [file.id for file in client.beta.files.list(limit=2)] == uploaded[::-1]
+newer = [file.id for file in client.beta.files.list(before_id=uploaded[0], limit=1)] == [uploaded[1], uploaded[2]]
+metadata = client.beta.files.retrieve_metadata(uploaded[0])
+assert (metadata.filename, metadata.downloadable, metadata.size_bytes) == ("0.txt", False, 1)
+assert client.beta.files.delete(uploaded[0]).type == "file_deleted"
 try:
     client.beta.agents.update(agent.id, version=1, name="x")
     conflict = None
@@ -47,7 +53,7 @@ print(
         {
             "agent": agent.id, "version": updated.version, "listed": listed, "versions": versions, "streamed": streamed,
             "threads": len(threads), "sessions": sessions == [session.id], "models": "claude-opus-4-6" in models,
-            "conflict": conflict,
+            "conflict": conflict, "files": files, "newer": newer,
         }
     )
 )  # fmt: skip

@@ -192,8 +192,6 @@ def test_pages_hold_every_agent_once_while_others_are_made(client: anthropic.Ant
         ({"metadata": {"k" * 65: "v"}}, "metadata: has a key of 65"),
         ({"metadata": {"k": "v" * 513}}, "metadata: has a value for 'k' of 513"),
         ({"metadata": {"k": 1}}, "metadata: has a value for 'k' that is not a string"),
-        ({"mcp_servers": [{"type": "url", "name": "m", "url": "https://x"}]}, "mcp_servers: is not supported"),
-        ({"tools": [{"type": "mcp_toolset", "mcp_server_name": "m"}]}, r"tools\[0\]: is an mcp_toolset"),
         ({"skills": [{"type": "custom", "skill_id": "skill_1"}]}, "skills: is not supported"),
         ({"multiagent": {"type": "coordinator", "agents": []}}, "multiagent: is not supported"),
         ({"execution_identity": {"type": "aws_role", "role_arn": "a"}}, "execution_identity: of type aws_role"),

@@ -101,10 +101,6 @@ def test_names_are_unique_until_deleted(client: anthropic.Anthropic) -> None:
         ({"type": "cloud", "gpu": 1}, "config.gpu: is not a field"),
         ({"type": "cloud", "networking": {"type": "open"}}, "config.networking: has type 'open'"),
         (
-            {"type": "cloud", "networking": {"type": "limited", "allow_mcp_servers": True}},
-            "config.networking.allow_mcp_servers: true is not supported",
-        ),
-        (
             {"type": "cloud", "networking": {"type": "limited", "allow_package_managers": True}},
             "config.networking.allow_package_managers: true is not supported",
         ),

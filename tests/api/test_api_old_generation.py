@@ -34,4 +34,6 @@ def test_old_client_creates_streams_and_deletes(access: Access, old_generation: 
         "threads": 1,
         "sessions": True,
         "models": True,
+        "files": True,
+        "newer": True,
     }

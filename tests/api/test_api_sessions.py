@@ -110,7 +110,7 @@ def test_update_tells_left_out_from_null(client: anthropic.Anthropic, ids: dict[
     for fields, text in (
         ({"vault_ids": []}, "vault_ids: is fixed"),
         ({"agent": {"system": "x"}}, "agent.system: is not a field"),
-        ({"agent": {"mcp_servers": [{"type": "url"}]}}, "agent.mcp_servers: is not supported"),
+        ({"agent": {"mcp_servers": [{"type": "url"}]}}, r"agent.mcp_servers\[0\].name: is required"),
         ({"budget": {"type": "limit"}}, "budget: can't be added"),
     ):
         with pytest.raises(anthropic.BadRequestError, match=text):

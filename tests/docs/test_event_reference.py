@@ -27,7 +27,8 @@ SAMPLES: dict[str, Any] = {
     "totals": {},
     "tokens": {},
     "changed": {"title": "t", "metadata": {}, "agent": {}},
-    "policy": "always_allow",
+    "permission": "allow",
+    "evaluation": {"type": "always_allow"},
     "stop_details": None,
 }
 

@@ -79,8 +79,8 @@ def test_what_is_sent_is_what_is_echoed(event: dict[str, Any]) -> None:
         ({"type": "user.message", "content": [{"type": "redacted"}]}, r"content\[0\]: is a redacted block"),
         ({"type": "user.message", "content": [{"type": "video"}]}, r"content\[0\]: has type 'video'"),
         (
-            {"type": "user.message", "content": [{"type": "image", "source": {"type": "file", "file_id": "file_1"}}]},
-            r"content\[0\].source: of type file is not supported",
+            {"type": "user.message", "content": [{"type": "image", "source": {"type": "file", "file_id": "a/b"}}]},
+            r"content\[0\].source.file_id: is not an identifier",
         ),
         (
             {"type": "user.message", "content": [{"type": "image", "source": {"type": "url", "url": "file:///x"}}]},

@@ -9,6 +9,7 @@ from hostler.domain import events as ev
 from hostler.engine import runs, state
 from hostler.engine.catchup import Recalled, unrecorded
 from hostler.engine.composer import Composer, joined
+from hostler.engine.permissions import Permissions
 from hostler.engine.state import Moment, OpenCall, SessionState, Totals
 
 AT = Moment(1.0, "2026-01-01T00:00:00.000000Z")
@@ -31,7 +32,7 @@ def _open(name: str) -> OpenCall:
 def _catch_up(
     recalled: Sequence[Recalled], *, calls: Sequence[OpenCall] = (), known: Sequence[str] = (), messages: int = 0
 ) -> tuple[SessionState, list[Any]]:
-    composer = Composer({"bash": "always_allow"}, ())
+    composer = Composer(Permissions(builtin={"bash": "always_allow"}), ())
     ids = {f"toolu_{name}" for name in known}
     ops = unrecorded(recalled, known_calls=ids, messages=messages, composer=composer)
     step = joined(ops)(SessionState(thread_id="t", agent_name="a", calls=tuple(calls)), AT, Totals({}))
@@ -81,7 +82,7 @@ def test_calls_before_the_last_known_one_are_not_announced_again() -> None:
 
 
 def test_how_the_harness_ended_calls_of_a_stopped_run_is_no_news() -> None:
-    composer = Composer({}, ())
+    composer = Composer(Permissions(), ())
     composer.dropping_errors = True
     ops = unrecorded([("", [_result("a", is_error=True)])], known_calls=(), messages=0, composer=composer)
     step = joined(ops)(SessionState(thread_id="t", agent_name="a", calls=(_open("a"),)), AT, Totals({}))

@@ -61,7 +61,7 @@ class Session:
         """Announce a call; gives the id of its event."""
         id_, at = new_id("sevt"), self.moment()
         kind = ev.agent_custom_tool_use if custom else None
-        made = kind(at.text, id_, name, {}) if kind else ev.agent_tool_use(at.text, id_, name, {}, "always_allow")
+        made = kind(at.text, id_, name, {}) if kind else ev.agent_tool_use(at.text, id_, name, {}, "allow", None)
         call = OpenCall(
             event_id=id_,
             tool_use_id=f"toolu_{name}",

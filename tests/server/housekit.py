@@ -12,6 +12,7 @@ from typing import Any
 import anthropic
 
 from hostler import compose, config
+from hostler.engine.ports import McpCredentials
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0
@@ -40,6 +41,7 @@ class House:
     settings: dict[str, Any]
     model: RehearsalModel
     secret: str = ""
+    mcp_credentials: McpCredentials | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -47,7 +49,9 @@ class House:
     async def start(self) -> None:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
-        self.hostler = await self._stack.enter_async_context(compose.running(loaded))
+        self.hostler = await self._stack.enter_async_context(
+            compose.running(loaded, mcp_credentials=self.mcp_credentials)
+        )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
         self.client = self.new_client()
@@ -176,7 +180,11 @@ def result(call: Any, text: str, is_error: bool = False) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_house(
-    tmp_path: Path, store_url: str, script: Script | None = None, **settings: Any
+    tmp_path: Path,
+    store_url: str,
+    script: Script | None = None,
+    mcp_credentials: McpCredentials | None = None,
+    **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
         house = House(
@@ -189,6 +197,7 @@ async def open_house(
                 **settings,
             },
             model,
+            mcp_credentials=mcp_credentials,
         )
         await house.start()
         try:

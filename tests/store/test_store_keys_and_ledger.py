@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from storekit import Skew, add_session, claim
 
-from hostler.domain.errors import LeaseLost, NotFound
+from hostler.domain.errors import LeaseLost, NotFound, Unauthenticated
 from hostler.store import keys, ledger, sequences
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE as WS
@@ -18,9 +18,9 @@ async def test_a_key_is_found_by_its_secret_only(db: Database) -> None:
     row, secret = await db.write(lambda c: keys.create_key(c, db.now(c), WS, "laptop"))
     assert secret.startswith("hk-")
     assert row.hint == secret[-4:]
-    assert await db.read(lambda c: keys.find_key(c, secret)) == row
+    assert await db.read(lambda c: keys.find_key(c, db.now(c), secret)) == row
     for wrong in (secret[:-1], secret.upper(), "", "\x00", "\ud800", row.id):
-        assert await db.read(lambda c, w=wrong: keys.find_key(c, w)) is None  # type: ignore[misc]
+        assert await db.read(lambda c, w=wrong: keys.find_key(c, db.now(c), w)) is None  # type: ignore[misc]
 
 
 async def test_the_secret_is_not_kept(db: Database) -> None:
@@ -34,7 +34,8 @@ async def test_a_revoked_key_opens_nothing_and_stays_listed(db: Database, skew: 
     revoked = await db.write(lambda c: keys.revoke_key(c, db.now(c), row.id))
     skew.seconds += 5
     assert await db.write(lambda c: keys.revoke_key(c, db.now(c), row.id)) == revoked
-    assert await db.read(lambda c: keys.find_key(c, secret)) is None
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await db.read(lambda c: keys.find_key(c, db.now(c), secret))
     assert await db.read(lambda c: keys.list_keys(c, WS)) == [revoked]
     with pytest.raises(NotFound):
         await db.write(lambda c: keys.revoke_key(c, db.now(c), "apikey_none"))
@@ -44,7 +45,7 @@ async def test_use_is_noted_once_a_minute(db: Database, skew: Skew) -> None:
     row, secret = await db.write(lambda c: keys.create_key(c, db.now(c), WS, "laptop"))
 
     async def touch() -> tuple[bool, bool]:
-        found = await db.read(lambda c: keys.find_key(c, secret))
+        found = await db.read(lambda c: keys.find_key(c, db.now(c), secret))
         assert found is not None
         asked = await db.read(lambda c: keys.needs_touch(found, db.now(c)))
         return asked, await db.write(lambda c: keys.touch_key(c, db.now(c), row.id))
@@ -61,7 +62,7 @@ async def test_workspaces_keep_their_keys_apart(db: Database) -> None:
     row, secret = await db.write(lambda c: keys.create_key(c, db.now(c), other.id, "k"))
     assert await db.read(lambda c: keys.list_keys(c, WS)) == []
     assert await db.read(lambda c: keys.list_keys(c)) == [row]
-    found = await db.read(lambda c: keys.find_key(c, secret))
+    found = await db.read(lambda c: keys.find_key(c, db.now(c), secret))
     assert found is not None
     assert found.workspace_id == other.id
     assert [each.id for each in await db.read(keys.list_workspaces)] == [WS, other.id]

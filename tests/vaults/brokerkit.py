@@ -15,8 +15,9 @@ from hostler.domain.clock import rfc3339_of
 from hostler.domain.values import parse
 from hostler.domain.vaults import CreateCredential, CreateVault, UpdateCredential
 from hostler.egress.outgoing import OutgoingClient
-from hostler.engine.bearers import Bearer, VaultBroker
+from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
+from hostler.engine.ports import Bearer
 from hostler.engine.vaults import Vaults
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import KeyFile

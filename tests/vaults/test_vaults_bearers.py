@@ -15,7 +15,8 @@ from oauthkit import FakeProvider, answers
 
 from hostler.domain.clock import rfc3339_of
 from hostler.domain.errors import Conflict, InvalidRequest, SecretUnreadable
-from hostler.engine.bearers import HOLD_SECONDS, QUIET_SECONDS, Bearer, CredentialFailed
+from hostler.engine.bearers import HOLD_SECONDS, QUIET_SECONDS, CredentialFailed
+from hostler.engine.ports import Bearer
 from hostler.store.tables_vaults import credentials
 
 DEADLINE = 30.0

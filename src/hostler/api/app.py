@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hostler.api import agents, environments, events, models, sessions, vaults
+from hostler.api import (
+    administration,
+    agents,
+    environments,
+    events,
+    files,
+    memories,
+    memory_stores,
+    models,
+    oversight,
+    session_resources,
+    sessions,
+    vaults,
+    webhook_endpoints,
+)
+from hostler.api.contract import BY_METHOD
 from hostler.api.rendering import json_response
+from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
-from hostler.api.transport import Authentication, Guard, Transport
+from hostler.api.throttle import Throttle
+from hostler.api.transport import OPEN_PATHS, Authentication, Guard, Transport
 from hostler.api.unsupported import unsupported_router
 
-_ROUTERS = (agents.router, environments.router, models.router, sessions.router, events.router, vaults.router)
+_ROUTERS = (
+    agents.router,
+    environments.router,
+    events.router,
+    files.router,
+    memories.router,
+    memory_stores.router,
+    models.router,
+    session_resources.router,
+    sessions.router,
+    vaults.router,
+)
+_OWN_ROUTERS = (administration.router, oversight.router, webhook_endpoints.router)
+
+FORM_BYTES = 1 << 20
+"""What a form may hold besides the bytes of its file."""
 
 
 def served_methods() -> frozenset[str]:
@@ -22,19 +56,37 @@ def served_methods() -> frozenset[str]:
     return frozenset(route.name for router in _ROUTERS for route in router.routes if isinstance(route, Route))
 
 
+def own_endpoints() -> frozenset[str]:
+    """The rows of our own table that have a handler."""
+    routes = (route for router in _OWN_ROUTERS for route in router.routes if isinstance(route, Route))
+    return frozenset(route.name.removeprefix("hostler.") for route in routes)
+
+
 def create_app(services: ApiServices) -> FastAPI:
     """The API over `services`, as an ASGI application without a lifespan of its own."""
     app = FastAPI(title="Hostler", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.add_route("/healthz", _healthz, methods=["GET"], name="healthz")
-    for router in (*_ROUTERS, unsupported_router(served_methods())):
+    routers = (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods()))
+    refuse_unguarded((*app.router.routes, *(route for router in routers for route in router.routes)), OPEN_PATHS)
+    for router in routers:
         app.include_router(router)
     # The last one added is the outermost one.
-    app.add_middleware(Authentication, keys=services.keys)
+    app.add_middleware(Authentication, keys=services.keys, throttle=Throttle(services.quotas.limits_of))
     app.add_middleware(Guard, allowed_hosts=services.allowed_hosts)
-    app.add_middleware(Transport, organization_id=services.organization_id)
+    app.add_middleware(
+        Transport,
+        organization_id=services.organization_id,
+        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + FORM_BYTES)]),
+    )
     app.add_exception_handler(HTTPException, _pass_on)
     return app
+
+
+def _body_limit(method: str, most: int) -> tuple[tuple[str, re.Pattern[str]], int]:
+    """That the endpoint takes bodies of up to `most` bytes."""
+    endpoint = BY_METHOD[method]
+    return (endpoint.verb, re.compile(re.sub(r"\{[^}]+\}", "[^/]+", endpoint.path))), most
 
 
 async def _healthz(request: Request) -> Response:

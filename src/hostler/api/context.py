@@ -8,6 +8,7 @@ from typing import cast
 from starlette.requests import Request
 
 from hostler.api.services import ApiServices
+from hostler.domain.errors import NotFound
 from hostler.domain.principals import Principal
 
 
@@ -37,3 +38,11 @@ def caller_of(request: Request) -> Caller:
 
 def services_of(request: Request) -> ApiServices:
     return cast(ApiServices, request.app.state.services)
+
+
+def path_value(request: Request, name: str) -> str:
+    """A part of the path. Ids are opaque; raises NotFound for what no id can look like."""
+    value = str(request.path_params[name])
+    if "\x00" in value or len(value) > 256:
+        raise NotFound(f"there is nothing under this {name.replace('_', ' ')}")
+    return value

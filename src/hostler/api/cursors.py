@@ -19,6 +19,8 @@ from hostler.domain.sessions import Order, Position, TimeRange
 Direction = Literal["next", "prev"]
 _VERSION: Final = 1
 MAX_LENGTH: Final = 512
+MAX_PATH_LENGTH: Final = 2048
+"""Of a token that holds the path of a memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,33 @@ def parse_number_cursor(token: str | None, kind: str, order: Order) -> int | Non
             raise _invalid()
 
 
+def path_cursor(kind: str, path: str) -> str:
+    return _encode([_VERSION, kind, "asc", base64.b64encode(path.encode()).decode()])
+
+
+def parse_path_cursor(token: str | None, kind: str) -> str | None:
+    """The path that `token` holds, of at most 1,025 bytes; None without one. Its list has one order only."""
+    if token is None:
+        return None
+    match _decode(token, longest=MAX_PATH_LENGTH):
+        case [1, str(of), "asc", str(coded)] if of == kind:
+            try:
+                path = base64.b64decode(coded, validate=True).decode()
+            except ValueError:
+                raise _invalid() from None
+            if not path.startswith("/") or len(path) < 2 or len(path.encode()) > 1025 or "\x00" in path:
+                raise _invalid()
+            return path
+        case _:
+            raise _invalid()
+
+
 def _encode(parts: list[Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts, separators=(",", ":")).encode()).rstrip(b"=").decode()
 
 
-def _decode(token: str) -> Any:
-    if len(token) > MAX_LENGTH:
+def _decode(token: str, *, longest: int = MAX_LENGTH) -> Any:
+    if len(token) > longest:
         raise _invalid()
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)

@@ -1,7 +1,7 @@
 """Which HTTP answer does an error get? The only place where an error becomes a status.
 
 Every answer that is not 2xx has the same envelope, and carries the request's id. `x-should-retry: false` goes with what
-fails in the same way every time although its status class invites clients to retry (409, 5xx).
+fails in the same way every time although its status class invites clients to retry (409, a counted quota, 5xx).
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from hostler.domain.errors import (
     Conflict,
     HostlerError,
     InvalidRequest,
+    MemoryChanged,
+    MemoryPathTaken,
     NotFound,
     NotSupported,
     PermissionDenied,
+    QuotaExceeded,
     TooLarge,
     Unauthenticated,
 )
@@ -58,6 +61,7 @@ def answer(error: HostlerError, request_id: str) -> Answer:
     status, kind, headers = 500, "api_error", ()
     extra: tuple[tuple[bytes, bytes], ...] = headers
     message = error.message
+    more: dict[str, str] = {}
     match error:
         case InvalidRequest():
             status, kind = 400, "invalid_request_error"
@@ -67,8 +71,15 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             status, kind = 403, "permission_error"
         case NotFound():
             status, kind = 404, "not_found_error"
+        case MemoryPathTaken(memory_id=memory_id, path=path):
+            status, kind, extra = 409, "memory_path_conflict_error", (_NO_RETRY,)
+            more = {"conflicting_memory_id": memory_id, "conflicting_path": path}
+        case MemoryChanged():
+            status, kind, extra = 409, "memory_precondition_failed_error", (_NO_RETRY,)
         case Conflict():
             status, kind, extra = 409, "conflict_error", (_NO_RETRY,)
+        case QuotaExceeded():
+            status, kind, extra = 429, "rate_limit_error", (_NO_RETRY,)
         case TooLarge():
             status, kind = 413, "request_too_large"
         case NotSupported():
@@ -83,7 +94,9 @@ def answer(error: HostlerError, request_id: str) -> Answer:
         case _:
             message = "Internal server error."
     details = {"error_code": error.code} if error.code is not None else None
-    return Answer(status, json_bytes(envelope(kind, message, request_id, details)), extra)
+    body = envelope(kind, message, request_id, details)
+    body["error"] |= more
+    return Answer(status, json_bytes(body), extra)
 
 
 def stream_error(error: Exception, request_id: str) -> str:

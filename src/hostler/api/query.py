@@ -92,6 +92,21 @@ class Query:
             raise InvalidRequest(f"{name}: has {len(values)} values; at most {most} are allowed")
         return frozenset(self._allowed(name, value, allowed) for value in values)
 
+    def texts(self, name: str, *, most: int) -> list[str] | None:
+        """The values of an array parameter, each once, in order; None when it is absent."""
+        self._read.add(name)
+        values = self._values.get(name)
+        if values is None:
+            return None
+        if len(values) > most:
+            raise InvalidRequest(f"{name}: has {len(values)} values; at most {most} are allowed")
+        for value in values:
+            if not value or len(value) > 256 or "\x00" in value:
+                raise InvalidRequest(
+                    f"{name}: holds {value[:100]!r}, which is no id; pass ids as this API returned them"
+                )
+        return list(dict.fromkeys(values))
+
     def times(self, name: str, bounds: Collection[str] = ("gt", "gte", "lt", "lte")) -> TimeRange:
         return TimeRange(**{bound: self._moment(f"{name}[{bound}]") for bound in bounds})
 

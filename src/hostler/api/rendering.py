@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -21,8 +21,8 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(json_bytes(value), status, media_type="application/json")
 
 
-def page(rows: list[dict[str, Any]], next_page: str | None) -> Response:
-    return json_response({"data": rows, "next_page": next_page})
+def page(rows: Sequence[dict[str, Any]], next_page: str | None) -> Response:
+    return json_response({"data": list(rows), "next_page": next_page})
 
 
 def page_of_texts(rows: Iterable[str], next_page: str | None) -> Response:

@@ -8,13 +8,21 @@ from typing import Any, Protocol
 
 from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
+from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.credentials import Credentials
 from hostler.engine.environments import Environments
+from hostler.engine.files import Files
 from hostler.engine.keys import Keys
+from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
+from hostler.engine.oversight import Oversight
 from hostler.engine.probes import CredentialProbe
+from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.reach import Reach
+from hostler.engine.session_resources import SessionResources
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhooks import Webhooks
 
 SessionView = dict[str, Any]
 """A session as the wire shows it, every key present."""
@@ -85,9 +93,17 @@ class ApiServices:
     environments: Environments
     models: Models
     sessions: SessionService
+    administration: Administration
+    oversight: Oversight
+    quotas: WorkspaceQuotas
+    reach: Reach
+    memory_stores: MemoryStores
+    files: Files
+    session_resources: SessionResources
     vaults: Vaults
     credentials: Credentials
     credential_probe: CredentialProbe
+    webhooks: Webhooks
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

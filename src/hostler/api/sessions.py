@@ -66,19 +66,16 @@ async def list_sessions(request: Request) -> Response:
         before=None if forwards else position,
         agent_id=query.text("agent_id"),
         agent_version=query.integer("agent_version", least=1, most=2**31 - 1),
+        deployment_id=query.text("deployment_id"),
+        memory_store_id=query.text("memory_store_id"),
         statuses=query.some_of("statuses", _STATUSES),
         created_at=created_at,
         include_archived=query.boolean("include_archived"),
     )
-    # Neither deployments nor memory stores exist here, so no session belongs to one.
-    none_match = query.text("deployment_id") is not None or query.text("memory_store_id") is not None
     query.finish()
     if wanted.agent_version is not None and wanted.agent_id is None:
         raise InvalidRequest("agent_version: needs agent_id; send both or neither")
-    rows: list[SessionView] = []
-    more_after = more_before = False
-    if not none_match:
-        rows, more_after, more_before = await services_of(request).sessions.list(caller_of(request).workspace, wanted)
+    rows, more_after, more_before = await services_of(request).sessions.list(caller_of(request).workspace, wanted)
     return json_response(
         {
             "data": rows,

@@ -10,8 +10,10 @@ import asyncio
 import hashlib
 import ipaddress
 import logging
+import re
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hostler.api.body import BodyTimeout
 from hostler.api.context import Caller
 from hostler.api.errors import Answer, answer, plain_answer
+from hostler.api.throttle import Throttle
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
 from hostler.domain.principals import Principal
@@ -44,9 +47,13 @@ def _headers(scope: Scope, name: bytes) -> list[str]:
 class Transport:
     """Gives every request an id and every failure an envelope. Sees every exception; nothing passes it."""
 
-    def __init__(self, app: ASGIApp, *, organization_id: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, organization_id: str, larger_bodies: Mapping[tuple[str, re.Pattern[str]], int]
+    ) -> None:
+        """`larger_bodies`: how many bytes the body may have where it may have more than others, by verb and path."""
         self._app = app
         self._organization = organization_id.encode()
+        self._larger = dict(larger_bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,14 +64,15 @@ class Transport:
         scope["hostler.caller"] = caller
         started = False
         received = 0
+        most = self._most(scope)
 
         async def limited_receive() -> Message:
             nonlocal received
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > MAX_BODY_BYTES:
-                    raise _too_large()
+                if received > most:
+                    raise _too_large(most)
             return message
 
         async def marked_send(message: Message) -> None:
@@ -82,8 +90,8 @@ class Transport:
 
         try:
             for length in _headers(scope, b"content-length"):
-                if not length.isdigit() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
-                    raise _too_large()
+                if not length.isdigit() or len(length) > 12 or int(length) > most:
+                    raise _too_large(most)
             await self._app(scope, limited_receive, marked_send)
             return
         except HostlerError as error:
@@ -106,6 +114,12 @@ class Transport:
             result = plain_answer(500, "api_error", "Internal server error.", caller.request_id)
         if not started:
             await _answer(marked_send, result)
+
+    def _most(self, scope: Scope) -> int:
+        for (verb, path), most in self._larger.items():
+            if scope["method"] == verb and path.fullmatch(scope["path"]):
+                return most
+        return MAX_BODY_BYTES
 
     @staticmethod
     def _report(scope: Scope, caller: Caller) -> None:
@@ -145,16 +159,18 @@ class Guard:
 class Authentication:
     """Finds whose secret it is, from `Authorization: Bearer` or `x-api-key`. Raises Unauthenticated.
 
-    Known keys are remembered for a second: a revocation is felt within that time. Unknown ones are asked for every
-    time, so that a new key works at once.
+    How often it may call is decided here, what it may call at its route (`api.access`). Known keys are remembered for a
+    second: a revocation and an expiry are felt within that time. Unknown ones are asked for every time, so that a new
+    key works at once.
     """
 
     REMEMBER_SECONDS: Final = 1.0
     REMEMBER_KEYS: Final = 10_000
 
-    def __init__(self, app: ASGIApp, *, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, throttle: Throttle) -> None:
         self._app = app
         self._keys = keys
+        self._throttle = throttle
         self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,6 +180,7 @@ class Authentication:
             asked = _headers(scope, b"anthropic-workspace-id")
             if any(name != caller.workspace for name in asked):
                 raise PermissionDenied("this key belongs to another workspace than anthropic-workspace-id names")
+            await self._throttle.admit(caller.principal, scope["method"])
         await self._app(scope, receive, send)
 
     async def _principal(self, secret: str) -> Principal:
@@ -175,7 +192,7 @@ class Authentication:
         self._known.pop(digest, None)
         principal = await self._keys.principal_of(secret)
         if principal is None:
-            raise Unauthenticated("this API key is unknown or was revoked; make one with `hostler key create`")
+            raise Unauthenticated("nobody knows this API key; make one with `hostler key create`")
         self._known[digest] = (principal, now + self.REMEMBER_SECONDS)
         while len(self._known) > self.REMEMBER_KEYS:
             self._known.popitem(last=False)
@@ -209,8 +226,8 @@ def _answers_to(allowed: frozenset[str], host: str) -> bool:
         return False
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"the request body is larger than {MAX_BODY_BYTES >> 20} MiB")
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"the request body is larger than {most >> 20} MiB")
 
 
 def _routing_answer(error: HTTPException, scope: Scope, caller: Caller) -> Answer:

@@ -9,15 +9,28 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from hostler.cli.problem import WRONG, Problem
-
-if TYPE_CHECKING:
-    from hostler.cli.client import Address
-    from hostler.config import Settings
+from hostler.cli.keycommands import register as register_key_commands
+from hostler.cli.options import (
+    ApiKey,
+    AsJson,
+    ConfigFile,
+    Host,
+    LogLevel,
+    Port,
+    Rehearse,
+    SessionId,
+    StateDir,
+    StoreUrl,
+    Url,
+)
+from hostler.cli.options import address_of as _address
+from hostler.cli.options import log_level_of as _log_level
+from hostler.cli.options import settings_of as _settings
+from hostler.cli.problem import Problem
 
 app = typer.Typer(
     name="hostler",
@@ -27,61 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir", metavar="FOLDER", help="State folder. Default: HOSTLER_STATE_DIR, then ~/.local/state/hostler."
-    ),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file (TOML). Default: HOSTLER_CONFIG.")
-]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--store-url", metavar="URL", help="Database. Default: HOSTLER_STORE__URL, then SQLite in the state folder."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Host = Annotated[
-    str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1.")
-]
-Port = Annotated[
-    int | None, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: 8420.")
-]
-Rehearse = Annotated[bool, typer.Option("--rehearse", help="The rehearsal model answers, even if there is a key.")]
-LogLevel = Annotated[str, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")]
-
-
-def _settings(
-    state_dir: Path | None,
-    config: Path | None,
-    store_url: str | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    rehearse: bool = False,
-) -> Settings:
-    from hostler.config import load
-    from hostler.domain.errors import InvalidRequest
-
-    try:
-        return load(
-            file=config,
-            state_dir=None if state_dir is None else str(state_dir),
-            store__url=store_url,
-            server__host=host,
-            server__port=port,
-            model__rehearse=rehearse or None,
-        )
-    except InvalidRequest as error:
-        raise Problem(error.message, next_command="hostler serve --help", code=WRONG) from error
-
-
-def _log_level(name: str) -> str:
-    if name not in ("debug", "info", "warning", "error"):
-        raise Problem(f"--log-level {name!r} is none", next_command="--log-level debug|info|warning|error", code=WRONG)
-    return name
 
 
 @app.command()
@@ -129,24 +87,6 @@ def start(
 
 
 # ------------------------------------------------------------------------------------------- commands against a server
-
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="URL", help="Server. Default: HOSTLER_URL, then the one of the state folder."),
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option("--api-key", metavar="KEY", help="Default: HOSTLER_API_KEY, then that of the state folder."),
-]
-SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="Id of the session (sesn_…).")]
-
-
-def _address(url: str | None, api_key: str | None, state_dir: Path | None) -> Address:
-    from hostler.cli.client import find_address
-    from hostler.config import default_state_dir
-
-    folder = state_dir or Path(os.environ.get("HOSTLER_STATE_DIR") or default_state_dir(os.environ))
-    return find_address(url, api_key, folder.expanduser())
 
 
 @app.command()
@@ -283,46 +223,7 @@ def sessions_delete(
 
 # ------------------------------------------------------------------------------------------------ commands on this host
 
-key_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(key_app, name="key")
-
-
-@key_app.command("create")
-def key_create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name to recognise it by.")],
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make an API key and print its secret, once."""
-    from hostler.cli.keys import create
-
-    create(_settings(state_dir, config, store_url), name, as_json=as_json)
-
-
-@key_app.command("list")
-def key_list(
-    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
-) -> None:
-    """All API keys, without their secrets."""
-    from hostler.cli.keys import list_all
-
-    list_all(_settings(state_dir, config, store_url), as_json=as_json)
-
-
-@key_app.command("revoke")
-def key_revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key (apikey_…).")],
-    state_dir: StateDir = None,
-    config: ConfigFile = None,
-    store_url: StoreUrl = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make an API key useless. A running server feels it within two seconds."""
-    from hostler.cli.keys import revoke
-
-    revoke(_settings(state_dir, config, store_url), key, as_json=as_json)
+register_key_commands(app)
 
 
 secrets_app = typer.Typer(

@@ -22,7 +22,11 @@ from hostler.config import PREFIX, Settings
 FOLDER = Path("docs/reference")
 _NOTE = "<!-- Made by scripts/generate-docs. Change the code, not this page. -->\n"
 
-_KEY = '"id", "name", "workspace_id", "hint", "created_at", "last_used_at", "revoked_at"'
+_KEY = (
+    '"id", "type": "api_key", "name", "workspace_id", "scopes": [], "hint", "created_at", "expires_at", '
+    '"last_used_at", "revoked_at"'
+)
+_WORKSPACE = '"id", "type": "workspace", "name", "created_at", "archived_at"'
 
 SHAPES: dict[str, str] = {
     "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url"}, "isolation": {"technology", '
@@ -42,6 +46,12 @@ SHAPES: dict[str, str] = {
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",
+    "hostler workspace create": f"`{{{_WORKSPACE}}}`",
+    "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
+    "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '
+    '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
+    "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '
+    '"target_id", "details", "created_at"}, …]}`',
     "hostler secrets status": '`{"keys": [{"id", "current", "here", "secrets"}, …]}`. `here`: whether this server has '
     "the key; `secrets`: how many are sealed with it.",
     "hostler secrets rotate": '`{"key", "rewrapped", "kept": [id, …]}`',

@@ -132,16 +132,26 @@ async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | No
 async def _client_file(hostler: Hostler) -> ClientFile:
     """The file for commands on this machine, with the key of last time if it still opens anything."""
     from hostler.compose import create_key
-    from hostler.store.keys import find_key
 
     state_dir = hostler.settings.state_dir
     known = read_client_file(state_dir)
     secret = known.api_key if known is not None else ""
-    if not secret or await hostler.database.read(lambda c: find_key(c, secret)) is None:
+    if not secret or not await _opens(hostler, secret):
         _, secret = await create_key(hostler.database, LOCAL_KEY)
     content = ClientFile(_reachable(hostler.base_url), secret)
     write_client_file(state_dir, content)
     return content
+
+
+async def _opens(hostler: Hostler, secret: str) -> bool:
+    from hostler.domain.errors import Unauthenticated
+    from hostler.store.keys import find_key
+
+    database = hostler.database
+    try:
+        return await database.read(lambda c: find_key(c, database.now(c), secret)) is not None
+    except Unauthenticated:  # revoked or expired since
+        return False
 
 
 def _reachable(base_url: str) -> str:

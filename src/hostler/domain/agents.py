@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from hostler.domain.mcp import LocalServer, LocalServers, UrlServer, UrlServers, check_servers
 from hostler.domain.tools import Tool, ToolRequests, resolve_tools
 from hostler.domain.values import Metadata, MetadataPatch, ModelId, Text, Value, problem, refuse_unless_empty
 
@@ -67,9 +68,16 @@ class ServiceAccount(Value):
     type: Literal["service_account"] = "service_account"
 
 
-NoMcpServers = Annotated[
-    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
-]
+PermissionMode = Literal["default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto"]
+"""Our extension, with the Agent SDK's words: how policies are read. `engine.permissions` says what each one does."""
+
+
+def _default_mode(value: object) -> object:
+    return "default" if value is None else value
+
+
+ModeRequest = Annotated[PermissionMode, BeforeValidator(_default_mode)]
+"""What a `permission_mode` field of a request holds; null is `default`."""
 NoSkills = Annotated[
     None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
 ]
@@ -96,7 +104,9 @@ class CreateAgent(Value):
     system: SystemPrompt | None = None
     tools: ToolRequests = ()
     metadata: Metadata = Field(default_factory=dict)
-    mcp_servers: NoMcpServers = None
+    mcp_servers: UrlServers = ()
+    local_mcp_servers: LocalServers = ()
+    permission_mode: ModeRequest = "default"
     skills: NoSkills = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
@@ -112,7 +122,9 @@ class UpdateAgent(Value):
     system: SystemPrompt | None = None
     tools: ToolRequests = ()
     metadata: MetadataPatch = Field(default_factory=dict)
-    mcp_servers: NoMcpServers = None
+    mcp_servers: UrlServers = ()
+    local_mcp_servers: LocalServers = ()
+    permission_mode: ModeRequest = "default"
     skills: NoSkills = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
@@ -127,28 +139,47 @@ class AgentVersion(Value):
     system: str | None
     tools: tuple[Tool, ...] = ()
     metadata: dict[str, str] = Field(default_factory=dict)
+    mcp_servers: tuple[UrlServer, ...] = ()
+    local_mcp_servers: tuple[LocalServer, ...] = ()
+    permission_mode: PermissionMode = "default"
 
     def wire(self) -> dict[str, Any]:
-        """The part of the wire object that depends on the version, with every key of the contract."""
-        return {
+        """The part of the wire object that depends on the version, with every key of the contract.
+
+        Our extensions appear only where they were set.
+        """
+        shown = {
             **self.model_dump(mode="json"),
-            "mcp_servers": [],
             "skills": [],
             "multiagent": None,
             "execution_identity": {"type": "service_account"},
         }
+        if not self.local_mcp_servers:
+            del shown["local_mcp_servers"]
+        if self.permission_mode == "default":
+            del shown["permission_mode"]
+        return shown
+
+    def check(self, at: str = "") -> None:
+        """Raises InvalidRequest when tools and MCP servers contradict each other. `at`: as in `check_servers`."""
+        check_servers(self.tools, self.mcp_servers, self.local_mcp_servers, at=at)
 
 
 def first_version(request: CreateAgent, *, default_effort: EffortLevel) -> AgentVersion:
-    """The version that `request` makes. `default_effort` is the one of its model."""
-    return AgentVersion(
+    """The version that `request` makes. `default_effort` is the one of its model. Raises InvalidRequest."""
+    version = AgentVersion(
         name=request.name,
         description=request.description or None,
         model=resolve_model(request.model, default_effort=default_effort),
         system=request.system or None,
         tools=resolve_tools(request.tools),
         metadata=dict(request.metadata),
+        mcp_servers=request.mcp_servers,
+        local_mcp_servers=request.local_mcp_servers,
+        permission_mode=request.permission_mode,
     )
+    version.check()
+    return version
 
 
 def resolve_model(

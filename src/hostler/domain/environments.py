@@ -76,14 +76,14 @@ class Limited(Value):
 
     type: Literal["limited"] = "limited"
     allowed_hosts: tuple[str, ...] = ()
-    allow_mcp_servers: Literal[False] = False
+    allow_mcp_servers: bool = False
     allow_package_managers: Literal[False] = False
 
 
 class LimitedRequest(Value):
     type: Literal["limited"]
     allowed_hosts: Annotated[Items[str], Field(max_length=MAX_ALLOWED_HOSTS), AfterValidator(_host_rules)] | None = None
-    allow_mcp_servers: Annotated[bool | None, BeforeValidator(_must_be_false)] = None
+    allow_mcp_servers: bool | None = None
     allow_package_managers: Annotated[bool | None, BeforeValidator(_must_be_false)] = None
 
 
@@ -212,9 +212,12 @@ def changed_config(stored: CloudConfig, request: CloudConfigRequest) -> CloudCon
     match request.networking:
         case UnrestrictedRequest():
             networking = Unrestricted()
-        case LimitedRequest(allowed_hosts=hosts):
-            kept = networking.allowed_hosts if isinstance(networking, Limited) else ()
-            networking = Limited(allowed_hosts=kept if hosts is None else hosts)
+        case LimitedRequest(allowed_hosts=hosts, allow_mcp_servers=servers):
+            kept = networking if isinstance(networking, Limited) else Limited()
+            networking = Limited(
+                allowed_hosts=kept.allowed_hosts if hosts is None else hosts,
+                allow_mcp_servers=kept.allow_mcp_servers if servers is None else servers,
+            )
         case None:
             pass
     return CloudConfig(

@@ -36,6 +36,20 @@ class Conflict(HostlerError):
     """Somebody else changed or took it first. Read again, then decide. Not worth an automatic retry."""
 
 
+class MemoryPathTaken(Conflict):
+    """A memory lies at that path already, or where a folder of that path would have to be, or below it."""
+
+    def __init__(self, message: str, *, memory_id: str, path: str) -> None:
+        super().__init__(message)
+        self.memory_id = memory_id
+        self.path = path
+        """Id and path of the memory that is in the way."""
+
+
+class MemoryChanged(Conflict):
+    """A memory doesn't hold the content that the request said it must hold."""
+
+
 class NotSupported(HostlerError):
     """Part of the contract, not built here. Never accepted and ignored."""
 
@@ -50,6 +64,10 @@ class Busy(HostlerError):
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(HostlerError):
+    """The workspace has all that it may have. Waiting a moment changes nothing: free something, or ask for more."""
 
 
 class LeaseLost(HostlerError):

@@ -35,6 +35,8 @@ ErrorType = Literal[
     "model_rate_limited_error",
     "model_request_failed_error",
     "billing_error",
+    "mcp_connection_failed_error",
+    "mcp_authentication_failed_error",
     "tool_use_limit_reached_error",
     "compaction_limit_reached_error",
 ]
@@ -131,25 +133,28 @@ def agent_thinking(at: str, id_: str) -> Event:
     return _event("agent.thinking", at, id_=id_)
 
 
-def agent_tool_use(at: str, id_: str, name: str, input_: Mapping[str, Any], policy: str | None) -> Event:
-    """A call of a built-in tool. `policy` is the policy's type; `auto` has no judge here, so it asks.
+def agent_tool_use(
+    at: str, id_: str, name: str, input_: Mapping[str, Any], permission: str, evaluation: Body | None
+) -> Event:
+    """A call of a built-in tool. `evaluation` None: the agent has no such tool, so no policy applied."""
+    said = {} if evaluation is None else {"evaluation": evaluation}
+    return _event("agent.tool_use", at, id_=id_, name=name, input=dict(input_), evaluated_permission=permission, **said)
 
-    None: the agent has no such tool, so the call was refused before any policy.
-    """
-    if policy is None:
-        return _event("agent.tool_use", at, id_=id_, name=name, input=dict(input_), evaluated_permission="deny")
-    permission = "allow" if policy == "always_allow" else "ask"
-    evaluation: Body = {"type": policy}
-    if policy == "auto":
-        evaluation["evaluated_permission"] = {"type": "ask", "reason_code": "indeterminate"}
+
+def agent_mcp_tool_use(
+    at: str, id_: str, server: str, name: str, input_: Mapping[str, Any], permission: str, evaluation: Body | None
+) -> Event:
+    """A call of a tool of the MCP server `server`."""
+    said = {} if evaluation is None else {"evaluation": evaluation}
     return _event(
-        "agent.tool_use",
+        "agent.mcp_tool_use",
         at,
         id_=id_,
+        mcp_server_name=server,
         name=name,
         input=dict(input_),
         evaluated_permission=permission,
-        evaluation=evaluation,
+        **said,
     )
 
 
@@ -159,6 +164,10 @@ def agent_custom_tool_use(at: str, id_: str, name: str, input_: Mapping[str, Any
 
 def agent_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
     return _event("agent.tool_result", at, tool_use_id=call_event_id, content=list(content), is_error=is_error)
+
+
+def agent_mcp_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
+    return _event("agent.mcp_tool_result", at, mcp_tool_use_id=call_event_id, content=list(content), is_error=is_error)
 
 
 def custom_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
@@ -182,6 +191,27 @@ def request_end(at: str, start_id: str, tokens: Body, is_error: bool) -> Event:
 
 def error(at: str, type_: ErrorType, message: str, retry: RetryStatus) -> Event:
     return _event("session.error", at, error={"type": type_, "message": message, "retry_status": {"type": retry}})
+
+
+RepositoryError = Literal[
+    "repository_authentication_error",
+    "repository_forbidden_error",
+    "repository_not_found_error",
+    "repository_checkout_error",
+    "repository_clone_error",
+]
+
+
+def repository_error(at: str, type_: RepositoryError, message: str, url: str) -> Event:
+    """A repository could not be mounted; the session goes on without it."""
+    body = {"type": type_, "message": message, "retry_status": {"type": "retrying"}, "repository_url": url}
+    return _event("session.error", at, error=body)
+
+
+def mcp_error(at: str, type_: ErrorType, server: str, message: str) -> Event:
+    """An MCP server can't be used; the session goes on without it, and tries again when it next starts a process."""
+    error = {"type": type_, "mcp_server_name": server, "message": message, "retry_status": {"type": "retrying"}}
+    return _event("session.error", at, error=error)
 
 
 def preview_start(type_: Literal["agent.message", "agent.thinking"], id_: str) -> str:

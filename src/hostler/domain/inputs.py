@@ -45,12 +45,6 @@ def _web_url(url: str) -> str:
     return url
 
 
-def _no_files(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "file":
-        raise problem("of type file is not supported by this server yet; send the bytes as base64, or the text")
-    return value
-
-
 Url = Annotated[str, Field(max_length=8_192), AfterValidator(_web_url)]
 Base64 = Annotated[str, AfterValidator(_base64)]
 
@@ -78,6 +72,13 @@ class UrlSource(Value):
     url: Url
 
 
+class FileSource(Value):
+    """A file that was uploaded. That it exists is for the engine to see."""
+
+    type: Literal["file"]
+    file_id: Identifier
+
+
 class TextBlock(Value):
     type: Literal["text"]
     text: str
@@ -85,18 +86,12 @@ class TextBlock(Value):
 
 class ImageBlock(Value):
     type: Literal["image"]
-    source: Annotated[
-        Annotated[Base64Image | UrlSource, Field(discriminator="type")],
-        BeforeValidator(_no_files),
-    ]
+    source: Annotated[Base64Image | UrlSource | FileSource, Field(discriminator="type")]
 
 
 class DocumentBlock(Value):
     type: Literal["document"]
-    source: Annotated[
-        Annotated[Base64Document | PlainText | UrlSource, Field(discriminator="type")],
-        BeforeValidator(_no_files),
-    ]
+    source: Annotated[Base64Document | PlainText | UrlSource | FileSource, Field(discriminator="type")]
     title: Annotated[Text, Field(max_length=500)] | None = None
     context: str | None = None
 

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Kind = Literal["api_key", "environment_key", "session_token"]
 Scope = Literal["admin", "operate", "read"]
+
+SCOPES: Final[tuple[Scope, ...]] = ("admin", "operate", "read")
+ALL_SCOPES: Final[frozenset[Scope]] = frozenset(SCOPES)
+_IMPLIED: Final[dict[Scope, frozenset[Scope]]] = {
+    "admin": ALL_SCOPES,
+    "operate": frozenset({"operate", "read"}),
+    "read": frozenset({"read"}),
+}
+
+DEFAULT_WORKSPACE: Final = "wrkspc_default"
+"""The workspace that every installation has. Its admin keys administer the whole installation."""
+
+
+def with_implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
+    """These scopes and those that they include: who may administer may operate, who may operate may read."""
+    return frozenset[Scope]().union(*(_IMPLIED[scope] for scope in scopes))
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did something, as the audit remembers it."""
+
+    kind: Literal["api_key", "environment_key", "session_token", "command_line"]
+    id: str
+    """The principal's id, or the name of the user of this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +43,18 @@ class Principal:
     id: str
     """`apikey_…` for an API key, the key's id for an environment key, the session's id for a token."""
     workspace: str
-    scopes: frozenset[Scope] = frozenset({"admin", "operate", "read"})
+    scopes: frozenset[Scope] = ALL_SCOPES
     """Of an API key. The other kinds have a fixed table."""
     environment_id: str | None = None
     """The environment of an environment key, or of the session of a token."""
     session_id: str | None = None
     """The session of a token."""
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.kind, self.id)
+
+    @property
+    def administers_installation(self) -> bool:
+        """Whether this key may look after every workspace: an admin key of the default one."""
+        return self.kind == "api_key" and "admin" in self.scopes and self.workspace == DEFAULT_WORKSPACE

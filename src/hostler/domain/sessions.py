@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from hostler.domain.agents import MAX_SYSTEM, ModelChoice, NoMcpServers, NoSkills
+from hostler.domain.agents import MAX_SYSTEM, ModelChoice, ModeRequest, NoSkills
 from hostler.domain.clock import rfc3339
 from hostler.domain.inputs import ClientEvent, parse_initial_events
+from hostler.domain.mcp import LocalServers, UrlServers
 from hostler.domain.resources import FileResource, GithubResource, MemoryResource, ResourceRequests
 from hostler.domain.tools import ToolRequests
 from hostler.domain.values import (
@@ -105,7 +106,9 @@ class AgentOverrides(Value):
     model: Annotated[ModelChoice | None, BeforeValidator(_effort_is_ignored)] = None
     system: Annotated[Text, Field(max_length=MAX_SYSTEM)] | None = None
     tools: ToolRequests = ()
-    mcp_servers: NoMcpServers = None
+    mcp_servers: UrlServers = ()
+    local_mcp_servers: LocalServers = ()
+    permission_mode: ModeRequest = "default"
     skills: NoSkills = None
 
 
@@ -169,7 +172,9 @@ class SessionAgentUpdate(Value):
     """What of a session's agent may change while the session lives."""
 
     tools: ToolRequests = ()
-    mcp_servers: NoMcpServers = None
+    mcp_servers: UrlServers = ()
+    local_mcp_servers: LocalServers = ()
+    permission_mode: ModeRequest = "default"
 
 
 def _no_budget(value: object) -> object:
@@ -232,6 +237,8 @@ class SessionQuery:
     before: Position | None = None
     agent_id: str | None = None
     agent_version: int | None = None
+    deployment_id: str | None = None
+    memory_store_id: str | None = None
     statuses: frozenset[SessionStatus] = frozenset()
     created_at: TimeRange = TimeRange()
     include_archived: bool = False

@@ -1,21 +1,22 @@
 """Which tools may an agent use, and who is asked before a call runs?
 
-`ToolRequest` is what a client sends; `Tool` is what is stored and shown, with every default resolved. MCP toolsets are
-part of the contract and refused here until they work.
+`ToolRequest` is what a client sends; `Tool` is what is stored and shown, with every default resolved. Which MCP servers
+a toolset may name is in `domain.mcp`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from hostler.domain.values import Items, Text, Value, problem
 
 BuiltinName = Literal["bash", "edit", "read", "write", "glob", "grep", "web_fetch", "web_search"]
 BUILTIN_NAMES: Final[tuple[BuiltinName, ...]] = get_args(BuiltinName)
 MAX_TOOLS: Final = 256
+McpServerName = Annotated[Text, Field(min_length=1, max_length=255)]
 
 
 class AlwaysAllow(Value):
@@ -27,16 +28,32 @@ class AlwaysAsk(Value):
 
 
 class Auto(Value):
-    """The server judges each call. Without a judge every call is answered `ask`, reason `indeterminate`."""
+    """The server judges each call. Without a judge the agent's permission mode decides; mostly that is `ask`.
+
+    `verdict` is our extension: the judge that always says no. Clients write it `{"type": "deny"}`; it is kept and shown
+    as an `auto` policy because the contract's policies are a closed union, and a strict client could not read another.
+    """
 
     type: Literal["auto"] = "auto"
+    verdict: Literal["deny"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_set(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        shown: dict[str, Any] = serialise(self)
+        return {key: value for key, value in shown.items() if value is not None}
 
 
-PermissionPolicy = Annotated[AlwaysAllow | AlwaysAsk | Auto, Field(discriminator="type")]
+def _deny_is_a_verdict(value: object) -> object:
+    return {"type": "auto", "verdict": "deny"} if value == {"type": "deny"} else value
+
+
+PermissionPolicy = Annotated[
+    Annotated[AlwaysAllow | AlwaysAsk | Auto, Field(discriminator="type")], BeforeValidator(_deny_is_a_verdict)
+]
 
 
 class ToolDefault(Value):
-    """What holds for every built-in tool that has no entry of its own."""
+    """What holds for every tool of a toolset that has no entry of its own."""
 
     enabled: bool
     permission_policy: PermissionPolicy
@@ -63,6 +80,23 @@ class AgentToolset(Value):
         return next((config for config in self.configs if config.name == name), self.default_config)
 
 
+class McpToolConfig(Value):
+    """What holds for one tool of an MCP server."""
+
+    name: str
+    enabled: bool
+    permission_policy: PermissionPolicy
+
+
+class McpToolset(Value):
+    """The tools of one MCP server, with every default resolved."""
+
+    type: Literal["mcp_toolset"] = "mcp_toolset"
+    mcp_server_name: str
+    default_config: ToolDefault
+    configs: Items[McpToolConfig]
+
+
 class CustomTool(Value):
     """A tool that the client runs."""
 
@@ -72,7 +106,7 @@ class CustomTool(Value):
     input_schema: dict[str, Any]
 
 
-Tool = Annotated[AgentToolset | CustomTool, Field(discriminator="type")]
+Tool = Annotated[AgentToolset | McpToolset | CustomTool, Field(discriminator="type")]
 
 # ------------------------------------------------------------------------------------------------------- as sent
 
@@ -166,18 +200,35 @@ class CustomToolRequest(Value):
     input_schema: Annotated[dict[str, Any], AfterValidator(_input_schema)]
 
 
-def _no_mcp(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "mcp_toolset":
-        raise problem("is an mcp_toolset; MCP servers are not supported by this server yet, remove it")
-    return value
+def _mcp_tool_name(name: str) -> str:
+    if "*" in name:
+        raise problem("holds a *; name one tool: wildcards are not understood, default_config is for the rest")
+    return name
 
 
-ToolRequest = Annotated[
-    Annotated[AgentToolsetRequest | CustomToolRequest, Field(discriminator="type")], BeforeValidator(_no_mcp)
-]
+class _McpToolConfigRequest(Value):
+    name: Annotated[Text, Field(min_length=1, max_length=128), AfterValidator(_mcp_tool_name)]
+    enabled: bool | None = None
+    permission_policy: PermissionPolicy | None = None
 
 
-def resolve_tools(requests: tuple[AgentToolsetRequest | CustomToolRequest, ...]) -> tuple[Tool, ...]:
+class McpToolsetRequest(Value):
+    type: Literal["mcp_toolset"]
+    mcp_server_name: McpServerName
+    default_config: _ToolDefaultRequest | None = None
+    configs: Annotated[tuple[_McpToolConfigRequest, ...], BeforeValidator(_null_is_empty)] = ()
+
+
+ToolRequest = Annotated[AgentToolsetRequest | McpToolsetRequest | CustomToolRequest, Field(discriminator="type")]
+Requested = AgentToolsetRequest | McpToolsetRequest | CustomToolRequest
+
+
+def mcp_tool_key(name: str) -> str:
+    """How the harness spells the tool `name` of an MCP server: two names with one key are one tool to the model."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)
+
+
+def resolve_tools(requests: tuple[Requested, ...]) -> tuple[Tool, ...]:
     """The tools as they are stored. Raises a problem when they contradict each other."""
     tools = tuple(resolve_tool(request) for request in requests)
     names = [tool.name for tool in tools if isinstance(tool, CustomTool)]
@@ -187,43 +238,72 @@ def resolve_tools(requests: tuple[AgentToolsetRequest | CustomToolRequest, ...])
     toolsets = sum(isinstance(tool, AgentToolset) for tool in tools)
     if toolsets > 1:
         raise problem("has agent_toolset_20260401 twice; merge the two into one")
-    total = len(names) + toolsets * len(BUILTIN_NAMES)
+    servers = [tool.mcp_server_name for tool in tools if isinstance(tool, McpToolset)]
+    if repeated := sorted({name for name in servers if servers.count(name) > 1}):
+        raise problem(f"has two mcp_toolset entries for the server {repeated[0]}; merge the two into one")
+    named = sum(len(tool.configs) for tool in tools if isinstance(tool, McpToolset))
+    total = len(names) + toolsets * len(BUILTIN_NAMES) + named
     if total > MAX_TOOLS:
         raise problem(f"has {total} tools; at most {MAX_TOOLS} are allowed")
     return tools
 
 
-def resolve_tool(request: AgentToolsetRequest | CustomToolRequest) -> AgentToolset | CustomTool:
-    """The tool as it is stored: defaults filled in. Raises a problem when one built-in tool is configured twice."""
+def resolve_tool(request: Requested) -> AgentToolset | McpToolset | CustomTool:
+    """The tool as it is stored: defaults filled in. Raises a problem when one tool is configured twice."""
     match request:
         case CustomToolRequest():
             return CustomTool(name=request.name, description=request.description, input_schema=request.input_schema)
-        case AgentToolsetRequest():
-            asked = request.default_config or _ToolDefaultRequest()
-            default = ToolDefault(
-                enabled=True if asked.enabled is None else asked.enabled,
-                permission_policy=asked.permission_policy or AlwaysAllow(),
+        case McpToolsetRequest():
+            default = _default(request.default_config, AlwaysAsk())
+            return McpToolset(
+                mcp_server_name=request.mcp_server_name,
+                default_config=default,
+                configs=tuple(McpToolConfig(name=c.name, **_resolved(c, default)) for c in _distinct(request.configs)),
             )
-            configs: list[ToolConfig] = []
+        case AgentToolsetRequest():
+            default = _default(request.default_config, AlwaysAllow())
             for config in request.configs:
                 if config.type is not None and config.type != config.name:
                     raise problem(f"configures {config.name} with type {config.type}; the two must be equal")
-                if any(known.name == config.name for known in configs):
-                    raise problem(f"configures {config.name} twice; merge the two entries")
-                configs.append(
-                    ToolConfig(
-                        type=config.name,
-                        name=config.name,
-                        enabled=default.enabled if config.enabled is None else config.enabled,
-                        permission_policy=config.permission_policy or default.permission_policy,
-                    )
-                )
-            return AgentToolset(default_config=default, configs=tuple(configs))
+            return AgentToolset(
+                default_config=default,
+                configs=tuple(
+                    ToolConfig(type=c.name, name=c.name, **_resolved(c, default)) for c in _distinct(request.configs)
+                ),
+            )
 
 
-def _agree(
-    requests: tuple[AgentToolsetRequest | CustomToolRequest, ...],
-) -> tuple[AgentToolsetRequest | CustomToolRequest, ...]:
+def _default(asked: _ToolDefaultRequest | None, policy: AlwaysAllow | AlwaysAsk) -> ToolDefault:
+    asked = asked or _ToolDefaultRequest()
+    return ToolDefault(
+        enabled=True if asked.enabled is None else asked.enabled,
+        permission_policy=asked.permission_policy or policy,
+    )
+
+
+def _resolved(config: _ToolConfigRequest | _McpToolConfigRequest, default: ToolDefault) -> dict[str, Any]:
+    return {
+        "enabled": default.enabled if config.enabled is None else config.enabled,
+        "permission_policy": config.permission_policy or default.permission_policy,
+    }
+
+
+Config = TypeVar("Config", _ToolConfigRequest, _McpToolConfigRequest)
+
+
+def _distinct(configs: tuple[Config, ...]) -> tuple[Config, ...]:
+    known: dict[str, str] = {}
+    for config in configs:
+        key = mcp_tool_key(config.name)
+        if known.get(key) == config.name:
+            raise problem(f"configures {config.name} twice; merge the two entries")
+        if key in known:
+            raise problem(f"configures {known[key]} and {config.name}, which the model can't tell apart; keep one")
+        known[key] = config.name
+    return configs
+
+
+def _agree(requests: tuple[Requested, ...]) -> tuple[Requested, ...]:
     resolve_tools(requests)
     return requests
 
@@ -242,12 +322,17 @@ __all__ = [
     "BuiltinName",
     "CustomTool",
     "CustomToolRequest",
+    "McpServerName",
+    "McpToolConfig",
+    "McpToolset",
+    "McpToolsetRequest",
     "PermissionPolicy",
     "Tool",
     "ToolConfig",
     "ToolDefault",
     "ToolRequest",
     "ToolRequests",
+    "mcp_tool_key",
     "resolve_tool",
     "resolve_tools",
 ]

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from hostler.egress.http1 import LAST_CHUNK, Headers, ambiguity, chunk, is_chunked, own_answer, response_head
+from hostler.egress.http1 import CONTINUE, LAST_CHUNK, Headers, ambiguity, chunk, is_chunked, own_answer, response_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,14 @@ class EgressLimits:
     connections: int = 256
     lookups: int = 4
     """Names of one session that are being resolved at the same moment."""
+    mcp_request_bytes: int = 8 << 20
+    """Of one message to an MCP server."""
+    mcp_answer_bytes: int = 16 << 20
+    """Of one answer of an MCP server."""
+
+
+class BodyTooLarge(Exception):
+    """The body of a request is larger than its reader takes."""
 
 
 @dataclass(slots=True)
@@ -130,7 +138,11 @@ class ClientSide(Side):
         self._early: list[bytes] = []
         """Bytes as they came, before the sides were joined."""
         self._body: list[bytes] = []
-        """The same of a plain request's body, already framed for the target."""
+        """What has come of a plain request's body, without its framing."""
+        self._collecting: asyncio.Future[bytes] | None = None
+        self._most = 0
+        self._can_write = asyncio.Event()
+        self._can_write.set()
         self._body_done = False
         self._chunked = False
 
@@ -153,8 +165,16 @@ class ClientSide(Side):
                 self._read_head(data)
             case "deciding":
                 self._early.append(data)  # Reading is paused: this is at most what was under way already.
-            case "exchange":
+            case "exchange" | "collect":
                 self._read_body(data)
+
+    def pause_writing(self) -> None:
+        self._can_write.clear()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._can_write.set()
+        super().resume_writing()
 
     def eof_received(self) -> bool:
         if self._phase == "tunnel":
@@ -164,6 +184,9 @@ class ClientSide(Side):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._can_write.set()
+        if self._collecting is not None and not self._collecting.done():
+            self._collecting.set_exception(ConnectionResetError("the sandbox hung up"))
         self._host.left(self)
         super().connection_lost(exc)
 
@@ -189,11 +212,46 @@ class ClientSide(Side):
         """Joins the two sides for one plain request, whose head for the target is `head`, and its answer."""
         self._phase = "exchange"
         self._join(target)
-        body, self._body = self._body, []
-        target.transport.write(head + b"".join(body))
+        body, self._body = [self._framed(part) for part in self._body], []
+        end = LAST_CHUNK if self._chunked and self._body_done else b""
+        target.transport.write(head + b"".join(body) + end)
         if greeting:
             self.transport.write(greeting)
         self._forward_early()
+
+    async def collect(self, most: int) -> bytes:
+        """The whole body of a plain request that the road answers itself, with `say` and `finish`.
+
+        Raises BodyTooLarge when it has more than `most` bytes, ConnectionResetError when the client is gone.
+        """
+        if self.transport.is_closing():
+            raise ConnectionResetError("the sandbox hung up")
+        self._phase, self._most = "collect", most
+        self._collecting = self._loop.create_future()
+        if self._head is not None and dict(self._head.headers).get(b"expect", b"").lower() == b"100-continue":
+            self.transport.write(CONTINUE)
+        self._collected()
+        self._forward_early()
+        return await self._collecting
+
+    async def say(self, data: bytes) -> None:
+        """Writes a piece of an answer, and waits while the client can't take more."""
+        self.transport.write(data)
+        await self._can_write.wait()
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        self._phase = "closing"
+        self.transport.close()
+
+    def _collected(self) -> None:
+        waiting = self._collecting
+        if waiting is None or waiting.done():
+            return
+        if sum(map(len, self._body)) > self._most:
+            waiting.set_exception(BodyTooLarge(f"the body has more than {self._most} bytes"))
+        elif self._body_done:
+            waiting.set_result(b"".join(self._body))
 
     def _join(self, target: TargetSide) -> None:
         self.peer, target.peer = target, self
@@ -275,18 +333,20 @@ class ClientSide(Side):
         self._chunked = is_chunked(self._headers)
 
     def on_body(self, body: bytes) -> None:
-        self._send(chunk(body) if self._chunked else body)
+        if self._phase in ("head", "collect"):
+            self._body.append(body)
+            self._collected()
+        elif self.peer is not None:
+            self.peer.transport.write(self._framed(body))
 
     def on_message_complete(self) -> None:
         self._body_done = True
-        if self._chunked:
-            self._send(LAST_CHUNK)
+        self._collected()
+        if self._chunked and self.peer is not None:
+            self.peer.transport.write(LAST_CHUNK)
 
-    def _send(self, framed: bytes) -> None:
-        if self._phase == "head":
-            self._body.append(framed)
-        elif self.peer is not None:
-            self.peer.transport.write(framed)
+    def _framed(self, body: bytes) -> bytes:
+        return chunk(body) if self._chunked else body
 
 
 class TargetSide(Side):

@@ -15,6 +15,8 @@ from hostler.engine.ports import EgressRules
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
+_PORTS = {"http": 80, "https": 443}
+_SERVER = re.compile(r"(https?)://([^/?#]*)([/?][^#]*)?\Z", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"http://([^/?#]*)([/?][^#]*)?\Z", re.IGNORECASE)
 
 
@@ -35,6 +37,24 @@ class Target:
         """For a Host header: without the port when it is HTTP's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == 80 else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class McpTarget:
+    """Where an MCP server is."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    """With the query."""
+    is_address: bool
+
+    @property
+    def authority(self) -> str:
+        """For a Host header: without the port when it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,16 @@ def parse_absolute(url: str) -> tuple[Target, str]:
     return parse_authority(found.group(1), default_port=80), path if path.startswith("/") else "/" + path
 
 
+def parse_server(url: str) -> McpTarget:
+    """The URL of an MCP server. Raises BadTarget."""
+    found = _SERVER.match(url)
+    if found is None:
+        raise BadTarget("it is not an http or https URL")
+    scheme, path = found.group(1).lower(), found.group(3) or "/"
+    at = parse_authority(found.group(2), default_port=_PORTS[scheme])
+    return McpTarget(scheme, at.host, at.port, path if path.startswith("/") else "/" + path, at.is_address)
+
+
 def normalise(name: str) -> tuple[str, bool]:
     """The name in its one form, and whether it is an IPv4 address in any notation. Raises BadTarget."""
     host = name.lower()
@@ -104,6 +134,7 @@ class Policy:
     def __init__(self, rules: EgressRules, ports: frozenset[int] = frozenset({80, 443})) -> None:
         """Raises ValueError, naming the entry, when a rule isn't a host name, `*.` and a host name, or an address."""
         self._public = rules.allow == "public"
+        self._mcp_servers = rules.mcp_servers
         self._ports = ports
         self._exact: set[str] = set()
         self._below: set[str] = set()
@@ -135,6 +166,15 @@ class Policy:
             ports = ", ".join(str(port) for port in sorted(self._ports))
             return Verdict(False, "port_blocked", f"Only these ports are open: {ports}.")
         return verdict
+
+    def judge_server(self, target: McpTarget) -> Verdict:
+        """The verdict on one of the session's own MCP servers, on whatever port: its address was given by the agent's
+        owner, not by the session. The addresses are still to be judged."""
+        listed = target.host in self._exact or any(target.host.endswith("." + base) for base in self._below)
+        if self._public or self._mcp_servers or listed:
+            return Verdict(True, "mcp_server")
+        hint = "set allow_mcp_servers in the environment's networking, or add the host to its allowed_hosts"
+        return Verdict(False, "host_not_allowed", hint)
 
 
 def _rule_host(text: str) -> tuple[str, bool]:

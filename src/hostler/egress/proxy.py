@@ -10,15 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hostler.egress import http1
 from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.connection import ClientSide, EgressLimits, Head, TargetSide
-from hostler.egress.policy import BadTarget, Policy, Target, Verdict, parse_absolute, parse_authority
+from hostler.egress.mcp import McpClient, McpRelay
+from hostler.egress.policy import BadTarget, McpTarget, Policy, Target, Verdict, parse_absolute, parse_authority
 from hostler.egress.resolve import Resolver, SystemResolver
-from hostler.engine.ports import EgressDecision, EgressRecorder, EgressRules
+from hostler.engine.ports import (
+    MCP_HOST,
+    Bearer,
+    EgressDecision,
+    EgressRecorder,
+    EgressRules,
+    McpAccess,
+    McpCredentials,
+)
 from hostler.engine.sockets import remove_stale_socket
 from hostler.engine.tasks import Tasks
 
@@ -27,11 +37,22 @@ _log = logging.getLogger("hostler.egress")
 WEB_PORTS = frozenset({80, 443})
 
 
+class NoCredentials:
+    """Implements `McpCredentials` where there are no vaults: every server is tried without a credential."""
+
+    async def bearer_for(self, workspace: str, vault_ids: Sequence[str], url: str) -> Bearer | None:
+        return None
+
+    async def rejected(self, bearer: Bearer) -> Bearer | None:
+        return None
+
+
 class EgressProxy:
     """Opens one unix socket per session. Implements `EgressRoads`.
 
     `private_allowed` are addresses that are not checked, for tests and for a host that has a service of its own to
     offer; it comes from the operator, never from a session. `ports` are the target ports that may be reached.
+    `credentials` gives what MCP servers want to see; `tls` is whom to trust there (the host's certificates if None).
     `socket_mode`: the sandbox's user must be able to write to the socket; put it in a directory that only the worker
     can enter.
     """
@@ -45,6 +66,8 @@ class EgressProxy:
         ports: frozenset[int] = WEB_PORTS,
         limits: EgressLimits | None = None,
         socket_mode: int = 0o666,
+        credentials: McpCredentials | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._recorder = recorder
         self._own_resolver: SystemResolver | None = None
@@ -55,9 +78,11 @@ class EgressProxy:
         self._ports = ports
         self._limits = limits or EgressLimits()
         self._socket_mode = socket_mode
+        self._credentials = credentials or NoCredentials()
+        self._mcp = McpClient(self._limits, tls)
         self._roads: set[EgressRoad] = set()
 
-    async def open(self, session_id: str, socket: Path, rules: EgressRules) -> EgressRoad:
+    async def open(self, session_id: str, socket: Path, rules: EgressRules, mcp: McpAccess | None = None) -> EgressRoad:
         """Listens on `socket`, replacing a left-over one. Raises ValueError when a rule is malformed."""
         road = EgressRoad(
             session_id,
@@ -68,6 +93,8 @@ class EgressProxy:
             self._limits,
             on_close=self._roads.discard,
         )
+        if mcp is not None and mcp.routes:
+            road.mcp = McpRelay(mcp, self._mcp, self._credentials, road.judge_server, self._limits)
         await road.start(socket, self._socket_mode)
         self._roads.add(road)
         return road
@@ -76,6 +103,7 @@ class EgressProxy:
         """Closes every road."""
         for road in list(self._roads):
             await road.close()
+        await self._mcp.close()
         if self._own_resolver is not None:
             self._own_resolver.close()
 
@@ -108,6 +136,8 @@ class EgressRoad:
         self._server: asyncio.Server | None = None
         self._socket: Path | None = None
         self._closed = False
+        self.mcp: McpRelay | None = None
+        """What answers for the session's MCP servers; None: it has none. Set before the road starts."""
 
     async def start(self, socket: Path, mode: int) -> None:
         remove_stale_socket(socket)
@@ -171,6 +201,13 @@ class EgressRoad:
             decision = EgressDecision(self._session_id, method, _safe(shown), 0, False, "bad_request")
             await self._deny(side, 400, decision, verdict)
             return
+        if target.host == MCP_HOST and not head.is_connect:
+            if self.mcp is None:
+                text = "This session has no MCP servers.\n"
+                side.answer(http1.own_answer(404, "failed", "no_such_mcp_server", text))
+            else:
+                await self.mcp.serve(head, path, side)
+            return
         verdict, addresses = await self._judge(target)
         decision = EgressDecision(self._session_id, method, target.host, target.port, verdict.allowed, verdict.reason)
         if not verdict.allowed:
@@ -197,11 +234,31 @@ class EgressRoad:
         verdict = self._policy.judge(target)
         if not verdict.allowed:
             return verdict, ()
-        addresses: Sequence[str] = (target.host,)
-        if not target.is_address:
+        return await self._judge_addresses(verdict, target.host, target.port, target.is_address)
+
+    async def judge_server(self, target: McpTarget, method: str) -> tuple[Verdict, Sequence[str]]:
+        """The same for an MCP server of the session, written down."""
+        verdict, addresses = self._policy.judge_server(target), ()  # type: tuple[Verdict, Sequence[str]]
+        if verdict.allowed:
+            verdict, addresses = await self._judge_addresses(verdict, target.host, target.port, target.is_address)
+        if verdict.allowed and target.scheme == "http" and not self._private_allowed.issuperset(addresses):
+            hint = (
+                "a server that is not in the operator's own network (egress.private_allowed) is reached by https only"
+            )
+            verdict, addresses = Verdict(False, "plain_http", hint), ()
+        decision = EgressDecision(self._session_id, method, target.host, target.port, verdict.allowed, verdict.reason)
+        if not await self._record(decision):
+            return Verdict(False, "not_recorded", "the decision can't be written down, so nothing is let through"), ()
+        return verdict, addresses
+
+    async def _judge_addresses(
+        self, verdict: Verdict, host: str, port: int, is_address: bool
+    ) -> tuple[Verdict, Sequence[str]]:
+        addresses: Sequence[str] = (host,)
+        if not is_address:
             try:
                 async with self._lookups:
-                    addresses = await self._resolver.resolve(target.host, target.port)
+                    addresses = await self._resolver.resolve(host, port)
             except (OSError, UnicodeError):
                 addresses = ()
         if not addresses:

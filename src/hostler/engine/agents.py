@@ -6,7 +6,8 @@ nobody else made it first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,11 +15,11 @@ from sqlalchemy import Connection
 from hostler.domain.agents import AgentVersion, CreateAgent, EffortLevel, UpdateAgent, first_version, resolve_model
 from hostler.domain.errors import Conflict, InvalidRequest
 from hostler.domain.ids import new_id
-from hostler.domain.sessions import AgentOverrides, AgentRef, Position, TimeRange
+from hostler.domain.sessions import AgentOverrides, AgentRef, Position, SessionAgentUpdate, TimeRange
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine.models import Models
-from hostler.store import catalog
+from hostler.store import catalog, webhooks
 from hostler.store.catalog import AgentRow
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
@@ -37,14 +38,17 @@ class Agents:
         agent_id = new_id("agent")
 
         def create(conn: Connection) -> AgentRow:
-            return catalog.create_agent(
+            now = self._database.now(conn)
+            row = catalog.create_agent(
                 conn,
-                self._database.now(conn),
+                now,
                 id=agent_id,
                 workspace_id=workspace,
                 name=version.name,
                 body=version.model_dump(mode="json"),
             )
+            webhooks.emit(conn, now, workspace, "agent.created", {"id": agent_id})
+            return row
 
         return agent_wire(await self._database.write(create))
 
@@ -71,9 +75,11 @@ class Agents:
             changed = patched(stored, patch, self._models.default_effort)
             if changed == stored:
                 return row
+            now = self._database.now(conn)
+            webhooks.emit(conn, now, workspace, "agent.updated", {"id": agent_id})
             return catalog.append_version(
                 conn,
-                self._database.now(conn),
+                now,
                 workspace,
                 agent_id,
                 expected_version=row.version,
@@ -94,11 +100,16 @@ class Agents:
 
     async def archive(self, workspace: str, agent_id: str) -> dict[str, Any]:
         """Archived for good; a second time changes nothing. Running sessions go on."""
-        return agent_wire(
-            await self._database.write(
-                lambda conn: catalog.archive_agent(conn, self._database.now(conn), workspace, agent_id)
-            )
-        )
+
+        def archive(conn: Connection) -> AgentRow:
+            before = catalog.get_agent(conn, workspace, agent_id, for_update=True)
+            if before.archived_at is not None:
+                return before
+            now = self._database.now(conn)
+            webhooks.emit(conn, now, workspace, "agent.archived", {"id": agent_id})
+            return catalog.archive_agent(conn, now, workspace, agent_id)
+
+        return agent_wire(await self._database.write(archive))
 
     async def list(
         self,
@@ -155,11 +166,22 @@ def patched(stored: AgentVersion, patch: UpdateAgent, default_effort: Callable[[
     for field in ("description", "system"):
         if field in sent:
             changes[field] = getattr(patch, field) or None
-    if "tools" in sent:
-        changes["tools"] = resolve_tools(patch.tools)
+    changes |= replaced_tools(patch)
     if "metadata" in sent:
         changes["metadata"] = merge_metadata(stored.metadata, patch.metadata)
-    return stored.model_copy(update=changes)
+    changed = stored.model_copy(update=changes)
+    changed.check()
+    return changed
+
+
+def replaced_tools(patch: UpdateAgent | AgentOverrides | SessionAgentUpdate) -> dict[str, Any]:
+    """What `patch` says of tools, MCP servers and the permission mode: each that was sent, as a whole."""
+    sent = patch.model_fields_set
+    changes: dict[str, Any] = {"tools": resolve_tools(patch.tools)} if "tools" in sent else {}
+    for field in ("mcp_servers", "local_mcp_servers", "permission_mode"):
+        if field in sent:
+            changes[field] = getattr(patch, field)
+    return changes
 
 
 def session_agent(
@@ -179,9 +201,20 @@ def session_agent(
             changes["model"] = resolve_model(choice.model, default_effort=models.default_effort(choice.model.id))
         if "system" in choice.model_fields_set:
             changes["system"] = choice.system or None
-        if "tools" in choice.model_fields_set:
-            changes["tools"] = resolve_tools(choice.tools)
-        version = version.model_copy(update=changes)
+        version = version.model_copy(update=changes | replaced_tools(choice))
+        version.check(at="agent.")
     snapshot = {"id": row.id, "type": "agent", "version": row.version, **version.wire()}
     del snapshot["metadata"]
     return row, snapshot
+
+
+def patched_snapshot(snapshot: Mapping[str, Any], patch: SessionAgentUpdate) -> dict[str, Any]:
+    """The snapshot of a session's agent with `patch`. Raises InvalidRequest when tools and servers then disagree."""
+    known = {key: value for key, value in snapshot.items() if key in AgentVersion.model_fields}
+    version = AgentVersion.model_validate_json(json.dumps(known)).model_copy(update=replaced_tools(patch))
+    version.check(at="agent.")
+    shown = version.wire()
+    del shown["metadata"]
+    others = {key: value for key, value in snapshot.items() if key not in AgentVersion.model_fields}
+    following = {**shown, **others}
+    return {key: following[key] for key in snapshot if key in following} | following

@@ -7,13 +7,18 @@ starts, says where they are mounted, and collects what the session has left ther
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hostler.domain.events import Event
 from hostler.engine.ports import Mount
 from hostler.store.sessions import SessionRow
 
 log = logging.getLogger("hostler.attachments")
+
+
+Complaint = Callable[[str], Event]
+"""Makes an event for the session's log of the moment at which it is recorded."""
 
 
 class Attachment:
@@ -25,6 +30,10 @@ class Attachment:
 
     async def lay_out(self, session: SessionRow, home: Path) -> Sequence[Mount]:
         """Before a process starts. What raises here ends the turn with an error that says why."""
+        return ()
+
+    def complaints(self, session_id: str) -> Sequence[Complaint]:
+        """What did not work in the last `lay_out` although the session goes on. Each is given once."""
         return ()
 
     async def refresh(self, session: SessionRow, home: Path) -> None:
@@ -42,6 +51,9 @@ class Attachments:
 
     async def lay_out(self, session: SessionRow, home: Path) -> list[Mount]:
         return [mount for kind in self._kinds for mount in await kind.lay_out(session, home)]
+
+    def complaints(self, session_id: str) -> list[Complaint]:
+        return [complaint for kind in self._kinds for complaint in kind.complaints(session_id)]
 
     async def refresh(self, session: SessionRow, home: Path) -> None:
         for kind in self._kinds:

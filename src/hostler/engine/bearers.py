@@ -21,7 +21,7 @@ from hostler.domain.errors import Busy, HostlerError, InvalidRequest, NotFound, 
 from hostler.domain.ids import new_id
 from hostler.engine.credentials import match_key, opened, seal
 from hostler.engine.oauth import EXCHANGE_SECONDS, Grant, Refused, Unreached, exchange
-from hostler.engine.ports import Announce, Outgoing, Sealer, announce_nothing
+from hostler.engine.ports import Announce, Bearer, Outgoing, Sealer, announce_nothing
 from hostler.store import vaults as rows
 from hostler.store.database import Database
 from hostler.store.vaults import CredentialRow
@@ -36,16 +36,6 @@ QUIET_SECONDS: Final = 60.0
 """A token endpoint that has refused is not asked again before, unless the credential changes."""
 _LOOK_SECONDS: Final = 0.1
 _KEEP_ATTEMPTS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Bearer:
-    """A token for one MCP server. Show it as `Authorization: Bearer <token>`, and ask again for the next connection."""
-
-    token: str = field(repr=False)
-    workspace: str
-    vault_id: str
-    credential_id: str
 
 
 class CredentialFailed(HostlerError):

@@ -5,7 +5,7 @@ Holds what is being written at this moment: the id under which a text was announ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ from hostler.domain import events as ev
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Frame
 from hostler.engine import runs, turns
+from hostler.engine.mcp import input_digest
+from hostler.engine.permissions import Evaluation, Permissions
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
 
 Op = Callable[[SessionState, Moment, Totals], Step]
@@ -43,19 +45,20 @@ def joined(ops: Sequence[Op]) -> Op:
 
 
 class Composer:
-    """For one run. `policies`: the permission policy of each built-in tool by wire name. `custom`: names of the others.
+    """For one run. `permissions`: of built-in tools and of MCP servers. `custom`: names of the tools of the client.
 
     A call of anything else is recorded as refused: the model asked for what its agent doesn't have.
     """
 
-    def __init__(self, policies: Mapping[str, str], custom: Collection[str]) -> None:
-        self._policies = policies
+    def __init__(self, permissions: Permissions, custom: Collection[str]) -> None:
+        self._permissions = permissions
         self._custom = custom
         self._message_id: str | None = None
         self._thinking_id: str | None = None
         self._texts: list[str] = []
         self._request_id = ""
         self._held: dict[str, tuple[runs.ToolCall, ...]] = {}
+        self._failed: set[str] = set()
         self._shown: list[str] = []
         """Calls of the response under way."""
         self.dropping_errors = False
@@ -112,6 +115,8 @@ class Composer:
                 ]
             case runs.Compacted():
                 return [_append(lambda at: ev.context_compacted(at.text))]
+            case runs.McpFailed():
+                return self._mcp_failed(event)
             case runs.Retrying(error=kind, message=message):
                 self._discard()
                 return [
@@ -119,6 +124,18 @@ class Composer:
                 ]
             case runs.Ended():
                 return []
+
+    def _mcp_failed(self, event: runs.McpFailed) -> list[Op | Preview]:
+        """Said once of each server in each run: it is tried again and again."""
+        server = self._permissions.servers.get(event.server)
+        if server is None or event.server in self._failed:
+            return []
+        self._failed.add(event.server)
+        name, message = server.name, event.message
+        kind: ev.ErrorType = (
+            "mcp_connection_failed_error" if event.failure == "connection" else "mcp_authentication_failed_error"
+        )
+        return [_append(lambda at: ev.mcp_error(at.text, kind, name, message))]
 
     def _begin_message(self) -> Preview:
         id_ = self._message_id = new_id("sevt")
@@ -152,23 +169,30 @@ class Composer:
         """A call becomes visible. `held`: it can't have begun to run."""
         id_ = new_id("sevt")
         custom = call.custom and call.name in self._custom
-        policy = None if call.custom else self._policies.get(call.name)
-        refused = not custom and policy is None
-        gated = not refused and policy != "always_allow"
+        judged = Evaluation("deny", None) if call.custom else self._permissions.evaluate(call.name, call.server)
+        gated = custom or judged.permission == "ask"
+        server = self._permissions.servers.get(call.server or "")
         open_call = OpenCall(
             event_id=id_,
             tool_use_id=call.tool_use_id,
-            kind="custom" if custom else "builtin",
+            kind="custom" if custom else "builtin" if server is None else "mcp",
             name=call.name,
+            server=None if server is None else call.server,
+            input_digest="" if server is None else input_digest(call.input),
             gated=gated,
-            started=not gated and not refused and not held,
+            started=not gated and judged.permission == "allow" and not held,
         )
 
         def announce(before: SessionState, at: Moment, _: Totals) -> Step:
             if custom:
                 event = ev.agent_custom_tool_use(at.text, id_, call.name, call.input)
+            elif server is None:
+                event = ev.agent_tool_use(at.text, id_, call.name, call.input, judged.permission, judged.body)
             else:
-                event = ev.agent_tool_use(at.text, id_, call.name, call.input, policy)
+                shown = server.tool_name(call.name)
+                event = ev.agent_mcp_tool_use(
+                    at.text, id_, server.name, shown, call.input, judged.permission, judged.body
+                )
             return turns.call_announced(before, event, open_call)
 
         return announce

@@ -15,7 +15,10 @@ class Keys(Protocol):
     """Who knows API keys."""
 
     async def principal_of(self, secret: str) -> Principal | None:
-        """Whose secret this is, when it is valid now; None for every other text."""
+        """Whose secret this is, when it is valid now; None for a text that nobody was given.
+
+        Raises Unauthenticated, with the reason, for a secret that was valid once: revoked, expired, workspace archived.
+        """
         ...
 
 
@@ -27,12 +30,13 @@ class StoredKeys:
 
     async def principal_of(self, secret: str) -> Principal | None:
         def look(conn: Connection) -> tuple[KeyRow | None, bool]:
-            key = find_key(conn, secret)
-            return key, key is not None and needs_touch(key, self._database.now(conn))
+            now = self._database.now(conn)
+            key = find_key(conn, now, secret)
+            return key, key is not None and needs_touch(key, now)
 
         key, stale = await self._database.read(look)
         if key is None:
             return None
         if stale:
             await self._database.write(lambda conn: touch_key(conn, self._database.now(conn), key.id))
-        return Principal("api_key", key.id, key.workspace_id)
+        return Principal("api_key", key.id, key.workspace_id, key.scopes)

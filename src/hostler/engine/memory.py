@@ -98,7 +98,7 @@ class Memory:
         calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
         messages = await self._ledger.messages_since(self._session_id, turn.prompts[-1].event_id)
         profile = self._profile_of(applied.session)
-        composer = Composer(profile.policies, profile.custom_names)
+        composer = Composer(profile.permissions, profile.custom_names)
         composer.dropping_errors = applied.state.interrupt is not None
         recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
         ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
@@ -138,7 +138,7 @@ class Memory:
         body = await self._ledger.read_event(self._session_id, call.event_id)
         if body is None:
             return False
-        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind == "custom")
+        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind == "custom", call.server)
         entry = call_entry(entries, call.tool_use_id, self._harness.call_entry(made), at)
         if entry is not None:
             await self.transcripts.append_entry(self._key, entry)

@@ -139,6 +139,8 @@ class EgressRules:
     allow: Literal["public", "listed"]
     hosts: tuple[str, ...] = ()
     """Exact host names, or `*.example.com` for every name below it (not the name itself)."""
+    mcp_servers: bool = False
+    """Whether the session's own MCP servers are allowed, and only as MCP servers, wherever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,79 @@ class SequenceStore(Protocol):
     async def save(self, state: str) -> None: ...
 
 
+MCP_HOST = "mcp.hostler.internal"
+"""The host name under which a sandbox reaches its session's remote MCP servers, one path for each: `/<alias>`.
+
+No resolver knows it; the session's egress road does.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class McpRoute:
+    """A remote MCP server of one session."""
+
+    alias: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A credential of a vault, opened for requests to one MCP server."""
+
+    token: str = field(repr=False)
+    workspace: str
+    vault_id: str
+    credential_id: str
+
+
+class McpCredentials(Protocol):
+    """Who holds the secrets for MCP servers. The only other place where a token may be is one outgoing request."""
+
+    async def bearer_for(self, workspace: str, vault_ids: Sequence[str], url: str) -> Bearer | None:
+        """The credential for `url` from the first of the vaults that has one, as it is now. None: there is none.
+
+        What it raises means that there is one that can't be opened or renewed: the request isn't made.
+        """
+        ...
+
+    async def rejected(self, bearer: Bearer) -> Bearer | None:
+        """The server answered 401 to this one: another to try once, or None. Idempotent for the same bearer."""
+        ...
+
+
+McpFailure = Literal["connection", "authentication"]
+
+
+class McpGate(Protocol):
+    """Who decides what of one session may pass to its MCP servers. Called by the road, outside the sandbox."""
+
+    def offers(self, alias: str, tool: str) -> bool:
+        """Whether the model may be shown this tool."""
+        ...
+
+    def begin_call(self, alias: str, tool: str, arguments: Mapping[str, object]) -> bool:
+        """True, once, for each call that was announced and permitted: it is on its way now."""
+        ...
+
+    def not_begun(self, alias: str, tool: str, arguments: Mapping[str, object]) -> None:
+        """The call that was just begun did not reach its server, or was not taken there: it may be sent again."""
+        ...
+
+    def failed(self, alias: str, failure: McpFailure, message: str) -> None:
+        """The server could not be spoken to. May be said often."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class McpAccess:
+    """What one session's road needs to know of its MCP servers."""
+
+    routes: tuple[McpRoute, ...]
+    workspace: str
+    vault_ids: tuple[str, ...]
+    gate: McpGate
+
+
 class Road(Protocol):
     """An open unix socket for one session."""
 
@@ -223,7 +298,7 @@ class ModelRoads(Protocol):
 class EgressRoads(Protocol):
     """The egress proxy: opens one socket per session, the only way from a sandbox to anything but the model."""
 
-    async def open(self, session_id: str, socket: Path, rules: EgressRules) -> Road: ...
+    async def open(self, session_id: str, socket: Path, rules: EgressRules, mcp: McpAccess | None = None) -> Road: ...
 
 
 class EgressRecorder(Protocol):
@@ -232,13 +307,40 @@ class EgressRecorder(Protocol):
 
 # ------------------------------------------------------------------------------------------------------------- events
 
-Announce = Callable[[Connection, float, str, str, Mapping[str, str]], None]
+Announce = Callable[[Connection, float, str, str, Mapping[str, str]], object]
 """Told inside a transaction what happens in it: the connection, `Database.now`, the workspace, the type of the webhook
 event (`vault.created`), and the fields of its data besides the type (`id`, and `vault_id` for credentials)."""
 
 
 def announce_nothing(conn: Connection, now: float, workspace: str, kind: str, data: Mapping[str, str]) -> None:
     """Where nobody listens."""
+
+
+# --------------------------------------------------------------------------------------------------------- webhooks
+
+
+class WebhookTargetRefused(Exception):
+    """The address of a webhook endpoint may not be reached. The message says which rule forbids it."""
+
+
+class WebhookUnanswered(Exception):
+    """Nobody answered, or what answered was no HTTP. The message says what happened."""
+
+
+class WebhookSender(Protocol):
+    """Brings one request to a webhook endpoint. Follows no redirect and reads no body."""
+
+    def check(self, url: str) -> None:
+        """Whether `url` could ever be allowed. Raises WebhookTargetRefused. Asks nobody."""
+        ...
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """The HTTP status of the answer, within a deadline of its own.
+
+        The rules hold for the address that is connected to, whatever the name meant a moment before. Raises
+        WebhookTargetRefused, and then nothing was sent; WebhookUnanswered.
+        """
+        ...
 
 
 # ---------------------------------------------------------------------------------------------------------- secrets
@@ -259,6 +361,41 @@ class Sealer(Protocol):
 
     def open(self, context: str, sealed: str) -> bytes:
         """The secret. Raises SecretUnreadable when it was changed, moved, or sealed with a key that isn't here."""
+
+
+# ------------------------------------------------------------------------------------------------------ repositories
+
+
+@dataclass(frozen=True, slots=True)
+class CloneOrder:
+    """A repository to be fetched."""
+
+    url: str
+    branch: str | None
+    commit: str | None
+    """At most one of the two; without either, what the remote's HEAD names."""
+    token: bytes | None = field(repr=False)
+    target: Path
+    """Folder that does not exist yet. Its parent must let everybody through."""
+
+
+CloneProblem = Literal["authentication", "forbidden", "not_found", "checkout", "clone"]
+
+
+class CloneFailed(Exception):
+    """There is no repository; nothing is left of the try. The message is for the session's log and holds no secret."""
+
+    def __init__(self, kind: CloneProblem, message: str) -> None:
+        super().__init__(message)
+        self.kind: CloneProblem = kind
+        self.message = message
+
+
+class Cloner(Protocol):
+    """Fetches repositories, outside every sandbox."""
+
+    async def clone(self, order: CloneOrder) -> None:
+        """A complete working copy in `order.target`, without the token in it. Raises CloneFailed."""
         ...
 
 
@@ -315,14 +452,25 @@ class Outgoing(Protocol):
 
 
 __all__ = [
+    "MCP_HOST",
     "Announce",
     "AsyncIterator",
+    "Bearer",
+    "CloneFailed",
+    "CloneOrder",
+    "CloneProblem",
+    "Cloner",
     "EgressDecision",
     "EgressRecorder",
     "EgressRoads",
     "EgressRules",
     "HeldCall",
     "IsolationLabel",
+    "McpAccess",
+    "McpCredentials",
+    "McpFailure",
+    "McpGate",
+    "McpRoute",
     "ModelRequestRecord",
     "ModelRoadListener",
     "ModelRoads",
@@ -340,5 +488,8 @@ __all__ = [
     "SandboxUnavailable",
     "Sealer",
     "SequenceStore",
+    "WebhookSender",
+    "WebhookTargetRefused",
+    "WebhookUnanswered",
     "announce_nothing",
 ]

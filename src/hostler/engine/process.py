@@ -17,6 +17,7 @@ from pathlib import Path
 from hostler.engine.ports import (
     EgressRoads,
     IsolationLabel,
+    McpAccess,
     ModelRoadListener,
     ModelRoads,
     Mount,
@@ -131,6 +132,7 @@ async def open_process(
     listener: ModelRoadListener,
     sequence: SequenceStore,
     mounts: Sequence[Mount],
+    mcp: McpAccess | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made.
 
@@ -151,7 +153,7 @@ async def open_process(
             allowed_models=None if around.allowed_models is None else around.allowed_models | profile.model_names,
         )
         stack.push_async_callback(_close_model_road, session_id, model_road)
-        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress)
+        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp)
         stack.push_async_callback(egress_road.close)
         sandbox = await around.sandboxes.create(
             SandboxSpec(

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.engine.mcp import aliases, harness_servers, routes
 from hostler.engine.models import spellings
-from hostler.engine.ports import EgressRules, SandboxLimits
-from hostler.engine.runs import CustomTool, RunSpec
-
-BUILTIN_TOOLS = ("bash", "read", "write", "edit", "glob", "grep", "web_fetch", "web_search")
-TOOLSET = "agent_toolset_20260401"
+from hostler.engine.permissions import Permissions, permissions
+from hostler.engine.ports import EgressRules, McpRoute, SandboxLimits
+from hostler.engine.runs import CustomTool, McpServer, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +31,14 @@ class Profile:
     model: str
     effort: str | None
     system: str | None
-    policies: Mapping[str, str]
-    """Enabled built-in tools by wire name, with the type of their permission policy."""
+    permissions: Permissions
     custom_tools: tuple[CustomTool, ...]
     egress: EgressRules
     sandbox_limits: SandboxLimits
     turn_limits: TurnLimits
     idle_timeout_seconds: float
+    mcp_servers: tuple[McpServer, ...] = ()
+    mcp_routes: tuple[McpRoute, ...] = ()
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
 
@@ -54,7 +54,7 @@ class Profile:
     @property
     def one_call_at_a_time(self) -> bool:
         """True when a call may have to wait for somebody: then no two calls may be under way at once."""
-        return bool(self.custom_tools) or any(policy != "always_allow" for policy in self.policies.values())
+        return bool(self.custom_tools) or self.permissions.can_wait
 
     def run_spec(self, session_id: str, *, resume: bool, settings: Mapping[str, str]) -> RunSpec:
         return RunSpec(
@@ -63,8 +63,16 @@ class Profile:
             model=self.model,
             effort=self.effort,
             system=self.system,
-            tools=tuple(self.policies),
+            tools=tuple(self.permissions.builtin),
             custom_tools=self.custom_tools,
+            mcp_servers=self.mcp_servers,
+            hidden_tools=tuple(
+                (alias, key)
+                for alias, server in self.permissions.servers.items()
+                for key, (_, rule) in server.tools.items()
+                if not rule.enabled
+            ),
+            plan_only=self.permissions.mode == "plan",
             settings=settings,
         )
 
@@ -82,8 +90,12 @@ def profile(
     sandbox_limits: SandboxLimits,
     turn_limits: TurnLimits,
     attached: str = "",
+    told: str | None = None,
 ) -> Profile:
-    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing."""
+    """Read the snapshots of a session. The keyword arguments are what counts where the environment says nothing.
+
+    `told` is what the model is told besides the agent's own system prompt.
+    """
     model = agent["model"]
     config = environment["config"]
     effort = model.get("effort")
@@ -92,8 +104,8 @@ def profile(
     return Profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
-        system=agent.get("system"),
-        policies=_policies(agent.get("tools") or ()),
+        system="\n\n".join(text for text in (agent.get("system"), told) if text) or None,
+        permissions=permissions(agent, aliases(agent)),
         custom_tools=tuple(
             CustomTool(tool["name"], tool["description"], tool["input_schema"])
             for tool in agent.get("tools") or ()
@@ -105,27 +117,16 @@ def profile(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
         idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
+        mcp_servers=harness_servers(agent),
+        mcp_routes=routes(agent),
         attached=attached,
     )
 
 
-def _policies(tools: Any) -> dict[str, str]:
-    policies: dict[str, str] = {}
-    for toolset in tools:
-        if toolset["type"] != TOOLSET:
-            continue
-        default = toolset.get("default_config") or {}
-        configs = {config["name"]: config for config in toolset.get("configs") or ()}
-        for name in BUILTIN_TOOLS:
-            config = {**default, **{k: v for k, v in configs.get(name, {}).items() if v is not None}}
-            if config.get("enabled", True):
-                policies[name] = (config.get("permission_policy") or {"type": "always_allow"})["type"]
-    return policies
-
-
 def _egress(networking: Mapping[str, Any]) -> EgressRules:
     if networking["type"] == "limited":
-        return EgressRules("listed", tuple(networking.get("allowed_hosts") or ()))
+        hosts = tuple(networking.get("allowed_hosts") or ())
+        return EgressRules("listed", hosts, mcp_servers=bool(networking.get("allow_mcp_servers")))
     return EgressRules("public")
 
 

@@ -13,11 +13,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from hostler.domain.sessions import Frame
+from hostler.domain.webhooks import told_by
 from hostler.engine.hub import Hub
-from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.engine.state import Moment, SessionState, Step, Totals, waits_for_people
+from hostler.store import webhooks
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.sessions import SessionRow, SessionUpdate
+from hostler.store.waiting import WaitingCall, replace_waiting
 from hostler.store.work import Lease
 
 Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
@@ -88,13 +91,13 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment]] = []
+        outcome: list[tuple[Step, Moment, SessionState, str]] = []
 
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
             step = decide(before, at, totals(view.session), view.session)
-            outcome[:] = [(step, at)]
+            outcome[:] = [(step, at, before, view.webhook_events)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -106,10 +109,22 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at = outcome[0]
+        step, at, before, interest = outcome[0]
+        _keep_inbox(connection, at, appended.session, before, step.state)
+        if interest != "[]":
+            self._tell(connection, at, appended.session, step, interest)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         return Applied(step, appended.session, step.state, at, tuple(frames))
+
+    @staticmethod
+    def _tell(connection: Connection, at: Moment, session: SessionRow, step: Step, interest: str) -> None:
+        """Webhooks of what was just recorded, in the same transaction. Nothing is asked or written unless wanted."""
+        happened = list(
+            told_by(step.events, session.id, session.thread_id, lambda type_: webhooks.wanted(interest, type_))
+        )
+        if happened:
+            webhooks.emit_all(connection, at.unix, session.workspace_id, happened)
 
     def announce(self, session_id: str, applied: Applied, *, by_worker: bool = False) -> None:
         """After the commit: readers hear of the events, a worker hears that it is wanted."""
@@ -117,3 +132,25 @@ class Records:
             self._hub.publish(session_id, applied.frames)
         if applied.step.wanted and not by_worker:
             self._hub.work(session_id)
+
+
+def _keep_inbox(
+    connection: Connection, at: Moment, session: SessionRow, before: SessionState, after: SessionState
+) -> None:
+    """What waits for people is kept in rows of its own, so that the inbox is a query. Most steps change nothing."""
+    waited = {call.event_id for call in waits_for_people(before)}
+    waiting = waits_for_people(after)
+    if not waited and not waiting:
+        return
+    replace_waiting(
+        connection,
+        at.text,
+        session.id,
+        session.workspace_id,
+        added=[
+            WaitingCall(call.event_id, "custom_tool" if call.kind == "custom" else "confirmation", call.name)
+            for call in waiting
+            if call.event_id not in waited
+        ],
+        removed=waited - {call.event_id for call in waiting},
+    )

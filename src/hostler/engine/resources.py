@@ -73,6 +73,14 @@ class ResourceKinds:
                 kind.detach(connection, workspace, session_id, resource)
 
 
-def taken_paths(resources: Sequence[Resource]) -> frozenset[str]:
-    """Where something is mounted already."""
-    return frozenset(resource["mount_path"] for resource in resources)
+def check_free(path: str, type_: str, taken: Sequence[Resource]) -> None:
+    """Raises InvalidRequest when something is mounted at, above or below `path`, except a file within a repository."""
+    for resource in taken:
+        other = resource["mount_path"]
+        pair = (type_, resource["type"])
+        if path == other:
+            raise InvalidRequest(f"mount_path: {path} is used by another resource; name another path")
+        if path.startswith(other + "/") and pair != ("file", "github_repository"):
+            raise InvalidRequest(f"mount_path: {path} lies inside {other}, which is mounted already; name another path")
+        if other.startswith(path + "/") and pair != ("github_repository", "file"):
+            raise InvalidRequest(f"mount_path: {other} is mounted already, inside {path}; name another path")

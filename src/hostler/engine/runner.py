@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
@@ -20,9 +20,12 @@ from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
 from hostler.engine.attachments import Attachments
 from hostler.engine.composer import Composer, Op, Preview, joined
+from hostler.engine.content import ContentSource
 from hostler.engine.hub import Hub
+from hostler.engine.mcp import PermittedCalls
 from hostler.engine.memory import Ledger, Memory
-from hostler.engine.ports import HeldCall, ModelRequestRecord
+from hostler.engine.permissions import Permissions
+from hostler.engine.ports import HeldCall, McpAccess, McpFailure, ModelRequestRecord
 from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
@@ -73,6 +76,7 @@ class RunnerParts:
     around: Surroundings
     profile_of: Callable[[SessionRow], Profile]
     attachments: Attachments = field(default_factory=Attachments)
+    content: ContentSource = field(default_factory=ContentSource)
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -94,9 +98,11 @@ class SessionRunner:
         """True when the state as last seen has something to do."""
         self._busy = False
         """True while the process works on a prompt."""
-        self._composer = Composer({}, ())
+        self._composer = Composer(Permissions(), ())
         self._calls: dict[str, state.OpenCall] = {}
         self._announced = asyncio.Condition()
+        self._mcp_calls = PermittedCalls()
+        self._mcp_failures: list[runs.McpFailed] = []
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
@@ -238,7 +244,9 @@ class SessionRunner:
 
     async def _prompt(self, plan: Plan, turn: Turn) -> tuple[str, Sequence[ev.Body]] | None:
         """What to hand to the run, with the key that keeps it from being taken twice."""
+        assert self._session is not None
         content = [block for prompt in turn.prompts for block in prompt.content]
+        content = await self._parts.content.resolve(self._session.workspace_id, content)
         key = derived_uuid("prompt", turn.id)
         if plan.do == "start":
             return key, content
@@ -259,8 +267,12 @@ class SessionRunner:
             homes, session_id = self._parts.around.homes, self.lease.session_id
             await asyncio.to_thread(homes.make, session_id)
             mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
+            complaints = self._parts.attachments.complaints(session_id)
+            if complaints:
+                await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
             self._process_profile = self._profile
-            self._composer = Composer(self._profile.policies, self._profile.custom_names)
+            self._mcp_calls, self._mcp_failures = PermittedCalls(), []
+            self._composer = Composer(self._profile.permissions, self._profile.custom_names)
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
@@ -271,6 +283,9 @@ class SessionRunner:
                 listener=self,
                 sequence=self._parts.ledger.sequence(self.lease),
                 mounts=mounts,
+                mcp=McpAccess(
+                    self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
+                ),
             )
         else:
             await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
@@ -333,7 +348,8 @@ class SessionRunner:
         """
         session_id, hub = self.lease.session_id, self._parts.hub
         urgent = False
-        for event in batch:
+        failures, self._mcp_failures = self._mcp_failures, []
+        for event in (*failures, *batch):
             if isinstance(event, runs.Ended):
                 await self._flush(pending)
                 return event
@@ -420,14 +436,17 @@ class SessionRunner:
 
     # -- asked by the run (Gatekeeper)
 
-    async def permit(self, tool_use_id: str, name: str, custom: bool) -> Verdict:
+    async def permit(self, call: runs.ToolCall) -> Verdict:
         """May this call run now? It is announced first, and marked as begun before it begins.
 
         Whatever isn't known to be allowed is refused: the question comes from inside the sandbox.
         """
-        profile = self._process_profile
-        if profile is None or name not in (profile.custom_names if custom else profile.policies):
-            return Deny(f"This agent has no tool {name}.")
+        profile, tool_use_id = self._process_profile, call.tool_use_id
+        if profile is None or (call.custom and call.name not in profile.custom_names):
+            return Deny(f"This agent has no tool {call.name}.")
+        judged = None if call.custom else profile.permissions.evaluate(call.name, call.server)
+        if judged is not None and judged.permission == "deny":
+            return Deny(judged.message)
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS), self._announced:
                 await self._announced.wait_for(lambda: tool_use_id in self._calls or self._stopping is not None)
@@ -437,36 +456,59 @@ class SessionRunner:
             return Deny(ev.INTERRUPTED)
         verdicts: list[Verdict] = []
 
-        def is_same(call: state.OpenCall) -> bool:
-            return call.name == name and (call.kind == "custom") == custom
+        def is_same(known: state.OpenCall) -> bool:
+            kind = "custom" if call.custom else "builtin" if call.server is None else "mcp"
+            return (known.name, known.kind, known.server) == (call.name, kind, call.server)
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
-            call = next((c for c in before.calls if c.tool_use_id == tool_use_id), None)
-            if call is None or before.interrupt is not None:
+            known = next((c for c in before.calls if c.tool_use_id == tool_use_id), None)
+            if known is None or before.interrupt is not None:
                 verdicts[:] = [Deny(ev.INTERRUPTED)]
-            elif not is_same(call):
+            elif not is_same(known):
                 verdicts[:] = [Deny("This call is not the one that was announced under its id.")]
-            elif call.gated and call.answer is None:
+            elif known.gated and known.answer is None:
                 verdicts[:] = [Defer()]
-            elif call.answer is not None and not call.answer.allow:
-                verdicts[:] = [Deny(call.answer.message or "The user denied this tool call.")]
+            elif known.answer is not None and not known.answer.allow:
+                verdicts[:] = [Deny(known.answer.message or "The user denied this tool call.")]
+            elif judged is not None and judged.permission == "ask" and known.answer is None:
+                # The rules have become stricter since it was announced, and nobody was asked.
+                verdicts[:] = [Deny("The rules of this agent have changed; make the call again.")]
             else:
                 verdicts[:] = [Allow()]
                 # A custom tool ran at the client: handing its result over once more does no harm, losing it would.
-                return Step(before) if custom else turns.call_started(before, tool_use_id)
+                return Step(before) if call.custom else turns.call_started(before, tool_use_id)
             return Step(before)
 
         known = self._calls[tool_use_id]
-        if known.started and not known.gated and is_same(known):
+        if known.started and not known.gated and is_same(known) and (judged is None or judged.permission == "allow"):
+            self._mcp_calls.permit(known)
             return Allow()
         await self._apply(decide)
+        if isinstance(verdicts[0], Allow):
+            self._mcp_calls.permit(known)
         return verdicts[0]
 
     async def result(self, tool_use_id: str) -> ToolOutcome:
         call = self._calls.get(tool_use_id)
         if call is None or call.answer is None:
             return ToolOutcome([ev.text_block(ev.INTERRUPTED)], True)
-        return ToolOutcome(call.answer.content, call.answer.is_error)
+        assert self._session is not None
+        content = await self._parts.content.resolve(self._session.workspace_id, call.answer.content)
+        return ToolOutcome(content, call.answer.is_error)
+
+    # -- told by the egress road (McpGate)
+
+    def offers(self, alias: str, tool: str) -> bool:
+        return self._process_profile is not None and self._process_profile.permissions.offers(tool, alias)
+
+    def begin_call(self, alias: str, tool: str, arguments: Mapping[str, object]) -> bool:
+        return self._mcp_calls.begin(alias, tool, arguments)
+
+    def not_begun(self, alias: str, tool: str, arguments: Mapping[str, object]) -> None:
+        self._mcp_calls.not_begun(alias, tool, arguments)
+
+    def failed(self, alias: str, failure: McpFailure, message: str) -> None:
+        self._mcp_failures.append(runs.McpFailed(alias, failure, message))
 
     # -- told by the gateway (ModelRoadListener)
 

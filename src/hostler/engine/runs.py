@@ -26,6 +26,19 @@ class CustomTool:
 
 
 @dataclass(frozen=True, slots=True)
+class McpServer:
+    """An MCP server, under the alias that the engine gave it. `url` or `command` is set."""
+
+    alias: str
+    url: str = ""
+    """Where the process reaches it, from inside its sandbox."""
+    command: str = ""
+    """What the process starts inside its sandbox."""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """What a run needs to know of its agent."""
 
@@ -39,6 +52,11 @@ class RunSpec:
     tools: tuple[str, ...]
     """Built-in tools by their wire names; nothing else of the harness's own is available."""
     custom_tools: tuple[CustomTool, ...] = ()
+    mcp_servers: tuple[McpServer, ...] = ()
+    hidden_tools: tuple[tuple[str, str], ...] = ()
+    """Tools of MCP servers that the model must not be offered: alias and tool."""
+    plan_only: bool = False
+    """Tell the model that it may only plan."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Extra environment of the process, from the operator's configuration."""
 
@@ -72,7 +90,7 @@ class ToolOutcome:
 class Gatekeeper(Protocol):
     """Asked by the run before each tool call, and for the results of custom tools."""
 
-    async def permit(self, tool_use_id: str, name: str, custom: bool) -> Verdict:
+    async def permit(self, call: ToolCall) -> Verdict:
         """Must return promptly. Nothing of the call has happened yet."""
         ...
 
@@ -122,6 +140,18 @@ class ToolCall:
     name: str
     input: Mapping[str, Any]
     custom: bool
+    server: str | None = None
+    """The alias of the MCP server whose tool it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class McpFailed:
+    """An MCP server can't be used in this run; the run goes on without it."""
+
+    server: str
+    """Its alias."""
+    failure: Literal["connection", "authentication"]
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +207,7 @@ RunEvent = (
     | RequestEnded
     | ToolResult
     | Compacted
+    | McpFailed
     | Retrying
     | Ended
 )

@@ -23,18 +23,18 @@ from hostler.domain.sessions import (
     TimeRange,
     UpdateSession,
 )
-from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
-from hostler.engine import inputs, state
-from hostler.engine.agents import session_agent
+from hostler.engine import content, inputs, state
+from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
+from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
-from hostler.store import eventlog
+from hostler.store import eventlog, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
 from hostler.store.moments import moment
@@ -52,13 +52,20 @@ class Sessions:
     """Sessions of all workspaces. Every method raises NotFound for a session of another workspace."""
 
     def __init__(
-        self, database: Database, hub: Hub, records: Records, models: Models, resources: ResourceKinds
+        self,
+        database: Database,
+        hub: Hub,
+        records: Records,
+        models: Models,
+        resources: ResourceKinds,
+        quotas: WorkspaceQuotas,
     ) -> None:
         self._database = database
         self._hub = hub
         self._records = records
         self._models = models
         self._resources = resources
+        self._quotas = quotas
 
     # -- create, read, change
 
@@ -69,6 +76,7 @@ class Sessions:
 
         def unit(connection: Connection) -> SessionRow:
             now = self._database.now(connection)
+            self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
             session_vaults(connection, workspace, params.vault_ids)
@@ -95,6 +103,8 @@ class Sessions:
                     vault_ids=params.vault_ids,
                 ),
             )
+            content.check(connection, now, workspace, bodies, "initial_events")
+            webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
                 return rows.get_session(connection, workspace, session_id)
             return self._records.apply_in(
@@ -107,10 +117,15 @@ class Sessions:
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
-        return await self._view(await self._row(workspace, session_id))
+        return await self._database.read(
+            lambda connection: view(rows.get_session(connection, workspace, session_id), self._database.now(connection))
+        )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools of an idle session. `session.updated` tells what changed, if anything did."""
+        """Title, metadata, and the tools and MCP servers of an idle session.
+
+        `session.updated` tells what changed, if anything did.
+        """
 
         def unit(connection: Connection) -> Applied | SessionRow:
             row = rows.get_session(connection, workspace, session_id)
@@ -146,6 +161,8 @@ class Sessions:
                 before=Position(*query.before) if query.before else None,
                 agent_id=query.agent_id,
                 agent_version=query.agent_version,
+                deployment_id=query.deployment_id,
+                memory_store_id=query.memory_store_id,
                 statuses=query.statuses,
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
@@ -162,10 +179,17 @@ class Sessions:
             return await self._view(row)
 
         def unit(connection: Connection) -> Applied:
-            update = SessionUpdate(archived_at=moment(self._database.now(connection)))
-            return self._records.apply_in(
-                connection, session_id, lambda s, at, _, __: inputs.archive(s, at), workspace=workspace, update=update
+            now = self._database.now(connection)
+            applied = self._records.apply_in(
+                connection,
+                session_id,
+                lambda s, at, _, __: inputs.archive(s, at),
+                workspace=workspace,
+                update=SessionUpdate(archived_at=moment(now)),
             )
+            if applied.frames:
+                webhooks.emit(connection, now, workspace, "session.archived", {"id": session_id})
+            return applied
 
         applied = await self._database.write(unit)
         self._records.announce(session_id, applied)
@@ -180,7 +204,9 @@ class Sessions:
             inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
             self._resources.detach(connection, workspace, session_id, row.resources)
             rows.delete_session(connection, workspace, session_id)
-            return moment(self._database.now(connection))
+            now = self._database.now(connection)
+            webhooks.emit(connection, now, workspace, "session.deleted", {"id": session_id})
+            return moment(now)
 
         at = await self._database.write(unit)
         event = ev.deleted(at)
@@ -192,9 +218,16 @@ class Sessions:
     async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
         """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
         bodies = [wire_fields(event) for event in events]
-        applied = await self._records.apply(
-            session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
-        )
+
+        def unit(connection: Connection) -> Applied:
+            applied = self._records.apply_in(
+                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
+            )
+            content.check(connection, applied.at.unix, workspace, bodies, "events")
+            return applied
+
+        applied = await self._database.write(unit)
+        self._records.announce(session_id, applied)
         return [
             reply.text() if isinstance(reply, ev.Event) else await self._recorded(session_id, reply)
             for reply in applied.step.replies
@@ -394,8 +427,6 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     if merged != row.metadata:
         metadata = merged
         changed["metadata"] = merged
-    if patch.agent is not None and "tools" in patch.agent.model_fields_set:
-        tools = [tool.model_dump(mode="json") for tool in resolve_tools(patch.agent.tools)]
-        if tools != row.agent["tools"]:
-            agent = changed["agent"] = {**row.agent, "tools": tools}
+    if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
+        agent = changed["agent"] = following
     return SessionUpdate(title=title, metadata=metadata, agent=agent), changed

@@ -53,8 +53,13 @@ class OpenCall(_Frozen):
 
     event_id: str
     tool_use_id: str
-    kind: Literal["builtin", "custom"]
+    kind: Literal["builtin", "custom", "mcp"]
     name: str
+    """The tool's name as the harness calls it."""
+    server: str | None = None
+    """With `mcp`: the alias of the server."""
+    input_digest: str = ""
+    """With `mcp`: what the call was announced with."""
     gated: bool
     """True: waits for somebody outside before it can run (an `ask` policy, or a custom tool)."""
     started: bool = False
@@ -234,6 +239,12 @@ def requires_action(state: SessionState) -> StopReason:
     return {"type": "requires_action", "event_ids": [call.event_id for call in unanswered(state)]}
 
 
+def waits_for_people(state: SessionState) -> tuple[OpenCall, ...]:
+    """The calls that keep the session idle until a person, or a client, has answered them."""
+    stopped = state.stop_reason is not None and state.stop_reason["type"] == "requires_action"
+    return unanswered(state) if stopped and state.status == "idle" else ()
+
+
 def settle(state: SessionState, call: OpenCall) -> SessionState:
     answer = call.answer
     settled = Settled(
@@ -269,6 +280,8 @@ def close_calls(
             unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))
         if call.kind == "builtin":
             events.append(ev.agent_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
+        elif call.kind == "mcp":
+            events.append(ev.agent_mcp_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
         elif call.answer is None:
             events.append(ev.custom_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
         state = settle(state, call.model_copy(update={"answer": None}))

@@ -141,7 +141,8 @@ def call_finished(state: SessionState, at: Moment, tool_use_id: str, content: Se
             return Step(state)
         # The harness refused it before it asked anybody, for an input that the tool's schema forbids.
         return Step(state, (ev.custom_tool_result(at.text, call.event_id, content, True),))
-    return Step(state, (ev.agent_tool_result(at.text, call.event_id, content, is_error),))
+    result = ev.agent_mcp_tool_result if call.kind == "mcp" else ev.agent_tool_result
+    return Step(state, (result(at.text, call.event_id, content, is_error),))
 
 
 def rescheduled(state: SessionState, at: Moment, error: Event) -> Step:

@@ -58,6 +58,7 @@ class Worker:
         self._runners: dict[str, SessionRunner] = {}
         self._look = asyncio.Event()
         self._drain = False
+        self._running = False
         self._deleted: list[str] = []
         self._breaks: dict[str, int] = {}
         hub.on_work(self._on_work)
@@ -70,6 +71,10 @@ class Worker:
     def live(self) -> int:
         """Sessions with a runner."""
         return len(self._runners)
+
+    def takes_sessions(self) -> bool:
+        """Whether sessions that want a worker find one here."""
+        return self._running and not self._drain
 
     def drain(self) -> None:
         """Claim nothing more; give idle sessions back now and running ones after their turn."""
@@ -88,21 +93,28 @@ class Worker:
 
     async def run(self) -> None:
         """Until `drain` and all is given back, or until cancelled: then every process ends at once."""
-        async with asyncio.TaskGroup() as tasks:
-            while not (self._drain and not self._runners):
-                self._look.clear()
-                for session_id in self._take_deleted():
-                    tasks.create_task(self._remove(session_id))
-                if not self._drain:
-                    for claimed in await self._claim():
-                        runner = SessionRunner(claimed.lease, self._parts)
-                        self._runners[claimed.session_id] = runner
-                        tasks.create_task(self._serve(runner))
-                try:
-                    async with asyncio.timeout(self._settings.poll_seconds):
-                        await self._look.wait()
-                except TimeoutError:
-                    continue
+        self._running = True
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._run(tasks)
+        finally:
+            self._running = False
+
+    async def _run(self, tasks: asyncio.TaskGroup) -> None:
+        while not (self._drain and not self._runners):
+            self._look.clear()
+            for session_id in self._take_deleted():
+                tasks.create_task(self._remove(session_id))
+            if not self._drain:
+                for claimed in await self._claim():
+                    runner = SessionRunner(claimed.lease, self._parts)
+                    self._runners[claimed.session_id] = runner
+                    tasks.create_task(self._serve(runner))
+            try:
+                async with asyncio.timeout(self._settings.poll_seconds):
+                    await self._look.wait()
+            except TimeoutError:
+                continue
 
     async def _claim(self) -> list[Claimed]:
         room = self._settings.slots - len(self._runners)

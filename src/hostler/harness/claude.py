@@ -40,7 +40,7 @@ from hostler.engine.runs import (
     ToolOutcome,
 )
 from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
-from hostler.harness.tools import CUSTOM_SERVER, to_harness_name, to_wire_name
+from hostler.harness.tools import CUSTOM_SERVER, to_harness_name
 from hostler.harness.translate import Translator, tool_call
 
 LINE_LIMIT = 64 << 20
@@ -50,6 +50,10 @@ session that writes a longer one costs the worker so much memory and no more."""
 HOOK_TIMEOUT_SECONDS = 120.0
 START_TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 2.0
+MCP_START_SECONDS = 15
+"""How long an MCP server may take before the session begins without it."""
+MCP_CALL_SECONDS = 600
+"""How long one call of an MCP tool may take."""
 
 _SETTINGS = json.dumps({"skipWebFetchPreflight": True})
 """Without this the harness asks claude.ai about every host before it fetches from it. The egress road decides here."""
@@ -99,6 +103,12 @@ class ClaudeHarness:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
             "CLAUDE_CODE_DISABLE_CRON": "1",
+            # The first model request, or a call that was waited for, comes after all servers are there or have failed.
+            "MCP_CONNECTION_NONBLOCKING": "0",
+            "MCP_TIMEOUT": str(MCP_START_SECONDS * 1000),
+            "MCP_TOOL_TIMEOUT": str(MCP_CALL_SECONDS * 1000),
+            "ENABLE_TOOL_SEARCH": "false",  # every tool is offered, or none: a search would be a tool nobody allowed
+            "CLAUDE_CODE_DISABLE_MCP_TASKS": "1",
             "DISABLE_TELEMETRY": "1",
             "DISABLE_AUTOUPDATER": "1",
             "DISABLE_ERROR_REPORTING": "1",
@@ -173,12 +183,14 @@ class ClaudeRun:
                 model=spec.model,
                 effort=spec.effort,  # type: ignore[arg-type]
                 system_prompt={"type": "file", "path": f"{_INSIDE_STATE}/{_SYSTEM_PROMPT}"} if spec.system else None,
-                tools=[to_harness_name(name, custom=False) for name in spec.tools],
-                mcp_servers={CUSTOM_SERVER: self._custom_server(spec.custom_tools)} if spec.custom_tools else {},
+                tools=[to_harness_name(name) for name in spec.tools],
+                mcp_servers=self._servers(spec),
+                disallowed_tools=[to_harness_name(tool, server=alias) for alias, tool in spec.hidden_tools],
                 strict_mcp_config=True,
                 setting_sources=[],
                 settings=_SETTINGS,
-                permission_mode="default",
+                # Never a mode that opens anything: the hook below decides, and this is what holds if it fails.
+                permission_mode="plan" if spec.plan_only else "default",
                 verbatim_prompts=True,
                 include_partial_messages=True,
                 max_buffer_size=LINE_LIMIT,
@@ -254,20 +266,29 @@ class ClaudeRun:
         return f"The agent's process ended unexpectedly ({error or 'end of output'}). {words}".strip()
 
     async def _before_tool(self, hook: Any, tool_use_id: str | None, context: Any) -> Any:
-        name, custom = to_wire_name(str(hook["tool_name"]))
-        call = tool_use_id or str(hook.get("tool_use_id", ""))
-        verdict = await self._gatekeeper.permit(call, name, custom)
+        call = tool_call(tool_use_id or str(hook.get("tool_use_id", "")), str(hook["tool_name"]), hook["tool_input"])
+        verdict = await self._gatekeeper.permit(call)
         out: dict[str, Any] = {"hookEventName": "PreToolUse"}
         match verdict:
             case Allow():
-                if custom:
-                    self._permitted[name].append(call)
+                if call.custom:
+                    self._permitted[call.name].append(call.tool_use_id)
                 out["permissionDecision"] = "allow"
             case Deny(message=message):
                 out |= {"permissionDecision": "deny", "permissionDecisionReason": message}
             case Defer():
                 out["permissionDecision"] = "defer"
         return {"hookSpecificOutput": out}
+
+    def _servers(self, spec: RunSpec) -> dict[str, Any]:
+        servers: dict[str, Any] = {}
+        for server in spec.mcp_servers:
+            if server.url:
+                servers[server.alias] = {"type": "http", "url": server.url}
+            else:
+                started = {"command": server.command, "args": list(server.args), "env": dict(server.env)}
+                servers[server.alias] = {"type": "stdio", **started}
+        return servers | ({CUSTOM_SERVER: self._custom_server(spec.custom_tools)} if spec.custom_tools else {})
 
     def _custom_server(self, tools: Sequence[CustomTool]) -> Any:
         return create_sdk_mcp_server(CUSTOM_SERVER, tools=[self._custom_tool(tool) for tool in tools])
@@ -305,6 +326,8 @@ def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:
                 content.append(text_block(block["text"]))
             case {"type": "image", "source": {"type": "base64", "data": data, "media_type": media}}:
                 content.append({"type": "image", "data": data, "mimeType": media})
+            case {"type": "document", "source": {"type": "text", "data": data}}:
+                content.append(text_block(data))
             case _:
                 content.append(text_block(json.dumps(block, ensure_ascii=False)))
     return {"content": content or [text_block("(no content)")], "is_error": outcome.is_error}

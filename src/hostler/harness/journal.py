@@ -140,8 +140,9 @@ def recall(entry: Mapping[str, Any]) -> tuple[str, list[RunEvent]]:
 
 def call_entry(call: runs.ToolCall) -> Entry:
     """The entry of an answer that is this call alone: how the gateway hands over a call that it held."""
-    given = dict(call.input) if call.custom else to_harness_input(call.name, call.input)
-    name = to_harness_name(call.name, call.custom)
+    own = call.custom or call.server is not None
+    given = dict(call.input) if own else to_harness_input(call.name, call.input)
+    name = to_harness_name(call.name, call.custom, call.server)
     return {
         "type": "assistant",
         "message": {

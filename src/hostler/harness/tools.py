@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hostler.domain.tools import mcp_tool_key
+
 BUILTIN: Mapping[str, str] = {
     "bash": "Bash",
     "read": "Read",
@@ -22,17 +24,24 @@ BUILTIN: Mapping[str, str] = {
 _WIRE = {harness: wire for wire, harness in BUILTIN.items()}
 
 CUSTOM_SERVER = "custom"
+_MCP_PREFIX = "mcp__"
 _CUSTOM_PREFIX = f"mcp__{CUSTOM_SERVER}__"
 
 
-def to_wire_name(name: str) -> tuple[str, bool]:
-    """The wire's name of a harness tool, and whether it is a custom tool."""
+def to_wire_name(name: str) -> tuple[str, bool, str | None]:
+    """The wire's name of a harness tool, whether it is a custom tool, and the alias of its MCP server."""
     if name.startswith(_CUSTOM_PREFIX):
-        return name.removeprefix(_CUSTOM_PREFIX), True
-    return _WIRE.get(name, name), False
+        return name.removeprefix(_CUSTOM_PREFIX), True, None
+    if name.startswith(_MCP_PREFIX):
+        server, separator, tool = name.removeprefix(_MCP_PREFIX).partition("__")  # no alias has two underscores
+        if separator and server and tool:
+            return tool, False, server
+    return _WIRE.get(name, name), False, None
 
 
-def to_harness_name(name: str, custom: bool) -> str:
+def to_harness_name(name: str, custom: bool = False, server: str | None = None) -> str:
+    if server is not None:
+        return f"{_MCP_PREFIX}{server}__{mcp_tool_key(name)}"
     return _CUSTOM_PREFIX + name if custom else BUILTIN.get(name, name)
 
 

@@ -160,6 +160,8 @@ class Translator:
 
     def _system(self, message: SystemMessage) -> list[RunEvent]:
         match message.subtype:
+            case "init":
+                return _mcp_failures(message.data.get("mcp_servers"))
             case "compact_boundary":
                 return [runs.Compacted()]
             case "api_retry":
@@ -194,8 +196,19 @@ class Translator:
 
 def tool_call(tool_use_id: str, name: str, given: Mapping[str, Any]) -> runs.ToolCall:
     """A call as the model made it, in the wire's words."""
-    wire, custom = to_wire_name(name)
-    return runs.ToolCall(tool_use_id, wire, given if custom else to_wire_input(wire, given), custom)
+    wire, custom, server = to_wire_name(name)
+    own = custom or server is not None
+    return runs.ToolCall(tool_use_id, wire, given if own else to_wire_input(wire, given), custom, server)
+
+
+def _mcp_failures(servers: object) -> list[RunEvent]:
+    """The servers that the harness could not begin with. What the egress road knows of it, it says before."""
+    out: list[RunEvent] = []
+    for server in servers if isinstance(servers, list) else ():
+        match server:
+            case {"name": str() as name, "status": "failed" | "needs-auth"}:
+                out.append(runs.McpFailed(name, "connection", "The MCP server did not start, or does not speak MCP."))
+    return out
 
 
 def _status(status: object) -> str:

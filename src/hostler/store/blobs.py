@@ -1,7 +1,8 @@
 """Where are the bytes of files? In one folder, each under the SHA-256 of what it holds, written once.
 
 Rows of the database refer to blobs by digest. The same bytes are kept once, whoever uploaded them; a blob to which no
-row refers any more is removed by `sweep`.
+row refers any more is removed by `sweep`. A crash leaves at most a file that the next sweep removes: a blob is there
+under its digest only when all of it is on the disk.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from hostler.domain.clock import SystemClock
-from hostler.domain.errors import TooLarge
+from hostler.domain.errors import StoreDamaged, TooLarge
+
+PIECE = 256 << 10
+"""Bytes read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +38,36 @@ class Blobs:
     YOUNG_SECONDS = 3600.0
     """A blob this young is never swept: the row that refers to it may not be committed yet."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, young_seconds: float = YOUNG_SECONDS) -> None:
         self._folder = folder
+        self._young = young_seconds
+        self._naming = threading.Lock()
+        """Held while a blob gets its name and while one loses it, so that a sweep never takes what has just come."""
 
     async def put(self, chunks: AsyncIterator[bytes], *, most: int) -> Blob:
-        """Keep what `chunks` holds. Raises TooLarge past `most` bytes; then nothing is kept."""
-        file = await asyncio.to_thread(self._begin)
+        """Keep what `chunks` holds. Raises TooLarge past `most` bytes; then nothing is kept.
+
+        The row that refers to it must be committed within `YOUNG_SECONDS`.
+        """
+        descriptor, name = await asyncio.to_thread(self._begin)
         try:
-            with os.fdopen(file[0], "wb") as out:
+            with os.fdopen(descriptor, "wb") as out:
                 digest, size = hashlib.sha256(), 0
+
+                def take(chunk: bytes) -> None:
+                    digest.update(chunk)
+                    out.write(chunk)
+
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > most:
                         raise TooLarge(f"the file is larger than {most} bytes")
-                    digest.update(chunk)
-                    await asyncio.to_thread(out.write, chunk)
+                    await asyncio.to_thread(take, chunk)
                 blob = Blob(digest.hexdigest(), size)
-                await asyncio.to_thread(self._finish, out.fileno(), out.flush, file[1], blob)
+                await asyncio.to_thread(self._finish, out, name, blob)
         except BaseException:
-            Path(file[1]).unlink(missing_ok=True)
+            # After the renaming there is nothing of this name any more.
+            Path(name).unlink(missing_ok=True)
             raise
         return blob
 
@@ -60,44 +77,120 @@ class Blobs:
 
         return await self.put(whole(), most=len(content))
 
+    async def put_open(self, content: BinaryIO, *, most: int) -> Blob:
+        """Keep what an open file still holds."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            while piece := await asyncio.to_thread(content.read, 1 << 20):
+                yield piece
+
+        return await self.put(pieces(), most=most)
+
     async def put_file(self, source: Path, *, most: int) -> Blob:
         """Keep a copy of a regular file of the host. Follows no link. Raises OSError, TooLarge."""
         descriptor = await asyncio.to_thread(os.open, source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as content:
-
-            async def pieces() -> AsyncIterator[bytes]:
-                while piece := await asyncio.to_thread(content.read, 1 << 20):
-                    yield piece
-
-            return await self.put(pieces(), most=most)
+            return await self.put_open(content, most=most)
 
     def path(self, sha256: str) -> Path:
-        """The file that holds a blob: readable by this server only. Never write to it."""
+        """The file that holds a blob; nobody but this server reaches it by this name. Never write to it.
+
+        Everybody may read it through another name, such as a mount or a hard link; nobody but its owner may write.
+        """
         return self._folder / sha256[:2] / sha256
 
-    async def sweep(self, used: Callable[[Collection[str]], Collection[str]]) -> int:
+    async def read(self, blob: Blob) -> AsyncGenerator[bytes, None]:
+        """The bytes, in pieces. What was damaged on the disk is noticed before the last piece is given.
+
+        Raises StoreDamaged.
+        """
+        content = await asyncio.to_thread(self._open, blob)
+        with content:
+            digest, size, last = hashlib.sha256(), 0, b""
+
+            def take() -> bytes:
+                piece = content.read(PIECE)
+                digest.update(piece)
+                return piece
+
+            while piece := await asyncio.to_thread(take):
+                size += len(piece)
+                if last:
+                    yield last
+                last = piece
+            if size != blob.size or digest.hexdigest() != blob.sha256:
+                raise _damaged(blob)
+            if last:
+                yield last
+
+    async def read_all(self, blob: Blob) -> bytes:
+        return b"".join([piece async for piece in self.read(blob)])
+
+    async def sweep(self, used: Callable[[Sequence[str]], Awaitable[Collection[str]]]) -> int:
         """Remove old blobs that `used` doesn't give back of those it is asked about. How many went."""
-        return await asyncio.to_thread(self._sweep, used)
+        removed = 0
+        for folder in await asyncio.to_thread(self._folders):
+            found = await asyncio.to_thread(self._old_ones, folder)
+            if found:
+                unused = sorted(set(found) - set(await used(found)))
+                removed += await asyncio.to_thread(self._remove, folder, unused)
+        await asyncio.to_thread(self._remove_left)
+        return removed
+
+    # -- in threads
 
     def _begin(self) -> tuple[int, str]:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tempfile.mkstemp(prefix=".new-", dir=self._folder)
 
-    def _finish(self, descriptor: int, flush: Callable[[], None], name: str, blob: Blob) -> None:
-        flush()
-        os.fsync(descriptor)
+    def _finish(self, out: BinaryIO, name: str, blob: Blob) -> None:
+        out.flush()
+        os.fchmod(out.fileno(), 0o644)
+        os.fsync(out.fileno())
         target = self.path(blob.sha256)
         target.parent.mkdir(exist_ok=True, mode=0o700)
-        os.replace(name, target)  # also when it is there already: its age begins anew
+        with self._naming:
+            # Also when it is there already: its age begins anew, and what a disk has damaged is whole again.
+            os.replace(name, target)
+        for folder in (target.parent, self._folder):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
-    def _sweep(self, used: Callable[[Collection[str]], Collection[str]]) -> int:
-        old, removed = SystemClock().now().timestamp() - self.YOUNG_SECONDS, 0
-        for folder in sorted(self._folder.glob("[0-9a-f][0-9a-f]")):
-            found = [blob.name for blob in folder.iterdir() if blob.stat().st_mtime < old]
-            for name in set(found) - set(used(found)) if found else ():
-                (folder / name).unlink(missing_ok=True)
-                removed += 1
-        for left in self._folder.glob(".new-*"):
-            if left.stat().st_mtime < old:
-                left.unlink(missing_ok=True)
+    def _open(self, blob: Blob) -> BinaryIO:
+        try:
+            return self.path(blob.sha256).open("rb")
+        except FileNotFoundError:
+            raise _damaged(blob) from None
+
+    def _folders(self) -> list[Path]:
+        return sorted(self._folder.glob("[0-9a-f][0-9a-f]"))
+
+    def _old_ones(self, folder: Path) -> list[str]:
+        return [blob.name for blob in folder.iterdir() if self._is_old(blob)]
+
+    def _is_old(self, file: Path) -> bool:
+        try:
+            return file.stat().st_mtime < SystemClock().now().timestamp() - self._young
+        except FileNotFoundError:
+            return False
+
+    def _remove(self, folder: Path, names: Sequence[str]) -> int:
+        removed = 0
+        for name in names:
+            with self._naming:
+                if self._is_old(folder / name):  # it may have come again while the database was asked
+                    (folder / name).unlink()
+                    removed += 1
         return removed
+
+    def _remove_left(self) -> None:
+        for left in self._folder.glob(".new-*"):
+            if self._is_old(left):
+                left.unlink(missing_ok=True)
+
+
+def _damaged(blob: Blob) -> StoreDamaged:
+    return StoreDamaged(f"blob {blob.sha256} is missing or damaged on the disk; restore it from a backup")

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
 from hostler.store.migrate import ensure_schema
+from hostler.store.signals import Signals
 from hostler.store.sqlite import SqliteBackend
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Database:
         self._system_clock = SystemClock()
         self._server_clock = _ServerClock()
         self.dialect: Dialect = dialect
+        self.signals = Signals()
+        """Who hears of what `write` committed."""
 
     @staticmethod
     async def open(
@@ -129,7 +132,15 @@ class Database:
         the connection. Raises Busy when the database stayed locked or was full, or the connection broke during
         commit: only then is it unknown whether the transaction happened. The same holds for a cancelled caller.
         """
-        return await self._backend.write(fn)
+        raised: set[str] = set()
+
+        def unit(conn: Connection) -> T:
+            Signals.collect(conn, raised)
+            return fn(conn)
+
+        result = await self._backend.write(unit)
+        self.signals.send(raised)
+        return result
 
     def now(self, conn: Connection) -> float:
         """The database's time in seconds since 1970, plus the skew. The only clock that decides leases.

@@ -18,8 +18,9 @@ from sqlalchemy.exc import IntegrityError
 from hostler.domain.errors import Conflict
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Range
+from hostler.store.prepared import Prepared
 from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, session_row
-from hostler.store.tables import events, sessions, work
+from hostler.store.tables import events, sessions, work, workspaces
 from hostler.store.work import Lease, lost
 
 
@@ -52,6 +53,8 @@ class LogView:
     now: float
     now_text: str
     wanted: bool
+    webhook_events: str
+    """JSON text: the webhook events that somebody in the session's workspace wants (`store.webhooks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +85,34 @@ class Appended:
 
 _EVENT = (events.c.seq, events.c.id, events.c.type, events.c.processed_at, events.c.body)
 
-_LOCK = (
+_LOCK = Prepared(
     sa.select(
-        work.c.wanted, work.c.available_at, work.c.enqueued_at, work.c.owner, work.c.epoch, work.c.lease_until, *COLUMNS
+        work.c.wanted,
+        work.c.available_at,
+        work.c.enqueued_at,
+        work.c.owner,
+        work.c.epoch,
+        work.c.lease_until,
+        workspaces.c.webhook_events,
+        *COLUMNS,
     )
-    .select_from(sessions.join(work, work.c.session_id == sessions.c.id))
+    .select_from(
+        sessions.join(work, work.c.session_id == sessions.c.id).join(
+            workspaces, workspaces.c.id == sessions.c.workspace_id
+        )
+    )
     .where(sessions.c.id == sa.bindparam("session"))
     # Both rows: a claim must not slip in between the check of a lease and the commit of what it allowed.
     .with_for_update(key_share=True, of=[sessions, work])
+)
+_AFTER = Prepared(
+    sa.select(*_EVENT)
+    .where(events.c.session_id == sa.bindparam("session"), events.c.seq > sa.bindparam("after", type_=sa.BigInteger))
+    .order_by(events.c.seq)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_ONE = Prepared(
+    sa.select(*_EVENT).where(events.c.session_id == sa.bindparam("session"), events.c.id == sa.bindparam("event"))
 )
 _UPDATE = sessions.update().where(sessions.c.id == sa.bindparam("session"))
 _INSERT = events.insert()
@@ -122,11 +145,13 @@ def transact(
     when the session is unknown or another workspace's; Conflict when an event's id is in the log already, or when a
     superseding event has nothing to supersede.
     """
-    row = conn.execute(_LOCK, {"session": session_id}).first()
-    if row is None:
+    found = _LOCK.run(conn, session=session_id)
+    if not found:
         raise missing(session_id) if lease is None else lost(lease)
-    wanted, available_at, enqueued_at, owner, epoch, lease_until = row[:6]
-    session = session_row(*row[6:])
+    row = found[0]
+    available_at, enqueued_at, owner, epoch, lease_until = row[1:6]
+    wanted = bool(row[0])  # SQLite has no booleans
+    session = session_row(*row[7:])
     if workspace_id is not None and session.workspace_id != workspace_id:
         raise missing(session_id)
     if lease is not None and not (
@@ -137,7 +162,7 @@ def transact(
         and lease_until > db_now
     ):
         raise lost(lease)
-    view = LogView(session, db_now, moment(db_now), wanted)
+    view = LogView(session, db_now, moment(db_now), wanted, row[6])
     change = decide(view)
     stored = _append(conn, session, change.events)
     after = _update_session(conn, view, change, last_seq=session.last_seq + len(stored))
@@ -156,8 +181,7 @@ def transact(
 
 def read_events(conn: Connection, session_id: str, *, after_seq: int, limit: int) -> list[StoredEvent]:
     """The log from the number after `after_seq` on: what a stream sends."""
-    query = sa.select(*_EVENT).where(events.c.session_id == session_id, events.c.seq > after_seq)
-    return [StoredEvent(*row) for row in conn.execute(query.order_by(events.c.seq).limit(limit))]
+    return [StoredEvent(*row) for row in _AFTER.run(conn, session=session_id, after=after_seq, most=limit)]
 
 
 def list_events(
@@ -188,9 +212,8 @@ def list_events(
 
 def find_event(conn: Connection, session_id: str, event_id: str) -> StoredEvent | None:
     """The event of this id."""
-    query = sa.select(*_EVENT).where(events.c.session_id == session_id, events.c.id == event_id)
-    row = conn.execute(query).first()
-    return None if row is None else StoredEvent(*row)
+    found = _ONE.run(conn, session=session_id, event=event_id)
+    return StoredEvent(*found[0]) if found else None
 
 
 def count_since(conn: Connection, session_id: str, event_id: str, type_: str) -> int:
@@ -237,5 +260,5 @@ def _update_session(conn: Connection, view: LogView, change: Change, *, last_seq
         return session
     values["updated_at"] = view.now_text
     conn.execute(_UPDATE, {"session": session.id, **values})
-    renamed = {"metadata": "metadata_json", "agent": "agent_json"}
+    renamed = {name: f"{name}_json" for name in ("metadata", "agent", "resources", "budget")}
     return replace(session, **{renamed.get(name, name): value for name, value in values.items()})

@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from hostler.domain.ids import new_id
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
-from hostler.store.sessions import Usage, add_usage, missing
+from hostler.store.pages import Page, Position, page
+from hostler.store.sessions import Usage, add_usage, get_session, missing
 from hostler.store.tables import egress_decisions, model_requests, sessions
 from hostler.store.work import Lease, check
 
@@ -45,6 +46,7 @@ class EgressRow:
 
     id: str
     session_id: str
+    workspace_id: str
     method: str
     host: str
     port: int
@@ -78,9 +80,7 @@ def record_model_request(
     """
     if lease is not None:
         check(conn, now, lease)
-    workspace_id = conn.execute(sa.select(sessions.c.workspace_id).where(sessions.c.id == session_id)).scalar()
-    if workspace_id is None:
-        raise missing(session_id)
+    workspace_id = _workspace_of(conn, session_id)
     row = ModelRequestRow(
         new_id("mreq"),
         session_id,
@@ -127,9 +127,21 @@ def total(conn: Connection, *, session_id: str | None = None, workspace_id: str 
 def record_egress(
     conn: Connection, now: float, *, session_id: str, method: str, host: str, port: int, allowed: bool, reason: str
 ) -> EgressRow:
-    """Write a decision down. Method and host come from inside the sandbox: what no column can hold is replaced."""
+    """Write a decision down. Raises NotFound for an unknown session.
+
+    Method and host come from inside the sandbox: what no column can hold is replaced.
+    """
+    workspace_id = _workspace_of(conn, session_id)
     row = EgressRow(
-        new_id("egr"), session_id, cleaned(method, 64), cleaned(host, _LONGEST), port, allowed, reason, moment(now)
+        new_id("egr"),
+        session_id,
+        workspace_id,
+        cleaned(method, 64),
+        cleaned(host, _LONGEST),
+        port,
+        allowed,
+        reason,
+        moment(now),
     )
     conn.execute(egress_decisions.insert().values(**asdict(row)))
     return row
@@ -141,3 +153,32 @@ def list_egress(conn: Connection, session_id: str, *, limit: int = 1000) -> Sequ
     query = query.where(egress_decisions.c.session_id == session_id)
     query = query.order_by(egress_decisions.c.created_at.desc(), egress_decisions.c.id.desc()).limit(limit)
     return [EgressRow(*row) for row in conn.execute(query)][::-1]
+
+
+def page_of_egress(
+    conn: Connection, workspace_id: str, session_id: str, *, limit: int, after: Position | None = None
+) -> Page[EgressRow]:
+    """The decisions about a session, newest first; those about a deleted one stay. Raises NotFound."""
+    mine = [egress_decisions.c.workspace_id == workspace_id, egress_decisions.c.session_id == session_id]
+    found = page(
+        conn,
+        egress_decisions,
+        [egress_decisions.c[name] for name in EgressRow.__slots__],
+        mine,
+        EgressRow,
+        keys=(egress_decisions.c.created_at, egress_decisions.c.id),
+        order="desc",
+        limit=limit,
+        after=after,
+        before=None,
+    )
+    if not found.rows and not found.has_prev:
+        get_session(conn, workspace_id, session_id)
+    return found
+
+
+def _workspace_of(conn: Connection, session_id: str) -> str:
+    found: str | None = conn.execute(sa.select(sessions.c.workspace_id).where(sessions.c.id == session_id)).scalar()
+    if found is None:
+        raise missing(session_id)
+    return found

@@ -18,7 +18,17 @@ from hostler.domain.errors import NotFound
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
-from hostler.store.tables import events, sequences, sessions, transcript_entries, transcripts, work
+from hostler.store.prepared import Prepared
+from hostler.store.tables import (
+    events,
+    sequences,
+    session_memory_stores,
+    sessions,
+    transcript_entries,
+    transcripts,
+    work,
+)
+from hostler.store.tables_tenancy import waiting_calls
 
 
 class _Keep(Enum):
@@ -198,15 +208,35 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         if "foreign key" not in str(error.orig).lower():
             raise
         raise NotFound("the workspace, agent or environment of this session does not exist") from error
+    for resource in new.resources:
+        if resource["type"] == "memory_store":
+            note_memory_store(conn, new.id, resource["memory_store_id"])
     return get_session(conn, new.workspace_id, new.id)
+
+
+_OF_WORKSPACE = Prepared(
+    sa.select(*COLUMNS).where(
+        sessions.c.id == sa.bindparam("id"), sessions.c.workspace_id == sa.bindparam("workspace_id")
+    )
+)
+_OF_ANY = Prepared(sa.select(*COLUMNS).where(sessions.c.id == sa.bindparam("id")))
 
 
 def get_session(conn: Connection, workspace_id: str | None, session_id: str) -> SessionRow:
     """Raises NotFound. `workspace_id=None`: of any workspace (for the engine, never for a request)."""
-    query = sa.select(*COLUMNS).where(sessions.c.id == session_id)
-    if workspace_id is not None:
-        query = query.where(sessions.c.workspace_id == workspace_id)
-    row = conn.execute(query).first()
+    if workspace_id is None:
+        found = _OF_ANY.run(conn, id=session_id)
+    else:
+        found = _OF_WORKSPACE.run(conn, id=session_id, workspace_id=workspace_id)
+    if not found:
+        raise missing(session_id)
+    return session_row(*found[0])
+
+
+def lock_session(conn: Connection, workspace_id: str, session_id: str) -> SessionRow:
+    """The session, which nobody else changes or deletes before the end of this transaction. Raises NotFound."""
+    query = sa.select(*COLUMNS).where(sessions.c.id == session_id, sessions.c.workspace_id == workspace_id)
+    row = conn.execute(query.with_for_update()).first()
     if row is None:
         raise missing(session_id)
     return session_row(*row)
@@ -224,6 +254,7 @@ def list_sessions(
     agent_version: int | None = None,
     environment_id: str | None = None,
     deployment_id: str | None = None,
+    memory_store_id: str | None = None,
     statuses: Collection[str] = (),
     created: Range | None = None,
     include_archived: bool = False,
@@ -239,6 +270,10 @@ def list_sessions(
     ):
         if value is not None:
             conditions.append(column == value)
+    if memory_store_id is not None:
+        mounted = sa.select(session_memory_stores.c.session_id)
+        mounted = mounted.where(session_memory_stores.c.memory_store_id == memory_store_id)
+        conditions.append(sessions.c.id.in_(mounted))
     if statuses:
         conditions.append(sessions.c.status.in_(sorted(statuses)))
     if not include_archived:
@@ -269,6 +304,11 @@ def update_session_fields(
     return get_session(conn, workspace_id, session_id)
 
 
+def note_memory_store(conn: Connection, session_id: str, memory_store_id: str) -> None:
+    """The session has this store: `list_sessions` finds it by the store from now on. After `create_session`."""
+    conn.execute(session_memory_stores.insert().values(session_id=session_id, memory_store_id=memory_store_id))
+
+
 def delete_session(conn: Connection, workspace_id: str | None, session_id: str) -> None:
     """Remove the session, its events, work, held calls and transcripts. Raises NotFound.
 
@@ -278,7 +318,7 @@ def delete_session(conn: Connection, workspace_id: str | None, session_id: str) 
     get_session(conn, workspace_id, session_id)
     # First the row that everybody else locks first, so that nobody is met half-way.
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
-    for table in (work, events, sequences):
+    for table in (waiting_calls, work, events, sequences, session_memory_stores):
         conn.execute(table.delete().where(table.c.session_id == session_id))
     for table in (transcripts, transcript_entries):
         conn.execute(table.delete().where(table.c.project_key == session_id))

@@ -74,6 +74,9 @@ workspaces = sa.Table(
     sa.Column("id", Words, primary_key=True),
     sa.Column("name", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    sa.Column("archived_at", Words),
+    # The webhook events that anybody here wants. In a row that an append reads anyway: asking costs nothing.
+    sa.Column("webhook_events", Json, nullable=False, server_default=sa.text("'[]'")),
 )
 
 api_keys = sa.Table(
@@ -84,9 +87,12 @@ api_keys = sa.Table(
     sa.Column("name", Words, nullable=False),
     sa.Column("secret_hash", Words, nullable=False, unique=True),
     sa.Column("hint", Words, nullable=False),
+    sa.Column("scopes", Json, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    sa.Column("expires_at", Words),
     sa.Column("last_used_at", Words),
     sa.Column("revoked_at", Words),
+    sa.Index("ix_api_keys_newest", "workspace_id", "created_at", "id"),
 )
 
 agents = sa.Table(
@@ -157,7 +163,23 @@ sessions = sa.Table(
     sa.Index("ix_sessions_newest", "workspace_id", "created_at", "id"),
     sa.Index("ix_sessions_agent", "agent_id", "created_at", "id"),
     sa.Index("ix_sessions_environment", "environment_id"),
+    sa.Index("ix_sessions_deployment", "deployment_id", "created_at", "id"),
+    sa.Index(
+        "ix_sessions_live",
+        "workspace_id",
+        sqlite_where=sa.text("archived_at IS NULL"),
+        postgresql_where=sa.text("archived_at IS NULL"),
+    ),
 )
+
+session_memory_stores = sa.Table(
+    "session_memory_stores",
+    metadata,
+    sa.Column("session_id", Words, sa.ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("memory_store_id", Words, primary_key=True),
+    sa.Index("ix_session_memory_stores_store", "memory_store_id", "session_id"),
+)
+"""Which memory stores a session was made with, for the list of a store's sessions."""
 
 events = sa.Table(
     "events",
@@ -255,6 +277,7 @@ egress_decisions = sa.Table(
     metadata,
     sa.Column("id", Words, primary_key=True),
     sa.Column("session_id", Words, nullable=False),
+    sa.Column("workspace_id", Words, nullable=False),
     sa.Column("method", Words, nullable=False),
     sa.Column("host", Words, nullable=False),
     sa.Column("port", sa.Integer, nullable=False),

@@ -6,8 +6,10 @@ sorts like a person would (ICU, American English), so that a query which relies 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import subprocess
@@ -151,8 +153,12 @@ class PostgresCluster:
             "immediate": signal.SIGQUIT,
             "kill": signal.SIGKILL,
         }
+        # A server that is killed takes its back ends along only once they notice: for a while they would still answer.
+        orphans = _children(process.pid) if mode == "kill" else []
         process.send_signal(signals[mode])
         process.wait(_STOP_SECONDS)
+        for orphan in orphans:
+            _kill(orphan)
 
     def _make(self) -> None:
         directory = self._directory()
@@ -223,3 +229,22 @@ def _server_user() -> pwd.struct_passwd | None:
 
 def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8", "PGTZ": "UTC"}
+
+
+def _children(pid: int) -> list[int]:
+    """Handles (pidfd) of the children of a process. Close them."""
+    handles = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            handles.append(os.pidfd_open(int(child)))
+    return handles
+
+
+def _kill(handle: int) -> None:
+    """End a process and wait until it is gone."""
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], _STOP_SECONDS)
+    finally:
+        os.close(handle)

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T03:40:25.032964Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:33:43.985761Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T03:40:25.032964Z','2026-11-21T03:40:25.032964Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:33:43.985761Z','2026-11-21T04:33:43.985761Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -31,16 +31,50 @@ CREATE TABLE api_keys (
 	name TEXT NOT NULL, 
 	secret_hash TEXT NOT NULL, 
 	hint TEXT NOT NULL, 
+	scopes TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
+	expires_at TEXT, 
 	last_used_at TEXT, 
 	revoked_at TEXT, 
 	CONSTRAINT pk_api_keys PRIMARY KEY (id), 
 	CONSTRAINT fk_api_keys_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT uq_api_keys_secret_hash UNIQUE (secret_hash)
 );
+CREATE TABLE audit_entries (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	actor_kind TEXT NOT NULL, 
+	actor_id TEXT NOT NULL, 
+	act TEXT NOT NULL, 
+	target_id TEXT NOT NULL, 
+	details TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_audit_entries PRIMARY KEY (id)
+);
+CREATE TABLE credentials (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	vault_id TEXT NOT NULL, 
+	display_name TEXT, 
+	metadata TEXT NOT NULL, 
+	auth TEXT NOT NULL, 
+	match_key TEXT, 
+	sealed TEXT, 
+	refreshing_by TEXT, 
+	refreshing_until DOUBLE, 
+	refresh_failed_at DOUBLE, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	archived_at TEXT, 
+	CONSTRAINT pk_credentials PRIMARY KEY (id), 
+	CONSTRAINT uq_credentials_vault_id_match_key UNIQUE (vault_id, match_key), 
+	CONSTRAINT fk_credentials_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_credentials_vault_id FOREIGN KEY(vault_id) REFERENCES vaults (id) ON DELETE CASCADE
+);
 CREATE TABLE egress_decisions (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
 	method TEXT NOT NULL, 
 	host TEXT NOT NULL, 
 	port INTEGER NOT NULL, 
@@ -49,7 +83,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_7kTfrFjyKdP6YQtrVXG1N5sk','sesn_golden','CONNECT','x.org',443,0,'r','2026-11-21T03:40:25.039945Z');
+INSERT INTO "egress_decisions" VALUES('egr_rNTH4nxMQmC3NNgr9WQze8HA','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:33:44.017516Z');
 CREATE TABLE environments (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -62,7 +96,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T03:40:25.032964Z','2026-11-21T03:40:25.032964Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:33:43.985761Z','2026-11-21T04:33:43.985761Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -81,6 +115,66 @@ INSERT INTO "events" VALUES('sesn_golden',5,'sevt_4','agent.tool_result','2026-0
 INSERT INTO "events" VALUES('sesn_golden',6,'sevt_5','agent.custom_tool_use','2026-01-02T03:04:05.678901Z','{"id":"sevt_5","type":"agent.custom_tool_use","name":"lookup","input":{},"processed_at":"2026-01-02T03:04:05.678901Z"}');
 INSERT INTO "events" VALUES('sesn_golden',7,'sevt_6','session.usage','2026-01-02T03:04:05.678901Z','{"id":"sevt_6","type":"session.usage","usage":{"input_tokens":7},"budget":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
 INSERT INTO "events" VALUES('sesn_golden',8,'sevt_7','session.status_idle','2026-01-02T03:04:05.678901Z','{"id":"sevt_7","type":"session.status_idle","stop_reason":{"type":"end_turn"},"stop_details":null,"processed_at":"2026-01-02T03:04:05.678901Z"}');
+CREATE TABLE files (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT, 
+	filename TEXT NOT NULL, 
+	mime_type TEXT NOT NULL, 
+	size_bytes BIGINT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	downloadable BOOLEAN NOT NULL, 
+	created_at TEXT NOT NULL, 
+	expires_at TEXT, 
+	CONSTRAINT pk_files PRIMARY KEY (id), 
+	CONSTRAINT fk_files_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_files_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+);
+CREATE TABLE memories (
+	id TEXT NOT NULL, 
+	memory_store_id TEXT NOT NULL, 
+	path TEXT NOT NULL, 
+	version_id TEXT NOT NULL, 
+	content_sha256 TEXT NOT NULL, 
+	content_size_bytes INTEGER NOT NULL, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	CONSTRAINT pk_memories PRIMARY KEY (id), 
+	CONSTRAINT fk_memories_memory_store_id FOREIGN KEY(memory_store_id) REFERENCES memory_stores (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_memories_memory_store_id_path UNIQUE (memory_store_id, path)
+);
+CREATE TABLE memory_stores (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	description TEXT NOT NULL, 
+	metadata TEXT NOT NULL, 
+	memories INTEGER NOT NULL, 
+	kept_bytes BIGINT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	archived_at TEXT, 
+	CONSTRAINT pk_memory_stores PRIMARY KEY (id), 
+	CONSTRAINT fk_memory_stores_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
+CREATE TABLE memory_versions (
+	id TEXT NOT NULL, 
+	memory_store_id TEXT NOT NULL, 
+	memory_id TEXT NOT NULL, 
+	operation TEXT NOT NULL, 
+	path TEXT, 
+	content BLOB, 
+	content_sha256 TEXT, 
+	content_size_bytes INTEGER, 
+	created_at TEXT NOT NULL, 
+	actor_type TEXT NOT NULL, 
+	actor_id TEXT NOT NULL, 
+	redacted_at TEXT, 
+	redactor_type TEXT, 
+	redactor_id TEXT, 
+	CONSTRAINT pk_memory_versions PRIMARY KEY (id), 
+	CONSTRAINT fk_memory_versions_memory_store_id FOREIGN KEY(memory_store_id) REFERENCES memory_stores (id) ON DELETE CASCADE
+);
 CREATE TABLE model_requests (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -99,12 +193,34 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_P1sGWKqBv9ACbzybCDKQwY4m','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T03:40:25.039945Z');
+INSERT INTO "model_requests" VALUES('mreq_1FD1pqSKR3sGCxX7bxkXbMVB','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:33:44.017516Z');
+CREATE TABLE resource_secrets (
+	resource_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	sealed TEXT NOT NULL, 
+	CONSTRAINT pk_resource_secrets PRIMARY KEY (resource_id), 
+	CONSTRAINT fk_resource_secrets_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+);
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
 	state TEXT NOT NULL, 
 	CONSTRAINT pk_sequences PRIMARY KEY (session_id), 
 	CONSTRAINT fk_sequences_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_memory_stores (
+	session_id TEXT NOT NULL, 
+	memory_store_id TEXT NOT NULL, 
+	CONSTRAINT pk_session_memory_stores PRIMARY KEY (session_id, memory_store_id), 
+	CONSTRAINT fk_session_memory_stores_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_outputs (
+	session_id TEXT NOT NULL, 
+	path TEXT NOT NULL, 
+	signature TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	file_id TEXT NOT NULL, 
+	CONSTRAINT pk_session_outputs PRIMARY KEY (session_id, path), 
+	CONSTRAINT fk_session_outputs_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE sessions (
 	id TEXT NOT NULL, 
@@ -138,7 +254,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T03:40:25.035882Z','2026-11-21T03:40:25.038591Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:33:43.996234Z','2026-11-21T04:33:44.007343Z',NULL);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -160,7 +276,77 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795232425041,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795235624022,NULL);
+CREATE TABLE vaults (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	display_name TEXT NOT NULL, 
+	metadata TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	archived_at TEXT, 
+	CONSTRAINT pk_vaults PRIMARY KEY (id), 
+	CONSTRAINT fk_vaults_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
+CREATE TABLE waiting_calls (
+	session_id TEXT NOT NULL, 
+	event_id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	since TEXT NOT NULL, 
+	CONSTRAINT pk_waiting_calls PRIMARY KEY (session_id, event_id), 
+	CONSTRAINT fk_waiting_calls_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE webhook_attempts (
+	delivery_id TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	at TEXT NOT NULL, 
+	status INTEGER, 
+	error TEXT, 
+	latency_ms DOUBLE NOT NULL, 
+	CONSTRAINT pk_webhook_attempts PRIMARY KEY (delivery_id, number), 
+	CONSTRAINT fk_webhook_attempts_delivery_id FOREIGN KEY(delivery_id) REFERENCES webhook_deliveries (id) ON DELETE CASCADE
+);
+CREATE TABLE webhook_deliveries (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	endpoint_id TEXT NOT NULL, 
+	event_id TEXT NOT NULL, 
+	event_type TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	data TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	test BOOLEAN NOT NULL, 
+	attempts INTEGER NOT NULL, 
+	tries_left INTEGER NOT NULL, 
+	enqueued_at DOUBLE NOT NULL, 
+	tick BIGINT NOT NULL, 
+	due_at DOUBLE NOT NULL, 
+	owner TEXT, 
+	epoch BIGINT NOT NULL, 
+	lease_until DOUBLE, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_webhook_deliveries PRIMARY KEY (id)
+);
+CREATE TABLE webhook_endpoints (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	url TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	description TEXT NOT NULL, 
+	enabled_events TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	disabled_reason TEXT NOT NULL, 
+	failures INTEGER NOT NULL, 
+	secret TEXT NOT NULL, 
+	old_secret TEXT, 
+	old_secret_until DOUBLE, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	CONSTRAINT pk_webhook_endpoints PRIMARY KEY (id), 
+	CONSTRAINT fk_webhook_endpoints_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
 CREATE TABLE work (
 	session_id TEXT NOT NULL, 
 	wanted BOOLEAN NOT NULL, 
@@ -172,19 +358,33 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523242503588199622e+09,1.79523242503588199622e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523562399623394015e+09,1.79523562399623394015e+09,NULL,0,NULL);
+CREATE TABLE workspace_quotas (
+	workspace_id TEXT NOT NULL, 
+	overrides TEXT DEFAULT '{}' NOT NULL, 
+	day TEXT DEFAULT '' NOT NULL, 
+	sessions_made BIGINT DEFAULT 0 NOT NULL, 
+	CONSTRAINT pk_workspace_quotas PRIMARY KEY (workspace_id), 
+	CONSTRAINT fk_workspace_quotas_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
 CREATE TABLE workspaces (
 	id TEXT NOT NULL, 
 	name TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
+	archived_at TEXT, 
+	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T03:40:25.030468Z');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:33:43.911916Z',NULL,'[]');
+CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
 CREATE INDEX ix_sessions_agent ON sessions (agent_id, created_at, id);
+CREATE INDEX ix_sessions_deployment ON sessions (deployment_id, created_at, id);
 CREATE INDEX ix_sessions_environment ON sessions (environment_id);
+CREATE INDEX ix_sessions_live ON sessions (workspace_id) WHERE archived_at IS NULL;
 CREATE INDEX ix_sessions_newest ON sessions (workspace_id, created_at, id);
+CREATE INDEX ix_session_memory_stores_store ON session_memory_stores (memory_store_id, session_id);
 CREATE INDEX ix_events_processed_at ON events (session_id, processed_at, seq);
 CREATE INDEX ix_events_type ON events (session_id, type, seq);
 CREATE UNIQUE INDEX uq_events_id ON events (session_id, id);
@@ -192,4 +392,21 @@ CREATE INDEX ix_work_leased ON work (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX ix_work_wanted ON work (enqueued_at, session_id) WHERE wanted = 1;
 CREATE INDEX ix_model_requests_session ON model_requests (session_id, created_at, id);
 CREATE INDEX ix_egress_decisions_session ON egress_decisions (session_id, created_at, id);
+CREATE INDEX ix_audit_entries_newest ON audit_entries (workspace_id, created_at, id);
+CREATE INDEX ix_waiting_calls_oldest ON waiting_calls (workspace_id, since, event_id);
+CREATE INDEX ix_files_expires ON files (expires_at);
+CREATE INDEX ix_files_newest ON files (workspace_id, created_at, id);
+CREATE INDEX ix_files_session ON files (session_id, created_at, id);
+CREATE INDEX ix_files_sha256 ON files (sha256);
+CREATE INDEX ix_resource_secrets_session ON resource_secrets (session_id);
+CREATE INDEX ix_memory_stores_newest ON memory_stores (workspace_id, created_at, id);
+CREATE INDEX ix_memory_versions_newest ON memory_versions (memory_store_id, created_at, id);
+CREATE INDEX ix_memory_versions_memory ON memory_versions (memory_id, created_at, id);
+CREATE INDEX ix_vaults_newest ON vaults (workspace_id, created_at, id);
+CREATE INDEX ix_credentials_newest ON credentials (vault_id, created_at, id);
+CREATE INDEX ix_webhook_endpoints_newest ON webhook_endpoints (workspace_id, created_at, id);
+CREATE INDEX ix_webhook_deliveries_pending ON webhook_deliveries (due_at, id) WHERE state = 'pending';
+CREATE INDEX ix_webhook_deliveries_subject ON webhook_deliveries (endpoint_id, subject, enqueued_at) WHERE state = 'pending';
+CREATE INDEX ix_webhook_deliveries_newest ON webhook_deliveries (endpoint_id, created_at, id);
+CREATE INDEX ix_webhook_deliveries_oldest ON webhook_deliveries (created_at);
 COMMIT;

@@ -21,6 +21,8 @@ def upgrade() -> None:
         sa.Column("id", WORDS, nullable=False),
         sa.Column("name", WORDS, nullable=False),
         sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("archived_at", WORDS),
+        sa.Column("webhook_events", sa.Text, nullable=False, server_default=sa.text("'[]'")),
         sa.PrimaryKeyConstraint("id", name="pk_workspaces"),
     )
     op.create_table(
@@ -30,13 +32,16 @@ def upgrade() -> None:
         sa.Column("name", WORDS, nullable=False),
         sa.Column("secret_hash", WORDS, nullable=False),
         sa.Column("hint", WORDS, nullable=False),
+        sa.Column("scopes", sa.Text, nullable=False),
         sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("expires_at", WORDS),
         sa.Column("last_used_at", WORDS),
         sa.Column("revoked_at", WORDS),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_api_keys_workspace_id"),
         sa.UniqueConstraint("secret_hash", name="uq_api_keys_secret_hash"),
     )
+    op.create_index("ix_api_keys_newest", "api_keys", ["workspace_id", "created_at", "id"])
     op.create_table(
         "agents",
         sa.Column("id", WORDS, nullable=False),
@@ -107,8 +112,26 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["environment_id"], ["environments.id"], name="fk_sessions_environment_id"),
     )
     op.create_index("ix_sessions_agent", "sessions", ["agent_id", "created_at", "id"])
+    op.create_index("ix_sessions_deployment", "sessions", ["deployment_id", "created_at", "id"])
     op.create_index("ix_sessions_environment", "sessions", ["environment_id"])
+    op.create_index(
+        "ix_sessions_live",
+        "sessions",
+        ["workspace_id"],
+        sqlite_where=sa.text("archived_at IS NULL"),
+        postgresql_where=sa.text("archived_at IS NULL"),
+    )
     op.create_index("ix_sessions_newest", "sessions", ["workspace_id", "created_at", "id"])
+    op.create_table(
+        "session_memory_stores",
+        sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("memory_store_id", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "memory_store_id", name="pk_session_memory_stores"),
+        sa.ForeignKeyConstraint(
+            ["session_id"], ["sessions.id"], name="fk_session_memory_stores_session_id", ondelete="CASCADE"
+        ),
+    )
+    op.create_index("ix_session_memory_stores_store", "session_memory_stores", ["memory_store_id", "session_id"])
     op.create_table(
         "events",
         sa.Column("session_id", WORDS, nullable=False),
@@ -201,6 +224,7 @@ def upgrade() -> None:
         "egress_decisions",
         sa.Column("id", WORDS, nullable=False),
         sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("workspace_id", WORDS, nullable=False),
         sa.Column("method", WORDS, nullable=False),
         sa.Column("host", WORDS, nullable=False),
         sa.Column("port", sa.Integer, nullable=False),

@@ -1,0 +1,70 @@
+"""Our own endpoints for those who look after sessions: what waits for people, the audit, egress, health."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hostler.api.context import caller_of, services_of
+from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.query import Query
+from hostler.api.rendering import json_response, page
+from hostler.api.routing import OwnRouter, path_value
+from hostler.domain.sessions import Position
+
+router = OwnRouter()
+
+
+@router.serves("approvals.list")
+async def list_approvals(request: Request) -> Response:
+    query = Query(request)
+    limit = query.limit(default=20, most=100)
+    cursor = parse_row_cursor(query.text("page"), "approvals", "asc")
+    query.finish()
+    rows, more = await services_of(request).oversight.approvals(
+        caller_of(request).workspace, limit=limit, after=cursor.position if cursor else None
+    )
+    last = Position(rows[-1]["waiting_since"], rows[-1]["event_id"]) if more else None
+    return page(rows, row_cursor("approvals", "asc", last) if last else None)
+
+
+@router.serves("audit.list")
+async def list_audit(request: Request) -> Response:
+    query = Query(request)
+    created_at = query.times("created_at")
+    filters = {name: query.text(name) for name in ("actor_id", "act", "target_id")}
+    workspace_id = query.text("workspace_id")
+    limit = query.limit(default=20, most=100)
+    cursor = parse_row_cursor(query.text("page"), "audit", "desc", created_at=created_at)
+    query.finish()
+    rows, more = await services_of(request).administration.audit(
+        caller_of(request).principal,
+        workspace_id,
+        limit=limit,
+        after=cursor.position if cursor else None,
+        created_at=created_at,
+        **filters,
+    )
+    after = row_cursor("audit", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
+    return page(rows, after)
+
+
+@router.serves("sessions.egress.list")
+async def list_egress(request: Request) -> Response:
+    query = Query(request)
+    session_id = path_value(request, "session_id")
+    kind = f"egress:{session_id}"
+    limit = query.limit(default=20, most=1_000)
+    cursor = parse_row_cursor(query.text("page"), kind, "desc")
+    query.finish()
+    rows, more = await services_of(request).oversight.egress(
+        caller_of(request).workspace, session_id, limit=limit, after=cursor.position if cursor else None
+    )
+    after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
+    return page(rows, after)
+
+
+@router.serves("health.retrieve")
+async def health(request: Request) -> Response:
+    Query(request).finish()
+    return json_response(await services_of(request).oversight.health())

@@ -1,0 +1,69 @@
+"""Which endpoints does Hostler have of its own? All below `/hostler/v1`, where Anthropic's can't collide with them.
+
+Only API keys open them. `scope` is what the key needs: whoever may read may look, only administrators change something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hostler.api.contract import Verb
+from hostler.domain.principals import Scope
+
+PREFIX: Final = "/hostler/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEndpoint:
+    """One row."""
+
+    name: str
+    """Such as `keys.create`."""
+    verb: Verb
+    path: str
+    """Path template, such as `/hostler/v1/keys/{key_id}`."""
+    scope: Scope
+
+    @property
+    def route(self) -> str:
+        """Name of its route: `hostler.keys.create`. A row of the contract never begins like this."""
+        return f"hostler.{self.name}"
+
+
+_TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
+    ("keys.create", "POST", "/keys", "admin"),
+    ("keys.list", "GET", "/keys", "read"),
+    ("keys.retrieve", "GET", "/keys/{key_id}", "read"),
+    ("keys.revoke", "POST", "/keys/{key_id}/revoke", "admin"),
+    ("workspaces.create", "POST", "/workspaces", "admin"),
+    ("workspaces.list", "GET", "/workspaces", "read"),
+    ("workspaces.retrieve", "GET", "/workspaces/{workspace_id}", "read"),
+    ("workspaces.update", "POST", "/workspaces/{workspace_id}", "admin"),
+    ("workspaces.archive", "POST", "/workspaces/{workspace_id}/archive", "admin"),
+    ("workspaces.quotas.retrieve", "GET", "/workspaces/{workspace_id}/quotas", "read"),
+    ("workspaces.quotas.update", "POST", "/workspaces/{workspace_id}/quotas", "admin"),
+    ("approvals.list", "GET", "/approvals", "read"),
+    ("audit.list", "GET", "/audit", "read"),
+    ("sessions.egress.list", "GET", "/sessions/{session_id}/egress", "read"),
+    ("webhook_endpoints.create", "POST", "/webhook_endpoints", "admin"),
+    ("webhook_endpoints.list", "GET", "/webhook_endpoints", "read"),
+    ("webhook_endpoints.retrieve", "GET", "/webhook_endpoints/{endpoint_id}", "read"),
+    ("webhook_endpoints.update", "POST", "/webhook_endpoints/{endpoint_id}", "admin"),
+    ("webhook_endpoints.delete", "DELETE", "/webhook_endpoints/{endpoint_id}", "admin"),
+    ("webhook_endpoints.rotate_secret", "POST", "/webhook_endpoints/{endpoint_id}/rotate_secret", "admin"),
+    ("webhook_endpoints.test", "POST", "/webhook_endpoints/{endpoint_id}/test", "admin"),
+    ("webhook_endpoints.deliveries.list", "GET", "/webhook_endpoints/{endpoint_id}/deliveries", "read"),
+    (
+        "webhook_endpoints.deliveries.retry",
+        "POST",
+        "/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/retry",
+        "admin",
+    ),
+    ("health.retrieve", "GET", "/health", "read"),
+)
+
+OWN_CONTRACT: Final[tuple[OwnEndpoint, ...]] = tuple(
+    OwnEndpoint(name, verb, PREFIX + path, scope) for name, verb, path, scope in _TABLE
+)
+OWN_BY_NAME: Final[dict[str, OwnEndpoint]] = {endpoint.name: endpoint for endpoint in OWN_CONTRACT}

@@ -1,0 +1,125 @@
+"""What does a person see who looks after sessions? What waits for an answer, where sessions went, and how it stands."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from hostler.domain.clock import parse_rfc3339
+from hostler.domain.errors import HostlerError
+from hostler.domain.sessions import Position
+from hostler.engine.ports import IsolationLabel
+from hostler.store import ledger, waiting
+from hostler.store.database import Database
+from hostler.store.ledger import EgressRow
+from hostler.store.pages import Page
+from hostler.store.pages import Position as StorePosition
+from hostler.store.waiting import WaitingRow
+
+log = logging.getLogger("hostler.oversight")
+View = dict[str, Any]
+
+
+class Oversight:
+    """Answers for `/hostler/v1`; changes nothing.
+
+    label            what this host's sandboxes really give; None: no sandboxes here.
+    worker_is_well   whether the worker takes sessions; None: no worker in this process.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        label: IsolationLabel | None = None,
+        worker_is_well: Callable[[], bool] | None = None,
+    ) -> None:
+        self._database = database
+        self._label = label
+        self._worker_is_well = worker_is_well
+
+    async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
+        """What waits for a person in this workspace, oldest first, and whether more follow."""
+
+        def unit(conn: Connection) -> tuple[Page[WaitingRow], float]:
+            return waiting.page_of_waiting(conn, workspace, limit=limit, after=_position(after)), self._database.now(
+                conn
+            )
+
+        found, now = await self._database.read(unit)
+        return [_approval(row, now) for row in found.rows], found.has_next
+
+    async def egress(
+        self, workspace: str, session_id: str, *, limit: int, after: Position | None
+    ) -> tuple[list[View], bool]:
+        """Decisions about a session's requests, newest first. Raises NotFound; a deleted session's decisions stay."""
+        found = await self._database.read(
+            lambda conn: ledger.page_of_egress(conn, workspace, session_id, limit=limit, after=_position(after))
+        )
+        return [_decision(row) for row in found.rows], found.has_next
+
+    async def health(self) -> View:
+        """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
+        reasons: list[str] = []
+        try:
+            await self._database.read(self._database.now)
+            database = True
+        except (HostlerError, OSError):
+            log.exception("health_database")
+            database = False
+            reasons.append("database: does not answer")
+        if self._label is not None:
+            reasons += [f"sandbox: {promise}" for promise in self._label.missing]
+        working = None if self._worker_is_well is None else self._worker_is_well()
+        if working is False:
+            reasons.append("worker: takes no sessions; the server is stopping, or its worker has ended")
+        return {
+            "type": "health",
+            "status": "degraded" if reasons else "ok",
+            "reasons": reasons,
+            "database": {"kind": self._database.dialect, "ok": database},
+            "sandbox": None
+            if self._label is None
+            else {
+                "technology": self._label.technology,
+                "host_user": self._label.host_user,
+                "limits_by": self._label.limits_by,
+                "missing": list(self._label.missing),
+            },
+            "worker": None if working is None else {"ok": working},
+        }
+
+
+def _approval(row: WaitingRow, now: float) -> View:
+    return {
+        "type": "approval",
+        "session_id": row.session_id,
+        "session_title": row.session_title,
+        "agent_id": row.agent_id,
+        "event_id": row.event_id,
+        "kind": row.kind,
+        "tool_name": row.name,
+        "input": row.input,
+        "waiting_since": row.since,
+        "age_seconds": round(max(0.0, now - parse_rfc3339(row.since).timestamp()), 3),
+    }
+
+
+def _decision(row: EgressRow) -> View:
+    return {
+        "id": row.id,
+        "type": "egress_decision",
+        "session_id": row.session_id,
+        "method": row.method,
+        "host": row.host,
+        "port": row.port,
+        "allowed": row.allowed,
+        "reason": row.reason,
+        "created_at": row.created_at,
+    }
+
+
+def _position(after: Position | None) -> StorePosition | None:
+    return StorePosition(*after) if after else None
