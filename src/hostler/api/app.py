@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    environment_keys,
     environments,
     events,
     files,
@@ -24,6 +25,7 @@ from hostler.api import (
     sessions,
     vaults,
     webhook_endpoints,
+    work,
 )
 from hostler.api.contract import BY_METHOD
 from hostler.api.rendering import json_response
@@ -35,6 +37,7 @@ from hostler.api.unsupported import unsupported_router
 
 _ROUTERS = (
     agents.router,
+    work.router,
     environments.router,
     events.router,
     files.router,
@@ -45,7 +48,7 @@ _ROUTERS = (
     sessions.router,
     vaults.router,
 )
-_OWN_ROUTERS = (administration.router, oversight.router, webhook_endpoints.router)
+_OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)
 
 FORM_BYTES = 1 << 20
 """What a form may hold besides the bytes of its file."""
