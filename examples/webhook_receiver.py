@@ -12,7 +12,7 @@ heard = threading.Event()
 class Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"])).decode()
-        event = client.beta.webhooks.unwrap(body, headers=dict(self.headers), key=endpoint["secret"])
+        event = client.beta.webhooks.unwrap(body, headers=dict(self.headers), key=endpoint["signing_secret"])
         self.send_response(204)
         self.end_headers()
         print(f"{event.data.type} of {event.data.id == session.id and 'our session'}")

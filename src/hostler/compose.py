@@ -34,6 +34,7 @@ from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.webhooks import HttpWebhookSender, WebhookRules
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
@@ -66,6 +67,9 @@ from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhook_courier import Courier, CourierSettings
+from hostler.engine.webhook_dispatcher import WebhookDispatcher
+from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker, WorkerSettings
@@ -79,10 +83,12 @@ from hostler.store import eventlog, keys, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
+from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
+from hostler.store.webhooks import emit
 from hostler.store.work import Lease
 from hostler.store.work_items import session_of_work
 from hostler.testing.rehearsal import RehearsalModel
@@ -286,6 +292,19 @@ def open_sealer(settings: Settings) -> EnvelopeSealer:
     return EnvelopeSealer(master_keys(settings))
 
 
+def webhook_rules(settings: Settings) -> WebhookRules:
+    wanted = settings.webhooks
+    return WebhookRules(
+        allow_http=wanted.allow_http,
+        private_allowed=wanted.private_allowed,
+        deadline_seconds=wanted.deadline_seconds,
+    )
+
+
+def courier_settings(settings: Settings) -> CourierSettings:
+    return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
+
+
 # ------------------------------------------------------------------------------------------------------- start, stop
 
 
@@ -351,8 +370,10 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            files = Files(database, blobs, file_terms(settings))
-            outputs = Outputs(database, blobs, output_limits(settings))
+            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes)
+            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
+            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes)
+            outputs = Outputs(database, blobs, output_limits(settings), quotas.admit_bytes)
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
             stack.callback(cloner.close)
@@ -361,7 +382,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             private_allowed = frozenset(settings.egress.private_allowed)
             outgoing = OutgoingClient(private_allowed=private_allowed)
             stack.callback(outgoing.close)
-            broker = VaultBroker(database, sealer, outgoing)
+            broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
             egress = EgressProxy(
                 StoredDecisions(database),
@@ -369,10 +390,15 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
-            quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=(memory_bytes,))
+            sender = HttpWebhookSender(webhook_rules(settings))
+            stack.callback(sender.close)
+            owner = worker_name(settings)
+            courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
+            dispatcher = WebhookDispatcher(owner, database, courier)
             hub, models = Hub(), Models()
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
+            memory_files = MemoryFiles(database, quotas.admit_bytes)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -391,7 +417,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
-                        MemoryFiles(database, quotas.admit_bytes),
+                        memory_files,
                         outputs,
                     )
                 ),
@@ -403,9 +429,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
 
-            worker = Worker(
-                worker_name(settings), database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots)
-            )
+            worker = Worker(owner, database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots))
             await worker.release_own()
             services = ApiServices(
                 organization_id=settings.organization_id,
@@ -420,14 +444,15 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
                 session_resources=SessionResources(database, kinds, repositories),
-                memory_stores=MemoryStores(database, quotas.admit_bytes),
+                memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
-                vaults=Vaults(database),
+                vaults=Vaults(database, emit),
                 credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
                 credential_probe=CredentialProbe(database, sealer, broker, outgoing),
+                webhooks=Webhooks(database, sealer, sender, courier, most=settings.webhooks.most_endpoints),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
@@ -447,9 +472,13 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 )
             )
             async with asyncio.TaskGroup() as tasks:
-                sweeping = tasks.create_task(files.keep_swept())
-                collecting = tasks.create_task(outputs.collect_left(places.kept))
                 working = tasks.create_task(worker.run())
+                keeping = [
+                    tasks.create_task(files.keep_swept()),
+                    tasks.create_task(outputs.collect_left(places.kept)),
+                    tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(dispatcher.run()),
+                ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
                 gc.freeze()
@@ -462,9 +491,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     worker.drain()
                     hub.close()
                     server.should_exit = True
-                    working.cancel()
-                    sweeping.cancel()
-                    collecting.cancel()
+                    for task in (working, *keeping):
+                        task.cancel()
                     await asyncio.wait([serving, working])
 
 

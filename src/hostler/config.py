@@ -125,6 +125,19 @@ class Turns(_Section):
     interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
 
 
+class Webhooks(_Section):
+    """Where webhooks may be sent."""
+
+    allow_http: bool = Field(False, description="Also to http:// addresses: for a network of your own.")
+    private_allowed: tuple[str, ...] = Field(
+        (), description="Addresses or networks that are not public and may be told all the same, such as 10.1.0.0/16."
+    )
+    most_endpoints: int = Field(20, ge=1, description="Endpoints of one workspace.")
+    deadline_seconds: float = Field(15.0, gt=0, description="After that an endpoint has not answered.")
+    retry_seconds: float = Field(5.0, gt=0, description="Pause before the second of three attempts.")
+    disable_after: int = Field(20, ge=1, description="Failed deliveries in a row after which an endpoint is disabled.")
+
+
 class Worker(_Section):
     """The part that runs sessions."""
 
@@ -157,7 +170,7 @@ class Quotas(_Section):
     read_requests_per_minute: int = Field(0, ge=0, description="Requests that read (GET), opened streams included.")
     sessions_per_day: int = Field(0, ge=0, description="Sessions made on one day (UTC).")
     live_sessions: int = Field(0, ge=0, description="Sessions that are not archived.")
-    storage_bytes: int = Field(0, ge=0, description="Bytes of files, skills and memories.")
+    storage_bytes: int = Field(0, ge=0, description="Bytes of files, and of memories with their versions.")
 
 
 class Settings(_Section):
@@ -173,6 +186,7 @@ class Settings(_Section):
     egress: Egress = Egress()
     secrets: Secrets = Secrets()
     turns: Turns = Turns()
+    webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()

@@ -31,9 +31,8 @@ class _Sessions(Sessions):
 class QueueServer(RunningServer):
     """Plays the agent of any session: what a worker with `claude` would report, through the same transitions."""
 
-    def open_sessions(self, models: Models) -> Any:
+    def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
         self.records = Records(self.database, self.hub)
-        quotas = WorkspaceQuotas(self.database)
         return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}), quotas)
 
     def _apply(self, session: str, decide: Any) -> Step:

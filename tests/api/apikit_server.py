@@ -23,6 +23,7 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.egress.outgoing import OutgoingClient
+from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.bearers import VaultBroker
@@ -31,18 +32,20 @@ from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
-from hostler.engine.keys import StoredKeys
+from hostler.engine.keys import Keys, StoredKeys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
-from hostler.engine.reach import StoredReach
+from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhook_courier import Courier
+from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.sealing.envelope import EnvelopeSealer
@@ -140,8 +143,16 @@ class RunningServer:
         yield
         assert not self.agents.failures, "not every failure was met"
 
-    def open_sessions(self, models: Models) -> Any:
-        """The session service of this server. Called in the server's loop, when the database is open."""
+    # -- parts that a test may have of another kind
+
+    def make_keys(self) -> Keys:
+        return StoredKeys(self.database)
+
+    def make_reach(self) -> Reach:
+        return StoredReach(self.database, session_of_work)
+
+    def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
+        """A session service with `close`."""
         return InMemorySessions(self.database, models)
 
     def _run(self) -> None:
@@ -161,14 +172,15 @@ class RunningServer:
             kinds = ResourceKinds({"file": FileKind(), "github_repository": repositories})
             models = Models()
             self.agents = AgentsThatFail(self.database, models)
-            self.sessions = self.open_sessions(models)
             quotas = WorkspaceQuotas(self.database)
+            self.sessions = self.make_sessions(models, quotas)
             outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
             sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
             self.broker = VaultBroker(self.database, sealer, outgoing)
+            sender = HttpWebhookSender()
             services = ApiServices(
                 organization_id=ORGANIZATION,
-                keys=StoredKeys(self.database),
+                keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database),
                 environment_keys=EnvironmentKeys(self.database),
@@ -178,13 +190,16 @@ class RunningServer:
                 administration=Administration(self.database, quotas),
                 oversight=Oversight(self.database),
                 quotas=quotas,
-                reach=StoredReach(self.database, session_of_work),
+                reach=self.make_reach(),
                 memory_stores=MemoryStores(self.database),
                 files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
                 session_resources=SessionResources(self.database, kinds, repositories),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
+                webhooks=Webhooks(
+                    self.database, sealer, sender, Courier(self.database, sealer, sender, ORGANIZATION), most=20
+                ),
                 **self._settings,
             )
             app = create_app(services)

@@ -10,6 +10,9 @@ import pytest
 from apikit_raw import send
 from apikit_server import Access, RunningServer
 
+from hostler.domain.ids import new_id
+from hostler.store import webhook_deliveries, webhooks
+
 
 @pytest.mark.endpoint("memory_stores.create", "memory_stores.retrieve")
 def test_store_comes_back_as_it_was_created(client: anthropic.Anthropic) -> None:
@@ -166,3 +169,25 @@ def test_session_shows_its_stores_and_refuses_what_cannot_be_attached(
     long: Any = [{"type": "memory_store", "memory_store_id": "memstore_1", "instructions": "x" * 4097}]
     with pytest.raises(anthropic.BadRequestError, match="4096"):
         client.beta.sessions.create(agent=agent.id, environment_id=environment.id, resources=long)
+
+
+def test_webhooks_hear_of_stores_once(server: RunningServer, access: Access, client: anthropic.Anthropic) -> None:
+    endpoint = {
+        "id": new_id("wh"), "workspace_id": access.workspace, "url": "https://example.com", "name": "n",
+        "description": "", "enabled_events": ["*"], "secret": "s", "most": 9,
+    }  # fmt: skip
+    server.write(lambda c: webhooks.create_endpoint(c, server.database.now(c), **endpoint))
+    stores = client.beta.memory_stores
+    made = stores.create(name="a")
+    stores.memories.create(made.id, path="/a", content="")
+    for _ in range(2):
+        stores.archive(made.id)
+    stores.delete(made.id)
+    found = server.call(
+        server.database.read(
+            lambda c: webhook_deliveries.list_deliveries(c, access.workspace, str(endpoint["id"]), limit=10)
+        )
+    )
+    assert [row.event_type for row in reversed(found.rows)] == [
+        f"memory_store.{what}" for what in ("created", "archived", "deleted")
+    ]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -466,3 +470,17 @@ def _sealed(server: RunningServer, credential_id: str) -> str | None:
     query = sa.select(credentials.c.sealed).where(credentials.c.id == credential_id)
     found: str | None = server.write(lambda conn: conn.execute(query).scalar())
     return found
+
+
+@pytest.mark.endpoint(
+    "vaults.create", "vaults.retrieve", "vaults.update", "vaults.list", "vaults.archive", "vaults.delete",
+    "vaults.credentials.create", "vaults.credentials.retrieve", "vaults.credentials.update",
+    "vaults.credentials.list", "vaults.credentials.archive", "vaults.credentials.delete",
+    "vaults.credentials.mcp_oauth_validate",
+)  # fmt: skip
+def test_the_client_of_the_old_generation_uses_every_endpoint(access: Access, old_generation: Path) -> None:
+    program = Path(__file__).with_name("old_generation_vaults.py")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(old_generation)}
+    command = [sys.executable, str(program), access.base_url, access.key]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -101,6 +101,31 @@ async def test_page_of_approvals_gives_up(server: Running) -> None:
     assert said == ["Something else."]
 
 
+async def test_page_of_sharing_makes_keys_sets_quotas_and_shows_what_waits(server: Running) -> None:
+    page = await server.does("share-one-server.md")
+    key = await server.call(lambda: page["make_key"](server.client, "r", ["read"], expires_in_seconds=60))
+    with anthropic.Anthropic(base_url=server.hostler.base_url, api_key=key["secret"], max_retries=0) as reader:
+        assert await server.call(lambda: list(reader.beta.agents.list())) == []
+        with pytest.raises(anthropic.PermissionDeniedError):
+            await server.call(lambda: reader.beta.agents.create(name="n", model="claude-opus-5-5"))
+    default = key["workspace_id"]
+    limits = await server.call(lambda: page["set_quotas"](server.client, default, live_sessions=9, storage_bytes=None))
+    assert limits["overrides"] == {"live_sessions": 9}
+    assert await server.call(lambda: list(page["waiting"](server.client))) == []
+    asks = prompt([step(tool("bash", command="ls")), step("Never.")])
+    session = await server.session(await server.environment(), ASK_FOR_BASH, asks)
+    approvals = await server.does("answer-approvals.md")
+
+    def look() -> None:
+        with server.client.beta.sessions.events.stream(session) as stream:
+            if not approvals["waiting_calls"](server.client, session):
+                next(event for event in stream if event.type == "session.status_idle")
+
+    await server.call(look)
+    (row,) = await server.call(lambda: list(page["waiting"](server.client)))
+    assert (row["session_id"], row["tool_name"], row["input"]) == (session, "bash", {"command": "ls"})
+
+
 async def test_page_of_limits(server: Running) -> None:
     made = (await server.does("choose-limits.md"))["environment"]
     assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
@@ -189,3 +214,26 @@ def test_defaults_in_the_page_of_limits_are_the_defaults(tmp_path: Path) -> None
     file = tmp_path / "hostler.toml"
     file.write_text(written)
     assert config.load({"HOME": "/nonexistent"}, file) == config.load({"HOME": "/nonexistent"})
+
+
+async def test_pages_of_mcp_servers_and_permissions(server: Running) -> None:
+    page = await server.does("connect-an-mcp-server.md")
+    configs = {config.name: config for config in page["agent"].tools[0].configs}
+    assert configs["search"].permission_policy.type == "always_allow"
+    assert not configs["delete_book"].enabled
+    assert page["agent"].tools[0].default_config.permission_policy.type == "always_ask"
+    assert page["environment"].config.networking.allow_mcp_servers
+    assert page["local"].to_dict()["local_mcp_servers"][0]["command"] == "python3"
+    page = await server.does("choose-permissions.md")
+    bash = next(config for config in page["agent"].tools[0].configs if config.name == "bash")
+    assert bash.permission_policy.to_dict() == {"type": "auto", "verdict": "deny"}
+    assert page["planner"].to_dict()["permission_mode"] == "plan"
+
+
+async def test_page_of_vaults(server: Running) -> None:
+    page = await server.does("keep-secrets-in-vaults.md")
+    assert page["session"].vault_ids == [page["vault"].id]
+    assert page["verdict"].status == "unknown", "nobody is there"
+    listed = server.client.beta.vaults.credentials.list
+    rows = await server.call(lambda: list(listed(page["vault"].id, include_archived=True)))
+    assert {row.id: row.archived_at is None for row in rows} == {page["linear"].id: False, page["notion"].id: True}

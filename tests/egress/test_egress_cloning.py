@@ -118,9 +118,12 @@ async def test_address_that_is_not_public_is_never_asked(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_name_is_resolved_once_and_git_keeps_to_the_answer(host: GitHost, tmp_path: Path) -> None:
+@pytest.mark.parametrize("uids", [UIDS, None])
+async def test_name_is_resolved_once_and_git_keeps_to_the_answer(
+    host: GitHost, tmp_path: Path, uids: range | None
+) -> None:
     host.repository("a", {"f": "x"})
     url = host.url.replace("127.0.0.1", "nowhere.invalid") + "/a.git"
-    cloner = GitCloner(uids=UIDS, resolver=Rebinding(["127.0.0.1"]), private_allowed=LOOPBACK)
+    cloner = GitCloner(uids=uids, resolver=Rebinding(["127.0.0.1"]), private_allowed=LOOPBACK)
     await cloner.clone(CloneOrder(url, None, None, None, tmp_path / "c"))
     assert (tmp_path / "c" / "f").read_text() == "x"

@@ -78,7 +78,7 @@ class GitHost:
         wanted = "Basic " + base64.b64encode(f"x-access-token:{self.token}".encode()).decode()
         if path.startswith("/moved/"):
             request.send_response(302)
-            request.send_header("location", self.url + path.removeprefix("/moved"))
+            request.send_header("location", self.url + request.path.removeprefix("/moved"))
             request.end_headers()
             return
         if path.startswith(("/private/", "/forbidden/")) and said != wanted:

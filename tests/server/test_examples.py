@@ -28,7 +28,7 @@ PRINTS = {
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[House]:
     url = f"sqlite:///{tmp_path / 'hostler.db'}"
-    async with open_house(tmp_path, url) as opened:
+    async with open_house(tmp_path, url, webhooks__allow_http=True, webhooks__private_allowed=["127.0.0.1"]) as opened:
         yield opened
 
 

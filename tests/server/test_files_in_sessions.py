@@ -10,9 +10,13 @@ from typing import Any
 
 import anthropic
 import pytest
-from housekit import DEADLINE, House, open_house
+from housekit import DEADLINE, House, custom, open_house
 
 from hostler.testing.rehearsal import prompt, step, tool
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 async def upload(house: House, name: str, content: bytes, kind: str = "text/plain") -> str:
@@ -225,10 +229,7 @@ async def test_outputs_that_a_crash_kept_from_being_taken_are_taken_at_the_next_
 
 async def test_blocks_that_name_files_reach_the_model_with_their_bytes(house: House) -> None:
     session = await house.session()
-    png = base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    )
-    image = await upload(house, "dot.png", png, "image/png")
+    image = await upload(house, "dot.png", PNG, "image/png")
     note = await upload(house, "note.txt", b"read me")
     other = await upload(house, "x.zip", b"PK\x03\x04", "application/zip")
 
@@ -255,5 +256,48 @@ async def test_blocks_that_name_files_reach_the_model_with_their_bytes(house: Ho
     (request,) = [r for r in house.model.requests if "Seen." in json.dumps(r.body)]
     blocks = [b for m in request.body["messages"] for b in m["content"] if isinstance(b, dict)]
     sources = {b["type"]: b["source"] for b in blocks if "source" in b}
-    assert sources["image"]["data"] == base64.b64encode(png).decode()
+    assert sources["image"]["data"] == base64.b64encode(PNG).decode()
     assert sources["document"]["data"] == "read me"
+
+
+async def test_answer_of_a_custom_tool_may_name_files(house: House) -> None:
+    session = await house.session([custom("lookup")])
+    image = await upload(house, "dot.png", PNG, "image/png")
+    note = await upload(house, "note.txt", b"found it")
+    await house.say(session, [step(tool("lookup", q="x")), step("Thanks.")])
+    call = await house.until_event(session, "agent.custom_tool_use")
+    answer: dict[str, Any] = {
+        "type": "user.custom_tool_result",
+        "custom_tool_use_id": call.id,
+        "content": [
+            {"type": "image", "source": {"type": "file", "file_id": image}},
+            {"type": "document", "source": {"type": "file", "file_id": note}},
+        ],
+    }
+    await house.until_idle(session)
+    unknown = {**answer, "content": [{"type": "image", "source": {"type": "file", "file_id": "file_none"}}]}
+    with pytest.raises(anthropic.BadRequestError, match="file_none does not exist"):
+        await house.answer(session, unknown)
+    before = len(await house.events(session))
+    await house.answer(session, answer)
+    await house.until_idle(session, before)
+    sent = json.dumps(house.model.message_requests[-1].body)
+    assert base64.b64encode(PNG).decode() in sent
+    assert "found it" in sent
+
+
+async def test_storage_of_a_workspace_bounds_uploads_and_outputs(
+    tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_house(tmp_path, store_url, quotas__storage_bytes=1000) as house:
+        first = await upload(house, "a", b"a" * 600)
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await upload(house, "b", b"b" * 500)
+        assert refused.value.body["error"]["details"] == {"error_code": "storage_quota_exceeded"}  # type: ignore[index]
+        session = await session_with(house, {"type": "file", "file_id": first})
+        await house.turn(session, bash("cd /mnt/session/outputs; printf x > small; head -c 500 /dev/zero > large"))
+        await outputs(house, session, {"small"})
+        assert any(getattr(r, "reasons", None) == {"storage_quota_exceeded": 1} for r in caplog.records)
+        await house.client.beta.files.delete(first)
+        await house.client.beta.sessions.delete(session)
+        await upload(house, "b", b"b" * 900)

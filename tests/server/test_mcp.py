@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anthropic
+import pytest
 import pytest_asyncio
 from housekit import ALLOW_ALL, House, allow, deny, open_house, types
 from mcpkit import Tools, mcp_server, toolset, url_server
@@ -270,5 +272,7 @@ async def test_session_gets_other_servers_while_it_lives(house: House, loop: Too
     await house.turn(made, [step("Hello.")])
     assert "mcp__loop__echo" not in offered(house)
     await house.client.beta.sessions.update(made, agent={"tools": [toolset()], "mcp_servers": [url_server(loop)]})
+    with pytest.raises(anthropic.BadRequestError, match="no mcp_toolset in tools refers to the server"):
+        await house.client.beta.sessions.update(made, agent={"tools": ALLOW_ALL})
     events = await house.turn(made, [step(tool("mcp__loop__echo", text="new")), step("Done.")])
     assert "echo new" in results(events)[0].content[0].text

@@ -208,9 +208,10 @@ async def test_changes_of_a_turn_whose_server_died_before_it_saved_them_are_save
     files = folder(house, session, store_id)
     (files / "note.md").write_text("two\n")
     (files / "late.md").write_text("late\n")
-    await house.start()
-    await bash(house, session, "true")
-    assert await memories(house, store_id) == {"/late.md": "late\n", "/note.md": "two\n"}
+    await house.start()  # which saves it without waiting for the session's next turn
+    found = await until(house, store_id, lambda m: m.get("/note.md") == "two\n" and "/late.md" in m)
+    assert found == {"/late.md": "late\n", "/note.md": "two\n"}
+    assert await bash(house, session, "cat /mnt/memory/user-preferences/*.md") == "late\ntwo"
 
 
 async def test_changes_of_a_turn_that_ended_while_saving_was_stuck_are_saved_by_the_next_server(

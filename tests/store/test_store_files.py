@@ -130,7 +130,7 @@ async def test_bytes_of_expired_files_are_unused_and_their_rows_go_later(db: Dat
     def make(conn: object) -> None:
         for number, expires in ((1, None), (2, 3600)):
             rows.create_file(conn, db.now(conn), new_file(number, expires_in_seconds=expires))  # type: ignore[arg-type]
-        rows.create_file(conn, db.now(conn), new_file(3, sha256=f"{1:064x}"))  # type: ignore[arg-type]
+        rows.create_file(conn, db.now(conn), new_file(3, sha256=f"{1:064x}", size_bytes=10))  # type: ignore[arg-type]
 
     await db.write(make)
     asked = [f"{number:064x}" for number in range(1, 600)]
@@ -139,9 +139,10 @@ async def test_bytes_of_expired_files_are_unused_and_their_rows_go_later(db: Dat
         return await db.read(lambda c: rows.used_blobs(c, db.now(c), asked))
 
     assert await used() == set(asked[:2])
-    assert await db.read(lambda c: rows.files_bytes(c, DEFAULT_WORKSPACE)) == 60
+    assert await db.read(lambda c: rows.files_bytes(c, DEFAULT_WORKSPACE, db.now(c))) == 30
     skew.seconds = 3600 + rows.EXPIRED_BLOB_SECONDS + 1
     assert await used() == {asked[0]}
+    assert await db.read(lambda c: rows.files_bytes(c, DEFAULT_WORKSPACE, db.now(c))) == 10
     assert await db.read(lambda c: rows.get_file(c, DEFAULT_WORKSPACE, "file_2").expired(db.now(c)))
     assert await db.write(lambda c: rows.drop_expired(c, db.now(c), kept_seconds=86_400)) == 0
     skew.seconds += 86_400
@@ -158,7 +159,7 @@ async def test_what_belongs_to_a_session_goes_with_it_and_nothing_else(db: Datab
         rows.create_file(conn, db.now(conn), new_file(1))  # type: ignore[arg-type]
         rows.create_file(conn, db.now(conn), new_file(2, session_id="sesn_1"))  # type: ignore[arg-type]
         rows.put_output(conn, "sesn_1", OutputRow("a", "1", "f", "file_2"))  # type: ignore[arg-type]
-        rows.put_secret(conn, "sesn_1", "sesrsc_1", "sealed")  # type: ignore[arg-type]
+        rows.put_secret(conn, "sesn_1", "sesrsc_1", "hs1.k.w.s")  # type: ignore[arg-type]
 
     await db.write(make)
     await db.write(lambda c: delete_session(c, DEFAULT_WORKSPACE, "sesn_1"))

@@ -253,7 +253,7 @@ def test_sessions_that_share_a_store_lose_nothing_and_end_alike(
             run_state_machine_as_test(  # type: ignore[no-untyped-call]
                 machine,
                 settings=settings(
-                    max_examples=150,
+                    max_examples=80,
                     stateful_step_count=30,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),
@@ -263,3 +263,15 @@ def test_sessions_that_share_a_store_lose_nothing_and_end_alike(
         finally:
             runner.run(db.close())
             databases.drop(url)
+
+
+async def test_worker_elsewhere_looks_after_its_folders_itself(db: Database, tmp_path: Path) -> None:
+    await add_catalog(db)
+    resource = {"type": "memory_store", "memory_store_id": "memstore_1", "access": "read_write", "mount_path": "/m/s"}
+    elsewhere = await add_session(db, "sesn_1", resources=[resource], environment={"config": {"type": "self_hosted"}})
+    files = MemoryFiles(db)
+    assert await files.lay_out(elsewhere, tmp_path) == []
+    await files.refresh(elsewhere, tmp_path)
+    await files.collect(elsewhere, tmp_path)
+    await files.collect_left(tmp_path)
+    assert list(tmp_path.iterdir()) == []

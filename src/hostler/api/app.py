@@ -24,6 +24,7 @@ from hostler.api import (
     session_resources,
     sessions,
     vaults,
+    webhook_endpoints,
     work,
 )
 from hostler.api.contract import BY_METHOD
@@ -47,7 +48,7 @@ _ROUTERS = (
     sessions.router,
     vaults.router,
 )
-_OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router)
+_OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)
 
 FORM_BYTES = 1 << 20
 """What a form may hold besides the bytes of its file."""

@@ -49,6 +49,20 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("approvals.list", "GET", "/approvals", "read"),
     ("audit.list", "GET", "/audit", "read"),
     ("sessions.egress.list", "GET", "/sessions/{session_id}/egress", "read"),
+    ("webhook_endpoints.create", "POST", "/webhook_endpoints", "admin"),
+    ("webhook_endpoints.list", "GET", "/webhook_endpoints", "read"),
+    ("webhook_endpoints.retrieve", "GET", "/webhook_endpoints/{endpoint_id}", "read"),
+    ("webhook_endpoints.update", "POST", "/webhook_endpoints/{endpoint_id}", "admin"),
+    ("webhook_endpoints.delete", "DELETE", "/webhook_endpoints/{endpoint_id}", "admin"),
+    ("webhook_endpoints.rotate_secret", "POST", "/webhook_endpoints/{endpoint_id}/rotate_secret", "admin"),
+    ("webhook_endpoints.test", "POST", "/webhook_endpoints/{endpoint_id}/test", "admin"),
+    ("webhook_endpoints.deliveries.list", "GET", "/webhook_endpoints/{endpoint_id}/deliveries", "read"),
+    (
+        "webhook_endpoints.deliveries.retry",
+        "POST",
+        "/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/retry",
+        "admin",
+    ),
     ("health.retrieve", "GET", "/health", "read"),
 )
 

@@ -23,6 +23,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_queue import WorkQueue
 
 SessionView = dict[str, Any]
@@ -111,6 +112,7 @@ class ApiServices:
     vaults: Vaults
     credentials: Credentials
     credential_probe: CredentialProbe
+    webhooks: Webhooks
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

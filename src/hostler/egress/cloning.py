@@ -199,11 +199,12 @@ class _Git:
         place = str(staging) if uid is None else _place()
         self.tree = f"{place}/tree"
         self._environment = {**environment, "HOME": f"{place}/home"}
-        self._before: list[str] = []
+        # Whatever kills this process ends git too.
+        self._before = ["setpriv", "--pdeathsig", "KILL", "--"]
         if uid is not None:
             # A namespace of its own: the way to the folder need not be open to this user, and nothing outlives git.
             script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-            self._before = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+            self._before += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
             self._before += ["sh", "-c", script, "sh", str(staging), place]
             self._before += ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--no-new-privs"]
         self._before += ["prlimit", f"--fsize={limits.bytes}", "--core=0", "--"]

@@ -19,7 +19,7 @@ from hostler.domain.sessions import AgentOverrides, AgentRef, Position, SessionA
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine.models import Models
-from hostler.store import catalog
+from hostler.store import catalog, webhooks
 from hostler.store.catalog import AgentRow
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
@@ -38,14 +38,17 @@ class Agents:
         agent_id = new_id("agent")
 
         def create(conn: Connection) -> AgentRow:
-            return catalog.create_agent(
+            now = self._database.now(conn)
+            row = catalog.create_agent(
                 conn,
-                self._database.now(conn),
+                now,
                 id=agent_id,
                 workspace_id=workspace,
                 name=version.name,
                 body=version.model_dump(mode="json"),
             )
+            webhooks.emit(conn, now, workspace, "agent.created", {"id": agent_id})
+            return row
 
         return agent_wire(await self._database.write(create))
 
@@ -72,9 +75,11 @@ class Agents:
             changed = patched(stored, patch, self._models.default_effort)
             if changed == stored:
                 return row
+            now = self._database.now(conn)
+            webhooks.emit(conn, now, workspace, "agent.updated", {"id": agent_id})
             return catalog.append_version(
                 conn,
-                self._database.now(conn),
+                now,
                 workspace,
                 agent_id,
                 expected_version=row.version,
@@ -95,11 +100,16 @@ class Agents:
 
     async def archive(self, workspace: str, agent_id: str) -> dict[str, Any]:
         """Archived for good; a second time changes nothing. Running sessions go on."""
-        return agent_wire(
-            await self._database.write(
-                lambda conn: catalog.archive_agent(conn, self._database.now(conn), workspace, agent_id)
-            )
-        )
+
+        def archive(conn: Connection) -> AgentRow:
+            before = catalog.get_agent(conn, workspace, agent_id, for_update=True)
+            if before.archived_at is not None:
+                return before
+            now = self._database.now(conn)
+            webhooks.emit(conn, now, workspace, "agent.archived", {"id": agent_id})
+            return catalog.archive_agent(conn, now, workspace, agent_id)
+
+        return agent_wire(await self._database.write(archive))
 
     async def list(
         self,

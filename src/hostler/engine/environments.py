@@ -20,7 +20,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
 from hostler.domain.values import Value, merge_metadata
-from hostler.store import catalog
+from hostler.store import catalog, webhooks
 from hostler.store.catalog import EnvironmentRow
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
@@ -47,14 +47,17 @@ class Environments:
         environment_id = new_id("env")
 
         def create(conn: Connection) -> EnvironmentRow:
-            return catalog.create_environment(
+            now = self._database.now(conn)
+            row = catalog.create_environment(
                 conn,
-                self._database.now(conn),
+                now,
                 id=environment_id,
                 workspace_id=workspace,
                 name=request.name,
                 body=body.model_dump(mode="json"),
             )
+            webhooks.emit(conn, now, workspace, "environment.created", {"id": environment_id})
+            return row
 
         return environment_wire(await self._database.write(create))
 
@@ -78,9 +81,11 @@ class Environments:
             name = row.name if patch.name is None else patch.name
             if name == row.name and changed == stored:
                 return row
+            now = self._database.now(conn)
+            webhooks.emit(conn, now, workspace, "environment.updated", {"id": environment_id})
             return catalog.update_environment(
                 conn,
-                self._database.now(conn),
+                now,
                 workspace,
                 environment_id,
                 name=name,
@@ -106,15 +111,25 @@ class Environments:
 
     async def archive(self, workspace: str, environment_id: str) -> dict[str, Any]:
         """Archived for good; a second time changes nothing. Running sessions go on."""
-        return environment_wire(
-            await self._database.write(
-                lambda conn: catalog.archive_environment(conn, self._database.now(conn), workspace, environment_id)
-            )
-        )
+
+        def archive(conn: Connection) -> EnvironmentRow:
+            before = catalog.get_environment(conn, workspace, environment_id, for_update=True)
+            if before.archived_at is not None:
+                return before
+            now = self._database.now(conn)
+            webhooks.emit(conn, now, workspace, "environment.archived", {"id": environment_id})
+            return catalog.archive_environment(conn, now, workspace, environment_id)
+
+        return environment_wire(await self._database.write(archive))
 
     async def delete(self, workspace: str, environment_id: str) -> None:
         """Raises Conflict while a session refers to it."""
-        await self._database.write(lambda conn: catalog.delete_environment(conn, workspace, environment_id))
+
+        def delete(conn: Connection) -> None:
+            catalog.delete_environment(conn, workspace, environment_id)
+            webhooks.emit(conn, self._database.now(conn), workspace, "environment.deleted", {"id": environment_id})
+
+        await self._database.write(delete)
 
 
 def body_of(row: EnvironmentRow) -> EnvironmentBody:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,14 @@ from hostler.engine.ports import Mount
 from hostler.store import memories
 from hostler.store.database import Database
 from hostler.store.memories import Admit, MemoryRow, admit_anything
-from hostler.store.sessions import SessionRow
+from hostler.store.sessions import SessionRow, get_session
 
 log = logging.getLogger("hostler.memory")
 
 ROUNDS = 3
 """How often a store that changes while we look at it is looked at again."""
-BATCH = 50
-"""Memories that are read or written at once: at most 5 MB."""
+BATCH = 20
+"""Memories that are read or written at once: at most 2 MB, and on SQLite others wait for that long."""
 SHOWN = 50
 """Problems that are listed."""
 
@@ -96,6 +97,7 @@ class MemoryFiles(Attachment):
         """`admit` is asked before more bytes are kept (`WorkspaceQuotas.admit_bytes`)."""
         self._database = database
         self._admit = admit
+        self._busy: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def lay_out(self, session: SessionRow, home: Path) -> Sequence[Mount]:
         mounts = []
@@ -113,10 +115,43 @@ class MemoryFiles(Attachment):
             if resource["access"] == "read_write" and (home / "memory" / resource["memory_store_id"]).exists():
                 await self._alike(session, home, resource)
 
+    async def collect_left(self, homes: Path) -> None:
+        """Once, at start: what agents had changed when an earlier life of this server was cut off before saving it.
+
+        `homes`: the folder that holds the homes of this host's sessions. A session in a turn is looked at after it.
+        """
+        for session_id in await asyncio.to_thread(lambda: sorted(path.parent.name for path in homes.glob("*/memory"))):
+            try:
+                row = await self._database.read(lambda c, id_=session_id: get_session(c, None, id_))  # type: ignore[misc]
+                if row.status in ("idle", "terminated"):
+                    for resource in _stores(row):
+                        if await asyncio.to_thread(_is_ahead, row, homes / session_id, resource):
+                            await self._alike(row, homes / session_id, resource)
+            except NotFound:
+                continue
+            except (HostlerError, OSError):
+                log.exception("not_collected", extra={"session": session_id})
+
     # -- one store
 
     async def _alike(self, session: SessionRow, home: Path, resource: dict[str, Any]) -> _Copy:
         """Make the folder and the store alike. What can't be done for one path is explained, and keeps no other."""
+        async with self._one_at_a_time(session.id):
+            return await self._make_alike(session, home, resource)
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, session_id: str) -> AsyncIterator[None]:
+        lock, users = self._busy.get(session_id, (asyncio.Lock(), 0))
+        self._busy[session_id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._busy.pop(session_id)
+            if users > 1:
+                self._busy[session_id] = (lock, users - 1)
+
+    async def _make_alike(self, session: SessionRow, home: Path, resource: dict[str, Any]) -> _Copy:
         copy = await asyncio.to_thread(_open_copy, session, home, resource)
         before = copy.manifest.model_copy(deep=True)
         again, rounds = True, 0
@@ -268,6 +303,15 @@ def _stores(session: SessionRow) -> list[dict[str, Any]]:
     if session.environment["config"].get("type") == "self_hosted":
         return []
     return [resource for resource in session.resources if resource["type"] == "memory_store"]
+
+
+def _is_ahead(session: SessionRow, home: Path, resource: dict[str, Any]) -> bool:
+    """Has the folder something that the store may not know of? Asked without the store."""
+    if resource["access"] != "read_write" or not (home / "memory" / resource["memory_store_id"]).exists():
+        return False
+    copy = _open_copy(session, home, resource)
+    found = copy.folder.scan().digests
+    return found != copy.manifest.base(found)
 
 
 def _open_copy(session: SessionRow, home: Path, resource: dict[str, Any]) -> _Copy:

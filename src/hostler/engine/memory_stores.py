@@ -157,8 +157,7 @@ class MemoryStores:
                 admit=self._admit,
             )
 
-        row = await self._database.write(unit)
-        return memory_wire(row, content if view == "full" else None)
+        return memory_wire(await self._database.write(unit), view)
 
     async def retrieve_memory(self, principal: Principal, store_id: str, memory_id: str, view: View) -> Wire:
         return memory_wire(
@@ -176,7 +175,7 @@ class MemoryStores:
 
         def unit(conn: Connection) -> MemoryRow:
             may_access_store(conn, principal, store_id, write=True)
-            row = memories.update_memory(
+            return memories.update_memory(
                 conn,
                 self._database.now(conn),
                 principal.workspace,
@@ -188,9 +187,8 @@ class MemoryStores:
                 actor=actor_of(principal),
                 admit=self._admit,
             )
-            return memories.get_memory(conn, principal.workspace, store_id, row.id, full=view == "full")
 
-        return memory_wire(await self._database.write(unit))
+        return memory_wire(await self._database.write(unit), view)
 
     async def list_memories(
         self, principal: Principal, store_id: str, query: MemoryQuery
@@ -277,15 +275,15 @@ def store_wire(row: StoreRow) -> Wire:
     }
 
 
-def memory_wire(row: MemoryRow, content: bytes | None = None) -> Wire:
-    held = row.content if content is None else content
+def memory_wire(row: MemoryRow, view: View = "full") -> Wire:
+    """With its content, if the row has it and the view shows it."""
     return {
         "id": row.id,
         "type": "memory",
         "memory_store_id": row.memory_store_id,
         "memory_version_id": row.version_id,
         "path": row.path,
-        "content": None if held is None else held.decode(),
+        "content": None if row.content is None or view == "basic" else row.content.decode(),
         "content_sha256": row.content_sha256,
         "content_size_bytes": row.content_size_bytes,
         "created_at": row.created_at,

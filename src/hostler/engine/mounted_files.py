@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from hostler.store.database import Database
 from hostler.store.files import FileRow, NewFile
 from hostler.store.moments import moment
 from hostler.store.sessions import SessionRow
+
+log = logging.getLogger("hostler.mounted_files")
 
 
 class FileKind:
@@ -87,6 +90,8 @@ class MountedFiles(Attachment):
         if not wanted and not (home / "files").exists():
             return ()
         found = await self._database.read(lambda c: rows.find_files(c, session.workspace_id, wanted))
+        if len(found) < len(wanted):
+            log.warning("files_not_mounted", extra={"session": session.id, "deleted": len(wanted) - len(found)})
         return await asyncio.to_thread(self._lay_out, session, home, wanted, found)
 
     def _lay_out(

@@ -307,13 +307,40 @@ class EgressRecorder(Protocol):
 
 # ------------------------------------------------------------------------------------------------------------- events
 
-Announce = Callable[[Connection, float, str, str, Mapping[str, str]], None]
+Announce = Callable[[Connection, float, str, str, Mapping[str, str]], object]
 """Told inside a transaction what happens in it: the connection, `Database.now`, the workspace, the type of the webhook
 event (`vault.created`), and the fields of its data besides the type (`id`, and `vault_id` for credentials)."""
 
 
 def announce_nothing(conn: Connection, now: float, workspace: str, kind: str, data: Mapping[str, str]) -> None:
     """Where nobody listens."""
+
+
+# --------------------------------------------------------------------------------------------------------- webhooks
+
+
+class WebhookTargetRefused(Exception):
+    """The address of a webhook endpoint may not be reached. The message says which rule forbids it."""
+
+
+class WebhookUnanswered(Exception):
+    """Nobody answered, or what answered was no HTTP. The message says what happened."""
+
+
+class WebhookSender(Protocol):
+    """Brings one request to a webhook endpoint. Follows no redirect and reads no body."""
+
+    def check(self, url: str) -> None:
+        """Whether `url` could ever be allowed. Raises WebhookTargetRefused. Asks nobody."""
+        ...
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """The HTTP status of the answer, within a deadline of its own.
+
+        The rules hold for the address that is connected to, whatever the name meant a moment before. Raises
+        WebhookTargetRefused, and then nothing was sent; WebhookUnanswered.
+        """
+        ...
 
 
 # ---------------------------------------------------------------------------------------------------------- secrets
@@ -461,5 +488,8 @@ __all__ = [
     "SandboxUnavailable",
     "Sealer",
     "SequenceStore",
+    "WebhookSender",
+    "WebhookTargetRefused",
+    "WebhookUnanswered",
     "announce_nothing",
 ]

@@ -13,9 +13,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from hostler.domain.sessions import Frame
+from hostler.domain.webhooks import told_by
 from hostler.engine.hub import Hub
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, SessionState, Step, Totals, waits_for_people
+from hostler.store import webhooks
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.sessions import SessionRow, SessionUpdate
@@ -92,13 +94,13 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment, SessionState]] = []
+        outcome: list[tuple[Step, Moment, SessionState, str]] = []
 
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
             step = decide(before, at, totals(view.session), view.session)
-            outcome[:] = [(step, at, before)]
+            outcome[:] = [(step, at, before, view.webhook_events)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -110,12 +112,23 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at, before = outcome[0]
+        step, at, before, interest = outcome[0]
         _keep_inbox(connection, at, appended.session, before, step.state)
+        if interest != "[]":
+            self._tell(connection, at, appended.session, step, interest)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         queued = follow(connection, at.unix, appended.session, before, step.state, step.events)
         return Applied(step, appended.session, step.state, at, tuple(frames), queued)
+
+    @staticmethod
+    def _tell(connection: Connection, at: Moment, session: SessionRow, step: Step, interest: str) -> None:
+        """Webhooks of what was just recorded, in the same transaction. Nothing is asked or written unless wanted."""
+        happened = list(
+            told_by(step.events, session.id, session.thread_id, lambda type_: webhooks.wanted(interest, type_))
+        )
+        if happened:
+            webhooks.emit_all(connection, at.unix, session.workspace_id, happened)
 
     def announce(self, session_id: str, applied: Applied, *, by_worker: bool = False) -> None:
         """After the commit: readers hear of the events, a worker hears that it is wanted."""

@@ -34,7 +34,7 @@ from hostler.engine.records import Applied, Records, totals
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
-from hostler.store import eventlog
+from hostler.store import eventlog, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
 from hostler.store.moments import moment
@@ -106,6 +106,7 @@ class Sessions:
                 ),
             )
             content.check(connection, now, workspace, bodies, "initial_events")
+            webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
                 return rows.get_session(connection, workspace, session_id), None
             applied = self._records.apply_in(
@@ -181,10 +182,17 @@ class Sessions:
             return await self._view(row)
 
         def unit(connection: Connection) -> Applied:
-            update = SessionUpdate(archived_at=moment(self._database.now(connection)))
-            return self._records.apply_in(
-                connection, session_id, lambda s, at, _, __: inputs.archive(s, at), workspace=workspace, update=update
+            now = self._database.now(connection)
+            applied = self._records.apply_in(
+                connection,
+                session_id,
+                lambda s, at, _, __: inputs.archive(s, at),
+                workspace=workspace,
+                update=SessionUpdate(archived_at=moment(now)),
             )
+            if applied.frames:
+                webhooks.emit(connection, now, workspace, "session.archived", {"id": session_id})
+            return applied
 
         applied = await self._database.write(unit)
         self._records.announce(session_id, applied)
@@ -199,7 +207,9 @@ class Sessions:
             inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
             self._resources.detach(connection, workspace, session_id, row.resources)
             rows.delete_session(connection, workspace, session_id)
-            return moment(self._database.now(connection))
+            now = self._database.now(connection)
+            webhooks.emit(connection, now, workspace, "session.deleted", {"id": session_id})
+            return moment(now)
 
         at = await self._database.write(unit)
         event = ev.deleted(at)

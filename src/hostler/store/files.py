@@ -127,9 +127,11 @@ def drop_file(conn: Connection, workspace_id: str, file_id: str) -> None:
     conn.execute(files.delete().where(files.c.workspace_id == workspace_id, files.c.id == file_id))
 
 
-def files_bytes(conn: Connection, workspace_id: str) -> int:
-    """What a workspace keeps, in bytes: each file counts by itself, also where two hold the same bytes."""
-    query = sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0)).where(files.c.workspace_id == workspace_id)
+def files_bytes(conn: Connection, workspace_id: str, now: float) -> int:
+    """The room that a workspace's files take, in bytes: the same bytes once, what has expired not at all."""
+    alive = sa.or_(files.c.expires_at.is_(None), files.c.expires_at > moment(now))
+    each = sa.select(files.c.sha256, files.c.size_bytes).distinct().where(files.c.workspace_id == workspace_id, alive)
+    query = sa.select(sa.func.coalesce(sa.func.sum(each.subquery().c.size_bytes), 0))
     return int(conn.execute(query).scalar_one())
 
 

@@ -179,7 +179,7 @@ def create_memory(
         )
     )
     add_to_store(conn, store_id, memories=1, kept_bytes=len(content))
-    return get_memory(conn, workspace_id, store_id, memory_id)
+    return MemoryRow(memory_id, store_id, path, version, digest(content), len(content), at, at, content)
 
 
 def update_memory(
@@ -225,7 +225,9 @@ def update_memory(
         )
     )
     add_to_store(conn, store_id, kept_bytes=len(new_content))
-    return get_memory(conn, workspace_id, store_id, memory_id)
+    return MemoryRow(
+        memory_id, store_id, new_path, version, digest(new_content), len(new_content), row.created_at, at, new_content
+    )
 
 
 def delete_memory(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from hostler.store.tables import Json, Seconds, Words, metadata
+from hostler.store.tables import Json, Sealed, Seconds, Words, metadata
 
 webhook_endpoints = sa.Table(
     "webhook_endpoints",
@@ -22,8 +22,8 @@ webhook_endpoints = sa.Table(
     sa.Column("state", Words, nullable=False),
     sa.Column("disabled_reason", Words, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("secret", Words, nullable=False),
-    sa.Column("old_secret", Words),
+    sa.Column("secret", Sealed, nullable=False),
+    sa.Column("old_secret", Sealed),
     sa.Column("old_secret_until", Seconds),
     sa.Column("created_at", Words, nullable=False),
     sa.Column("updated_at", Words, nullable=False),

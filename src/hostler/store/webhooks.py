@@ -8,7 +8,7 @@ anyway, so a workspace without endpoints pays nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -205,14 +205,16 @@ def list_endpoints(
 def change_endpoint(
     conn: Connection, now: float, workspace_id: str, endpoint_id: str, changes: Mapping[str, Any]
 ) -> EndpointRow:
-    """Replace fields of the row. Disabling drops what was still to be delivered. Raises NotFound."""
+    """Replace columns of the row. Disabling drops what was still to be delivered. Raises NotFound."""
     _lock(conn, workspace_id)
     before = get_endpoint(conn, workspace_id, endpoint_id)
-    after = replace(before, **changes)
-    if after == before:
+    current = _values(before)
+    changes = {name: value for name, value in changes.items() if current[name] != value}
+    if not changes:
         return before
-    after = replace(after, updated_at=moment(now))
-    conn.execute(endpoints.update().where(endpoints.c.id == endpoint_id).values(**_values(after)))
+    change = endpoints.update().where(endpoints.c.id == endpoint_id)
+    conn.execute(change.values(**changes, updated_at=moment(now)))
+    after = get_endpoint(conn, workspace_id, endpoint_id)
     if after.state == "disabled":
         _drop(conn, endpoint_id)
     _refresh(conn, workspace_id)

@@ -1,0 +1,304 @@
+"""What belongs to a workspace, and where its ids may be sent? The registry behind the generated tenancy test.
+
+Whoever adds a resource adds a line each to:
+
+- `MAKERS`: how one comes to exist, by the name of its part of the path;
+- `BODIES`: a body that is right, for every endpoint with a body, so that a 400 can't hide a missing 404;
+- `REFERENCES`: ids that are sent in a query or a body. The test reads the parameters of the official client and fails
+  for one that may carry an id and is not here.
+- `SHOWN`: where a thing is read, to see that nobody changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import anthropic
+from apikit_raw import RawAnswer, send
+
+Ids = Mapping[str, str]
+"""Ids of one workspace, by the name of their part of the path. Made when they are first asked for."""
+Answer = Literal[404, 400, "empty"]
+"""`empty`: a filter, which finds nothing under an id that it doesn't know. 400: only where the contract demands it."""
+
+
+BEARER: Any = {"type": "static_bearer", "token": "t", "mcp_server_url": "https://mcp.example.com/"}
+
+
+@dataclass
+class Owner:
+    """A workspace with one of everything."""
+
+    base_url: str
+    workspace: str
+    key: str
+    made: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+
+    @property
+    def client(self) -> anthropic.Anthropic:
+        return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, max_retries=0)
+
+    def post(self, path: str, body: bytes) -> Any:
+        answer = send(self.base_url, "POST", path, key=self.key, body=body)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def get(self, path: str) -> RawAnswer:
+        return send(self.base_url, "GET", path, key=self.key)
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self.made:
+            self.made[name] = MAKERS[name](self)
+        return self.made[name]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is sent besides the path."""
+
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    answer: Answer = 404
+
+
+def _agent(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.agents.create(name="theirs", model="claude-opus-5-5").id
+
+
+def _environment(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.environments.create(name="theirs").id
+
+
+def _session(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.sessions.create(agent=owner["agent_id"], environment_id=owner["environment_id"]).id
+
+
+def _thread(owner: Owner) -> str:
+    with owner.client as client:
+        return next(iter(client.beta.sessions.threads.list(owner["session_id"]))).id
+
+
+def _file(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.files.upload(file=("theirs.txt", b"theirs")).id
+
+
+def _resource(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.sessions.resources.add(owner["session_id"], type="file", file_id=owner["file_id"]).id
+
+
+def _vault(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.vaults.create(display_name="theirs").id
+
+
+def _credential(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.vaults.credentials.create(owner["vault_id"], auth=BEARER, display_name="theirs").id
+
+
+def _memory_store(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.memory_stores.create(name="theirs").id
+
+
+def _memory(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.memory_stores.memories.create(owner["memory_store_id"], path="/a", content="theirs").id
+
+
+def _memory_version(owner: Owner) -> str:
+    memory = owner["memory_id"]
+    with owner.client as client:
+        versions = client.beta.memory_stores.memory_versions.list(owner["memory_store_id"], memory_id=memory)
+        return next(iter(versions)).id
+
+
+NOT_OF_A_WORKSPACE = frozenset({"model_id"})
+"""Parts of a path that are the same for everybody."""
+
+MAKERS: dict[str, Callable[[Owner], str]] = {
+    "agent_id": _agent,
+    "environment_id": _environment,
+    "session_id": _session,
+    "thread_id": _thread,
+    "file_id": _file,
+    "resource_id": _resource,
+    "vault_id": _vault,
+    "credential_id": _credential,
+    "memory_store_id": _memory_store,
+    "memory_id": _memory,
+    "memory_version_id": _memory_version,
+    "key_id": lambda owner: str(owner.post("/hostler/v1/keys", b'{"name":"theirs"}')["id"]),
+    "workspace_id": lambda owner: owner.workspace,
+}
+
+SHOWN: dict[str, str] = {
+    "agent_id": "/v1/agents/{agent_id}",
+    "environment_id": "/v1/environments/{environment_id}",
+    "session_id": "/v1/sessions/{session_id}",
+    "thread_id": "/v1/sessions/{session_id}/threads/{thread_id}",
+    "file_id": "/v1/files/{file_id}",
+    "resource_id": "/v1/sessions/{session_id}/resources/{resource_id}",
+    "vault_id": "/v1/vaults/{vault_id}",
+    "credential_id": "/v1/vaults/{vault_id}/credentials/{credential_id}",
+    "memory_store_id": "/v1/memory_stores/{memory_store_id}",
+    "memory_id": "/v1/memory_stores/{memory_store_id}/memories/{memory_id}",
+    "memory_version_id": "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
+    "key_id": "/hostler/v1/keys/{key_id}",
+    "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
+}
+
+WORKER_SECRET: Callable[[Owner], str] | None = None
+"""Makes an environment key for the owner's environment: for endpoints that API keys may not call."""
+
+
+def _new_session(mine: Ids) -> dict[str, Any]:
+    return {"agent": mine["agent_id"], "environment_id": mine["environment_id"]}
+
+
+def _message(file_id: str) -> dict[str, Any]:
+    """A message that shows a file."""
+    return {"type": "user.message", "content": [{"type": "document", "source": {"type": "file", "file_id": file_id}}]}
+
+
+INTERRUPT = {"events": [{"type": "user.interrupt"}]}
+
+BODIES: dict[str, Any] = {
+    # Nothing to say: the path says it all.
+    "agents.archive": None,
+    "environments.archive": None,
+    "sessions.archive": None,
+    "sessions.threads.archive": None,
+    "vaults.archive": None,
+    "vaults.credentials.archive": None,
+    "vaults.credentials.mcp_oauth_validate": None,
+    "memory_stores.archive": None,
+    "memory_stores.memory_versions.redact": None,
+    "hostler.keys.revoke": None,
+    "hostler.workspaces.archive": None,
+    # Something to say.
+    "agents.update": {"name": "mine now"},
+    "environments.update": {"name": "mine now"},
+    "sessions.update": {"title": "mine now"},
+    "sessions.events.send": INTERRUPT,
+    "sessions.resources.add": lambda mine: {"type": "file", "file_id": mine["file_id"]},
+    "sessions.resources.update": {"authorization_token": "t"},
+    "vaults.update": {"display_name": "mine now"},
+    "vaults.credentials.create": {"auth": BEARER, "display_name": "mine"},
+    "vaults.credentials.update": {"display_name": "mine now"},
+    "memory_stores.update": {"name": "mine now"},
+    "memory_stores.memories.create": {"path": "/mine", "content": "x"},
+    "memory_stores.memories.update": {"content": "mine now"},
+    "hostler.workspaces.update": {"name": "mine now"},
+    "hostler.workspaces.quotas.update": {"live_sessions": 1},
+}
+"""By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
+
+REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
+    ("sessions.create", "agent"): lambda mine, theirs: [
+        Sent(body={"agent": agent, "environment_id": mine["environment_id"]})
+        for agent in (
+            theirs["agent_id"],
+            {"type": "agent", "id": theirs["agent_id"], "version": 1},
+            {"type": "agent_with_overrides", "id": theirs["agent_id"], "system": "x"},
+        )
+    ],
+    ("sessions.create", "environment_id"): lambda mine, theirs: [
+        Sent(body={"agent": mine["agent_id"], "environment_id": theirs["environment_id"]})
+    ],
+    ("sessions.list", "agent_id"): lambda mine, theirs: [
+        Sent(query={"agent_id": theirs["agent_id"]}, answer="empty"),
+        Sent(query={"agent_id": theirs["agent_id"], "agent_version": "1"}, answer="empty"),
+    ],
+    ("sessions.create", "resources"): lambda mine, theirs: [
+        Sent(body={**_new_session(mine), "resources": [resource]})
+        for resource in (
+            {"type": "file", "file_id": theirs["file_id"]},
+            {"type": "memory_store", "memory_store_id": theirs["memory_store_id"]},
+        )
+    ],
+    ("sessions.create", "vault_ids"): lambda mine, theirs: [
+        Sent(body={**_new_session(mine), "vault_ids": ids})
+        for ids in ([theirs["vault_id"]], [mine["vault_id"], theirs["vault_id"]])
+    ],
+    # The contract rejects a bad event as a bad request, and one that shows an unknown file is one.
+    ("sessions.create", "initial_events"): lambda mine, theirs: [
+        Sent(body={**_new_session(mine), "initial_events": [_message(theirs["file_id"])]}, answer=400)
+    ],
+    ("sessions.events.send", "events"): lambda mine, theirs: [
+        Sent(body={"events": [_message(theirs["file_id"])]}, answer=400)
+    ],
+    ("sessions.list", "memory_store_id"): lambda mine, theirs: [
+        Sent(query={"memory_store_id": theirs["memory_store_id"]}, answer="empty")
+    ],
+    ("sessions.resources.add", "file_id"): lambda mine, theirs: [
+        Sent(body={"type": "file", "file_id": theirs["file_id"]})
+    ],
+    ("files.list", "ids"): lambda mine, theirs: [Sent(query={"ids[]": theirs["file_id"]}, answer="empty")],
+    ("files.list", "scope_id"): lambda mine, theirs: [Sent(query={"scope_id": theirs["session_id"]}, answer="empty")],
+    ("memory_stores.memory_versions.list", "memory_id"): lambda mine, theirs: [
+        Sent(query={"memory_id": theirs["memory_id"]}, answer="empty")
+    ],
+    ("memory_stores.memory_versions.list", "session_id"): lambda mine, theirs: [
+        Sent(query={"session_id": theirs["session_id"]}, answer="empty")
+    ],
+    ("memory_stores.memory_versions.list", "api_key_id"): lambda mine, theirs: [
+        Sent(query={"api_key_id": theirs["key_id"]}, answer="empty")
+    ],
+    # ------------------------------------------------------------------------------------------------ our own ones
+    ("hostler.keys.create", "workspace_id"): lambda mine, theirs: [
+        Sent(body={"name": "k", "workspace_id": theirs["workspace_id"]})
+    ],
+    ("hostler.keys.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
+    ("hostler.audit.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
+    ("hostler.audit.list", "target_id"): lambda mine, theirs: [
+        Sent(query={"target_id": theirs["key_id"]}, answer="empty")
+    ],
+    ("hostler.audit.list", "actor_id"): lambda mine, theirs: [
+        Sent(query={"actor_id": theirs["key_id"]}, answer="empty")
+    ],
+}
+
+CARRIERS = frozenset({"agent", "resources", "skills", "multiagent", "initial_events", "events"})
+"""Parameters of the client that may hold ids although their names don't say so."""
+
+NO_REFERENCES: dict[tuple[str, str], str] = {
+    ("models.list", "after_id"): "models are the same for everybody",
+    ("models.list", "before_id"): "models are the same for everybody",
+    ("sessions.update", "vault_ids"): "always refused: fixed at creation",
+    ("sessions.update", "agent"): "holds tools, no id",
+    ("sessions.list", "deployment_id"): "deployments add theirs",
+    ("memory_stores.memory_versions.list", "service_account_id"): "there are no service accounts",
+    ("agents.create", "skills"): "skills add theirs",
+    ("agents.update", "skills"): "skills add theirs",
+    ("agents.create", "multiagent"): "multiagent adds its own",
+    ("agents.update", "multiagent"): "multiagent adds its own",
+}
+"""Why a parameter is not in `REFERENCES`."""
+
+OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "keys.create": ("workspace_id",),
+    "keys.list": ("workspace_id",),
+    "keys.retrieve": (),
+    "keys.revoke": (),
+    "workspaces.create": (),
+    "workspaces.list": (),
+    "workspaces.retrieve": (),
+    "workspaces.update": (),
+    "workspaces.archive": (),
+    "workspaces.quotas.retrieve": (),
+    "workspaces.quotas.update": (),
+    "approvals.list": (),
+    "audit.list": ("workspace_id", "target_id", "actor_id"),
+    "sessions.egress.list": (),
+    "health.retrieve": (),
+}
+"""Query parameters and body fields of our own endpoints that hold ids."""

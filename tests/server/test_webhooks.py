@@ -1,0 +1,188 @@
+"""Who is told of what, by webhook? The official client reads the deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import pytest
+import pytest_asyncio
+import standardwebhooks
+from hookkit import listen, own, receiving
+from housekit import House, open_house
+
+FAST = {
+    "webhooks__allow_http": True,
+    "webhooks__private_allowed": ["127.0.0.1"],
+    "webhooks__retry_seconds": 0.01,
+    "webhooks__disable_after": 2,
+}
+
+
+@pytest_asyncio.fixture
+async def house(tmp_path: Path, store_url: str) -> AsyncIterator[House]:
+    async with open_house(tmp_path, store_url, **FAST) as opened:
+        yield opened
+
+
+def unwrapped(house: House, arrived: tuple[dict[str, str], bytes], secret: str) -> Any:
+    headers, body = arrived
+    return house.client.beta.webhooks.unwrap(body.decode(), headers=headers, key=secret)
+
+
+async def test_a_turn_is_told_in_order_and_what_was_changed_on_the_way_is_refused(house: House) -> None:
+    with receiving() as receiver:
+        endpoint = await listen(house, receiver.url, "session.status_run_started", "session.status_idled")
+        session = await house.session()
+        await house.turn(session, "hello")
+        await receiver.until(lambda got: len(got) >= 2)
+    first, second = [unwrapped(house, arrived, endpoint["signing_secret"]) for arrived in receiver.got]
+    assert [first.data.type, second.data.type] == ["session.status_run_started", "session.status_idled"]
+    assert {first.data.id, second.data.id} == {session}
+    assert first.type == "event"
+    assert first.data.organization_id == "org_hostler"
+    assert first.data.workspace_id == "wrkspc_default"
+
+    headers, body = receiver.got[0]
+    for changed in (
+        (headers, body.replace(session.encode(), b"sesn_somebody_elses")),
+        ({**headers, "webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}, body),
+        ({**headers, "webhook-id": receiver.got[1][0]["webhook-id"]}, body),
+    ):
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            unwrapped(house, changed, endpoint["signing_secret"])
+
+
+async def test_a_receiver_that_fails_is_tried_three_times_under_one_id(house: House) -> None:
+    with receiving(500, 503) as receiver:
+        endpoint = await listen(house, receiver.url, "agent.created")
+        await house.client.beta.agents.create(name="A", model="claude-opus-5-5")
+        await receiver.until(lambda got: len(got) == 3)
+        assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+        assert len({body for _, body in receiver.got}) == 1
+        for arrived in receiver.got:
+            assert unwrapped(house, arrived, endpoint["signing_secret"]).data.type == "agent.created"
+        delivery = await until_settled(house, endpoint["id"])
+    assert delivery["state"] == "delivered"
+    assert [attempt["status"] for attempt in delivery["attempts"]] == [500, 503, 204]
+
+
+async def until_settled(house: House, endpoint_id: str) -> Any:
+    """The newest delivery, once it isn't waiting any more. Its log is written after the receiver's answer."""
+    while True:
+        found = await own(house, "GET", f"/webhook_endpoints/{endpoint_id}/deliveries")
+        if found["data"] and all(row["state"] != "pending" for row in found["data"]):
+            return found["data"][0]
+
+
+async def test_after_enough_failures_in_a_row_an_endpoint_is_disabled_and_can_be_enabled_again(house: House) -> None:
+    with receiving(*[500] * 6) as receiver:
+        endpoint = await listen(house, receiver.url, "agent.created")
+        path = f"/webhook_endpoints/{endpoint['id']}"
+        for name in "ab":
+            await house.client.beta.agents.create(name=name, model="claude-opus-5-5")
+            await until_settled(house, endpoint["id"])
+        shown = await own(house, "GET", path)
+        assert shown["state"] == "disabled"
+        assert "2 deliveries in a row failed" in shown["disabled_reason"]
+        await house.client.beta.agents.create(name="c", model="claude-opus-5-5")
+        assert len(receiver.got) == 6
+
+        newest = (await own(house, "GET", f"{path}/deliveries"))["data"][0]
+        with pytest.raises(anthropic.BadRequestError, match="is disabled; enable it first"):
+            await own(house, "POST", f"{path}/deliveries/{newest['id']}/retry")
+        await own(house, "POST", path, {"state": "enabled"})
+        await own(house, "POST", f"{path}/deliveries/{newest['id']}/retry")
+        await receiver.until(lambda got: len(got) == 7)
+        assert receiver.got[6][0]["webhook-id"] == receiver.got[5][0]["webhook-id"]
+
+
+async def test_a_redirect_is_not_followed_and_disables_the_endpoint(house: House) -> None:
+    with receiving(302) as receiver:
+        endpoint = await listen(house, receiver.url, "agent.created")
+        await house.client.beta.agents.create(name="A", model="claude-opus-5-5")
+        delivery = await until_settled(house, endpoint["id"])
+        assert delivery["state"] == "failed"
+        assert len(receiver.got) == 1
+        shown = await own(house, "GET", f"/webhook_endpoints/{endpoint['id']}")
+        assert (shown["state"], "redirects are not followed" in shown["disabled_reason"]) == ("disabled", True)
+
+
+async def test_what_was_on_its_way_when_the_server_ended_is_sent_again_by_the_next(house: House) -> None:
+    with receiving(0) as receiver:
+        endpoint = await listen(house, receiver.url, "agent.created")
+        await house.client.beta.agents.create(name="A", model="claude-opus-5-5")
+        await receiver.until(lambda got: len(got) == 1)
+        await house.restart()
+        await receiver.until(lambda got: len(got) == 2)
+        delivery = await until_settled(house, endpoint["id"])
+    assert delivery["state"] == "delivered"
+    assert receiver.got[0][0]["webhook-id"] == receiver.got[1][0]["webhook-id"]
+
+
+async def test_a_new_secret_counts_at_once_and_the_old_one_for_a_while(house: House) -> None:
+    with receiving() as receiver:
+        endpoint = await listen(house, receiver.url, "agent.created")
+        path = f"/webhook_endpoints/{endpoint['id']}"
+        renewed = await own(house, "POST", f"{path}/rotate_secret", {"grace_seconds": 60})
+        await own(house, "POST", f"{path}/test", {})
+        for secret in (endpoint["signing_secret"], renewed["signing_secret"]):
+            unwrapped(house, receiver.got[0], secret)
+        final = await own(house, "POST", f"{path}/rotate_secret", {"grace_seconds": 0})
+        tried = await own(house, "POST", f"{path}/test", {})
+        assert (tried["state"], tried["test"]) == ("delivered", True)
+        unwrapped(house, receiver.got[1], final["signing_secret"])
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            unwrapped(house, receiver.got[1], renewed["signing_secret"])
+        listed = await own(house, "GET", "/webhook_endpoints")
+        assert "secret" not in str(listed["data"][0].keys() - {"old_secret_expires_at"})
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example.com/", "must begin with https://"),
+        ("https://127.0.0.1/", "127.0.0.1"),
+        ("https://169.254.169.254/latest", "169.254.169.254"),
+        ("https://[::1]/", "::1"),
+        ("https://user:pw@example.com/", "user name or password"),
+        ("ftp://example.com/", "is not a URL"),
+        ("https://example.com:22/", "port"),
+    ],
+)
+async def test_addresses_that_no_stranger_may_reach_are_refused(
+    tmp_path: Path, store_url: str, url: str, said: str
+) -> None:
+    async with open_house(tmp_path, store_url) as house:
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await listen(house, url, "agent.created")
+        assert said in str(caught.value)
+        assert (await own(house, "GET", "/webhook_endpoints"))["data"] == []
+
+
+async def test_a_deleted_endpoint_hears_nothing_more(house: House) -> None:
+    with receiving() as receiver:
+        endpoint = await listen(house, receiver.url, "*")
+        await own(house, "DELETE", f"/webhook_endpoints/{endpoint['id']}")
+        with pytest.raises(anthropic.NotFoundError):
+            await own(house, "GET", f"/webhook_endpoints/{endpoint['id']}")
+        other = await listen(house, receiver.url, "agent.created")
+        await house.client.beta.agents.create(name="A", model="claude-opus-5-5")
+        await until_settled(house, other["id"])
+    assert len(receiver.got) == 1
+
+
+async def test_two_servers_on_one_database_deliver_once(tmp_path: Path, server_cluster: Any) -> None:
+    url = server_cluster.create_database("two_senders")
+    shared = {**FAST, "secrets__key_file": str(tmp_path / "keys.json")}
+    async with open_house(tmp_path / "a", url, **shared) as one, open_house(tmp_path / "b", url, **shared) as two:
+        with receiving() as receiver:
+            endpoint = await listen(one, receiver.url, "agent.created")
+            for number in range(20):
+                house = (one, two)[number % 2]
+                await house.client.beta.agents.create(name=f"A{number}", model="claude-opus-5-5")
+            await receiver.until(lambda got: len(got) >= 20)
+            await until_settled(one, endpoint["id"])
+        assert len(receiver.got) == len({headers["webhook-id"] for headers, _ in receiver.got}) == 20
