@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import requests
 from schemathesis import Case
 
-Api = Callable[..., Any]
+WORKERS = {f"environments.work.{name}" for name in ("poll", "ack", "list", "heartbeat", "stop")}
 
 
 class Things:
@@ -37,7 +36,7 @@ class Things:
 
     def key_for(self, operation: str) -> str:
         """Workers' endpoints want a worker's key."""
-        return self.environment_key if operation.startswith("environments.work.") else self.key
+        return self.environment_key if operation in WORKERS else self.key
 
     def aim(self, case: Case) -> None:
         """Put real ids where ids are asked for, most of the time."""
@@ -120,9 +119,11 @@ class Things:
             "sessions.resources.add": mounted,
             "memory_stores.create": {"name": "more notes"},
             "memory_stores.update": {"description": "changed"},
+            "memory_stores.memories.create": {"path": "/b.md", "content": "x"},
             "memory_stores.memories.update": {"content": "two"},
             "vaults.create": {"display_name": "another"},
             "vaults.update": {"metadata": {"k": "v"}},
+            "vaults.credentials.create": {"auth": {**bearer, "mcp_server_url": "https://other.example.com/"}},
             "vaults.credentials.update": {"display_name": "changed"},
             "hostler.keys.create": {"name": "k"},
             "hostler.workspaces.create": {"name": "w"},
