@@ -22,6 +22,7 @@ from hostler.api import (
     oversight,
     session_resources,
     sessions,
+    skills,
     vaults,
     webhook_endpoints,
 )
@@ -43,6 +44,7 @@ _ROUTERS = (
     models.router,
     session_resources.router,
     sessions.router,
+    skills.router,
     vaults.router,
 )
 _OWN_ROUTERS = (administration.router, oversight.router, webhook_endpoints.router)

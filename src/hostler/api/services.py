@@ -21,6 +21,7 @@ from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
 
@@ -99,6 +100,7 @@ class ApiServices:
     reach: Reach
     memory_stores: MemoryStores
     files: Files
+    skills: Skills
     session_resources: SessionResources
     vaults: Vaults
     credentials: Credentials
