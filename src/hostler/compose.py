@@ -52,6 +52,7 @@ from hostler.engine.memory_resource import MemoryKind, memory_section
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind, MountedFiles
+from hostler.engine.mounted_skills import MountedSkills, skills_section
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
@@ -66,6 +67,7 @@ from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier, CourierSettings
 from hostler.engine.webhook_dispatcher import WebhookDispatcher
@@ -87,6 +89,7 @@ from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
+from hostler.store.skills import skill_bytes, used_archives
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.webhooks import emit
 from hostler.store.work import Lease
@@ -156,14 +159,15 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
 
     def read(row: SessionRow) -> Profile:
+        environment = row.environment
         return profile(
             row.agent,
-            row.environment,
+            environment,
             idle_timeout_seconds=turns.idle_timeout_seconds,
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
-            attached=row.resources_json,
-            told=memory_section(row.resources),
+            attached=row.resources_json + json.dumps(environment.get("skills") or []),
+            told="\n\n".join(text for text in (memory_section(row.resources), skills_section(environment)) if text),
         )
 
     return read
@@ -370,9 +374,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes)
+            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
-            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes)
+            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes, also_used=[used_archives])
             outputs = Outputs(database, blobs, output_limits(settings), quotas.admit_bytes)
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
@@ -399,6 +403,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
+            mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
+            mounted_skills.clear()
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -417,6 +423,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
+                        mounted_skills,
                         memory_files,
                         outputs,
                     )
@@ -443,6 +450,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas),
                 files=files,
+                skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
@@ -477,6 +485,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     tasks.create_task(files.keep_swept()),
                     tasks.create_task(outputs.collect_left(places.kept)),
                     tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))

@@ -22,6 +22,7 @@ from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_queue import WorkQueue
@@ -108,6 +109,7 @@ class ApiServices:
     reach: Reach
     memory_stores: MemoryStores
     files: Files
+    skills: Skills
     session_resources: SessionResources
     vaults: Vaults
     credentials: Credentials

@@ -24,7 +24,7 @@ from hostler.domain.sessions import (
     UpdateSession,
 )
 from hostler.domain.values import merge_metadata
-from hostler.engine import content, inputs, state
+from hostler.engine import content, inputs, skills, state
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
@@ -40,6 +40,7 @@ from hostler.store.database import Database
 from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
+from hostler.store.skills import note_session
 from hostler.store.work_items import holds_claim
 
 View = dict[str, Any]
@@ -81,6 +82,7 @@ class Sessions:
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
+            has_skills = skills.for_session(connection, workspace, snapshot["skills"])
             session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
@@ -97,7 +99,7 @@ class Sessions:
                     environment_id=environment.id,
                     thread_id=thread_id,
                     agent=snapshot,
-                    environment={"config": config.model_dump(mode="json")},
+                    environment={"config": config.model_dump(mode="json"), "skills": skills.kept(has_skills)},
                     state=begun.model_dump_json(),
                     title=params.title,
                     metadata=params.metadata,
@@ -105,6 +107,7 @@ class Sessions:
                     vault_ids=params.vault_ids,
                 ),
             )
+            note_session(connection, session_id, (skill.sha256 for skill in has_skills))
             content.check(connection, now, workspace, bodies, "initial_events")
             webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
