@@ -43,6 +43,7 @@ from hostler.engine.bearers import VaultBroker
 from hostler.engine.budget import priced
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
@@ -71,6 +72,8 @@ from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier, CourierSettings
 from hostler.engine.webhook_dispatcher import WebhookDispatcher
 from hostler.engine.webhooks import Webhooks
+from hostler.engine.work_items import Terms
+from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -89,6 +92,7 @@ from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.webhooks import emit
 from hostler.store.work import Lease
+from hostler.store.work_items import session_of_work
 from hostler.testing.rehearsal import RehearsalModel
 
 log = logging.getLogger("hostler")
@@ -444,6 +448,10 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database),
+                environment_keys=EnvironmentKeys(database),
+                work_queue=WorkQueue(
+                    database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
+                ),
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices),
                 files=files,
@@ -452,7 +460,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
-                reach=StoredReach(database),
+                reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),
                 credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
                 credential_probe=CredentialProbe(database, sealer, broker, outgoing),

@@ -53,7 +53,7 @@ def test_agent_can_be_named_in_three_ways(client: anthropic.Anthropic, ids: dict
         ({"agent": {"type": "agents"}}, "agent: has type 'agents'", None),
         ({"agent": ""}, "agent.*is not an identifier", None),
         ({"environment_id": None}, "environment_id: must be a string", None),
-        ({"vault_ids": ["vlt_1"]}, "vault_ids: is not supported", None),
+        ({"vault_ids": ["vlt_1", "vlt_1"]}, "vault_ids: names a vault twice", None),
         ({"resources": [{"type": "bucket"}]}, "resources", None),
         ({"budget": {"type": "limit"}}, "budget.max_list_cost: is required", None),
         ({"title": "x" * 501}, "title: must have at most 500", None),

@@ -177,6 +177,11 @@ def custom_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_
     )
 
 
+def user_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
+    """The result of a built-in tool in a self-hosted environment that no worker sent: after an interrupt, a refusal."""
+    return _event("user.tool_result", at, tool_use_id=call_event_id, content=list(content), is_error=is_error)
+
+
 def context_compacted(at: str) -> Event:
     return _event("agent.thread_context_compacted", at)
 

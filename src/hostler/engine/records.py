@@ -16,6 +16,7 @@ from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
+from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
 from hostler.store.database import Database
@@ -37,6 +38,8 @@ class Applied:
     at: Moment
     frames: tuple[Frame, ...]
     """For the streams, once it is committed."""
+    queued: bool = False
+    """True: a work item waits for a worker of the session's self-hosted environment."""
 
 
 class Records:
@@ -100,7 +103,8 @@ class Records:
             self._tell(connection, at, appended.session, step, interest)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
-        return Applied(step, appended.session, step.state, at, tuple(frames))
+        queued = follow(connection, at.unix, appended.session, before, step.state, step.events)
+        return Applied(step, appended.session, step.state, at, tuple(frames), queued)
 
     @staticmethod
     def _tell(connection: Connection, at: Moment, session: SessionRow, step: Step, interest: str) -> None:
@@ -117,6 +121,8 @@ class Records:
             self._hub.publish(session_id, applied.frames)
         if applied.step.wanted and not by_worker:
             self._hub.work(session_id)
+        if applied.queued:
+            self._hub.queued(applied.session.environment_id)
 
 
 def _budget(session: SessionRow, update: SessionUpdate | None) -> Mapping[str, Any] | None:

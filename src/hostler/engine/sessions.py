@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from hostler.domain import events as ev
 from hostler.domain.clock import parse_rfc3339
-from hostler.domain.errors import InvalidRequest
+from hostler.domain.errors import InvalidRequest, PermissionDenied
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
 from hostler.domain.prices import Prices
@@ -41,6 +41,7 @@ from hostler.store.database import Database
 from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
+from hostler.store.work_items import holds_claim
 
 View = dict[str, Any]
 """A session as the wire shows it."""
@@ -77,18 +78,19 @@ class Sessions:
         bodies = [wire_fields(event) for event in params.initial_events]
         session_id, thread_id = new_id("sesn"), new_id("sthr")
 
-        def unit(connection: Connection) -> SessionRow:
+        def unit(connection: Connection) -> tuple[SessionRow, Applied | None]:
             now = self._database.now(connection)
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             if params.budget is not None:
                 budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
             environment, config = session_environment(connection, workspace, params.environment_id)
+            self_hosted = config.type == "self_hosted"
             session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
-                connection, now, workspace, session_id, params.resources, self_hosted=False
+                connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
             )
-            begun = SessionState(thread_id=thread_id, agent_name=agent.name)
+            begun = SessionState(thread_id=thread_id, agent_name=agent.name, self_hosted=self_hosted)
             rows.create_session(
                 connection,
                 now,
@@ -112,14 +114,15 @@ class Sessions:
             content.check(connection, now, workspace, bodies, "initial_events")
             webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
-                return rows.get_session(connection, workspace, session_id)
-            return self._records.apply_in(
+                return rows.get_session(connection, workspace, session_id), None
+            applied = self._records.apply_in(
                 connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
-            ).session
+            )
+            return applied.session, applied
 
-        row = await self._database.write(unit)
-        if bodies:
-            self._hub.work(session_id)
+        row, applied = await self._database.write(unit)
+        if applied is not None:
+            self._records.announce(session_id, applied)
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
@@ -225,14 +228,24 @@ class Sessions:
 
     # -- events
 
-    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
-        """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
+    async def send(
+        self, workspace: str, session_id: str, events: Sequence[ClientEvent], *, token_id: str | None = None
+    ) -> Sequence[str]:
+        """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats.
+
+        With `token_id`, a worker sends, and is refused (PermissionDenied) when it has lost its work item.
+        """
         bodies = [wire_fields(event) for event in events]
 
         def unit(connection: Connection) -> Applied:
             applied = self._records.apply_in(
                 connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
             )
+            if token_id is not None and not holds_claim(connection, self._database.now(connection), token_id):
+                raise PermissionDenied(
+                    "the lease of this worker's item has run out, or the item was stopped: another worker may serve "
+                    "the session by now, so nothing of this request was recorded"
+                )
             content.check(connection, applied.at.unix, workspace, bodies, "events")
             return applied
 

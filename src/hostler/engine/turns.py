@@ -32,6 +32,7 @@ from hostler.engine.state import (
     processed,
     prompt_of,
     requires_action,
+    result_event,
     settle,
     start_queued,
     unanswered,
@@ -145,13 +146,12 @@ def call_finished(state: SessionState, at: Moment, tool_use_id: str, content: Se
     if call is None:
         return Step(state)
     state = settle(state, call)
-    if call.kind == "custom":
-        if call.answer is not None:
-            return Step(state)
-        # The harness refused it before it asked anybody, for an input that the tool's schema forbids.
-        return Step(state, (ev.custom_tool_result(at.text, call.event_id, content, True),))
-    result = ev.agent_mcp_tool_result if call.kind == "mcp" else ev.agent_tool_result
-    return Step(state, (result(at.text, call.event_id, content, is_error),))
+    if call.kind in ("builtin", "mcp"):
+        return Step(state, (result_event(at, call, content, is_error),))
+    if call.answer is not None:
+        return Step(state)
+    # A person refused it; or the harness did, before it asked anybody, for an input that the tool's schema forbids.
+    return Step(state, (result_event(at, call, content, True),))
 
 
 def rescheduled(state: SessionState, at: Moment, error: Event) -> Step:

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:33:43.985761Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T05:00:11.340786Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:33:43.985761Z','2026-11-21T04:33:43.985761Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T05:00:11.340786Z','2026-11-21T05:00:11.340786Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -83,7 +83,22 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_rNTH4nxMQmC3NNgr9WQze8HA','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:33:44.017516Z');
+INSERT INTO "egress_decisions" VALUES('egr_YpJewQPNcT4AK87gH9b59a8Z','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T05:00:11.347548Z');
+CREATE TABLE environment_keys (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	environment_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	secret_hash TEXT NOT NULL, 
+	hint TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	last_used_at TEXT, 
+	revoked_at TEXT, 
+	CONSTRAINT pk_environment_keys PRIMARY KEY (id), 
+	CONSTRAINT fk_environment_keys_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_environment_keys_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_environment_keys_secret_hash UNIQUE (secret_hash)
+);
 CREATE TABLE environments (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -96,7 +111,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:33:43.985761Z','2026-11-21T04:33:43.985761Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T05:00:11.340786Z','2026-11-21T05:00:11.340786Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -193,7 +208,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_1FD1pqSKR3sGCxX7bxkXbMVB','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:33:44.017516Z');
+INSERT INTO "model_requests" VALUES('mreq_GM5kDzDW3mJ2QcBdd3mXdwVk','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T05:00:11.347548Z');
 CREATE TABLE resource_secrets (
 	resource_id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -221,6 +236,19 @@ CREATE TABLE session_outputs (
 	file_id TEXT NOT NULL, 
 	CONSTRAINT pk_session_outputs PRIMARY KEY (session_id, path), 
 	CONSTRAINT fk_session_outputs_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_tokens (
+	id TEXT NOT NULL, 
+	secret_hash TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	environment_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	work_id TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	expires_at DOUBLE, 
+	CONSTRAINT pk_session_tokens PRIMARY KEY (id), 
+	CONSTRAINT uq_session_tokens_secret_hash UNIQUE (secret_hash), 
+	CONSTRAINT fk_session_tokens_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE sessions (
 	id TEXT NOT NULL, 
@@ -254,7 +282,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:33:43.996234Z','2026-11-21T04:33:44.007343Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T05:00:11.344027Z','2026-11-21T05:00:11.346067Z',NULL);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -276,7 +304,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795235624022,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795237211349,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -358,7 +386,41 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523562399623394015e+09,1.79523562399623394015e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523721134402704235e+09,1.79523721134402704235e+09,NULL,0,NULL);
+CREATE TABLE work_items (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	environment_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	metadata TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	queued_at DOUBLE NOT NULL, 
+	claimed_at DOUBLE, 
+	token_id TEXT, 
+	acknowledged_at TEXT, 
+	acknowledged_by TEXT, 
+	started_at TEXT, 
+	latest_heartbeat_at TEXT, 
+	previous_heartbeat_at TEXT, 
+	heartbeat_by TEXT, 
+	ttl_seconds INTEGER NOT NULL, 
+	lease_until DOUBLE, 
+	idle_since DOUBLE, 
+	barren INTEGER NOT NULL, 
+	stop_requested_at TEXT, 
+	stopped_at TEXT, 
+	CONSTRAINT pk_work_items PRIMARY KEY (id), 
+	CONSTRAINT fk_work_items_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id), 
+	CONSTRAINT fk_work_items_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE work_pollers (
+	environment_id TEXT NOT NULL, 
+	worker TEXT NOT NULL, 
+	polled_at DOUBLE NOT NULL, 
+	CONSTRAINT pk_work_pollers PRIMARY KEY (environment_id, worker), 
+	CONSTRAINT fk_work_pollers_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id) ON DELETE CASCADE
+);
 CREATE TABLE workspace_quotas (
 	workspace_id TEXT NOT NULL, 
 	overrides TEXT DEFAULT '{}' NOT NULL, 
@@ -375,7 +437,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:33:43.911916Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T05:00:11.279871Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -404,6 +466,13 @@ CREATE INDEX ix_memory_versions_newest ON memory_versions (memory_store_id, crea
 CREATE INDEX ix_memory_versions_memory ON memory_versions (memory_id, created_at, id);
 CREATE INDEX ix_vaults_newest ON vaults (workspace_id, created_at, id);
 CREATE INDEX ix_credentials_newest ON credentials (vault_id, created_at, id);
+CREATE INDEX ix_environment_keys_environment ON environment_keys (environment_id, created_at, id);
+CREATE INDEX ix_work_items_session ON work_items (session_id);
+CREATE INDEX ix_work_items_newest ON work_items (environment_id, created_at, id);
+CREATE UNIQUE INDEX uq_work_items_live ON work_items (session_id) WHERE state <> 'stopped';
+CREATE INDEX ix_work_items_queued ON work_items (environment_id, queued_at, id) WHERE state = 'queued';
+CREATE INDEX ix_work_items_leased ON work_items (environment_id, lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX ix_session_tokens_session ON session_tokens (session_id);
 CREATE INDEX ix_webhook_endpoints_newest ON webhook_endpoints (workspace_id, created_at, id);
 CREATE INDEX ix_webhook_deliveries_pending ON webhook_deliveries (due_at, id) WHERE state = 'pending';
 CREATE INDEX ix_webhook_deliveries_subject ON webhook_deliveries (endpoint_id, subject, enqueued_at) WHERE state = 'pending';
