@@ -15,6 +15,7 @@ from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import InvalidRequest, PermissionDenied
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
+from hostler.domain.prices import Prices
 from hostler.domain.sessions import (
     CreateSession,
     EventQuery,
@@ -24,13 +25,13 @@ from hostler.domain.sessions import (
     UpdateSession,
 )
 from hostler.domain.values import merge_metadata
-from hostler.engine import content, inputs, skills, state
+from hostler.engine import budget, content, inputs, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
 from hostler.engine.quotas import WorkspaceQuotas
-from hostler.engine.records import Applied, Records, totals
+from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
@@ -61,6 +62,7 @@ class Sessions:
         models: Models,
         resources: ResourceKinds,
         quotas: WorkspaceQuotas,
+        prices: Prices,
     ) -> None:
         self._database = database
         self._hub = hub
@@ -68,6 +70,7 @@ class Sessions:
         self._models = models
         self._resources = resources
         self._quotas = quotas
+        self._prices = prices
 
     # -- create, read, change
 
@@ -80,6 +83,8 @@ class Sessions:
             now = self._database.now(connection)
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
+            if params.budget is not None:
+                budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
             has_skills = skills.for_session(connection, workspace, snapshot["skills"])
@@ -105,6 +110,7 @@ class Sessions:
                     metadata=params.metadata,
                     resources=attached,
                     vault_ids=params.vault_ids,
+                    budget=params.budget,
                 ),
             )
             note_session(connection, session_id, (skill.sha256 for skill in has_skills))
@@ -128,23 +134,27 @@ class Sessions:
         )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools and MCP servers of an idle session.
+        """Title, metadata, budget, and the tools and MCP servers of an idle session.
 
         `session.updated` tells what changed, if anything did.
         """
 
         def unit(connection: Connection) -> Applied | SessionRow:
-            row = rows.get_session(connection, workspace, session_id)
+            row = rows.lock_session(connection, workspace, session_id)
             update, changed = _changes(row, patch)
             if not changed:
                 return row
 
-            def decide(before: SessionState, at: Moment, _: Totals, __: SessionRow) -> Step:
+            def decide(before: SessionState, at: Moment, after: Totals, _: SessionRow) -> Step:
                 if before.status == "terminated":
                     raise InvalidRequest("This session is archived and can't be changed.")
                 if "agent" in changed:
                     inputs.refuse_while_running(before, "changed")
-                return Step(before, (ev.session_updated(at.text, changed),))
+                told = Step(before, (ev.session_updated(at.text, changed),))
+                if "budget" not in changed:
+                    return told
+                on = turns.budget_changed(before, at, after)
+                return Step(on.state, (*told.events, *on.events), on.wanted)
 
             return self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
 
@@ -393,7 +403,7 @@ def view(row: SessionRow, now: float) -> View:
         "metadata": row.metadata,
         "outcome_evaluations": [],
         "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
-        "usage": {**totals(row).usage, "active_seconds": active},
+        "usage": {**budget.totals(row, None).usage, "active_seconds": active},
         "budget": row.budget,
         "deployment_id": row.deployment_id,
         "created_at": row.created_at,
@@ -437,6 +447,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     title: Any = KEEP
     metadata: Any = KEEP
     agent: Any = KEEP
+    limit: Any = KEEP
     if "title" in patch.model_fields_set and (patch.title or None) != row.title:
         title = changed["title"] = patch.title or None
     merged = merge_metadata(row.metadata, patch.metadata)
@@ -445,4 +456,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
         changed["metadata"] = merged
     if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
         agent = changed["agent"] = following
-    return SessionUpdate(title=title, metadata=metadata, agent=agent), changed
+    if "budget" in patch.model_fields_set and patch.wire_budget != row.budget:
+        budget.check_change(row.budget, patch.wire_budget, row.usage)
+        limit = changed["budget"] = patch.wire_budget
+    return SessionUpdate(title=title, metadata=metadata, agent=agent, budget=limit), changed
