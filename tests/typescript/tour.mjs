@@ -158,8 +158,9 @@ const added = await step('sessions.resources.add', () =>
   beta.sessions.resources.add(session.id, { type: 'file', file_id: file.id, mount_path: '/workspace/number.txt' }),
 );
 
-const script = '```rehearse\n[{"tool":"bash","input":{"command":"cat /workspace/number.txt; ' +
-  'cp /workspace/number.txt /mnt/session/outputs/copy.txt"}},{"text":"Done."}]\n```';
+const command = 'cat /workspace/number.txt; cp /workspace/number.txt /mnt/session/outputs/copy.txt';
+const steps = [{ content: [{ type: 'tool_use', name: 'bash', input: { command } }] }, 'Done.'];
+const script = '```rehearse\n' + JSON.stringify(steps) + '\n```';
 const stream = await step('sessions.events.stream', () =>
   beta.sessions.events.stream(session.id, { event_deltas: ['agent.message'] }, { signal: until }),
 );
