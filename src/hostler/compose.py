@@ -30,6 +30,7 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.prices import Prices, read_prices
 from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.outgoing import OutgoingClient
@@ -39,8 +40,10 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.budget import priced
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
@@ -49,7 +52,7 @@ from hostler.engine.memory import Ledger
 from hostler.engine.memory_files import MemoryFiles
 from hostler.engine.memory_resource import MemoryKind, memory_section
 from hostler.engine.memory_stores import MemoryStores
-from hostler.engine.models import Models
+from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.mounted_skills import MountedSkills, skills_section
 from hostler.engine.outputs import OutputLimits, Outputs
@@ -71,6 +74,8 @@ from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier, CourierSettings
 from hostler.engine.webhook_dispatcher import WebhookDispatcher
 from hostler.engine.webhooks import Webhooks
+from hostler.engine.work_items import Terms
+from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
@@ -90,6 +95,7 @@ from hostler.store.skills import skill_bytes, used_archives
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.webhooks import emit
 from hostler.store.work import Lease
+from hostler.store.work_items import session_of_work
 from hostler.testing.rehearsal import RehearsalModel
 
 log = logging.getLogger("hostler")
@@ -169,6 +175,16 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     return read
 
 
+def model_catalogue(settings: Settings) -> Models:
+    """Raises InvalidRequest for a file that is not a catalogue."""
+    return Models(read_catalogue(Path(settings.models.file).expanduser()) if settings.models.file else CATALOGUE)
+
+
+def price_table(settings: Settings) -> Prices:
+    """Raises InvalidRequest for a file that is not a price table."""
+    return read_prices(Path(settings.prices.file).expanduser()) if settings.prices.file else Prices()
+
+
 def quota_defaults(settings: Settings) -> Quotas:
     """The limits of a workspace that has none of its own: the preset's, where no number is set."""
     preset = PRESETS[settings.quotas.preset]
@@ -212,7 +228,7 @@ class StoredDecisions:
         )
 
 
-def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
+def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
     async def extend(lease: Lease) -> bool:
         return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
 
@@ -234,7 +250,7 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
                 session_id=record.session_id,
                 model=record.model,
                 status=record.status,
-                usage=record.usage,
+                usage=priced(prices, record.model, record.usage),
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
@@ -395,7 +411,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             owner = worker_name(settings)
             courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
             dispatcher = WebhookDispatcher(owner, database, courier)
-            hub, models = Hub(), Models()
+            hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
@@ -404,7 +420,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             parts = RunnerParts(
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms),
+                ledger=runner_ledger(database, terms, prices),
                 around=Surroundings(
                     harness=ClaudeHarness(),
                     sandboxes=provider,
@@ -439,8 +455,12 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database),
+                environment_keys=EnvironmentKeys(database),
+                work_queue=WorkQueue(
+                    database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
+                ),
                 models=models,
-                sessions=Sessions(database, hub, records, models, kinds, quotas),
+                sessions=Sessions(database, hub, records, models, kinds, quotas, prices),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),
@@ -448,7 +468,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 administration=Administration(database, quotas),
                 oversight=Oversight(database, label, worker.takes_sessions),
                 quotas=quotas,
-                reach=StoredReach(database),
+                reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),
                 credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
                 credential_probe=CredentialProbe(database, sealer, broker, outgoing),

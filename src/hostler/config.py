@@ -63,6 +63,18 @@ class Model(_Section):
     )
 
 
+class Models(_Section):
+    """Which models agents are offered."""
+
+    file: str = Field("", description="JSON file with the catalogue that `/v1/models` shows. Empty: the built-in one.")
+
+
+class Prices(_Section):
+    """What model requests cost, for budgets and for the cost of a session."""
+
+    file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
+
+
 class Sandbox(_Section):
     """What a sandbox gets when its environment says nothing."""
 
@@ -149,6 +161,17 @@ class Worker(_Section):
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
 
 
+class Queue(_Section):
+    """The work queue of self-hosted environments."""
+
+    lease_seconds: int = Field(
+        300, ge=2, le=3600, description="After that long without a heartbeat a worker has lost its session, in seconds."
+    )
+    release_idle_seconds: float = Field(
+        75.0, ge=1, description="A worker is asked to leave a session that has been idle for this long, in seconds."
+    )
+
+
 class Quotas(_Section):
     """How much one workspace may have, unless it has limits of its own. 0: what the preset says."""
 
@@ -170,6 +193,8 @@ class Settings(_Section):
     server: Server = Server()
     store: Store = Store()
     model: Model = Model()
+    models: Models = Models()
+    prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()
     files: Files = Files()
     egress: Egress = Egress()
@@ -177,6 +202,7 @@ class Settings(_Section):
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
+    queue: Queue = Queue()
     quotas: Quotas = Quotas()
 
     @property

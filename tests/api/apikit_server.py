@@ -23,12 +23,15 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.egress.outgoing import OutgoingClient
+from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
+from hostler.engine.hub import Hub
 from hostler.engine.keys import Keys, StoredKeys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
@@ -42,11 +45,16 @@ from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
+from hostler.engine.webhook_courier import Courier
+from hostler.engine.webhooks import Webhooks
+from hostler.engine.work_items import Terms
+from hostler.engine.work_queue import WorkQueue
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
+from hostler.store.work_items import session_of_work
 
 T = TypeVar("T")
 
@@ -90,6 +98,10 @@ class RunningServer:
         self._ready: threading.Event = threading.Event()
         self._thread = threading.Thread(target=self._run, name="api-server")
         self._failure: BaseException | None = None
+        self.hub = Hub()
+        self.terms = Terms()
+        self.clock_skew = 0.0
+        """Seconds that the database's clock is ahead."""
         self.base_url = ""
         self.requests: list[tuple[str, str]] = []
         """Verb and path of every request that came in."""
@@ -138,7 +150,7 @@ class RunningServer:
         return StoredKeys(self.database)
 
     def make_reach(self) -> Reach:
-        return StoredReach(self.database)
+        return StoredReach(self.database, session_of_work)
 
     def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
         """A session service with `close`."""
@@ -154,7 +166,7 @@ class RunningServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.database = await Database.open(self._database_url)
+        self.database = await Database.open(self._database_url, clock_skew=lambda: self.clock_skew)
         blobs = tempfile.TemporaryDirectory(prefix="apikit-blobs-")
         try:
             repositories = RepositoryKind(EnvelopeSealer(KeyFile(Path(blobs.name) / "keys.json")))
@@ -166,11 +178,14 @@ class RunningServer:
             outgoing = OutgoingClient(private_allowed=frozenset({"127.0.0.1"}))
             sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
             self.broker = VaultBroker(self.database, sealer, outgoing)
+            sender = HttpWebhookSender()
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database),
+                environment_keys=EnvironmentKeys(self.database),
+                work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,
                 sessions=self.sessions,
                 administration=Administration(self.database, quotas),
@@ -184,6 +199,9 @@ class RunningServer:
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
+                webhooks=Webhooks(
+                    self.database, sealer, sender, Courier(self.database, sealer, sender, ORGANIZATION), most=20
+                ),
                 **self._settings,
             )
             app = create_app(services)
@@ -211,6 +229,7 @@ class RunningServer:
                 self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 self._ready.set()
                 await self._stop.wait()
+                self.hub.close()
                 await self.sessions.close()
                 await self.broker.close()
                 outgoing.close()

@@ -147,7 +147,9 @@ class InMemorySessions:
         for reader in session.readers:
             reader.queue.put_nowait(Frame("session.deleted", json.dumps(event), len(session.events) + 1))
 
-    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
+    async def send(
+        self, workspace: str, session_id: str, events: Sequence[ClientEvent], *, token_id: str | None = None
+    ) -> Sequence[str]:
         session = self._get(workspace, session_id)
         if session.view["archived_at"] is not None:
             raise InvalidRequest(f"session {session_id} is archived and takes no more events")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anthropic
 import pytest
+from apikit_queue import QueueServer, Yard
 from apikit_server import Access, RunningServer
 
 from hostler.testing.postgres import PostgresCluster
@@ -65,3 +66,19 @@ def old_generation() -> Path:
             subprocess.run([*install, "--target", str(fresh), OLD_GENERATION], check=True, timeout=300)
             fresh.rename(target)
     return target
+
+
+@pytest.fixture(scope="session", params=DIALECTS)
+def queue_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueServer]:
+    if request.param == "sqlite":
+        with QueueServer(f"sqlite:///{tmp_path_factory.mktemp('queue') / 'hostler.db'}") as running:
+            yield running
+    else:
+        with PostgresCluster() as cluster, QueueServer(cluster.create_database("queue")) as running:
+            yield running
+
+
+@pytest.fixture
+def yard(queue_server: QueueServer) -> Yard:
+    workspace, key = queue_server.new_workspace()
+    return Yard(queue_server, Access(queue_server.base_url, workspace, key))

@@ -140,8 +140,45 @@ def _skill_version(owner: Owner) -> str:
         return client.beta.skills.versions.create(owner["skill_id"], files=SKILL_FILES).id
 
 
-NOT_OF_A_WORKSPACE = frozenset({"model_id"})
-"""Parts of a path that are the same for everybody."""
+def _queue_environment(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.environments.create(name="theirs elsewhere", config={"type": "self_hosted"}).id
+
+
+def _work(owner: Owner) -> str:
+    said: Any = {"type": "user.message", "content": [{"type": "text", "text": "theirs"}]}
+    environment = owner["queue_environment_id"]
+    with owner.client as client:
+        client.beta.sessions.create(agent=owner["agent_id"], environment_id=environment, initial_events=[said])
+    with anthropic.Anthropic(base_url=owner.base_url, api_key=_worker_secret(owner), max_retries=0) as worker:
+        return next(iter(worker.beta.environments.work.list(environment))).id
+
+
+def _environment_key(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/environments/{owner['queue_environment_id']}/keys", b'{"name":"theirs"}')["id"])
+
+
+def _worker_secret(owner: Owner) -> str:
+    path = f"/hostler/v1/environments/{owner['queue_environment_id']}/keys"
+    return str(owner.post(path, b'{"name":"of a worker"}')["secret"])
+
+
+NOT_OF_A_WORKSPACE = frozenset({"model_id", "anthropic_worker_id"})
+"""What is sent with an id that no workspace has: the same for everybody, or the caller's own invention."""
+
+MEANINGS = {
+    ("environments.work.", "environment_id"): "queue_environment_id",
+    ("hostler.environments.keys.", "environment_id"): "queue_environment_id",
+    ("hostler.environments.keys.", "key_id"): "environment_key_id",
+}
+"""Which maker makes a part of the path, where it is not the one of that name: by the beginning of the endpoint."""
+
+
+def meaning(endpoint: str, part: str) -> str:
+    """The maker of a part of the path of `endpoint`."""
+    found = (maker for (begin, named), maker in MEANINGS.items() if named == part and endpoint.startswith(begin))
+    return next(found, part)
+
 
 MAKERS: dict[str, Callable[[Owner], str]] = {
     "agent_id": _agent,
@@ -157,6 +194,9 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "memory_version_id": _memory_version,
     "skill_id": _skill,
     "version": _skill_version,
+    "queue_environment_id": _queue_environment,
+    "work_id": _work,
+    "environment_key_id": _environment_key,
     "key_id": lambda owner: str(owner.post("/hostler/v1/keys", b'{"name":"theirs"}')["id"]),
     "workspace_id": lambda owner: owner.workspace,
 }
@@ -175,11 +215,14 @@ SHOWN: dict[str, str] = {
     "memory_version_id": "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
     "skill_id": "/v1/skills/{skill_id}",
     "version": "/v1/skills/{skill_id}/versions/{version}",
+    "queue_environment_id": "/v1/environments/{queue_environment_id}",
+    "work_id": "/v1/environments/{queue_environment_id}/work/{work_id}",
+    "environment_key_id": "/hostler/v1/environments/{queue_environment_id}/keys",
     "key_id": "/hostler/v1/keys/{key_id}",
     "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
 }
 
-WORKER_SECRET: Callable[[Owner], str] | None = None
+WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret
 """Makes an environment key for the owner's environment: for endpoints that API keys may not call."""
 
 
@@ -217,11 +260,17 @@ BODIES: dict[str, Any] = {
     "vaults.credentials.mcp_oauth_validate": None,
     "memory_stores.archive": None,
     "memory_stores.memory_versions.redact": None,
+    "environments.work.ack": None,
+    "environments.work.heartbeat": None,
+    "hostler.environments.keys.revoke": None,
     "hostler.keys.revoke": None,
     "hostler.workspaces.archive": None,
     # Something to say.
     "agents.update": {"name": "mine now"},
     "environments.update": {"name": "mine now"},
+    "environments.work.stop": {"force": True},
+    "environments.work.update": {"metadata": {"mine": "now"}},
+    "hostler.environments.keys.create": {"name": "mine now"},
     "sessions.update": {"title": "mine now"},
     "sessions.events.send": INTERRUPT,
     "sessions.resources.add": lambda mine: {"type": "file", "file_id": mine["file_id"]},
@@ -341,6 +390,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "workspaces.archive": (),
     "workspaces.quotas.retrieve": (),
     "workspaces.quotas.update": (),
+    "environments.keys.create": (),
+    "environments.keys.list": (),
+    "environments.keys.revoke": (),
     "approvals.list": (),
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),

@@ -96,8 +96,9 @@ def test_names_are_unique_until_deleted(client: anthropic.Anthropic) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"type": "self_hosted"}, "config: of type self_hosted is not supported"),
-        ({}, "config.type: is required"),
+        ({"type": "self_hosted", "networking": {"type": "unrestricted"}}, "config.networking: is not a field"),
+        ({"type": "elsewhere"}, "config: has type 'elsewhere'"),
+        ({}, "config: needs a `type`"),
         ({"type": "cloud", "gpu": 1}, "config.gpu: is not a field"),
         ({"type": "cloud", "networking": {"type": "open"}}, "config.networking: has type 'open'"),
         (
@@ -128,3 +129,14 @@ def test_other_fields_are_refused_by_name(client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:
         client.beta.environments.update(made.id, config={"type": "self_hosted"})
     assert caught.value.body["error"]["details"] == {"error_code": "invalid_config_type_change"}  # type: ignore[index]
+
+
+def test_self_hosted_environment_shows_its_type_and_keeps_it(client: anthropic.Anthropic) -> None:
+    made = client.beta.environments.create(name="mine", config={"type": "self_hosted"})
+    assert made.config.model_dump() == {"type": "self_hosted"}
+    same = client.beta.environments.update(made.id, config={"type": "self_hosted"}, description="on the build machine")
+    assert (same.config.type, same.description) == ("self_hosted", "on the build machine")
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        client.beta.environments.update(made.id, config={"type": "cloud"})
+    assert caught.value.body["error"]["details"] == {"error_code": "invalid_config_type_change"}  # type: ignore[index]
+    assert client.beta.environments.retrieve(made.id).config.type == "self_hosted"

@@ -84,7 +84,7 @@ def test_versions_follow_one_another_and_the_latest_is_the_newest_left(client: a
     assert [row.id for row in versions.list(made.id, limit=1)] == [third.id, second.id, made.latest_version_id]
     assert client.beta.skills.retrieve(made.id).latest_version_id == third.id
     assert client.beta.skills.retrieve(made.id).updated_at > made.updated_at
-    with pytest.raises(anthropic.BadRequestError, match="this is the skill 'brutus', and .* is 'caesar'"):
+    with pytest.raises(anthropic.BadRequestError, match=r"this is the skill 'brutus', and .* is 'caesar'"):
         versions.create(made.id, files=files("brutus"))
     assert versions.retrieve("latest", skill_id=made.id).id == third.id
     gone = versions.delete(third.id, skill_id=made.id)

@@ -180,6 +180,26 @@ async def test_page_of_memory_remembers(server: Running) -> None:
     ]  # fmt: skip
 
 
+async def test_page_of_own_machines_runs_the_tools_there(server: Running, tmp_path: Path) -> None:
+    page = await server.does("run-tools-on-your-own-machines.md")
+    made: Any = await server.call(
+        lambda: server.client.post(
+            f"/hostler/v1/environments/{page['environment'].id}/keys", body={"name": "w"}, cast_to=dict[str, Any]
+        )
+    )
+    workdir = tmp_path / "build"
+    workdir.mkdir()
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(
+            page["serve"](server.hostler.base_url, page["environment"].id, made["secret"], str(workdir))
+        )
+        said = prompt([step(tool("bash", command="echo built > artefact")), step("{{last_tool_result}}Done.")])
+        session = await server.call(page["ask"], said)
+        serving.cancel()
+    assert (workdir / "artefact").read_text() == "built\n"
+    assert [event.type for event in await server.events(session)].count("user.tool_result") == 1
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_configuration_in_the_page_is_valid(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page.read_text("utf-8"))):

@@ -72,6 +72,22 @@ class House:
         await self.stop()
         await self.start()
 
+    async def self_hosted(self, tools: list[Any] | None = None, **session: Any) -> tuple[str, str, str]:
+        """A session of a fresh self-hosted environment: its id, the environment's, and a key of that."""
+        made = await self.client.beta.agents.create(
+            name="Coder", model="claude-opus-5-5", tools=ALLOW_ALL if tools is None else tools
+        )
+        count = len([e async for e in self.client.beta.environments.list()])
+        environment = await self.client.beta.environments.create(name=f"mine {count}", config={"type": "self_hosted"})
+        begun = await self.client.beta.sessions.create(agent=made.id, environment_id=environment.id, **session)
+        return begun.id, environment.id, await self.environment_key(environment.id)
+
+    async def environment_key(self, environment: str) -> str:
+        made = await self.client.post(
+            f"/hostler/v1/environments/{environment}/keys", body={"name": "worker"}, cast_to=dict[str, Any]
+        )
+        return str(made["secret"])
+
     # -- what most tests do
 
     async def session(self, tools: list[Any] | None = None, **agent: Any) -> str:

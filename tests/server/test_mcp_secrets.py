@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from housekit import ALLOW_ALL, open_house
@@ -80,3 +81,32 @@ async def test_refused_token_is_renewed_and_the_same_request_is_made_again(tmp_p
             events = await house.turn(made, [step(tool("mcp__loop__echo", text="later")), step("Done.")])
             assert "echo later" in results(events)[0].content[0].text
             assert [call for call in loop.calls if call[0] == "echo"] == [("echo", "hi"), ("echo", "later")]
+
+
+async def test_secret_of_a_vault_reaches_the_server_and_a_changed_one_counts_at_once(
+    tmp_path: Path, store_url: str
+) -> None:
+    """T36, with the real vaults."""
+    async with mcp_server() as loop, open_house(tmp_path, store_url, egress__private_allowed=["127.0.0.1"]) as house:
+        loop.wanted = TOKEN
+        vaults = house.client.beta.vaults
+        vault = (await vaults.create(display_name="Team")).id
+        auth: Any = {"type": "static_bearer", "mcp_server_url": loop.url, "token": TOKEN}
+        credential = (await vaults.credentials.create(vault, auth=auth)).id
+        environment = await house.environment(networking={"type": "limited", "allow_mcp_servers": True})
+        agent = await house.client.beta.agents.create(
+            name="Caller", model="claude-opus-5-5", tools=[*ALLOW_ALL, toolset()], mcp_servers=[url_server(loop)]
+        )
+        made = await house.client.beta.sessions.create(agent=agent.id, environment_id=environment, vault_ids=[vault])
+        events = await house.turn(made.id, [step(tool("mcp__loop__echo", text="hi")), step("Done.")])
+        assert "echo hi" in results(events)[0].content[0].text
+        loop.wanted = "tok-of-the-next-month"
+        changed: Any = {"type": "static_bearer", "token": loop.wanted}
+        await vaults.credentials.update(credential, vault_id=vault, auth=changed)
+        events = await house.turn(made.id, [step(tool("mcp__loop__echo", text="again")), step("Done.")])
+        assert "echo again" in results(events)[0].content[0].text
+        loop.wanted = "tok-that-nobody-has"
+        other = await house.client.beta.sessions.create(agent=agent.id, environment_id=environment, vault_ids=[vault])
+        events = await house.turn(other.id, [step(tool("bash", command="echo alive")), step("Done.")])
+        assert [error.type for error in errors(events)] == ["mcp_authentication_failed_error"]
+        assert "alive" in next(e for e in events if e.type == "agent.tool_result").content[0].text

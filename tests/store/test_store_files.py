@@ -159,7 +159,7 @@ async def test_what_belongs_to_a_session_goes_with_it_and_nothing_else(db: Datab
         rows.create_file(conn, db.now(conn), new_file(1))  # type: ignore[arg-type]
         rows.create_file(conn, db.now(conn), new_file(2, session_id="sesn_1"))  # type: ignore[arg-type]
         rows.put_output(conn, "sesn_1", OutputRow("a", "1", "f", "file_2"))  # type: ignore[arg-type]
-        rows.put_secret(conn, "sesn_1", "sesrsc_1", "sealed")  # type: ignore[arg-type]
+        rows.put_secret(conn, "sesn_1", "sesrsc_1", "hs1.k.w.s")  # type: ignore[arg-type]
 
     await db.write(make)
     await db.write(lambda c: delete_session(c, DEFAULT_WORKSPACE, "sesn_1"))

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    environment_keys,
     environments,
     events,
     files,
@@ -25,8 +26,10 @@ from hostler.api import (
     skills,
     vaults,
     webhook_endpoints,
+    work,
 )
 from hostler.api.contract import BY_METHOD
+from hostler.api.descriptions import DOCUMENTS, describe
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
@@ -36,6 +39,7 @@ from hostler.api.unsupported import unsupported_router
 
 _ROUTERS = (
     agents.router,
+    work.router,
     environments.router,
     events.router,
     files.router,
@@ -47,7 +51,7 @@ _ROUTERS = (
     skills.router,
     vaults.router,
 )
-_OWN_ROUTERS = (administration.router, oversight.router, webhook_endpoints.router)
+_OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)
 
 FORM_BYTES = 1 << 20
 """What a form may hold besides the bytes of its file."""
@@ -69,6 +73,8 @@ def create_app(services: ApiServices) -> FastAPI:
     app = FastAPI(title="Hostler", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.add_route("/healthz", _healthz, methods=["GET"], name="healthz")
+    for path in DOCUMENTS:
+        app.add_route(path, describe, methods=["GET"], name=path)
     routers = (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods()))
     refuse_unguarded((*app.router.routes, *(route for router in routers for route in router.routes)), OPEN_PATHS)
     for router in routers:

@@ -14,6 +14,7 @@ from hostler.api.rendering import json_bytes
 from hostler.domain.errors import (
     Busy,
     Conflict,
+    HeartbeatRefused,
     HostlerError,
     InvalidRequest,
     MemoryChanged,
@@ -78,6 +79,8 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             status, kind, extra = 409, "memory_precondition_failed_error", (_NO_RETRY,)
         case Conflict():
             status, kind, extra = 409, "conflict_error", (_NO_RETRY,)
+        case HeartbeatRefused():
+            status, kind, extra = 412, "invalid_request_error", (_NO_RETRY,)
         case QuotaExceeded():
             status, kind, extra = 429, "rate_limit_error", (_NO_RETRY,)
         case TooLarge():
@@ -93,7 +96,9 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             )
         case _:
             message = "Internal server error."
-    details = {"error_code": error.code} if error.code is not None else None
+    details: dict[str, Any] | None = {"error_code": error.code} if error.code is not None else None
+    if details is not None and isinstance(error, HeartbeatRefused):
+        details["current_state"] = error.current_state
     body = envelope(kind, message, request_id, details)
     body["error"] |= more
     return Answer(status, json_bytes(body), extra)

@@ -49,7 +49,10 @@ async def send(request: Request) -> Response:
         raise InvalidRequest("events: is required")
     events = parse_client_events(body["events"])
     stored = await services_of(request).sessions.send(
-        caller_of(request).workspace, path_value(request, "session_id"), events
+        caller_of(request).workspace,
+        path_value(request, "session_id"),
+        events,
+        token_id=caller_of(request).principal.token_id,
     )
     text = f'{{"data":[{",".join(stored)}]}}'
     return Response(text.encode("utf-8", "backslashreplace"), media_type="application/json")

@@ -11,6 +11,7 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQue
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.credentials import Credentials
+from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
 from hostler.engine.keys import Keys
@@ -24,6 +25,7 @@ from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
+from hostler.engine.work_queue import WorkQueue
 
 SessionView = dict[str, Any]
 """A session as the wire shows it, every key present."""
@@ -56,8 +58,13 @@ class SessionService(Protocol):
 
     async def delete(self, workspace: str, session_id: str) -> None: ...
 
-    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
-        """The stored events as JSON text, in order. All are taken, or none is."""
+    async def send(
+        self, workspace: str, session_id: str, events: Sequence[ClientEvent], *, token_id: str | None = None
+    ) -> Sequence[str]:
+        """The stored events as JSON text, in order. All are taken, or none is.
+
+        token_id  of the worker that sends: PermissionDenied when its claim of the session's work item is over.
+        """
         ...
 
     async def list_events(
@@ -92,6 +99,8 @@ class ApiServices:
     keys: Keys
     agents: Agents
     environments: Environments
+    environment_keys: EnvironmentKeys
+    work_queue: WorkQueue
     models: Models
     sessions: SessionService
     administration: Administration

@@ -54,7 +54,7 @@ def create(
     except InvalidRequest as error:
         raise Problem(error.message, next_command="hostler key create my-app", code=WRONG) from error
     of = workspace or DEFAULT_WORKSPACE
-    made = _in(settings, lambda now, c: administration.create_key(c, now, _user(), of, request))
+    made = in_database(settings, lambda now, c: administration.create_key(c, now, this_user(), of, request))
     if as_json:
         print(json.dumps(made))
         return
@@ -69,7 +69,7 @@ def create(
 
 def list_all(settings: Settings, *, as_json: bool) -> None:
     """JSON: `{"keys": [<key of the API>, …]}`, oldest first."""
-    now, rows = _in(settings, lambda now, c: (now, keys.list_keys(c)))
+    now, rows = in_database(settings, lambda now, c: (now, keys.list_keys(c)))
     if as_json:
         print(json.dumps({"keys": [administration.key_wire(row) for row in rows]}))
         return
@@ -96,7 +96,7 @@ def list_all(settings: Settings, *, as_json: bool) -> None:
 
 def revoke(settings: Settings, key_id: str, *, as_json: bool) -> None:
     """JSON: the key, as in the list."""
-    row = _in(settings, lambda now, c: administration.revoke_key(c, now, _user(), None, key_id))
+    row = in_database(settings, lambda now, c: administration.revoke_key(c, now, this_user(), None, key_id))
     if as_json:
         print(json.dumps(row))
     else:
@@ -109,7 +109,7 @@ def create_workspace(settings: Settings, name: str, *, as_json: bool) -> None:
         request = parse(NameWorkspace, {"name": name})
     except InvalidRequest as error:
         raise Problem(error.message, next_command="hostler workspace create my-team", code=WRONG) from error
-    made = _in(settings, lambda now, c: administration.create_workspace(c, now, _user(), request.name))
+    made = in_database(settings, lambda now, c: administration.create_workspace(c, now, this_user(), request.name))
     if as_json:
         print(json.dumps(made))
         return
@@ -120,7 +120,7 @@ def create_workspace(settings: Settings, name: str, *, as_json: bool) -> None:
 
 def list_workspaces(settings: Settings, *, as_json: bool) -> None:
     """JSON: `{"workspaces": [<workspace of the API>, …]}`, oldest first."""
-    rows = _in(settings, lambda _, c: keys.list_workspaces(c))
+    rows = in_database(settings, lambda _, c: keys.list_workspaces(c))
     if as_json:
         print(json.dumps({"workspaces": [administration.workspace_wire(row) for row in rows]}))
         return
@@ -144,15 +144,24 @@ def _seconds(text: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-def _user() -> Actor:
+def this_user() -> Actor:
     try:
         return Actor("command_line", getpass.getuser())
     except (KeyError, OSError):  # a uid without a name
         return Actor("command_line", "unknown")
 
 
-def _in(settings: Settings, unit: Callable[[float, Connection], T]) -> T:
-    """Run one unit of work in the database of these settings, with the database's time."""
+def in_database(
+    settings: Settings,
+    unit: Callable[[float, Connection], T],
+    *,
+    missing: str | None = None,
+    wrong: str = "hostler key --help",
+) -> T:
+    """Run one unit of work in the database of these settings, with the database's time.
+
+    missing, wrong  the command to name when something does not exist, or was asked for in the wrong way.
+    """
 
     async def work() -> T:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -166,9 +175,9 @@ def _in(settings: Settings, unit: Callable[[float, Connection], T]) -> T:
         return asyncio.run(work())
     except NotFound as error:
         listing = "hostler workspace list" if error.message.startswith("workspace") else "hostler key list"
-        raise Problem(error.message, next_command=listing) from error
+        raise Problem(error.message, next_command=missing or listing) from error
     except InvalidRequest as error:
-        raise Problem(error.message, next_command="hostler key --help", code=WRONG) from error
+        raise Problem(error.message, next_command=wrong, code=WRONG) from error
     except HostlerError as error:
         raise Problem(error.message, next_command="hostler doctor") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hostler.cli.environmentcommands import register as register_environment_commands
 from hostler.cli.keycommands import register as register_key_commands
 from hostler.cli.options import (
     ApiKey,
@@ -224,6 +225,7 @@ def sessions_delete(
 # ------------------------------------------------------------------------------------------------ commands on this host
 
 register_key_commands(app)
+register_environment_commands(app)
 
 
 secrets_app = typer.Typer(

@@ -27,6 +27,7 @@ _KEY = (
     '"last_used_at", "revoked_at"'
 )
 _WORKSPACE = '"id", "type": "workspace", "name", "created_at", "archived_at"'
+_ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
 SHAPES: dict[str, str] = {
     "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url"}, "isolation": {"technology", '
@@ -46,6 +47,9 @@ SHAPES: dict[str, str] = {
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",
+    "hostler environment key create": f'`{{{_ENVIRONMENT_KEY}, "secret"}}`',
+    "hostler environment key list": f'`{{"keys": [{{{_ENVIRONMENT_KEY}}}, …]}}`',
+    "hostler environment key revoke": "The key, as in the list.",
     "hostler workspace create": f"`{{{_WORKSPACE}}}`",
     "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
     "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hostler.domain.agents import AgentName
+from hostler.domain.errors import InvalidRequest
 from hostler.domain.values import Items, Metadata, MetadataPatch, Text, Value, problem
 
 MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
@@ -128,18 +129,6 @@ class Hosting(Value):
     """How long an idle session keeps its processes, in seconds; 0 ends them at once."""
 
 
-def _cloud_only(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "self_hosted":
-        raise problem('of type self_hosted is not supported by this server yet; use {"type": "cloud"}')
-    return value
-
-
-def _same_type(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "self_hosted":
-        raise problem("can't change its type; create another environment", code="invalid_config_type_change")
-    return value
-
-
 class CloudConfigRequest(Value):
     type: Literal["cloud"]
     networking: Annotated[UnrestrictedRequest | LimitedRequest, Field(discriminator="type")] | None = None
@@ -169,13 +158,31 @@ class CloudConfig(Value):
         return shown
 
 
+class SelfHostedConfigRequest(Value):
+    """Tools run on machines of the user's own, which take their work from the environment's queue."""
+
+    type: Literal["self_hosted"]
+
+
+class SelfHostedConfig(Value):
+    """A self-hosted environment's configuration as it is stored: there is nothing to configure here."""
+
+    type: Literal["self_hosted"] = "self_hosted"
+
+    def wire(self) -> dict[str, Any]:
+        return {"type": "self_hosted"}
+
+
+Config = Annotated[CloudConfig | SelfHostedConfig, Field(discriminator="type")]
+
+
 def _organization(value: object) -> object:
     if value == "account":
         raise problem("account is not supported: every environment belongs to its workspace; send organization")
     return value
 
 
-ConfigRequest = Annotated[CloudConfigRequest, BeforeValidator(_cloud_only)]
+ConfigRequest = Annotated[CloudConfigRequest | SelfHostedConfigRequest, Field(discriminator="type")]
 OrganizationScope = Annotated[Literal["organization"] | None, BeforeValidator(_organization)]
 Description = Annotated[Text, Field(max_length=MAX_ENVIRONMENT_DESCRIPTION)]
 
@@ -194,7 +201,7 @@ class UpdateEnvironment(Value):
     """The body of `POST /v1/environments/{id}`. What was left out keeps its value, inside `config` too."""
 
     name: AgentName | None = None
-    config: Annotated[CloudConfigRequest | None, BeforeValidator(_same_type)] = None
+    config: ConfigRequest | None = None
     description: Description | None = None
     metadata: MetadataPatch = Field(default_factory=dict)
     scope: OrganizationScope = None
@@ -203,11 +210,35 @@ class UpdateEnvironment(Value):
 Part = TypeVar("Part", Limits, Hosting)
 
 
-def changed_config(stored: CloudConfig, request: CloudConfigRequest) -> CloudConfig:
-    """`stored` with what `request` says; on create, `stored` is the default.
+def new_config(request: CloudConfigRequest | SelfHostedConfigRequest | None) -> CloudConfig | SelfHostedConfig:
+    """The configuration of a new environment; None asks for the default, cloud and unrestricted."""
+    match request:
+        case SelfHostedConfigRequest():
+            return SelfHostedConfig()
+        case CloudConfigRequest():
+            return _changed_cloud(CloudConfig(), request)
+        case None:
+            return CloudConfig()
+
+
+def changed_config(
+    stored: CloudConfig | SelfHostedConfig, request: CloudConfigRequest | SelfHostedConfigRequest
+) -> CloudConfig | SelfHostedConfig:
+    """`stored` with what `request` says. Raises InvalidRequest when that would be an environment of another type.
 
     Null keeps a value too, except in our own extensions, where it goes back to the server's default.
     """
+    if isinstance(stored, CloudConfig) and isinstance(request, CloudConfigRequest):
+        return _changed_cloud(stored, request)
+    if stored.type != request.type:
+        raise InvalidRequest(
+            f"config.type: can't be changed from {stored.type} to {request.type}; create another environment",
+            code="invalid_config_type_change",
+        )
+    return stored
+
+
+def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudConfig:
     networking = stored.networking
     match request.networking:
         case UnrestrictedRequest():

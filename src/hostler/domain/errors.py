@@ -5,6 +5,8 @@ Fix the request, come back later, stop, or report a bug. HTTP statuses exist onl
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HostlerError(Exception):
     """Base of every error that a caller is meant to see. `message` says what to do; it never holds secrets."""
@@ -52,6 +54,14 @@ class MemoryChanged(Conflict):
 
 class NotSupported(HostlerError):
     """Part of the contract, not built here. Never accepted and ignored."""
+
+
+class HeartbeatRefused(HostlerError):
+    """A worker of a self-hosted environment has lost its work item. `current_state` is the lease as it is."""
+
+    def __init__(self, message: str, current_state: dict[str, Any]) -> None:
+        super().__init__(message, code="heartbeat_precondition_failed")
+        self.current_state = current_state
 
 
 class TooLarge(HostlerError):

@@ -113,8 +113,8 @@ def thread_idle(
     )
 
 
-def usage(at: str, totals: Body) -> Event:
-    return _event("session.usage", at, usage=totals, budget=None)
+def usage(at: str, totals: Body, budget: Body | None) -> Event:
+    return _event("session.usage", at, usage=totals, budget=budget)
 
 
 def deleted(at: str) -> Event:
@@ -175,6 +175,11 @@ def custom_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_
     return _event(
         "user.custom_tool_result", at, custom_tool_use_id=call_event_id, content=list(content), is_error=is_error
     )
+
+
+def user_tool_result(at: str, call_event_id: str, content: Sequence[Body], is_error: bool) -> Event:
+    """The result of a built-in tool in a self-hosted environment that no worker sent: after an interrupt, a refusal."""
+    return _event("user.tool_result", at, tool_use_id=call_event_id, content=list(content), is_error=is_error)
 
 
 def context_compacted(at: str) -> Event:

@@ -49,6 +49,10 @@ class Principal:
     """The environment of an environment key, or of the session of a token."""
     session_id: str | None = None
     """The session of a token."""
+    token_id: str | None = None
+    """Which token of that session it is: each claim of a work item has its own."""
+    work_id: str | None = None
+    """The work item that the token was minted for."""
 
     @property
     def actor(self) -> Actor:

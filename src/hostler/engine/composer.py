@@ -15,6 +15,7 @@ from hostler.domain.sessions import Frame
 from hostler.engine import runs, turns
 from hostler.engine.mcp import input_digest
 from hostler.engine.permissions import Evaluation, Permissions
+from hostler.engine.profile import Profile
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
 
 Op = Callable[[SessionState, Moment, Totals], Step]
@@ -46,13 +47,15 @@ def joined(ops: Sequence[Op]) -> Op:
 
 class Composer:
     """For one run. `permissions`: of built-in tools and of MCP servers. `custom`: names of the tools of the client.
+    `hosted`: those built-in tools that a worker of a self-hosted environment runs; the harness knows them as custom.
 
     A call of anything else is recorded as refused: the model asked for what its agent doesn't have.
     """
 
-    def __init__(self, permissions: Permissions, custom: Collection[str]) -> None:
+    def __init__(self, permissions: Permissions, custom: Collection[str], hosted: Collection[str] = ()) -> None:
         self._permissions = permissions
         self._custom = custom
+        self._hosted = hosted
         self._message_id: str | None = None
         self._thinking_id: str | None = None
         self._texts: list[str] = []
@@ -168,19 +171,28 @@ class Composer:
     def announce(self, call: runs.ToolCall, *, held: bool) -> Op:
         """A call becomes visible. `held`: it can't have begun to run."""
         id_ = new_id("sevt")
+        hosted = call.custom and call.name in self._hosted
         custom = call.custom and call.name in self._custom
-        judged = Evaluation("deny", None) if call.custom else self._permissions.evaluate(call.name, call.server)
-        gated = custom or judged.permission == "ask"
+        # A name of the harness for what a worker runs: nobody offered it, and a worker must not take it for a call.
+        misnamed = not call.custom and call.server is None and call.name in self._hosted
+        refused = misnamed or (call.custom and not hosted)
+        judged = Evaluation("deny", None) if refused else self._permissions.evaluate(call.name, call.server)
+        asks = not custom and judged.permission == "ask"
+        gated = custom or asks or (hosted and judged.permission == "allow")
         server = self._permissions.servers.get(call.server or "")
+        kind: Literal["builtin", "custom", "hosted", "mcp"] = "builtin" if server is None else "mcp"
+        if call.custom and (custom or hosted):
+            kind = "custom" if custom else "hosted"
         open_call = OpenCall(
             event_id=id_,
             tool_use_id=call.tool_use_id,
-            kind="custom" if custom else "builtin" if server is None else "mcp",
+            kind=kind,
             name=call.name,
             server=None if server is None else call.server,
             input_digest="" if server is None else input_digest(call.input),
             gated=gated,
             started=not gated and judged.permission == "allow" and not held,
+            asks=hosted and asks,
         )
 
         def announce(before: SessionState, at: Moment, _: Totals) -> Step:
@@ -196,6 +208,11 @@ class Composer:
             return turns.call_announced(before, event, open_call)
 
         return announce
+
+
+def composer_of(profile: Profile) -> Composer:
+    """For a run of an agent."""
+    return Composer(profile.permissions, profile.custom_names, profile.hosted_names)
 
 
 def _append(make: Callable[[Moment], ev.Event]) -> Op:

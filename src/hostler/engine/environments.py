@@ -7,7 +7,15 @@ from typing import Any
 from pydantic import Field
 from sqlalchemy import Connection
 
-from hostler.domain.environments import CloudConfig, CreateEnvironment, UpdateEnvironment, changed_config
+from hostler.domain.environments import (
+    CloudConfig,
+    Config,
+    CreateEnvironment,
+    SelfHostedConfig,
+    UpdateEnvironment,
+    changed_config,
+    new_config,
+)
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
@@ -22,7 +30,7 @@ class EnvironmentBody(Value):
     """What is kept of an environment besides its name."""
 
     description: str | None = None
-    config: CloudConfig = CloudConfig()
+    config: Config = CloudConfig()
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
@@ -34,7 +42,7 @@ class Environments:
 
     async def create(self, workspace: str, request: CreateEnvironment) -> dict[str, Any]:
         """Raises Conflict when the name is taken."""
-        config = CloudConfig() if request.config is None else changed_config(CloudConfig(), request.config)
+        config = new_config(request.config)
         body = EnvironmentBody(description=request.description, config=config, metadata=dict(request.metadata))
         environment_id = new_id("env")
 
@@ -159,7 +167,9 @@ def patched(stored: EnvironmentBody, patch: UpdateEnvironment) -> EnvironmentBod
     return stored.model_copy(update=changes)
 
 
-def session_environment(conn: Connection, workspace: str, environment_id: str) -> tuple[EnvironmentRow, CloudConfig]:
+def session_environment(
+    conn: Connection, workspace: str, environment_id: str
+) -> tuple[EnvironmentRow, CloudConfig | SelfHostedConfig]:
     """The environment that a new session takes. Raises NotFound, and InvalidRequest when it is archived."""
     row = catalog.get_environment(conn, workspace, environment_id)
     if row.archived_at is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from hostler.domain.sessions import Frame
@@ -64,6 +65,7 @@ class Hub:
         self._readers: dict[str, list[Subscription]] = {}
         self._workers: list[Callable[[str], None]] = []
         self._forgetters: list[Callable[[str], None]] = []
+        self._pollers: dict[str, deque[asyncio.Event]] = {}
 
     def subscribe(self, session_id: str, previews: frozenset[str] = frozenset()) -> Subscription:
         subscription = Subscription(session_id, previews)
@@ -102,6 +104,34 @@ class Hub:
         for wake in self._workers:
             wake(session_id)
 
+    @contextmanager
+    def queue_waiter(self, environment_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when the environment's queue may hold something new, for as long as the block lasts."""
+        waiting = self._pollers.setdefault(environment_id, deque())
+        mine = asyncio.Event()
+        waiting.append(mine)
+        try:
+            yield mine
+        finally:
+            waiting.remove(mine)
+            if not waiting:
+                self._pollers.pop(environment_id, None)
+            elif mine.is_set():  # told, and gone before it looked: the next one must look
+                self.queued(environment_id)
+
+    def polled(self, environment_id: str) -> bool:
+        """Whether anybody waits for that environment's queue."""
+        return environment_id in self._pollers
+
+    def queued(self, environment_id: str) -> None:
+        """One more item waits there. Wakes one of those who wait, in turn."""
+        waiting = self._pollers.get(environment_id, deque())
+        for _ in range(len(waiting)):
+            waiting.rotate(-1)
+            if not waiting[-1].is_set():
+                waiting[-1].set()
+                return
+
     def on_deleted(self, forget: Callable[[str], None]) -> None:
         """`forget(session_id)` is called when a session was deleted: what belongs to it on this host can go."""
         self._forgetters.append(forget)
@@ -115,6 +145,9 @@ class Hub:
         """The process ends: so do all streams. Readers come back elsewhere with the sequence they have seen."""
         for session_id in list(self._readers):
             self.end_session(session_id)
+        for waiting in self._pollers.values():
+            for poller in waiting:
+                poller.set()
 
     def end_session(self, session_id: str) -> None:
         """The session is gone: its streams end after what they still hold."""

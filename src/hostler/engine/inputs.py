@@ -17,6 +17,7 @@ from hostler.engine.state import (
     QUEUE_LIMIT,
     Answer,
     Moment,
+    OpenCall,
     Queued,
     SessionState,
     Step,
@@ -25,6 +26,7 @@ from hostler.engine.state import (
     digest,
     go_idle,
     go_running,
+    is_paused,
     processed,
     requires_action,
     start_queued,
@@ -40,6 +42,8 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
     """
     if state.status == "terminated":
         raise InvalidRequest("This session is archived; it accepts no more events. Create a new session.")
+    if totals.capped:
+        _refuse_at_cap(bodies)
     stamped = [{"id": new_id("sevt"), **body, "processed_at": None} for body in bodies]
     step = Step(state)
     index = 0
@@ -55,17 +59,29 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
             case "user.interrupt":
                 step = _interrupt(step, at, totals, body)
                 index += 1
-            case "user.tool_confirmation" | "user.custom_tool_result":
-                step = _answer(step, at, body)
-                index += 1
-            case "user.tool_result":
+            case "user.tool_result" if not state.self_hosted:
                 raise InvalidRequest(
                     f"events[{index}]: user.tool_result is for self_hosted environments; "
                     "in a cloud environment the built-in tools run in the session's own sandbox."
                 )
+            case "user.tool_confirmation" | "user.custom_tool_result" | "user.tool_result":
+                step = _answer(step, at, body)
+                index += 1
             case other:
                 raise InvalidRequest(f"events[{index}]: {other} is not supported by this server yet.")
     return _after_answers(state, step, at, totals)
+
+
+_AT_CAP = frozenset({"user.tool_confirmation", "user.tool_result", "user.custom_tool_result", "user.interrupt"})
+
+
+def _refuse_at_cap(bodies: Sequence[Mapping[str, Any]]) -> None:
+    for index, body in enumerate(bodies):
+        if body["type"] not in _AT_CAP:
+            raise InvalidRequest(
+                f"events[{index}]: the budget of this session is used up, so it takes only answers to tool calls and "
+                "user.interrupt. Raise or remove the budget by updating the session, then send it again."
+            )
 
 
 def _with(
@@ -103,42 +119,69 @@ def _interrupt(step: Step, at: Moment, totals: Totals, body: Body) -> Step:
         state = state.model_copy(update={"interrupt": Queued(body=body)})
         return _with(step, state, (), [Event(body)], wanted=True)
     event = processed(body, at)
+    if is_paused(state):  # nothing runs, and the turn is to go on when the budget allows it: accepted, without effect
+        return _with(step, state, (), [event])
     state, closing = close_calls(state, at)
     state, idle = go_idle(state.model_copy(update={"turn": None}), at, totals, END_TURN)
     state, following = start_queued(state, at)
     return _with(step, state, [event, *closing, *idle, *following], [event], wanted=True if following else step.wanted)
 
 
+_WAITS_FOR = {
+    "builtin": "user.tool_confirmation",
+    "mcp": "user.tool_confirmation",
+    "custom": "user.custom_tool_result",
+    "hosted": "user.tool_result",
+}
+
+
 def _answer(step: Step, at: Moment, body: Body) -> Step:
+    """A verdict or a result. Taken once; the same again is the same event, anything else for that call is refused."""
     state = step.state
-    custom = body["type"] == "user.custom_tool_result"
-    key = "custom_tool_use_id" if custom else "tool_use_id"
+    kind = str(body["type"])
+    key = "custom_tool_use_id" if kind == "user.custom_tool_result" else "tool_use_id"
     target = str(body[key])
     event = processed({k: v for k, v in body.items() if v is not None or k == "processed_at"}, at)
     answer = Answer(
         event_id=event.id,
-        allow=custom or body["result"] == "allow",
+        allow=kind != "user.tool_confirmation" or body["result"] == "allow",
         message=body.get("deny_message"),
         content=tuple(body.get("content") or ()),
         is_error=bool(body.get("is_error")),
     )
     call = next((c for c in state.calls if c.event_id == target), None)
-    earlier = call.answer if call else None
     past = next((s for s in state.settled if s.event_id == target), None)
-    if (earlier and digest(earlier) == digest(answer)) or (past and past.digest == digest(answer)):
-        known = earlier.event_id if earlier else past.answer_event_id if past else None
-        return _with(step, state, (), [str(known)])
-    if earlier or past:
+    as_verdict = kind == "user.tool_confirmation" and (
+        (call is not None and call.kind == "hosted") or (past is not None and past.verdict_digest is not None)
+    )
+    earlier = (call.verdict if as_verdict else call.answer) if call else None
+    known_id, known_digest = (earlier.event_id, digest(earlier)) if earlier else (None, None)
+    if past is not None:
+        known_id, known_digest = (
+            (past.verdict_event_id, past.verdict_digest) if as_verdict else (past.answer_event_id, past.digest)
+        )
+    if known_digest is not None and known_digest == digest(answer):
+        return _with(step, state, (), [str(known_id)])
+    if earlier or past or (call is not None and call.denied):
         raise InvalidRequest(f"{key} {target} already has its answer.")
     if call is None:
         raise InvalidRequest(f"{key} {target} names no waiting tool call of this session.")
-    if not call.gated or (call.kind == "custom") != custom:
-        wanted = "user.custom_tool_result" if call.kind == "custom" else "user.tool_confirmation"
+    if as_verdict and call.asks:
+        return _with(step, _changed(state, call.model_copy(update={"verdict": answer})), [event], [event])
+    wanted = _WAITS_FOR[call.kind]
+    if not call.gated or wanted != kind:
         hint = f"answer it with {wanted}" if call.gated else "it waits for nobody"
-        raise InvalidRequest(f"{key} {target} can't be answered with {body['type']}: {hint}.")
-    answered = call.model_copy(update={"answer": answer})
-    calls = tuple(answered if c.event_id == target else c for c in state.calls)
-    return _with(step, state.model_copy(update={"calls": calls}), [event], [event])
+        raise InvalidRequest(f"{key} {target} can't be answered with {kind}: {hint}.")
+    if call.asks and call.verdict is None:
+        raise InvalidRequest(
+            f"{key} {target} must be allowed first: send user.tool_confirmation, and run the tool only after that."
+        )
+    return _with(step, _changed(state, call.model_copy(update={"answer": answer})), [event], [event])
+
+
+def _changed(state: SessionState, call: OpenCall) -> SessionState:
+    calls = tuple(call if c.event_id == call.event_id else c for c in state.calls)
+    return state.model_copy(update={"calls": calls})
 
 
 def _after_answers(before: SessionState, step: Step, at: Moment, totals: Totals) -> Step:

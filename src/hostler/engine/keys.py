@@ -7,6 +7,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from hostler.domain.principals import Principal
+from hostler.engine.worker_keys import WorkerKeys
 from hostler.store.database import Database
 from hostler.store.keys import KeyRow, find_key, needs_touch, touch_key
 
@@ -27,8 +28,12 @@ class StoredKeys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._of_workers = WorkerKeys(database)
 
     async def principal_of(self, secret: str) -> Principal | None:
+        if self._of_workers.knows(secret):
+            return await self._of_workers.principal_of(secret)
+
         def look(conn: Connection) -> tuple[KeyRow | None, bool]:
             now = self._database.now(conn)
             key = find_key(conn, now, secret)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
 from hostler.engine.catchup import unrecorded
-from hostler.engine.composer import Composer, joined
+from hostler.engine.composer import composer_of, joined
 from hostler.engine.ports import ModelRequestRecord, SequenceStore
 from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Applied
@@ -98,7 +98,7 @@ class Memory:
         calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
         messages = await self._ledger.messages_since(self._session_id, turn.prompts[-1].event_id)
         profile = self._profile_of(applied.session)
-        composer = Composer(profile.permissions, profile.custom_names)
+        composer = composer_of(profile)
         composer.dropping_errors = applied.state.interrupt is not None
         recalled = [harness.recall(entry) for entry in entries[begun + 1 :]]
         ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
@@ -138,7 +138,8 @@ class Memory:
         body = await self._ledger.read_event(self._session_id, call.event_id)
         if body is None:
             return False
-        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], call.kind == "custom", call.server)
+        elsewhere = call.kind in ("custom", "hosted")
+        made = runs.ToolCall(call.tool_use_id, call.name, body["input"], elsewhere, call.server)
         entry = call_entry(entries, call.tool_use_id, self._harness.call_entry(made), at)
         if entry is not None:
             await self.transcripts.append_entry(self._key, entry)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.mcp import aliases, harness_servers, routes
 from hostler.engine.models import spellings
 from hostler.engine.permissions import Permissions, permissions
@@ -37,6 +38,8 @@ class Profile:
     sandbox_limits: SandboxLimits
     turn_limits: TurnLimits
     idle_timeout_seconds: float
+    self_hosted: bool = False
+    """True: a worker of the user's own runs the tools that touch files and run commands."""
     mcp_servers: tuple[McpServer, ...] = ()
     mcp_routes: tuple[McpRoute, ...] = ()
     attached: str = ""
@@ -52,19 +55,30 @@ class Profile:
         return frozenset(tool.name for tool in self.custom_tools)
 
     @property
+    def hosted_names(self) -> frozenset[str]:
+        """The enabled built-in tools that a worker of a self-hosted environment runs."""
+        return frozenset(HOSTED_TOOLS).intersection(self.permissions.builtin) if self.self_hosted else frozenset()
+
+    @property
+    def native_names(self) -> tuple[str, ...]:
+        """The enabled built-in tools that the harness itself runs."""
+        return tuple(name for name in self.permissions.builtin if name not in self.hosted_names)
+
+    @property
     def one_call_at_a_time(self) -> bool:
         """True when a call may have to wait for somebody: then no two calls may be under way at once."""
-        return bool(self.custom_tools) or self.permissions.can_wait
+        return bool(self.custom_tools) or bool(self.hosted_names) or self.permissions.can_wait
 
     def run_spec(self, session_id: str, *, resume: bool, settings: Mapping[str, str]) -> RunSpec:
+        hosted = self.hosted_names
         return RunSpec(
             transcript_id=transcript_id(session_id),
             resume=resume,
             model=self.model,
             effort=self.effort,
             system=self.system,
-            tools=tuple(self.permissions.builtin),
-            custom_tools=self.custom_tools,
+            tools=self.native_names,
+            custom_tools=(*(tool for name, tool in HOSTED_TOOLS.items() if name in hosted), *self.custom_tools),
             mcp_servers=self.mcp_servers,
             hidden_tools=tuple(
                 (alias, key)
@@ -98,6 +112,8 @@ def profile(
     """
     model = agent["model"]
     config = environment["config"]
+    self_hosted = config["type"] == "self_hosted"
+    rules = permissions(agent, aliases(agent))
     effort = model.get("effort")
     limits = config.get("limits") or {}
     idle = (config.get("hosting") or {}).get("idle_timeout_seconds")  # null when the environment says nothing
@@ -105,26 +121,32 @@ def profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
         system="\n\n".join(text for text in (agent.get("system"), told) if text) or None,
-        permissions=permissions(agent, aliases(agent)),
+        permissions=rules,
         custom_tools=tuple(
             CustomTool(tool["name"], tool["description"], tool["input_schema"])
             for tool in agent.get("tools") or ()
             if tool["type"] == "custom"
         ),
-        egress=_egress(config.get("networking") or {"type": "unrestricted"}),
+        egress=_egress_of_web_tools(rules) if self_hosted else _egress(config.get("networking")),
         sandbox_limits=_sandbox_limits(limits, sandbox_limits),
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
         idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
+        self_hosted=self_hosted,
         mcp_servers=harness_servers(agent),
         mcp_routes=routes(agent),
         attached=attached,
     )
 
 
-def _egress(networking: Mapping[str, Any]) -> EgressRules:
-    if networking["type"] == "limited":
+def _egress_of_web_tools(rules: Permissions) -> EgressRules:
+    """In a self-hosted environment nothing else runs beside the harness, so nothing else may reach out."""
+    return EgressRules("public") if "web_fetch" in rules.builtin else EgressRules("listed", mcp_servers=True)
+
+
+def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
+    if networking is not None and networking["type"] == "limited":
         hosts = tuple(networking.get("allowed_hosts") or ())
         return EgressRules("listed", hosts, mcp_servers=bool(networking.get("allow_mcp_servers")))
     return EgressRules("public")

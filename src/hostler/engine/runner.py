@@ -19,7 +19,8 @@ from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
 from hostler.engine.attachments import Attachments
-from hostler.engine.composer import Composer, Op, Preview, joined
+from hostler.engine.budget import used_up
+from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.content import ContentSource
 from hostler.engine.hub import Hub
 from hostler.engine.mcp import PermittedCalls
@@ -30,7 +31,7 @@ from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
-from hostler.engine.state import Moment, SessionState, Step, Totals, Turn
+from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
@@ -45,6 +46,9 @@ CONTINUE = (
 
 LINGER_SECONDS = 0.01
 """How long the start of a model request may wait to be written together with what follows."""
+
+GO_ON = "The work was paused because its budget was used up. It may go on now: go on with the task."
+"""What it is told when the budget was raised, after a run that the budget had stopped in the middle."""
 
 BEGUN_BEFORE = (
     "An earlier run of this task was cut off by a restart of its host before it could remember what it did. It had "
@@ -199,7 +203,7 @@ class SessionRunner:
         plans: list[Plan | None] = []
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
-            if before.turn is not None and before.turn.phase == "handed" and not caught_up:
+            if before.turn is not None and before.turn.phase == "handed" and not caught_up and not is_paused(before):
                 plans[:] = [None]
                 return Step(before)
             step, plan = turns.take_up(before, at, totals)
@@ -252,6 +256,8 @@ class SessionRunner:
             return key, content
         if plan.do == "resume":
             return None
+        if plan.do == "continue":
+            return derived_uuid("go on", turn.id, str(turn.pauses)), [ev.text_block(GO_ON)]
         await self._close()
         if await self._memory.has(key):
             return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
@@ -266,13 +272,15 @@ class SessionRunner:
         if self._process is None:
             homes, session_id = self._parts.around.homes, self.lease.session_id
             await asyncio.to_thread(homes.make, session_id)
-            mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
+            mounts = []
+            if not self._profile.self_hosted:  # there the worker lays out what the agent works with
+                mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
             complaints = self._parts.attachments.complaints(session_id)
             if complaints:
                 await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
             self._process_profile = self._profile
             self._mcp_calls, self._mcp_failures = PermittedCalls(), []
-            self._composer = Composer(self._profile.permissions, self._profile.custom_names)
+            self._composer = composer_of(self._profile)
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
@@ -287,12 +295,14 @@ class SessionRunner:
                     self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
                 ),
             )
-        else:
+        elif not self._profile.self_hosted:
             await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
         return self._process
 
     async def _collect(self) -> None:
         assert self._session is not None
+        if self._profile is not None and self._profile.self_hosted:
+            return
         await self._parts.attachments.collect(self._session, self._parts.around.homes.of(self.lease.session_id))
 
     async def _close(self) -> None:
@@ -422,13 +432,14 @@ class SessionRunner:
         """The run has to end, for this reason unless there is one already. The watcher sees to it."""
         if self._stopping is None:
             self._stopping = end
-            self._composer.dropping_errors = True
+            # Every result was there before the request that the budget has no room for.
+            self._composer.dropping_errors = end.how != "capped"
             self._wake.set()
 
     async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
-        self._more = applied.state.interrupt is not None or (turn is not None and turn.phase != "blocked")
+        self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
         async with self._announced:
             self._calls = {call.tool_use_id: call for call in applied.state.calls}
             self._announced.notify_all()
@@ -442,9 +453,12 @@ class SessionRunner:
         Whatever isn't known to be allowed is refused: the question comes from inside the sandbox.
         """
         profile, tool_use_id = self._process_profile, call.tool_use_id
-        if profile is None or (call.custom and call.name not in profile.custom_names):
+        hosted = profile is not None and call.custom and call.name in profile.hosted_names
+        if profile is None or (call.custom and not hosted and call.name not in profile.custom_names):
             return Deny(f"This agent has no tool {call.name}.")
-        judged = None if call.custom else profile.permissions.evaluate(call.name, call.server)
+        if not call.custom and call.server is None and call.name in profile.hosted_names:
+            return Deny(f"This agent has no tool {call.name} here.")  # its own sandbox is not where tools run
+        judged = None if call.custom and not hosted else profile.permissions.evaluate(call.name, call.server)
         if judged is not None and judged.permission == "deny":
             return Deny(judged.message)
         try:
@@ -458,6 +472,7 @@ class SessionRunner:
 
         def is_same(known: state.OpenCall) -> bool:
             kind = "custom" if call.custom else "builtin" if call.server is None else "mcp"
+            kind = "hosted" if hosted else kind
             return (known.name, known.kind, known.server) == (call.name, kind, call.server)
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
@@ -466,16 +481,17 @@ class SessionRunner:
                 verdicts[:] = [Deny(ev.INTERRUPTED)]
             elif not is_same(known):
                 verdicts[:] = [Deny("This call is not the one that was announced under its id.")]
+            elif known.denied:
+                said = known.verdict or known.answer
+                verdicts[:] = [Deny((said and said.message) or "The user denied this tool call.")]
             elif known.gated and known.answer is None:
                 verdicts[:] = [Defer()]
-            elif known.answer is not None and not known.answer.allow:
-                verdicts[:] = [Deny(known.answer.message or "The user denied this tool call.")]
             elif judged is not None and judged.permission == "ask" and known.answer is None:
                 # The rules have become stricter since it was announced, and nobody was asked.
                 verdicts[:] = [Deny("The rules of this agent have changed; make the call again.")]
             else:
                 verdicts[:] = [Allow()]
-                # A custom tool ran at the client: handing its result over once more does no harm, losing it would.
+                # A custom tool ran elsewhere: handing its result over once more does no harm, losing it would.
                 return Step(before) if call.custom else turns.call_started(before, tool_use_id)
             return Step(before)
 
@@ -518,3 +534,16 @@ class SessionRunner:
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         await self._parts.ledger.record_request(record)
+
+    async def may_request(self) -> bool:
+        """Before each model request: is there room for it in the budget? If not, the run is stopped here.
+
+        Only creation gives a session a budget, so one that had none when its turn began needs no look.
+        """
+        if self._session is None or self._session.budget_json is None:
+            return True
+        row = await self._parts.ledger.read_state(self.lease.session_id)
+        if not used_up(row.budget, row.usage):
+            return True
+        self._stop(RunEnd("capped"))
+        return False

@@ -12,9 +12,10 @@ from sqlalchemy import Connection
 
 from hostler.domain import events as ev
 from hostler.domain.clock import parse_rfc3339
-from hostler.domain.errors import InvalidRequest
+from hostler.domain.errors import InvalidRequest, PermissionDenied
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
+from hostler.domain.prices import Prices
 from hostler.domain.sessions import (
     CreateSession,
     EventQuery,
@@ -24,13 +25,13 @@ from hostler.domain.sessions import (
     UpdateSession,
 )
 from hostler.domain.values import merge_metadata
-from hostler.engine import content, inputs, skills, state
+from hostler.engine import budget, content, inputs, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
 from hostler.engine.quotas import WorkspaceQuotas
-from hostler.engine.records import Applied, Records, totals
+from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
@@ -41,6 +42,7 @@ from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
 from hostler.store.skills import note_session
+from hostler.store.work_items import holds_claim
 
 View = dict[str, Any]
 """A session as the wire shows it."""
@@ -60,6 +62,7 @@ class Sessions:
         models: Models,
         resources: ResourceKinds,
         quotas: WorkspaceQuotas,
+        prices: Prices,
     ) -> None:
         self._database = database
         self._hub = hub
@@ -67,6 +70,7 @@ class Sessions:
         self._models = models
         self._resources = resources
         self._quotas = quotas
+        self._prices = prices
 
     # -- create, read, change
 
@@ -75,17 +79,20 @@ class Sessions:
         bodies = [wire_fields(event) for event in params.initial_events]
         session_id, thread_id = new_id("sesn"), new_id("sthr")
 
-        def unit(connection: Connection) -> SessionRow:
+        def unit(connection: Connection) -> tuple[SessionRow, Applied | None]:
             now = self._database.now(connection)
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
+            if params.budget is not None:
+                budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
             environment, config = session_environment(connection, workspace, params.environment_id)
+            self_hosted = config.type == "self_hosted"
             has_skills = skills.for_session(connection, workspace, snapshot["skills"])
             session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
-                connection, now, workspace, session_id, params.resources, self_hosted=False
+                connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
             )
-            begun = SessionState(thread_id=thread_id, agent_name=agent.name)
+            begun = SessionState(thread_id=thread_id, agent_name=agent.name, self_hosted=self_hosted)
             rows.create_session(
                 connection,
                 now,
@@ -103,20 +110,22 @@ class Sessions:
                     metadata=params.metadata,
                     resources=attached,
                     vault_ids=params.vault_ids,
+                    budget=params.budget,
                 ),
             )
             note_session(connection, session_id, (skill.sha256 for skill in has_skills))
             content.check(connection, now, workspace, bodies, "initial_events")
             webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
-                return rows.get_session(connection, workspace, session_id)
-            return self._records.apply_in(
+                return rows.get_session(connection, workspace, session_id), None
+            applied = self._records.apply_in(
                 connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
-            ).session
+            )
+            return applied.session, applied
 
-        row = await self._database.write(unit)
-        if bodies:
-            self._hub.work(session_id)
+        row, applied = await self._database.write(unit)
+        if applied is not None:
+            self._records.announce(session_id, applied)
         return await self._view(row)
 
     async def retrieve(self, workspace: str, session_id: str) -> View:
@@ -125,23 +134,27 @@ class Sessions:
         )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools and MCP servers of an idle session.
+        """Title, metadata, budget, and the tools and MCP servers of an idle session.
 
         `session.updated` tells what changed, if anything did.
         """
 
         def unit(connection: Connection) -> Applied | SessionRow:
-            row = rows.get_session(connection, workspace, session_id)
+            row = rows.lock_session(connection, workspace, session_id)
             update, changed = _changes(row, patch)
             if not changed:
                 return row
 
-            def decide(before: SessionState, at: Moment, _: Totals, __: SessionRow) -> Step:
+            def decide(before: SessionState, at: Moment, after: Totals, _: SessionRow) -> Step:
                 if before.status == "terminated":
                     raise InvalidRequest("This session is archived and can't be changed.")
                 if "agent" in changed:
                     inputs.refuse_while_running(before, "changed")
-                return Step(before, (ev.session_updated(at.text, changed),))
+                told = Step(before, (ev.session_updated(at.text, changed),))
+                if "budget" not in changed:
+                    return told
+                on = turns.budget_changed(before, at, after)
+                return Step(on.state, (*told.events, *on.events), on.wanted)
 
             return self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
 
@@ -218,14 +231,24 @@ class Sessions:
 
     # -- events
 
-    async def send(self, workspace: str, session_id: str, events: Sequence[ClientEvent]) -> Sequence[str]:
-        """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats."""
+    async def send(
+        self, workspace: str, session_id: str, events: Sequence[ClientEvent], *, token_id: str | None = None
+    ) -> Sequence[str]:
+        """The accepted events as JSON text, in order; of a repeated answer, the event that it repeats.
+
+        With `token_id`, a worker sends, and is refused (PermissionDenied) when it has lost its work item.
+        """
         bodies = [wire_fields(event) for event in events]
 
         def unit(connection: Connection) -> Applied:
             applied = self._records.apply_in(
                 connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
             )
+            if token_id is not None and not holds_claim(connection, self._database.now(connection), token_id):
+                raise PermissionDenied(
+                    "the lease of this worker's item has run out, or the item was stopped: another worker may serve "
+                    "the session by now, so nothing of this request was recorded"
+                )
             content.check(connection, applied.at.unix, workspace, bodies, "events")
             return applied
 
@@ -380,7 +403,7 @@ def view(row: SessionRow, now: float) -> View:
         "metadata": row.metadata,
         "outcome_evaluations": [],
         "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
-        "usage": {**totals(row).usage, "active_seconds": active},
+        "usage": {**budget.totals(row, None).usage, "active_seconds": active},
         "budget": row.budget,
         "deployment_id": row.deployment_id,
         "created_at": row.created_at,
@@ -424,6 +447,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     title: Any = KEEP
     metadata: Any = KEEP
     agent: Any = KEEP
+    limit: Any = KEEP
     if "title" in patch.model_fields_set and (patch.title or None) != row.title:
         title = changed["title"] = patch.title or None
     merged = merge_metadata(row.metadata, patch.metadata)
@@ -432,4 +456,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
         changed["metadata"] = merged
     if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
         agent = changed["agent"] = following
-    return SessionUpdate(title=title, metadata=metadata, agent=agent), changed
+    if "budget" in patch.model_fields_set and patch.wire_budget != row.budget:
+        budget.check_change(row.budget, patch.wire_budget, row.usage)
+        limit = changed["budget"] = patch.wire_budget
+    return SessionUpdate(title=title, metadata=metadata, agent=agent, budget=limit), changed

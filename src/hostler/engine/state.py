@@ -9,6 +9,8 @@ that appends the events, so state and log agree.
                         │  ▼
                         └─ idle(requires_action) ◄──┐ partial answer: idle again with the remainder
                      all answered ──────────────────┘
+
+    running ──budget used up──► idle(budget_reached) ──budget raised or removed──► running
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ QUEUE_LIMIT = 1000
 END_TURN: StopReason = {"type": "end_turn"}
 RETRIES_EXHAUSTED: StopReason = {"type": "retries_exhausted"}
 REFUSAL: StopReason = {"type": "refusal"}
+BUDGET_REACHED: StopReason = {"type": "budget_reached"}
 
 
 class _Frozen(BaseModel):
@@ -53,7 +56,9 @@ class OpenCall(_Frozen):
 
     event_id: str
     tool_use_id: str
-    kind: Literal["builtin", "custom", "mcp"]
+    kind: Literal["builtin", "custom", "hosted", "mcp"]
+    """builtin: runs in the session's sandbox · custom: the client runs it · hosted: a built-in tool that a worker of a
+    self-hosted environment runs · mcp: a tool of an MCP server."""
     name: str
     """The tool's name as the harness calls it."""
     server: str | None = None
@@ -64,7 +69,16 @@ class OpenCall(_Frozen):
     """True: waits for somebody outside before it can run (an `ask` policy, or a custom tool)."""
     started: bool = False
     """True: it may have begun to run, so that after a crash its outcome is unknown."""
+    asks: bool = False
+    """Of a hosted call: a person must allow it before a worker may run it. For the others `gated` says so."""
+    verdict: Answer | None = None
+    """Of a hosted call that asks: what the person said. A worker's result is the answer."""
     answer: Answer | None = None
+
+    @property
+    def denied(self) -> bool:
+        """A person said no: nobody will run it."""
+        return any(said is not None and not said.allow for said in (self.verdict, self.answer))
 
 
 class Settled(_Frozen):
@@ -74,6 +88,8 @@ class Settled(_Frozen):
     tool_use_id: str = ""
     answer_event_id: str | None = None
     digest: str | None = None
+    verdict_event_id: str | None = None
+    verdict_digest: str | None = None
 
 
 class Prompt(_Frozen):
@@ -86,12 +102,15 @@ class Turn(_Frozen):
 
     id: str
     prompts: tuple[Prompt, ...]
-    phase: Literal["fresh", "handed", "blocked", "ready"] = "fresh"
-    """fresh: not begun · handed: a worker runs it · blocked: waits for answers · ready: answered, go on."""
+    phase: Literal["fresh", "handed", "blocked", "ready", "paused"] = "fresh"
+    """fresh: not begun · handed: a worker runs it · blocked: waits for answers · ready: answered, go on ·
+    paused: its run was stopped in the middle because the budget was used up."""
     requests: int = 0
     """Model requests so far."""
     recoveries: int = 0
     """How often it was taken up again after its worker or process died."""
+    pauses: int = 0
+    """How often its run was stopped by the budget."""
 
 
 class Queued(_Frozen):
@@ -113,6 +132,8 @@ class SessionState(_Frozen):
     version: Literal[1] = 1
     thread_id: str
     agent_name: str
+    self_hosted: bool = False
+    """True: the built-in tools run on machines of the user's own."""
     status: Literal["idle", "running", "rescheduling", "terminated"] = "idle"
     stop_reason: dict[str, Any] | None = None
     turn: Turn | None = None
@@ -145,6 +166,9 @@ class Totals:
     """What the session used so far, as the wire shows it, without the running time."""
 
     usage: Body
+    budget: Body | None = None
+    capped: bool = False
+    """True: the budget is used up, so no more model requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +225,7 @@ def go_idle(
     )
     return following, [
         ev.thread_idle(at.text, state.thread_id, state.agent_name, stop_reason, details),
-        ev.usage(at.text, usage_body(following, totals, at)),
+        ev.usage(at.text, usage_body(following, totals, at), totals.budget),
         ev.status_idle(at.text, stop_reason, details),
     ]
 
@@ -232,7 +256,17 @@ def start_queued(state: SessionState, at: Moment) -> tuple[SessionState, list[Ev
 
 
 def unanswered(state: SessionState) -> tuple[OpenCall, ...]:
-    return tuple(call for call in state.calls if call.gated and call.answer is None)
+    """The calls that wait for somebody outside."""
+    return tuple(call for call in state.calls if call.gated and call.answer is None and not call.denied)
+
+
+def for_workers(state: SessionState) -> frozenset[str]:
+    """The calls that a worker of a self-hosted environment could run now, by event id."""
+    return frozenset(
+        call.event_id
+        for call in unanswered(state)
+        if call.kind == "hosted" and (call.verdict is not None or not call.asks)
+    )
 
 
 def requires_action(state: SessionState) -> StopReason:
@@ -240,18 +274,28 @@ def requires_action(state: SessionState) -> StopReason:
 
 
 def waits_for_people(state: SessionState) -> tuple[OpenCall, ...]:
-    """The calls that keep the session idle until a person, or a client, has answered them."""
+    """The calls that keep the session idle until a person, or a client, has answered them. Workers' calls do not."""
     stopped = state.stop_reason is not None and state.stop_reason["type"] == "requires_action"
-    return unanswered(state) if stopped and state.status == "idle" else ()
+    if not stopped or state.status != "idle":
+        return ()
+    of_workers = for_workers(state)
+    return tuple(call for call in unanswered(state) if call.event_id not in of_workers)
+
+
+def is_paused(state: SessionState) -> bool:
+    """True: idle in the middle of a turn, until the budget is raised or removed."""
+    return state.status == "idle" and state.turn is not None and state.stop_reason == BUDGET_REACHED
 
 
 def settle(state: SessionState, call: OpenCall) -> SessionState:
-    answer = call.answer
+    answer, verdict = call.answer, call.verdict
     settled = Settled(
         event_id=call.event_id,
         tool_use_id=call.tool_use_id,
         answer_event_id=answer.event_id if answer else None,
         digest=digest(answer) if answer else None,
+        verdict_event_id=verdict.event_id if verdict else None,
+        verdict_digest=digest(verdict) if verdict else None,
     )
     return state.model_copy(
         update={
@@ -278,14 +322,27 @@ def close_calls(
         text = ev.OUTCOME_UNKNOWN if lost and call.started else ev.INTERRUPTED
         if not in_transcript:
             unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))
-        if call.kind == "builtin":
-            events.append(ev.agent_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
-        elif call.kind == "mcp":
-            events.append(ev.agent_mcp_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
-        elif call.answer is None:
-            events.append(ev.custom_tool_result(at.text, call.event_id, [ev.text_block(text)], True))
-        state = settle(state, call.model_copy(update={"answer": None}))
+        if call.kind in ("builtin", "mcp") or call.answer is None:
+            events.append(result_event(at, call, [ev.text_block(text)], True))
+        state = settle(state, call.model_copy(update={"answer": None, "verdict": None}))
     return state.model_copy(update={"unclosed": tuple(unclosed)}), events
+
+
+def result_event(at: Moment, call: OpenCall, content: Sequence[Body], is_error: bool) -> Event:
+    """The result of a call that nobody outside sent: of the sandbox, or of an end without one.
+
+    Clients and workers take a call for answered when they see the kind of result that they would have sent
+    themselves. A worker that finds an interrupted `bash` closed by anything else runs it again.
+    """
+    match call.kind:
+        case "builtin":
+            return ev.agent_tool_result(at.text, call.event_id, content, is_error)
+        case "custom":
+            return ev.custom_tool_result(at.text, call.event_id, content, is_error)
+        case "mcp":
+            return ev.agent_mcp_tool_result(at.text, call.event_id, content, is_error)
+        case "hosted":
+            return ev.user_tool_result(at.text, call.event_id, content, is_error)
 
 
 def close_request(state: SessionState, at: Moment) -> tuple[SessionState, list[Event]]:

@@ -327,10 +327,22 @@ def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:
             case {"type": "image", "source": {"type": "base64", "data": data, "media_type": media}}:
                 content.append({"type": "image", "data": data, "mimeType": media})
             case {"type": "document", "source": {"type": "text", "data": data}}:
-                content.append(text_block(data))
+                content.append(text_block(_titled(block, data)))
+            case {"type": "document", "source": {"type": "base64", "media_type": media, "data": data}}:
+                # The harness takes text and images from a tool and drops everything else without a word.
+                size = len(data) * 3 // 4
+                said = f"[The tool returned a document ({media}, {size} bytes) that can't be shown here.]"
+                content.append(text_block(_titled(block, said)))
+            case {"type": "search_result", "title": str() as title, "source": str() as source, "content": list() as of}:
+                words = "\n".join(str(part.get("text", "")) for part in of)
+                content.append(text_block(f"{title}\n{source}\n\n{words}"))
             case _:
                 content.append(text_block(json.dumps(block, ensure_ascii=False)))
     return {"content": content or [text_block("(no content)")], "is_error": outcome.is_error}
+
+
+def _titled(document: Mapping[str, Any], text: str) -> str:
+    return "\n\n".join(part for part in (document.get("title"), document.get("context"), text) if part)
 
 
 def _without_nulls(block: Mapping[str, Any]) -> Body:

@@ -8,6 +8,7 @@ from hostler.store import tables_skills as tables_skills
 from hostler.store import tables_tenancy as tables_tenancy
 from hostler.store import tables_vaults  # noqa: F401 - registers its tables
 from hostler.store import tables_webhooks as tables_webhooks
+from hostler.store import tables_work_items as tables_work_items
 from hostler.store.tables import metadata
 
-__all__ = ["metadata"]
+__all__ = ["metadata", "tables_work_items"]

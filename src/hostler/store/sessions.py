@@ -42,7 +42,7 @@ Keep = Literal[_Keep.KEEP]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a session has used so far, or what one request adds to it. Tokens, and searches."""
+    """What a session has used so far, or what one request adds to it. Tokens, searches, and what they cost."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -50,6 +50,10 @@ class Usage:
     cache_creation_5m_input_tokens: int = 0
     cache_creation_1h_input_tokens: int = 0
     web_search_requests: int = 0
+    list_cost_nanos: int = 0
+    """List price, in billionths of a US dollar, of the requests whose model has a price."""
+    unpriced_requests: int = 0
+    """Requests that used something, of models without a price."""
 
 
 @dataclass(frozen=True, slots=True)
