@@ -92,7 +92,9 @@ def test_versions_follow_one_another_and_the_latest_is_the_newest_left(client: a
     with pytest.raises(anthropic.NotFoundError):
         versions.retrieve(third.id, skill_id=made.id)
     assert versions.retrieve("latest", skill_id=made.id).id == second.id
-    assert versions.delete("latest", skill_id=made.id).id == second.id
+    with pytest.raises(anthropic.BadRequestError, match="latest names another one tomorrow"):
+        versions.delete("latest", skill_id=made.id)
+    assert versions.delete(second.id, skill_id=made.id).id == second.id
     with pytest.raises(anthropic.BadRequestError, match="only version"):
         versions.delete(made.latest_version_id, skill_id=made.id)
     deleted = client.beta.skills.delete(made.id)
@@ -132,6 +134,13 @@ def kept(server: RunningServer, access: Access) -> int:
 
 
 MD = skill_md()
+MERGES = b"".join(
+    b"%c: &%c {<<: [%s], k: v}\n"
+    % (ord("a") + n, ord("a") + n, b", ".join([b"*%c" % (ord("a") + n - 1)] * 9 * (n > 0)))
+    for n in range(26)
+)
+"""What fills any memory if it is read, in a few hundred bytes."""
+MANY = archive({}) + b"PK\x01\x02" * 4001
 LINK = stat.S_IFLNK | 0o777
 BAD_FILES: list[tuple[Sequence[tuple[str, bytes]], str]] = [
     ([("SKILL.md", MD)], "one top folder"),
@@ -161,6 +170,7 @@ BAD_FILES: list[tuple[Sequence[tuple[str, bytes]], str]] = [
     ([("a/SKILL.md", b"---\nname: !!python/object/apply:os.getcwd []\n---\n")], "is not YAML"),
     ([("a/SKILL.md", b"---\n" + b"[" * 10_000 + b"\n---\n")], "nested too deep"),
     ([("a/SKILL.md", b"---\n- a\n---\n")], "must hold"),
+    ([("a/SKILL.md", b"---\n" + MERGES + b"---\n")], "holds an alias"),
     ([("a/SKILL.md", b"---\nname: 5\ndescription: d\n---\n")], "name must be text"),
     ([("a/SKILL.md", b"---\nname: a\n---\n")], "has no description"),
     ([("a/SKILL.md", skill_md(description="d" * 1025))], "at most 1024"),
@@ -181,6 +191,7 @@ BAD_FILES: list[tuple[Sequence[tuple[str, bytes]], str]] = [
     ([("a.zip", archive({"a/SKILL.md": MD, "a/bomb": bytes(MAX_BYTES)}))], "times its archive"),
     ([("a.zip", archive({f"a/{n}": b"" for n in range(MAX_FILES + 1)}))], "more than 1000 files"),
     ([("a.zip", archive({}))], "SKILL.md is missing"),
+    ([("a.zip", MANY)], "too many entries"),
 ]
 
 

@@ -80,6 +80,17 @@ async def test_session_without_skills_hears_nothing_of_them(house: House) -> Non
     assert "# Skills" not in system(house)
 
 
+async def test_nothing_else_is_mounted_where_skills_are(house: House) -> None:
+    agent = await house.client.beta.agents.create(name="a", model="claude-opus-5-5")
+    uploaded = await house.client.beta.files.upload(file=("x", b"x"))
+    with pytest.raises(anthropic.BadRequestError, match="mount_path: lies in a place"):
+        await house.client.beta.sessions.create(
+            agent=agent.id,
+            environment_id=await house.environment(),
+            resources=[{"type": "file", "file_id": uploaded.id, "mount_path": "/mnt/skills/x/SKILL.md"}],
+        )
+
+
 @pytest.mark.endpoint("skills.delete", "skills.versions.delete", "skills.versions.create")
 async def test_session_keeps_its_version_when_it_is_replaced_and_when_it_is_deleted(house: House) -> None:
     skill, beta = await upload(house), house.client.beta
