@@ -15,6 +15,8 @@ import pytest
 from housekit import ALLOW_ALL, DEADLINE, House, open_house
 from workerkit import official_worker, served_turn
 
+from hostler.engine.mounted_skills import MountedSkills
+from hostler.store.blobs import Blobs
 from hostler.testing.rehearsal import step, tool
 
 PROGRAM = b"#!/bin/sh\necho AVE $1\n"
@@ -169,6 +171,24 @@ async def test_sessions_share_one_copy_that_a_life_of_the_server_makes_anew(hous
     (place / "SKILL.md").write_bytes(b"")
     await house.restart()
     assert "Run bin/greet" in await bash(house, sessions[0], "cat /mnt/skills/latin-greetings/SKILL.md")
+
+
+async def test_copy_goes_with_the_last_session_that_can_still_run(house: House) -> None:
+    assert house.hostler is not None
+    copies = MountedSkills(house.hostler.database, Blobs(state(house, "blobs")), state(house, "skills"))
+    skill, other = await upload(house), await upload(house, "other")
+    archived, deleted = [await house.session(skills=[custom(skill), custom(other)]) for _ in range(2)]
+    stays = await house.session(skills=[custom(other)])
+    for session in (archived, deleted, stays):
+        assert await bash(house, session, "ls -d /mnt/skills/other") == "/mnt/skills/other"
+    (state(house, "skills") / ".new-left").mkdir()  # by a crash in the middle of unpacking
+    assert await copies.sweep() == 1
+    await house.client.beta.sessions.archive(archived)
+    assert await copies.sweep() == 0
+    await house.client.beta.sessions.delete(deleted)
+    assert await copies.sweep() == 1
+    assert len(list(state(house, "skills").iterdir())) == 1
+    assert await bash(house, stays, "/mnt/skills/other/bin/greet X") == "AVE X"
 
 
 async def test_workspace_that_may_keep_no_more_takes_no_skill(tmp_path: Path) -> None:
