@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hostler.domain.inputs import ClientEvent
-from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
+from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLine, SessionQuery, UpdateSession
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.credentials import Credentials
@@ -50,7 +50,7 @@ class SessionService(Protocol):
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> SessionView: ...
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionView], bool, bool]:
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
         """The rows in display order, whether more come after them, whether more come before."""
         ...
 

@@ -263,6 +263,14 @@ class SessionQuery:
     include_archived: bool = False
 
 
+class SessionLine(NamedTuple):
+    """One row of a page of sessions."""
+
+    position: Position
+    text: str
+    """The session as JSON, every key present."""
+
+
 @dataclass(frozen=True, slots=True)
 class EventQuery:
     """One page of events. `after_seq` is exclusive, in the direction of `order`. `created_at` bounds `processed_at`."""

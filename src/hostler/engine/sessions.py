@@ -20,10 +20,12 @@ from hostler.domain.sessions import (
     CreateSession,
     EventQuery,
     Frame,
+    SessionLine,
     SessionQuery,
     TimeRange,
     UpdateSession,
 )
+from hostler.domain.sessions import Position as ListPosition
 from hostler.domain.values import merge_metadata
 from hostler.engine import budget, content, inputs, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
@@ -38,6 +40,7 @@ from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
+from hostler.store.jsontext import encode
 from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
@@ -164,10 +167,10 @@ class Sessions:
         self._records.announce(session_id, done)
         return await self._view(done.session)
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[View], bool, bool]:
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
         """Rows in display order, whether more come after them, whether more come before them."""
 
-        def unit(connection: Connection) -> tuple[Sequence[SessionRow], bool, bool, float]:
+        def unit(connection: Connection) -> tuple[list[SessionLine], bool, bool]:
             page = rows.list_sessions(
                 connection,
                 workspace,
@@ -183,10 +186,11 @@ class Sessions:
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
             )
-            return page.rows, page.has_next, page.has_prev, self._database.now(connection)
+            now = self._database.now(connection)
+            lines = [SessionLine(ListPosition(row.created_at, row.id), view_text(row, now)) for row in page.rows]
+            return lines, page.has_next, page.has_prev
 
-        found, after, before, now = await self._database.read(unit)
-        return [view(row, now) for row in found], after, before
+        return await self._database.read(unit)
 
     async def archive(self, workspace: str, session_id: str) -> View:
         """Idempotent. Raises InvalidRequest while the session runs."""
@@ -387,6 +391,20 @@ class SessionStream:
 
 def view(row: SessionRow, now: float) -> View:
     """The wire's session object, every key present."""
+    large = {"agent": row.agent, "resources": row.resources, "vault_ids": row.vault_ids, "metadata": row.metadata}
+    return {**_small(row, now), **large, "budget": row.budget}
+
+
+def view_text(row: SessionRow, now: float) -> str:
+    """The same as JSON text. What is kept as JSON is not read and written again: a page has a hundred agents."""
+    return (
+        f'{encode(_small(row, now))[:-1]},"agent":{row.agent_json},"resources":{row.resources_json},'
+        f'"vault_ids":{row.vault_ids_json},"metadata":{row.metadata_json},"budget":{row.budget_json or "null"}}}'
+    )
+
+
+def _small(row: SessionRow, now: float) -> View:
+    """What is not kept as JSON."""
     held = SessionState.model_validate_json(row.state)
     active = round(state.active_seconds(held, now), 3)
     created = parse_rfc3339(row.created_at).timestamp()
@@ -396,15 +414,10 @@ def view(row: SessionRow, now: float) -> View:
         "type": "session",
         "status": row.status,
         "title": row.title,
-        "agent": row.agent,
         "environment_id": row.environment_id,
-        "resources": row.resources,
-        "vault_ids": row.vault_ids,
-        "metadata": row.metadata,
         "outcome_evaluations": [],
         "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
         "usage": {**budget.totals(row, None).usage, "active_seconds": active},
-        "budget": row.budget,
         "deployment_id": row.deployment_id,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
