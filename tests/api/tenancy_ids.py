@@ -121,6 +121,25 @@ def _memory_version(owner: Owner) -> str:
         return next(iter(versions)).id
 
 
+SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
+SKILL_FORM = (
+    "multipart/form-data; boundary=edge",
+    b'--edge\r\nContent-Disposition: form-data; name="files[]"; filename="theirs/SKILL.md"\r\n\r\n'
+    + SKILL_FILES[0][1]
+    + b"\r\n--edge--\r\n",
+)
+
+
+def _skill(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.skills.create(files=SKILL_FILES).id
+
+
+def _skill_version(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.skills.versions.create(owner["skill_id"], files=SKILL_FILES).id
+
+
 def _queue_environment(owner: Owner) -> str:
     with owner.client as client:
         return client.beta.environments.create(name="theirs elsewhere", config={"type": "self_hosted"}).id
@@ -173,6 +192,8 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "memory_store_id": _memory_store,
     "memory_id": _memory,
     "memory_version_id": _memory_version,
+    "skill_id": _skill,
+    "version": _skill_version,
     "queue_environment_id": _queue_environment,
     "work_id": _work,
     "environment_key_id": _environment_key,
@@ -192,6 +213,8 @@ SHOWN: dict[str, str] = {
     "memory_store_id": "/v1/memory_stores/{memory_store_id}",
     "memory_id": "/v1/memory_stores/{memory_store_id}/memories/{memory_id}",
     "memory_version_id": "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
+    "skill_id": "/v1/skills/{skill_id}",
+    "version": "/v1/skills/{skill_id}/versions/{version}",
     "queue_environment_id": "/v1/environments/{queue_environment_id}",
     "work_id": "/v1/environments/{queue_environment_id}/work/{work_id}",
     "environment_key_id": "/hostler/v1/environments/{queue_environment_id}/keys",
@@ -210,6 +233,18 @@ def _new_session(mine: Ids) -> dict[str, Any]:
 def _message(file_id: str) -> dict[str, Any]:
     """A message that shows a file."""
     return {"type": "user.message", "content": [{"type": "document", "source": {"type": "file", "file_id": file_id}}]}
+
+
+TOOLSET = {"type": "agent_toolset_20260401"}
+
+
+def _skills(mine: Ids, theirs: Ids) -> list[dict[str, Any]]:
+    """Skills that are not all mine."""
+    return [
+        {"type": "custom", "skill_id": theirs["skill_id"]},
+        {"type": "custom", "skill_id": theirs["skill_id"], "version": theirs["version"]},
+        {"type": "custom", "skill_id": mine["skill_id"], "version": theirs["version"]},
+    ]
 
 
 INTERRUPT = {"events": [{"type": "user.interrupt"}]}
@@ -243,6 +278,7 @@ BODIES: dict[str, Any] = {
     "vaults.update": {"display_name": "mine now"},
     "vaults.credentials.create": {"auth": BEARER, "display_name": "mine"},
     "vaults.credentials.update": {"display_name": "mine now"},
+    "skills.versions.create": SKILL_FORM,
     "memory_stores.update": {"name": "mine now"},
     "memory_stores.memories.create": {"path": "/mine", "content": "x"},
     "memory_stores.memories.update": {"content": "mine now"},
@@ -258,7 +294,18 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
             theirs["agent_id"],
             {"type": "agent", "id": theirs["agent_id"], "version": 1},
             {"type": "agent_with_overrides", "id": theirs["agent_id"], "system": "x"},
+            *(
+                {"type": "agent_with_overrides", "id": mine["agent_id"], "tools": [TOOLSET], "skills": [skill]}
+                for skill in _skills(mine, theirs)
+            ),
         )
+    ],
+    ("agents.create", "skills"): lambda mine, theirs: [
+        Sent(body={"name": "n", "model": "claude-opus-5-5", "tools": [TOOLSET], "skills": [skill]})
+        for skill in _skills(mine, theirs)
+    ],
+    ("agents.update", "skills"): lambda mine, theirs: [
+        Sent(body={"tools": [TOOLSET], "skills": [skill]}) for skill in _skills(mine, theirs)
     ],
     ("sessions.create", "environment_id"): lambda mine, theirs: [
         Sent(body={"agent": mine["agent_id"], "environment_id": theirs["environment_id"]})
@@ -326,8 +373,6 @@ NO_REFERENCES: dict[tuple[str, str], str] = {
     ("sessions.update", "agent"): "holds tools, no id",
     ("sessions.list", "deployment_id"): "deployments add theirs",
     ("memory_stores.memory_versions.list", "service_account_id"): "there are no service accounts",
-    ("agents.create", "skills"): "skills add theirs",
-    ("agents.update", "skills"): "skills add theirs",
     ("agents.create", "multiagent"): "multiagent adds its own",
     ("agents.update", "multiagent"): "multiagent adds its own",
 }

@@ -39,7 +39,7 @@ MOUNT: Final = "/mnt/skills"
 LATEST: Final = "latest"
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffd]")
 
 
 class CustomSkill(Value):
@@ -163,6 +163,7 @@ def safe_member(name: str) -> tuple[str, ...]:
     """
     shown = name.encode("utf-8", "replace").decode()[:200]
     parts = tuple(name.split("/"))
+    # (U+FFFD is what a name that isn't UTF-8 has become.)
     if _CONTROL.search(name) or "\\" in name or ":" in name:
         raise InvalidRequest(f"files: {shown!r} holds a character that no path here may have; rename the file")
     if any(part in ("", ".", "..") for part in parts):

@@ -86,7 +86,8 @@ class MountedSkills(Attachment):
         return sorted(path.name for path in self._folder.glob("*")) if self._folder.is_dir() else []
 
     def _unpack(self, archive: bytes, place: Path) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o711)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
             for member in unpacked(archive):

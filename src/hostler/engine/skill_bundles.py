@@ -87,12 +87,12 @@ Found = tuple[tuple[str, ...], bytes, bool]
 def _of_archive(content: bytes, room: int) -> list[Found]:
     """Every file of a zip archive, of at most `room` bytes together. What it says of itself is not believed."""
     try:
+        # Before zipfile makes an object of each entry, however many the rest of the archive has room for.
+        if content.count(b"PK\x01\x02") > 4 * MAX_FILES:
+            raise InvalidRequest(f"files: the archive has too many entries; a skill has at most {MAX_FILES} files")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = archive.infolist()
-            if len(infos) > 4 * MAX_FILES:
-                raise InvalidRequest(f"files: the archive has {len(infos)} entries; a skill has at most {MAX_FILES}")
             found: list[Found] = []
-            for info in infos:
+            for info in archive.infolist():
                 member = _member(info)
                 if member is not None:
                     taken = _extracted(archive, info, room)
@@ -176,6 +176,15 @@ def _same_spelling(spelled: dict[str, str], path: str, *, is_file: bool) -> None
 # ------------------------------------------------------------------------------------------------------- SKILL.md
 
 
+class _NoAliases(yaml.SafeLoader):
+    """What `safe_load` reads, without aliases: a few lines of them, merged into one another, fill any memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias (*name); write the value out")
+        return super().compose_node(parent, index)
+
+
 def _front_matter(members: Mapping[str, Member]) -> dict[str, str]:
     """`name` and `description`, as far as SKILL.md has them. Raises InvalidRequest."""
     member = members.get(SKILL_FILE)
@@ -186,10 +195,8 @@ def _front_matter(members: Mapping[str, Member]) -> dict[str, str]:
     except UnicodeDecodeError:
         raise InvalidRequest(f"{SKILL_FILE}: is not UTF-8") from None
     lines = text.splitlines()
-    try:
-        end = lines.index("---", 1) if lines and lines[0].rstrip() == "---" else 0
-    except ValueError:
-        end = 0
+    marks = [number for number, line in enumerate(lines) if line.rstrip() == "---"]
+    end = marks[1] if marks[:1] == [0] and len(marks) > 1 else 0
     head = "\n".join(lines[1:end])
     if not end or len(head.encode()) > MAX_FRONT_MATTER:
         raise InvalidRequest(
@@ -197,11 +204,11 @@ def _front_matter(members: Mapping[str, Member]) -> dict[str, str]:
             f"(at most {MAX_FRONT_MATTER >> 10} KiB)"
         )
     try:
-        read = yaml.safe_load(head)
+        read = yaml.load(head, Loader=_NoAliases)
     except RecursionError:
         raise InvalidRequest(f"{SKILL_FILE}: the front matter is nested too deep") from None
     except Exception as error:
-        # Constructors of safe_load let out whatever their Python calls raise, as for `!!int x`.
+        # Constructors of SafeLoader let out whatever their Python calls raise, as for `!!int x`.
         reason = " ".join(str(error).split())[:200]
         raise InvalidRequest(f"{SKILL_FILE}: the front matter is not YAML: {reason}") from None
     if not isinstance(read, dict):

@@ -126,7 +126,9 @@ class Skills:
     async def delete_version(
         self, workspace: str, skill_id: str, version: str, *, may_be_last: bool = False
     ) -> VersionRow:
-        """Raises InvalidRequest for the only version, unless `may_be_last`. Sessions keep what they have."""
+        """Raises InvalidRequest for `latest`, and for the only version unless `may_be_last`. Sessions keep theirs."""
+        if version == LATEST:
+            raise InvalidRequest("version: latest names another one tomorrow; send the id of the version to delete")
         return await self._database.write(
             lambda c: rows.delete_version(
                 c, self._database.now(c), workspace, skill_id, version, may_be_last=may_be_last

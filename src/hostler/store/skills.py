@@ -138,7 +138,8 @@ def get_version(
         query = query.where(skill_versions.c.id == version)
     row = conn.execute(query.with_for_update(read=True, of=skill_versions) if keep else query).first()
     if row is None:
-        raise NotFound(f"skill {skill_id} has no version {version[:128]}, or does not exist")
+        get_skill(conn, workspace_id, skill_id)
+        raise NotFound(f"skill {skill_id} has no version {version[:128]}")
     return VersionRow(*row)
 
 
