@@ -121,6 +121,15 @@ def _memory_version(owner: Owner) -> str:
         return next(iter(versions)).id
 
 
+def _webhook_endpoint(owner: Owner) -> str:
+    body = b'{"url":"https://hooks.invalid/x","enabled_events":["session.created"]}'
+    return str(owner.post("/hostler/v1/webhook_endpoints", body)["id"])
+
+
+def _webhook_delivery(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/webhook_endpoints/{owner['endpoint_id']}/test", b"{}")["id"])
+
+
 SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
 SKILL_FORM = (
     "multipart/form-data; boundary=edge",
@@ -199,6 +208,8 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "environment_key_id": _environment_key,
     "key_id": lambda owner: str(owner.post("/hostler/v1/keys", b'{"name":"theirs"}')["id"]),
     "workspace_id": lambda owner: owner.workspace,
+    "endpoint_id": _webhook_endpoint,
+    "delivery_id": _webhook_delivery,
 }
 
 SHOWN: dict[str, str] = {
@@ -220,6 +231,8 @@ SHOWN: dict[str, str] = {
     "environment_key_id": "/hostler/v1/environments/{queue_environment_id}/keys",
     "key_id": "/hostler/v1/keys/{key_id}",
     "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
+    "endpoint_id": "/hostler/v1/webhook_endpoints/{endpoint_id}",
+    "delivery_id": "/hostler/v1/webhook_endpoints/{endpoint_id}/deliveries",
 }
 
 WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret
@@ -265,6 +278,7 @@ BODIES: dict[str, Any] = {
     "hostler.environments.keys.revoke": None,
     "hostler.keys.revoke": None,
     "hostler.workspaces.archive": None,
+    "hostler.webhook_endpoints.deliveries.retry": None,
     # Something to say.
     "agents.update": {"name": "mine now"},
     "environments.update": {"name": "mine now"},
@@ -283,6 +297,9 @@ BODIES: dict[str, Any] = {
     "memory_stores.memories.create": {"path": "/mine", "content": "x"},
     "memory_stores.memories.update": {"content": "mine now"},
     "hostler.workspaces.update": {"name": "mine now"},
+    "hostler.webhook_endpoints.update": {"name": "mine now"},
+    "hostler.webhook_endpoints.rotate_secret": {"grace_seconds": 0},
+    "hostler.webhook_endpoints.test": {},
     "hostler.workspaces.quotas.update": {"live_sessions": 1},
 }
 """By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
@@ -397,5 +414,14 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
     "health.retrieve": (),
+    "webhook_endpoints.create": (),
+    "webhook_endpoints.list": (),
+    "webhook_endpoints.retrieve": (),
+    "webhook_endpoints.update": (),
+    "webhook_endpoints.delete": (),
+    "webhook_endpoints.rotate_secret": (),
+    "webhook_endpoints.test": (),
+    "webhook_endpoints.deliveries.list": (),
+    "webhook_endpoints.deliveries.retry": (),
 }
 """Query parameters and body fields of our own endpoints that hold ids."""

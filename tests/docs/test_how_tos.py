@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import anthropic
 import pytest
 import pytest_asyncio
 from docpages import DOCS, blocks
+from hookkit import receiving
 from housekit import ASK_FOR_BASH, DEADLINE, custom
+from standardwebhooks import WebhookVerificationError
 from test_tutorial import run_blocks
 
 from hostler import compose, config
+from hostler.domain.webhooks import EVENT_TYPES
 from hostler.store import ledger
 from hostler.testing.rehearsal import prompt, step, tool
 
@@ -256,6 +260,34 @@ async def test_pages_of_mcp_servers_and_permissions(server: Running) -> None:
     bash = next(config for config in page["agent"].tools[0].configs if config.name == "bash")
     assert bash.permission_policy.to_dict() == {"type": "auto", "verdict": "deny"}
     assert page["planner"].to_dict()["permission_mode"] == "plan"
+
+
+async def test_page_of_webhooks_makes_tries_and_rotates(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        loopback = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
+        settings = config.load({"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, **loopback)
+        async with compose.running(settings) as hostler:
+            _, secret = await compose.create_key(hostler.database, "how-to")
+            with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:
+                server = Running(hostler, client)
+                page = await server.does("receive-webhooks.md")
+                made = await server.call(page["make_endpoint"], client, receiver.url, ["agent.created"])
+                sent = await server.call(page["try_out"], client, made["id"])
+                assert [delivery["state"] for delivery in sent] == ["delivered"]
+                headers, body = receiver.got[0]
+                told = page["receive"](client, body.decode(), headers, made["signing_secret"])
+                assert told == (sent[0]["event_id"], "agent.created", "agent_test")
+                following = await server.call(page["rotate"], client, made["id"], 0)
+                await server.call(page["try_out"], client, made["id"])
+                headers, body = receiver.got[1]
+                assert page["receive"](client, body.decode(), headers, following)[1] == "agent.created"
+                with pytest.raises(WebhookVerificationError):
+                    page["receive"](client, body.decode(), headers, made["signing_secret"])
+
+
+def test_page_of_webhooks_names_every_event_type() -> None:
+    table = (HOW_TO / "receive-webhooks.md").read_text("utf-8").split("## Event types")[1]
+    assert set(re.findall(r"`([a-z_]+\.[a-z_]+)`", table)) == set(EVENT_TYPES)
 
 
 async def test_page_of_vaults(server: Running) -> None:

@@ -20,6 +20,8 @@ from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.values import Items, ModelId, Text, Value, parse, problem
 
 Lifecycle = Literal["active", "deprecated", "retired"]
+Line = Literal["haiku", "sonnet", "opus", "fable", "mythos"]
+"""The lines that the contract knows."""
 UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"
 DEFAULT_EFFORT: Final[EffortLevel] = "high"
 
@@ -42,7 +44,7 @@ class Model:
 
     id: str
     display_name: str
-    line: str
+    line: Line | None
     created_at: str = UNKNOWN_DATE
     max_input_tokens: int | None = None
     max_tokens: int | None = None
@@ -96,7 +98,7 @@ CATALOGUE: Final[tuple[Model, ...]] = (
 class _Entry(Value):
     id: ModelId
     display_name: Text
-    line: Text
+    line: Line | None = None
     created_at: Moment = UNKNOWN_DATE
     max_input_tokens: Count | None = None
     max_tokens: Count | None = None
@@ -112,7 +114,7 @@ class _File(Value):
 
 
 def read_catalogue(file: Path) -> tuple[Model, ...]:
-    """The catalogue of a JSON file, `{"models": [{"id", "display_name", "line", …}, …]}`, newest first as it stands.
+    """The catalogue of a JSON file, `{"models": [{"id", "display_name", …}, …]}`, newest first as it stands.
 
     The fields are those of `Model`. Raises InvalidRequest that names what is wrong.
     """

@@ -153,7 +153,9 @@ class Sessions:
                     raise InvalidRequest("This session is archived and can't be changed.")
                 if "agent" in changed:
                     inputs.refuse_while_running(before, "changed")
-                told = Step(before, (ev.session_updated(at.text, changed),))
+                # Metadata that was cleared to nothing is left out, as the contract has it.
+                shown = {name: value for name, value in changed.items() if name != "metadata" or value}
+                told = Step(before, (ev.session_updated(at.text, shown),))
                 if "budget" not in changed:
                     return told
                 on = turns.budget_changed(before, at, after)
