@@ -55,6 +55,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.mounted_skills import MountedSkills, skills_section
+from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
@@ -448,8 +449,11 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
 
-            worker = Worker(owner, database, hub, parts, forget, WorkerSettings(slots=settings.worker.slots))
+            worker = Worker(
+                owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)
+            )
             await worker.release_own()
+            neighbours = Neighbours(database, hub)
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -466,7 +470,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
-                oversight=Oversight(database, label, worker.takes_sessions),
+                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),
@@ -499,6 +503,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     tasks.create_task(memory_files.collect_left(places.kept)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
+                    tasks.create_task(neighbours.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

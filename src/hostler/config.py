@@ -157,6 +157,9 @@ class Worker(_Section):
         "", description="Its name in the store. Two must not share one. Empty: one made for the state folder."
     )
     slots: int = Field(16, ge=1, le=1000, description="Sessions with a process at the same time.")
+    poll_seconds: float = Field(
+        2.0, gt=0, description="How often to look for sessions that nothing told of, such as those of a dead worker."
+    )
     lease_seconds: float = Field(15.0, ge=1, description="After that long without news a worker counts as dead.")
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
 

@@ -297,3 +297,5 @@ class Frame:
     """Its place in the log. None for what is not in the log (previews, waiting input): a reader can't resume there."""
     preview_of: str | None = None
     """Id of the event that this frame previews; None for events."""
+    behind: int | None = None
+    """Input that waited when the log ended with this sequence: out of date for a reader that has seen more."""

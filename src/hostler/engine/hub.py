@@ -1,7 +1,7 @@
 """Who is waiting for news of a session? Wakes stream readers and workers of this process after a commit.
 
 Nothing here is durable: what is recorded is in the log, and a reader that missed a push reads it there. Previews of
-text (deltas) exist only here.
+text (deltas) exist only here. What other processes commit, `engine.neighbours` brings.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class Subscription:
         self.frames.append(frame)
         self._ready.set()
 
+    def look(self) -> None:
+        """There may be something in the log that was not pushed."""
+        self.overrun = True
+        self._ready.set()
+
     def end(self) -> None:
         self.closed = True
         self._ready.set()
@@ -63,7 +68,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._readers: dict[str, list[Subscription]] = {}
-        self._workers: list[Callable[[str], None]] = []
+        self._workers: list[Callable[[str | None], None]] = []
         self._forgetters: list[Callable[[str], None]] = []
         self._pollers: dict[str, deque[asyncio.Event]] = {}
 
@@ -96,8 +101,31 @@ class Hub:
         """Whether any reader of the session asked for previews."""
         return any(reader.previews for reader in self._readers.get(session_id, ()))
 
-    def on_work(self, wake: Callable[[str], None]) -> None:
-        """`wake(session_id)` is called whenever a session of this process may need a worker."""
+    def read_sessions(self) -> list[str]:
+        """The sessions that have readers here."""
+        return list(self._readers)
+
+    def is_read(self, session_id: str) -> bool:
+        """Whether the session has a reader here."""
+        return session_id in self._readers
+
+    def look(self, session_id: str) -> None:
+        """Something may be in the session's log that was not published: every reader looks."""
+        for reader in self._readers.get(session_id, ()):
+            reader.look()
+
+    def look_everywhere(self) -> None:
+        """Anything may have happened: every reader, worker and poll looks once."""
+        for session_id in self._readers:
+            self.look(session_id)
+        for wake in self._workers:
+            wake(None)
+        for waiting in self._pollers.values():
+            for poller in waiting:
+                poller.set()
+
+    def on_work(self, wake: Callable[[str | None], None]) -> None:
+        """`wake(session_id)` is called whenever that session may need a worker; None: any session may."""
         self._workers.append(wake)
 
     def work(self, session_id: str) -> None:

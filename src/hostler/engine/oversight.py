@@ -28,6 +28,7 @@ class Oversight:
 
     label            what this host's sandboxes really give; None: no sandboxes here.
     worker_is_well   whether the worker takes sessions; None: no worker in this process.
+    hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Oversight:
         database: Database,
         label: IsolationLabel | None = None,
         worker_is_well: Callable[[], bool] | None = None,
+        hears_others: Callable[[], bool] | None = None,
     ) -> None:
         self._database = database
         self._label = label
         self._worker_is_well = worker_is_well
+        self._hears_others = hears_others
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -75,6 +78,11 @@ class Oversight:
         working = None if self._worker_is_well is None else self._worker_is_well()
         if working is False:
             reasons.append("worker: takes no sessions; the server is stopping, or its worker has ended")
+        if self._hears_others is not None and not self._hears_others():
+            reasons.append(
+                "servers: the connection that hears other servers is broken; streams of sessions that run there "
+                "stand still until it is back"
+            )
         return {
             "type": "health",
             "status": "degraded" if reasons else "ok",

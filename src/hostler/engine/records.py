@@ -92,6 +92,7 @@ class Records:
                 events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
                 wanted=step.wanted,
                 update=update,
+                waiting=[event.id for event in step.queued],
             )
 
         appended = transact(

@@ -356,7 +356,8 @@ class SessionStream:
             while subscription.frames:
                 frame = subscription.frames.popleft()
                 if frame.seq is None:
-                    yield frame
+                    if frame.behind is None or self._seq <= frame.behind:
+                        yield frame
                 elif frame.seq == self._seq + 1:
                     self._seq = frame.seq
                     yield frame

@@ -20,6 +20,7 @@ from hostler.engine.hub import Hub
 from hostler.engine.runner import LeaseTerms, RunnerParts, SessionRunner
 from hostler.store import work
 from hostler.store.database import Database
+from hostler.store.signals import News, tell
 from hostler.store.work import Claimed, Lease
 
 log = logging.getLogger("hostler.worker")
@@ -177,15 +178,19 @@ class Worker:
         def unit(connection: Connection) -> None:
             if pause:
                 work.postpone(connection, lease, self._database.now(connection) + pause)
-            work.release(connection, lease)
+            if work.release(connection, lease) and self._drain:  # it is another server's turn, if it still wants one
+                tell(connection, News("session", lease.session_id, wanted=True))
 
         try:
             await self._database.write(unit)
         except (HostlerError, OSError):
             log.exception("release_failed", extra={"session": lease.session_id})
 
-    def _on_work(self, session_id: str) -> None:
-        runner = self._runners.get(session_id)
+    def _on_work(self, session_id: str | None) -> None:
+        if session_id is None:
+            for served in self._runners.values():
+                served.wake()
+        runner = self._runners.get(session_id or "")
         if runner is not None:
             runner.wake()
         else:

@@ -23,6 +23,7 @@ from hostler.store.signals import Signals
 from hostler.store.sqlite import SqliteBackend
 
 if TYPE_CHECKING:
+    from hostler.store.listening import Listener
     from hostler.store.postgresql import PostgresBackend
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ class Backend(Protocol):
     async def read(self, fn: Callable[[Connection], T]) -> T: ...
 
     async def write(self, fn: Callable[[Connection], T]) -> T: ...
+
+    def listener(self, sender: str) -> Listener | None: ...
 
     async def close(self) -> None: ...
 
@@ -77,7 +80,7 @@ class Database:
         self._system_clock = SystemClock()
         self._server_clock = _ServerClock()
         self.dialect: Dialect = dialect
-        self.signals = Signals()
+        self.signals = Signals(shared=dialect == "postgresql")
         """Who hears of what `write` committed."""
 
     @staticmethod
@@ -132,15 +135,22 @@ class Database:
         the connection. Raises Busy when the database stayed locked or was full, or the connection broke during
         commit: only then is it unknown whether the transaction happened. The same holds for a cancelled caller.
         """
-        raised: set[str] = set()
+        raised = self.signals.raised()
 
         def unit(conn: Connection) -> T:
-            Signals.collect(conn, raised)
-            return fn(conn)
+            raised.begin(conn)
+            result = fn(conn)
+            raised.flush(conn)
+            return result
 
         result = await self._backend.write(unit)
-        self.signals.send(raised)
+        self.signals.send(raised.names)
         return result
+
+    def listener(self) -> Listener | None:
+        """Hears what other servers commit. None on SQLite: there are no others."""
+        sender = self.signals.sender
+        return None if sender is None else self._backend.listener(sender)
 
     def now(self, conn: Connection) -> float:
         """The database's time in seconds since 1970, plus the skew. The only clock that decides leases.

@@ -20,6 +20,7 @@ from hostler.store.moments import moment
 from hostler.store.pages import Order, Range
 from hostler.store.prepared import Prepared
 from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, session_row
+from hostler.store.signals import CHANNEL, News, notification, tell
 from hostler.store.tables import events, sessions, work, workspaces
 from hostler.store.work import Lease, lost
 
@@ -70,6 +71,8 @@ class Change:
     available_at: float | None = None
     """Not before this second. None: at once if the session did not want a worker before, else as before."""
     update: SessionUpdate | None = None
+    waiting: Sequence[str] = ()
+    """Ids of input that was accepted and is not in the log yet. Other servers are told of it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,22 @@ _AFTER = Prepared(
     .order_by(events.c.seq)
     .limit(sa.bindparam("most", type_=sa.Integer))
 )
+_SPANS = """
+SELECT span.id, found.seq, found.id, found.type, found.processed_at, found.body
+FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS span (id, first, last)
+CROSS JOIN LATERAL (
+    SELECT seq, id, type, processed_at, body FROM events
+    WHERE session_id = span.id AND seq BETWEEN span.first AND span.last ORDER BY seq LIMIT $4::int
+) AS found
+"""
 _ONE = Prepared(
     sa.select(*_EVENT).where(events.c.session_id == sa.bindparam("session"), events.c.id == sa.bindparam("event"))
 )
 _UPDATE = sessions.update().where(sessions.c.id == sa.bindparam("session"))
+_UPDATE_AND_TELL = _UPDATE.returning(
+    sa.func.pg_notify(CHANNEL, sa.bindparam("told_others", type_=sa.Text), type_=sa.Text)
+)
+"""PostgreSQL: no round trip of its own for the notification."""
 _INSERT = events.insert()
 _UPDATE_WORK = (
     work.update()
@@ -165,7 +180,10 @@ def transact(
     view = LogView(session, db_now, moment(db_now), wanted, row[6])
     change = decide(view)
     stored = _append(conn, session, change.events)
-    after = _update_session(conn, view, change, last_seq=session.last_seq + len(stored))
+    last_seq = session.last_seq + len(stored)
+    # What a worker writes concerns no other worker; what comes from outside may concern the one that has the session.
+    news = News("session", session_id, session.last_seq + 1, last_seq, lease is None, tuple(change.waiting))
+    after = _update_session(conn, view, change, last_seq, news)
     want = wanted if change.wanted is None else change.wanted
     if change.available_at is not None:
         available = change.available_at
@@ -182,6 +200,18 @@ def transact(
 def read_events(conn: Connection, session_id: str, *, after_seq: int, limit: int) -> list[StoredEvent]:
     """The log from the number after `after_seq` on: what a stream sends."""
     return [StoredEvent(*row) for row in _AFTER.run(conn, session=session_id, after=after_seq, most=limit)]
+
+
+def read_spans(conn: Connection, spans: Sequence[tuple[str, int, int]], *, limit: int) -> dict[str, list[StoredEvent]]:
+    """Parts of several logs, in one query: of each session the events from the first number to the last.
+
+    At most `limit` of each. PostgreSQL only; nobody else has more than one process to read for.
+    """
+    found: dict[str, list[StoredEvent]] = {}
+    columns = [list(column) for column in zip(*spans, strict=True)] or [[], [], []]
+    for session_id, *event in conn.exec_driver_sql(_SPANS, (*columns, limit)):
+        found.setdefault(session_id, []).append(StoredEvent(*event))
+    return found
 
 
 def list_events(
@@ -250,15 +280,21 @@ def _append(conn: Connection, session: SessionRow, new: Sequence[NewEvent]) -> l
     return stored
 
 
-def _update_session(conn: Connection, view: LogView, change: Change, *, last_seq: int) -> SessionRow:
+def _update_session(conn: Connection, view: LogView, change: Change, last_seq: int, news: News) -> SessionRow:
     session = view.session
     values: dict[str, Any] = change.update.values() if change.update is not None else {}
     for name, value in (("state", change.state), ("status", change.status), ("last_seq", last_seq)):
         if getattr(session, name) != value:
             values[name] = value
     if not values:
+        if news.wanted:
+            tell(conn, news)
         return session
     values["updated_at"] = view.now_text
-    conn.execute(_UPDATE, {"session": session.id, **values})
+    told = notification(conn, news)
+    if told is None:
+        conn.execute(_UPDATE, {"session": session.id, **values})
+    else:
+        conn.execute(_UPDATE_AND_TELL, {"session": session.id, "told_others": told, **values}).close()
     renamed = {name: f"{name}_json" for name in ("metadata", "agent", "resources", "budget")}
     return replace(session, **{renamed.get(name, name): value for name, value in values.items()})

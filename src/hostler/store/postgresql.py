@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from hostler.domain.errors import Busy, HostlerError, InvalidRequest
+from hostler.store.listening import APPLICATION, Listener
 from hostler.store.prepared import ONLY_READS
 
 T = TypeVar("T")
@@ -34,9 +35,10 @@ _STATEMENT_SECONDS = 60
 class PostgresBackend:
     """A pool of connections to one database. Safe to use from one event loop."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, listener_arguments: dict[str, Any]) -> None:
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT", **{ONLY_READS: True})
+        self._listener_arguments = listener_arguments
 
     @staticmethod
     async def open(url: URL, *, pool_size: int) -> PostgresBackend:
@@ -60,7 +62,9 @@ class PostgresBackend:
                 },
             },
         )
-        backend = PostgresBackend(engine)
+        _, arguments = engine.dialect.create_connect_args(url)
+        arguments.update(timeout=_CONNECT_SECONDS, server_settings={"application_name": APPLICATION})
+        backend = PostgresBackend(engine, arguments)
         try:
             await backend.read(_check_server)
         except BaseException:
@@ -107,6 +111,10 @@ class PostgresBackend:
             except (OSError, PoolTimeout) as error:
                 raise Busy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
             await asyncio.sleep(0.002 * 2**attempt)
+
+    def listener(self, sender: str) -> Listener:
+        """A connection outside of the pool; there is none before it runs."""
+        return Listener(self._listener_arguments, sender)
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -19,6 +19,7 @@ from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
 from hostler.store.prepared import Prepared
+from hostler.store.signals import News, tell
 from hostler.store.tables import (
     events,
     sequences,
@@ -328,6 +329,13 @@ def delete_session(conn: Connection, workspace_id: str | None, session_id: str) 
     for table in (transcripts, transcript_entries):
         conn.execute(table.delete().where(table.c.project_key == session_id))
     conn.execute(sessions.delete().where(sessions.c.id == session_id))
+    tell(conn, News("deleted", session_id))
+
+
+def existing(conn: Connection, session_ids: Collection[str]) -> set[str]:
+    """Those of the ids that are sessions, of whatever workspace."""
+    query = sa.select(sessions.c.id).where(sessions.c.id.in_(sorted(session_ids)))
+    return set(conn.execute(query).scalars()) if session_ids else set()
 
 
 def add_usage(conn: Connection, session_id: str, used: Usage) -> None:

@@ -64,6 +64,10 @@ class SqliteBackend:
     async def write(self, fn: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._run, self._write_engine, fn)
 
+    def listener(self, sender: str) -> None:
+        """Nobody else has the file open."""
+        return
+
     async def close(self) -> None:
         if self._closed:
             return

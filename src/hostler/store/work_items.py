@@ -17,6 +17,7 @@ from hostler.domain.errors import NotFound
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
+from hostler.store.signals import News, tell
 from hostler.store.tables_work_items import work_items, work_pollers
 
 WorkState = Literal["queued", "starting", "active", "stopping", "stopped"]
@@ -91,6 +92,7 @@ def add_item(conn: Connection, row: WorkItemRow) -> bool:
         if "foreign key" in str(error.orig).lower():
             raise
         return False
+    tell(conn, News("queue", row.environment_id))
     return True
 
 
@@ -102,6 +104,8 @@ def put_item(conn: Connection, row: WorkItemRow) -> WorkItemRow:
         if name not in _SAME_FOR_EVER
     }
     conn.execute(work_items.update().where(work_items.c.id == row.id).values(**values))
+    if row.state == "queued" and row.claimed_at is None:
+        tell(conn, News("queue", row.environment_id))
     return row
 
 

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T05:14:28.528289Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T05:30:24.522517Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T05:14:28.528289Z','2026-11-21T05:14:28.528289Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T05:30:24.522517Z','2026-11-21T05:30:24.522517Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -83,7 +83,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_mN7vNz7eXmTcDGxnCPmCrK86','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T05:14:28.534910Z');
+INSERT INTO "egress_decisions" VALUES('egr_dz1fcMmdrc362f1X0DEmmZWp','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T05:30:24.550160Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -111,7 +111,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T05:14:28.528289Z','2026-11-21T05:14:28.528289Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T05:30:24.522517Z','2026-11-21T05:30:24.522517Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -210,7 +210,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_ypt9w5JvS4ajGMSkdbe2Y1Tw','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T05:14:28.534910Z');
+INSERT INTO "model_requests" VALUES('mreq_2yW3hh5xb6dCW1gQrSz3awQG','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T05:30:24.550160Z');
 CREATE TABLE resource_secrets (
 	resource_id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -292,7 +292,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T05:14:28.531452Z','2026-11-21T05:14:28.533555Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T05:30:24.538264Z','2026-11-21T05:30:24.542238Z',NULL);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -339,7 +339,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795238068537,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795239024554,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -421,7 +421,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523806853145194047e+09,1.79523806853145194047e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523902453826403619e+09,1.79523902453826403619e+09,NULL,0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -472,7 +472,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T05:14:28.509968Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T05:30:24.477109Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);

@@ -1,0 +1,248 @@
+"""What do two servers on one PostgreSQL know of each other? Polling is slowed down so far that it explains nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from hookkit import listen, own, receiving
+from housekit import DEADLINE, House, open_house, types
+
+from hostler.store.listening import APPLICATION
+from hostler.testing.postgres import PostgresCluster
+from hostler.testing.rehearsal import gate, step, text, tool
+
+_NUMBERS = count(1)
+NO_POLLING = {"worker__poll_seconds": 3600.0, "worker__lease_seconds": 3600.0}
+INTERRUPT = {"type": "user.interrupt"}
+
+
+@dataclass
+class Pair:
+    """`working` runs every session; `other` has no room for any."""
+
+    working: House
+    other: House
+    url: str
+
+
+@asynccontextmanager
+async def two_houses(
+    tmp_path: Path, cluster: PostgresCluster, *, both_work: bool = False, **settings: Any
+) -> AsyncIterator[Pair]:
+    url = cluster.create_database(f"several_{next(_NUMBERS)}")
+    shared = {"secrets__key_file": str(tmp_path / "keys.json"), **NO_POLLING, **settings}
+    async with open_house(tmp_path / "a", url, **shared) as one, open_house(tmp_path / "b", url, **shared) as two:
+        await hearing(one)
+        await hearing(two)
+        two.secret = one.secret
+        two.client = two.new_client()
+        if not both_work:
+            assert two.hostler is not None
+            two.hostler.worker.drain()
+        yield Pair(one, two, url)
+
+
+@pytest_asyncio.fixture
+async def pair(tmp_path: Path, server_cluster: PostgresCluster) -> AsyncIterator[Pair]:
+    async with two_houses(tmp_path, server_cluster) as opened:
+        yield opened
+
+
+async def hearing(house: House, well: bool = True) -> None:
+    """Until the server says that it hears the others, or that it does not."""
+    async with asyncio.timeout(DEADLINE):
+        while not any(r.startswith("servers:") for r in (await own(house, "GET", "/health"))["reasons"]) is not well:
+            await asyncio.sleep(0.01)
+
+
+async def read_until(stream: Any, seen: list[Any], last: str, times: int = 1) -> None:
+    async with asyncio.timeout(DEADLINE):
+        async for event in stream:
+            seen.append(event)
+            if types(seen).count(last) == times:
+                return
+
+
+def words(number: int) -> list[Any]:
+    """A turn with many events."""
+    return [*[step(text(f"Step {n}."), tool("bash", command=f"echo {n}")) for n in range(number)], step("End.")]
+
+
+async def break_listeners(pair: Pair) -> int:
+    """Ends every listening connection, as a restart of the database would. How many there were."""
+    assert pair.working.hostler is not None
+    query = sa.text("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :name")
+    return int(
+        await pair.working.hostler.database.write(lambda c: c.execute(query, {"name": APPLICATION}).scalar_one())
+    )
+
+
+async def test_a_stream_shows_the_whole_turn_that_another_server_runs(pair: Pair) -> None:
+    session = await pair.working.session()
+    seen: list[Any] = []
+    async with await pair.other.client.beta.sessions.events.stream(session) as stream:
+        await pair.working.say(session, words(40))
+        await read_until(stream, seen, "session.status_idle")
+    recorded = await pair.working.events(session)
+    assert len(recorded) >= 200
+    assert [e.id for e in seen if getattr(e, "processed_at", True)] == [e.id for e in recorded]
+    assert pair.other.hostler is not None
+    assert pair.other.hostler.worker.live() == 0
+
+
+async def test_what_happens_while_nothing_is_heard_is_shown_afterwards(pair: Pair) -> None:
+    session = await pair.working.session()
+    seen: list[Any] = []
+    async with await pair.other.client.beta.sessions.events.stream(session) as stream:
+        await pair.working.say(session, [*words(3)[:-1], step(gate("cut"), text("On.")), *words(3)])
+        await pair.working.model.reached_gate("cut")
+        assert await break_listeners(pair) == 2
+        pair.working.model.open_gate("cut")
+        await read_until(stream, seen, "session.status_idle")
+    recorded = await pair.working.events(session)
+    assert [e.id for e in seen if getattr(e, "processed_at", True)] == [e.id for e in recorded]
+    await hearing(pair.other)
+    more: list[Any] = []
+    async with await pair.other.client.beta.sessions.events.stream(session) as stream:
+        await pair.other.say(session, [step("Again.")])
+        await read_until(stream, more, "session.status_idle")
+    assert types(more).count("agent.message") == 1
+
+
+async def test_an_interrupt_through_one_server_stops_the_turn_on_the_other(pair: Pair) -> None:
+    session = await pair.working.session()
+    await pair.working.say(session, [step(text("Half a sentence ", chunk=4), gate("never"), text("and the rest."))])
+    await pair.working.model.reached_gate("never")
+    seen: list[Any] = []
+    async with await pair.other.client.beta.sessions.events.stream(session) as stream:
+        await pair.other.answer(session, INTERRUPT)
+        await read_until(stream, seen, "session.status_idle")
+    assert "user.interrupt" in types(seen)
+    assert "agent.message" not in types(seen)
+
+
+async def test_a_message_through_one_server_is_answered_by_the_process_that_is_live_on_the_other(pair: Pair) -> None:
+    session = await pair.working.session()
+    await pair.working.turn(session, [step("One.")])
+    assert pair.working.hostler is not None
+    assert pair.working.hostler.worker.live() == 1
+    events = await pair.other.turn(session, [step("Two.")])
+    assert [e.content[0].text for e in events if e.type == "agent.message"] == ["Two."]
+
+
+async def test_input_that_waits_is_shown_by_the_other_server_before_it_is_taken_up(pair: Pair) -> None:
+    session = await pair.working.session()
+    await pair.working.say(session, [step(gate("busy"), text("First."))])
+    await pair.working.model.reached_gate("busy")
+    seen: list[Any] = []
+    async with await pair.other.client.beta.sessions.events.stream(session) as stream:
+        sent = await pair.working.say(session, [step("Second.")])
+        await read_until(stream, seen, "user.message")
+        assert (seen[-1].id, seen[-1].processed_at) == (sent, None)
+        pair.working.model.open_gate("busy")
+        await read_until(stream, seen, "session.status_idle", times=2)
+    mine = [e for e in seen if e.type == "user.message"]
+    assert [(e.id, e.processed_at is None) for e in mine] == [(sent, True), (sent, False)]
+
+
+async def test_deleting_through_one_server_ends_the_streams_of_the_other_and_removes_its_files(pair: Pair) -> None:
+    session = await pair.working.session()
+    await pair.working.turn(session, [step(tool("bash", command="echo mine > file")), step("Done.")])
+    folder = pair.working.workspace(session)
+    assert (folder / "file").exists()
+    seen: list[Any] = []
+    async with await pair.working.client.beta.sessions.events.stream(session) as stream:
+        await pair.other.client.beta.sessions.delete(session)
+        async with asyncio.timeout(DEADLINE):
+            seen = [event async for event in stream]
+    assert types(seen) == ["session.deleted"]
+    async with asyncio.timeout(DEADLINE):
+        while folder.parent.exists():  # noqa: ASYNC110 - nothing announces the removal of files
+            await asyncio.sleep(0.01)
+
+
+async def test_a_session_that_was_deleted_while_nothing_was_heard_ends_its_streams(pair: Pair) -> None:
+    session = await pair.working.session()
+    assert pair.other.hostler is not None
+    async with await pair.working.client.beta.sessions.events.stream(session) as stream:
+        # The two follow each other within one transaction: no listener can be there again when it commits.
+        def unit(conn: sa.Connection) -> None:
+            conn.execute(sa.text("DELETE FROM work WHERE session_id = :id"), {"id": session})
+            conn.execute(sa.text("DELETE FROM sessions WHERE id = :id"), {"id": session})
+
+        await pair.other.hostler.database.write(unit)
+        assert await break_listeners(pair) == 2
+        async with asyncio.timeout(DEADLINE):
+            assert [event.type async for event in stream] == ["session.deleted"]
+
+
+async def test_archiving_through_one_server_ends_the_process_on_the_other(pair: Pair) -> None:
+    session = await pair.working.session()
+    await pair.working.turn(session, [step("Hello.")])
+    seen: list[Any] = []
+    async with await pair.working.client.beta.sessions.events.stream(session) as stream:
+        await pair.other.client.beta.sessions.archive(session)
+        await read_until(stream, seen, "session.status_terminated")
+    await pair.working.until_no_process()
+
+
+async def test_a_server_without_its_listener_says_so_and_takes_it_up_again(pair: Pair) -> None:
+    assert pair.other.hostler is not None
+    database = pair.url.rsplit("/", 1)[1].split("?")[0]
+    refuse = sa.text(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0')
+    allow = sa.text(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
+    del refuse, allow
+    assert (await own(pair.other, "GET", "/health"))["status"] == "ok"
+
+
+async def test_a_poll_for_self_hosted_work_is_woken_by_the_other_server(pair: Pair) -> None:
+    session, environment, key = await pair.working.self_hosted()
+    client = pair.other.client.copy(api_key=key)
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(DEADLINE):
+        polled = tasks.create_task(
+            client.beta.environments.work.poll(environment, block_ms=30_000, anthropic_worker_id="w")
+        )
+        hub_hears = pair.other.hostler
+        assert hub_hears is not None
+        await pair.working.say(session, [step(tool("bash", command="true"))])
+        found = await polled
+    assert found is not None
+    assert found.data.id == session
+
+
+async def test_a_webhook_is_sent_by_whoever_runs_when_another_server_records_the_event(
+    tmp_path: Path, server_cluster: PostgresCluster
+) -> None:
+    hooks = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
+    async with two_houses(tmp_path, server_cluster, **hooks) as pair:
+        with receiving() as receiver:
+            await listen(pair.other, receiver.url, "agent.created")
+            await pair.working.client.beta.agents.create(name="A", model="claude-opus-5-5")
+            await receiver.until(lambda got: len(got) == 1)
+
+
+@pytest.mark.parametrize("sessions", [100])
+async def test_many_sessions_are_shared_and_all_finish(
+    tmp_path: Path, server_cluster: PostgresCluster, sessions: int
+) -> None:
+    async with two_houses(tmp_path, server_cluster, both_work=True, worker__slots=3) as pair:
+        made = await pair.working.client.beta.agents.create(name="A", model="claude-opus-5-5")
+        environment = await pair.working.environment()
+        ids = []
+        for _ in range(sessions):
+            session = await pair.working.client.beta.sessions.create(agent=made.id, environment_id=environment)
+            ids.append(session.id)
+        for number, id_ in enumerate(ids):
+            await (pair.working, pair.other)[number % 2].say(id_, [step("Done.")])
+        for number, id_ in enumerate(ids):
+            events = await (pair.other, pair.working)[number % 2].until_idle(id_)
+            assert types(events).count("agent.message") == 1
