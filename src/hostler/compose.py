@@ -54,6 +54,7 @@ from hostler.engine.memory_resource import MemoryKind, memory_section
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.mounted_files import FileKind, MountedFiles
+from hostler.engine.mounted_skills import MountedSkills, skills_section
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
@@ -68,6 +69,7 @@ from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier, CourierSettings
 from hostler.engine.webhook_dispatcher import WebhookDispatcher
@@ -89,6 +91,7 @@ from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
+from hostler.store.skills import skill_bytes, used_archives
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.webhooks import emit
 from hostler.store.work import Lease
@@ -158,14 +161,15 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
 
     def read(row: SessionRow) -> Profile:
+        environment = row.environment
         return profile(
             row.agent,
-            row.environment,
+            environment,
             idle_timeout_seconds=turns.idle_timeout_seconds,
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
-            attached=row.resources_json,
-            told=memory_section(row.resources),
+            attached=row.resources_json + json.dumps(environment.get("skills") or []),
+            told="\n\n".join(text for text in (memory_section(row.resources), skills_section(environment)) if text),
         )
 
     return read
@@ -382,9 +386,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes)
+            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
-            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes)
+            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes, also_used=[used_archives])
             outputs = Outputs(database, blobs, output_limits(settings), quotas.admit_bytes)
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
@@ -411,6 +415,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
+            mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
+            mounted_skills.clear()
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -429,6 +435,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
+                        mounted_skills,
                         memory_files,
                         outputs,
                     )
@@ -455,6 +462,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices),
                 files=files,
+                skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
@@ -489,6 +497,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     tasks.create_task(files.keep_swept()),
                     tasks.create_task(outputs.collect_left(places.kept)),
                     tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))

@@ -159,6 +159,34 @@ async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) ->
     assert len(kept) == len(rows)
 
 
+async def test_page_of_skills_teaches_one(server: Running, tmp_path: Path) -> None:
+    page = await server.does("teach-an-agent-a-skill.md")
+    follow = (await server.does("answer-approvals.md"))["follow"]
+    environment, beta = await server.environment(), server.client.beta
+
+    async def says(command: str) -> str:
+        said = prompt([step(tool("bash", command=command)), step("Done.")])
+        message: Any = {"type": "user.message", "content": [{"type": "text", "text": said}]}
+        agent = page["agent"].id
+        session = await server.call(
+            lambda: beta.sessions.create(agent=agent, environment_id=environment, initial_events=[message])
+        )
+        await server.call(follow, server.client, session.id, None)
+        result = next(event for event in await server.events(session.id) if event.type == "agent.tool_result")
+        return str(result.content[0].text)
+
+    command = "/mnt/skills/invoice-numbers/bin/invoice-number 2026 7"
+    assert await says(command) == "INV-2026-00007"
+    folder = tmp_path / "invoice-numbers"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "SKILL.md").write_text(page["SKILL"])
+    (folder / "bin" / "invoice-number").write_text("#!/bin/sh\necho $2/$1\n")
+    version = await server.call(page["new_version"], folder)
+    assert await says(command) == "INV-2026-00007"
+    assert (await server.call(page["use_newest"], page["agent"].id)).skills[0].version == version.id
+    assert await says(command) == "7/2026"
+
+
 async def test_page_of_memory_remembers(server: Running) -> None:
     page = await server.does("remember-across-sessions.md")
     await server.call(page["append"], "/drinks.md", "Tea is fine.")

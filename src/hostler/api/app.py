@@ -23,6 +23,7 @@ from hostler.api import (
     oversight,
     session_resources,
     sessions,
+    skills,
     vaults,
     webhook_endpoints,
     work,
@@ -47,6 +48,7 @@ _ROUTERS = (
     models.router,
     session_resources.router,
     sessions.router,
+    skills.router,
     vaults.router,
 )
 _OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)

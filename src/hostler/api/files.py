@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +17,7 @@ from hostler.api.multipart import Part, parts
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import ContractRouter, path_value
+from hostler.api.sending import send_pieces
 from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.files import MAX_EXPIRES_SECONDS, MAX_IDS, MIN_EXPIRES_SECONDS
 from hostler.domain.sessions import Position
@@ -167,11 +167,7 @@ class FileContent(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._content.pieces) as pieces:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for piece in pieces:
-                async with asyncio.timeout(self._patience):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+            await send_pieces(send, self.raw_headers, pieces, self._patience)
 
 
 def _expires(text: str) -> int:

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from hostler.domain.agents import MAX_SYSTEM, ModelChoice, ModeRequest, NoSkills
+from hostler.domain.agents import MAX_SYSTEM, ModelChoice, ModeRequest
 from hostler.domain.clock import rfc3339
 from hostler.domain.inputs import ClientEvent, parse_initial_events
 from hostler.domain.mcp import LocalServers, UrlServers
 from hostler.domain.resources import FileResource, GithubResource, MemoryResource, ResourceRequests
+from hostler.domain.skills import SkillRequests
 from hostler.domain.tools import ToolRequests
 from hostler.domain.values import (
     Identifier,
@@ -110,7 +111,7 @@ class AgentOverrides(Value):
     mcp_servers: UrlServers = ()
     local_mcp_servers: LocalServers = ()
     permission_mode: ModeRequest = "default"
-    skills: NoSkills = None
+    skills: SkillRequests = ()
 
 
 def _bare_agent(value: object) -> object:
@@ -260,6 +261,14 @@ class SessionQuery:
     statuses: frozenset[SessionStatus] = frozenset()
     created_at: TimeRange = TimeRange()
     include_archived: bool = False
+
+
+class SessionLine(NamedTuple):
+    """One row of a page of sessions."""
+
+    position: Position
+    text: str
+    """The session as JSON, every key present."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,14 @@ from hostler.domain.sessions import (
     CreateSession,
     EventQuery,
     Frame,
+    SessionLine,
     SessionQuery,
     TimeRange,
     UpdateSession,
 )
+from hostler.domain.sessions import Position as ListPosition
 from hostler.domain.values import merge_metadata
-from hostler.engine import budget, content, inputs, state, turns
+from hostler.engine import budget, content, inputs, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
@@ -38,9 +40,11 @@ from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
+from hostler.store.jsontext import encode
 from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
+from hostler.store.skills import note_session
 from hostler.store.work_items import holds_claim
 
 View = dict[str, Any]
@@ -86,6 +90,7 @@ class Sessions:
                 budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
+            has_skills = skills.for_session(connection, workspace, snapshot["skills"])
             session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
@@ -102,7 +107,7 @@ class Sessions:
                     environment_id=environment.id,
                     thread_id=thread_id,
                     agent=snapshot,
-                    environment={"config": config.model_dump(mode="json")},
+                    environment={"config": config.model_dump(mode="json"), "skills": skills.kept(has_skills)},
                     state=begun.model_dump_json(),
                     title=params.title,
                     metadata=params.metadata,
@@ -111,6 +116,7 @@ class Sessions:
                     budget=params.budget,
                 ),
             )
+            note_session(connection, session_id, (skill.sha256 for skill in has_skills))
             content.check(connection, now, workspace, bodies, "initial_events")
             webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
@@ -163,10 +169,10 @@ class Sessions:
         self._records.announce(session_id, done)
         return await self._view(done.session)
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[View], bool, bool]:
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
         """Rows in display order, whether more come after them, whether more come before them."""
 
-        def unit(connection: Connection) -> tuple[Sequence[SessionRow], bool, bool, float]:
+        def unit(connection: Connection) -> tuple[list[SessionLine], bool, bool]:
             page = rows.list_sessions(
                 connection,
                 workspace,
@@ -182,10 +188,11 @@ class Sessions:
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
             )
-            return page.rows, page.has_next, page.has_prev, self._database.now(connection)
+            now = self._database.now(connection)
+            lines = [SessionLine(ListPosition(row.created_at, row.id), view_text(row, now)) for row in page.rows]
+            return lines, page.has_next, page.has_prev
 
-        found, after, before, now = await self._database.read(unit)
-        return [view(row, now) for row in found], after, before
+        return await self._database.read(unit)
 
     async def archive(self, workspace: str, session_id: str) -> View:
         """Idempotent. Raises InvalidRequest while the session runs."""
@@ -386,6 +393,20 @@ class SessionStream:
 
 def view(row: SessionRow, now: float) -> View:
     """The wire's session object, every key present."""
+    large = {"agent": row.agent, "resources": row.resources, "vault_ids": row.vault_ids, "metadata": row.metadata}
+    return {**_small(row, now), **large, "budget": row.budget}
+
+
+def view_text(row: SessionRow, now: float) -> str:
+    """The same as JSON text. What is kept as JSON is not read and written again: a page has a hundred agents."""
+    return (
+        f'{encode(_small(row, now))[:-1]},"agent":{row.agent_json},"resources":{row.resources_json},'
+        f'"vault_ids":{row.vault_ids_json},"metadata":{row.metadata_json},"budget":{row.budget_json or "null"}}}'
+    )
+
+
+def _small(row: SessionRow, now: float) -> View:
+    """What is not kept as JSON."""
     held = SessionState.model_validate_json(row.state)
     active = round(state.active_seconds(held, now), 3)
     created = parse_rfc3339(row.created_at).timestamp()
@@ -395,15 +416,10 @@ def view(row: SessionRow, now: float) -> View:
         "type": "session",
         "status": row.status,
         "title": row.title,
-        "agent": row.agent,
         "environment_id": row.environment_id,
-        "resources": row.resources,
-        "vault_ids": row.vault_ids,
-        "metadata": row.metadata,
         "outcome_evaluations": [],
         "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
         "usage": {**budget.totals(row, None).usage, "active_seconds": active},
-        "budget": row.budget,
         "deployment_id": row.deployment_id,
         "created_at": row.created_at,
         "updated_at": row.updated_at,

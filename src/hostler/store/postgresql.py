@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from hostler.domain.errors import Busy, HostlerError, InvalidRequest
+from hostler.store.prepared import ONLY_READS
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class PostgresBackend:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT", **{ONLY_READS: True})
 
     @staticmethod
     async def open(url: URL, *, pool_size: int) -> PostgresBackend:

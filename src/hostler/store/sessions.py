@@ -69,7 +69,8 @@ class NewSession:
     agent: Mapping[str, Any]
     """Snapshot of the agent, overrides applied."""
     environment: Mapping[str, Any]
-    """Snapshot of the environment: a running session keeps the configuration that it began with."""
+    """Snapshot of the environment: a running session keeps the configuration that it began with. The `skills` beside
+    it are the engine's; no client sees them."""
     state: str
     status: str = "idle"
     title: str | None = None

@@ -198,8 +198,9 @@ def _multipart(source: str) -> Schema:
 def _answer(method: Callable[..., Any], components: dict[str, Schema]) -> Schema:
     hint = typing.get_type_hints(method)["return"]
     origin, name = get_origin(hint), getattr(get_origin(hint) or hint, "__name__", "").partition("[")[0]
-    if name in ("BinaryAPIResponse",):
-        return {"description": "The bytes.", "content": {"application/octet-stream": {"schema": {}}}}
+    if name == "BinaryAPIResponse":
+        kind = "application/zip" if method.__qualname__.startswith("Versions.") else "*/*"
+        return {"description": "The bytes.", "content": {kind: {"schema": {}}}}
     if name == "Stream":
         return {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
     if name.startswith("Sync"):
