@@ -166,8 +166,7 @@ async def test_a_session_is_found_by_its_memory_store_and_by_no_other(house: Hou
 
 
 @pytest.mark.endpoint("sessions.list")
-async def test_a_page_without_rows_that_has_a_next_one_is_followed(house: House) -> None:
-    """Filters may change between the pages of one list."""
+async def test_filters_may_change_between_the_pages_of_one_list(house: House) -> None:
     made = [await house.session() for _ in range(3)]
     page = await house.client.beta.sessions.list(limit=2)
     assert [s.id for s in page.data] == made[:0:-1]
