@@ -60,6 +60,7 @@ async def pair(tmp_path: Path, server_cluster: PostgresCluster) -> AsyncIterator
 async def hearing(house: House, well: bool = True) -> None:
     """Until the server says that it hears the others, or that it does not."""
     async with asyncio.timeout(DEADLINE):
+        # Nothing announces what a server knows of the others.
         while not any(r.startswith("servers:") for r in (await own(house, "GET", "/health"))["reasons"]) is not well:
             await asyncio.sleep(0.01)
 

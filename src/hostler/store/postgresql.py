@@ -62,7 +62,7 @@ class PostgresBackend:
                 },
             },
         )
-        _, arguments = engine.dialect.create_connect_args(url)
+        arguments = dict(engine.dialect.create_connect_args(url)[1])
         arguments.update(timeout=_CONNECT_SECONDS, server_settings={"application_name": APPLICATION})
         backend = PostgresBackend(engine, arguments)
         try:
