@@ -57,11 +57,15 @@ async def pair(tmp_path: Path, server_cluster: PostgresCluster) -> AsyncIterator
         yield opened
 
 
+async def _hears(house: House) -> bool:
+    reasons = (await own(house, "GET", "/health"))["reasons"]
+    return not any(reason.startswith("servers:") for reason in reasons)
+
+
 async def hearing(house: House, well: bool = True) -> None:
     """Until the server says that it hears the others, or that it does not."""
     async with asyncio.timeout(DEADLINE):
-        # Nothing announces what a server knows of the others.
-        while not any(r.startswith("servers:") for r in (await own(house, "GET", "/health"))["reasons"]) is not well:
+        while await _hears(house) is not well:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)
 
 
