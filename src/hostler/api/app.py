@@ -53,9 +53,6 @@ _ROUTERS = (
 )
 _OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)
 
-FORM_BYTES = 1 << 20
-"""What a form may hold besides the bytes of its file."""
-
 
 def served_methods() -> frozenset[str]:
     """The rows of the contract that have a handler."""
@@ -85,7 +82,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app.add_middleware(
         Transport,
         organization_id=services.organization_id,
-        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + FORM_BYTES)]),
+        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + files.FORM_BYTES)]),
     )
     app.add_exception_handler(HTTPException, _pass_on)
     return app

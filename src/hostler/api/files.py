@@ -25,6 +25,8 @@ from hostler.engine.files import Content
 
 router = ContractRouter()
 
+FORM_BYTES = 1 << 20
+"""What a form may hold besides the bytes of its file."""
 _PREFIX = "page_"
 """Page tokens of files begin with it, as those of the contract do."""
 
@@ -35,6 +37,10 @@ async def upload(request: Request) -> Response:
     taken: tuple[Any, bytes, Part] | None = None
     expires: int | None = None
     seen: set[str] = set()
+    length = request.headers.get("content-length", "0")
+    if int(length) > FORM_BYTES:
+        # What is over the quota anyway isn't kept first: the bytes would lie there until the next sweep.
+        await files.expect(caller_of(request).workspace, int(length) - FORM_BYTES)
     async for part in parts(request):
         if part.name in seen:
             raise InvalidRequest(f"{part.name}: was sent twice; one upload is one file")

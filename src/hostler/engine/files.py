@@ -80,6 +80,10 @@ class Files:
         self._also_used = tuple(also_used)
         self.terms = terms or FileTerms()
 
+    async def expect(self, workspace: str, size: int) -> None:
+        """Before about `size` bytes are taken in: raises InvalidRequest when there is no room for them."""
+        await self._database.write(lambda connection: self._admit(connection, workspace, size))
+
     async def receive(self, chunks: AsyncIterator[bytes]) -> tuple[Blob, bytes]:
         """The bytes of an upload, kept, and the first few of them. Raises TooLarge."""
         beginning = bytearray()
