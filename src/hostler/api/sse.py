@@ -43,8 +43,12 @@ def last_event_id(request: Request) -> int | None:
 
 
 def frame_bytes(frame: Frame) -> bytes:
-    number = "" if frame.seq is None else f"id: {frame.seq}\n"
-    return f"{number}event: {frame.name}\ndata: {frame.data}\n\n".encode("utf-8", "backslashreplace")
+    """Made once for all readers of the frame."""
+    if not frame.encoded:
+        number = "" if frame.seq is None else f"id: {frame.seq}\n"
+        text = f"{number}event: {frame.name}\ndata: {frame.data}\n\n"
+        frame.encoded.append(text.encode("utf-8", "backslashreplace"))
+    return frame.encoded[0]
 
 
 class EventStreamResponse(Response):

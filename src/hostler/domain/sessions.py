@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -299,3 +299,5 @@ class Frame:
     """Id of the event that this frame previews; None for events."""
     behind: int | None = None
     """Input that waited when the log ended with this sequence: out of date for a reader that has seen more."""
+    encoded: list[bytes] = field(default_factory=list, compare=False, repr=False)
+    """The bytes that go over the wire, kept by whoever made them first: all readers are sent the same."""

@@ -89,8 +89,10 @@ class RunnerParts:
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
 
-    def __init__(self, lease: Lease, parts: RunnerParts) -> None:
+    def __init__(self, lease: Lease, parts: RunnerParts, on_idle: Callable[[], None]) -> None:
+        """`on_idle` is called when the process begins to wait for input: from then on it can make room for others."""
         self.lease = lease
+        self._on_idle = on_idle
         self.idle_since: float | None = None
         """Monotonic time since when the process waits for input; None while it works."""
         self._parts = parts
@@ -176,6 +178,7 @@ class SessionRunner:
             if self._process is None or self._retired or self._profile is None:
                 return
             self.idle_since = monotonic()
+            self._on_idle()
             try:
                 async with asyncio.timeout(self._profile.idle_timeout_seconds):
                     while not self._retired and not await self._is_wanted():
