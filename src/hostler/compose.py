@@ -113,6 +113,7 @@ class Hostler:
     rehearsing: bool
     worker: Worker
     broker: VaultBroker
+    hub: Hub
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -512,7 +513,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, swept)
+                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, hub, swept)
                 finally:
                     worker.drain()
                     hub.close()

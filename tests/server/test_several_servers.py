@@ -10,7 +10,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from hookkit import listen, own, receiving
@@ -20,7 +19,9 @@ from hostler.engine.hub import Hub
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.work_queue import Poll, WorkQueue
 from hostler.store.database import Database
+from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.listening import APPLICATION
+from hostler.store.webhooks import emit
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, text, tool
 
@@ -244,26 +245,31 @@ async def test_a_poll_for_self_hosted_work_is_woken_by_the_other_server(pair: Pa
     assert found["data"]["id"] == session
 
 
-async def test_a_webhook_is_sent_by_whoever_runs_when_another_server_records_the_event(
+async def test_a_webhook_is_sent_when_a_process_that_sends_none_records_the_event(
     tmp_path: Path, server_cluster: PostgresCluster
 ) -> None:
+    """Without the signal the servers would look after half a minute."""
     hooks = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
     async with two_houses(tmp_path, server_cluster, **hooks) as pair:
-        with receiving() as receiver:
-            await listen(pair.other, receiver.url, "agent.created")
-            await pair.working.client.beta.agents.create(name="A", model="claude-opus-5-5")
-            await receiver.until(lambda got: len(got) == 1)
+        database = await Database.open(pair.url)
+        try:
+            with receiving() as receiver:
+                await listen(pair.other, receiver.url, "agent.created")
+                await database.write(
+                    lambda c: emit(c, database.now(c), DEFAULT_WORKSPACE, "agent.created", {"id": "x"})
+                )
+                async with asyncio.timeout(15):
+                    await receiver.until(lambda got: len(got) == 1)
+        finally:
+            await database.close()
 
 
-@pytest.mark.parametrize("sessions", [16])
-async def test_many_sessions_are_shared_and_all_finish(
-    tmp_path: Path, server_cluster: PostgresCluster, sessions: int
-) -> None:
+async def test_many_sessions_are_shared_and_all_finish(tmp_path: Path, server_cluster: PostgresCluster) -> None:
     async with two_houses(tmp_path, server_cluster, both_work=True, worker__slots=3) as pair:
         made = await pair.working.client.beta.agents.create(name="A", model="claude-opus-5-5")
         environment = await pair.working.environment()
         ids = []
-        for _ in range(sessions):
+        for _ in range(16):
             session = await pair.working.client.beta.sessions.create(agent=made.id, environment_id=environment)
             ids.append(session.id)
         for number, id_ in enumerate(ids):
@@ -271,3 +277,6 @@ async def test_many_sessions_are_shared_and_all_finish(
         for number, id_ in enumerate(ids):
             events = await (pair.other, pair.working)[number % 2].until_idle(id_)
             assert types(events).count("agent.message") == 1
+        served = [len(list((tmp_path / name / "state" / "sessions").iterdir())) for name in "ab"]
+        assert sum(served) == len(ids), "no session was served by both"
+        assert all(served)

@@ -64,7 +64,7 @@ class PostgresBackend:
         )
         arguments = dict(engine.dialect.create_connect_args(url)[1])
         arguments.update(timeout=_CONNECT_SECONDS, server_settings={"application_name": APPLICATION})
-        backend = PostgresBackend(engine, arguments)
+        backend = PostgresBackend(engine, dict(arguments))
         try:
             await backend.read(_check_server)
         except BaseException:
