@@ -22,7 +22,9 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.domain.principals import Principal
-from hostler.domain.sessions import SessionQuery
+from hostler.domain.quotas import PRESETS, Quotas
+from hostler.domain.sessions import Position, SessionLine, SessionQuery
+from hostler.engine.files import FileTerms
 from hostler.engine.models import Models
 
 VIEW: dict[str, Any] = {
@@ -74,8 +76,18 @@ class FixedSessions:
     async def retrieve(self, workspace: str, session_id: str) -> dict[str, Any]:
         return VIEW
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[dict[str, Any]], bool, bool]:
-        return [VIEW] * query.limit, False, False
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
+        place = Position(VIEW["created_at"], VIEW["id"])
+        return [SessionLine(place, json.dumps(VIEW)) for _ in range(query.limit)], False, False
+
+
+class NoQuotas:
+    async def limits_of(self, workspace: str) -> Quotas:
+        return PRESETS["unlimited"]
+
+
+class NoFiles:
+    terms = FileTerms()
 
 
 class _Server(uvicorn.Server):
@@ -100,6 +112,8 @@ def application(name: str) -> FastAPI:
         "keys": FixedKeys(),
         "models": Models(),
         "sessions": FixedSessions(),
+        "quotas": NoQuotas(),
+        "files": NoFiles(),
         "allowed_hosts": None,
         "keep_alive_seconds": 15.0,
         "slow_reader_seconds": 30.0,

@@ -82,6 +82,9 @@ class Silent:
     async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
         return
 
+    async def may_request(self) -> bool:
+        return True
+
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         return
 

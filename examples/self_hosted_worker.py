@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+from itertools import chain
 
 import anthropic
 from anthropic.lib.environments import EnvironmentWorker
@@ -35,7 +36,7 @@ async def main() -> None:
 def final_words(client: anthropic.Anthropic, session_id: str) -> str:
     """The agent's last message, once the turn is over. Calls in between are answered by the worker."""
     with client.beta.sessions.events.stream(session_id) as stream:
-        for event in [*client.beta.sessions.events.list(session_id), *stream]:
+        for event in chain(client.beta.sessions.events.list(session_id), stream):
             if event.type == "agent.message":
                 return text_of(event)
     raise SystemExit("the stream ended")

@@ -30,6 +30,7 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.prices import Prices, read_prices
 from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.outgoing import OutgoingClient
@@ -39,6 +40,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.budget import priced
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
 from hostler.engine.environment_keys import EnvironmentKeys
@@ -50,8 +52,9 @@ from hostler.engine.memory import Ledger
 from hostler.engine.memory_files import MemoryFiles
 from hostler.engine.memory_resource import MemoryKind, memory_section
 from hostler.engine.memory_stores import MemoryStores
-from hostler.engine.models import Models
+from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.mounted_files import FileKind, MountedFiles
+from hostler.engine.mounted_skills import MountedSkills, skills_section
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
@@ -67,6 +70,7 @@ from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier, CourierSettings
 from hostler.engine.webhook_dispatcher import WebhookDispatcher
@@ -88,6 +92,7 @@ from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
 from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
+from hostler.store.skills import skill_bytes, used_archives
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.webhooks import emit
 from hostler.store.work import Lease
@@ -158,17 +163,28 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
 
     def read(row: SessionRow) -> Profile:
+        environment = row.environment
         return profile(
             row.agent,
-            row.environment,
+            environment,
             idle_timeout_seconds=turns.idle_timeout_seconds,
             sandbox_limits=limits,
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
-            attached=row.resources_json,
-            told=memory_section(row.resources),
+            attached=row.resources_json + json.dumps(environment.get("skills") or []),
+            told="\n\n".join(text for text in (memory_section(row.resources), skills_section(environment)) if text),
         )
 
     return read
+
+
+def model_catalogue(settings: Settings) -> Models:
+    """Raises InvalidRequest for a file that is not a catalogue."""
+    return Models(read_catalogue(Path(settings.models.file).expanduser()) if settings.models.file else CATALOGUE)
+
+
+def price_table(settings: Settings) -> Prices:
+    """Raises InvalidRequest for a file that is not a price table."""
+    return read_prices(Path(settings.prices.file).expanduser()) if settings.prices.file else Prices()
 
 
 def quota_defaults(settings: Settings) -> Quotas:
@@ -214,7 +230,7 @@ class StoredDecisions:
         )
 
 
-def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
+def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
     async def extend(lease: Lease) -> bool:
         return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
 
@@ -236,7 +252,7 @@ def runner_ledger(database: Database, terms: LeaseTerms) -> Ledger:
                 session_id=record.session_id,
                 model=record.model,
                 status=record.status,
-                usage=record.usage,
+                usage=priced(prices, record.model, record.usage),
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
@@ -372,9 +388,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
             blobs = Blobs(settings.state_dir / "blobs")
-            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes)
+            storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
-            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes)
+            files = Files(database, blobs, file_terms(settings), quotas.admit_bytes, also_used=[used_archives])
             outputs = Outputs(database, blobs, output_limits(settings), quotas.admit_bytes)
             sealer = open_sealer(settings)
             cloner = repository_cloner(settings)
@@ -397,14 +413,16 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             owner = worker_name(settings)
             courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
             dispatcher = WebhookDispatcher(owner, database, courier)
-            hub, models = Hub(), Models()
+            hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
+            mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
+            mounted_skills.clear()
             parts = RunnerParts(
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms),
+                ledger=runner_ledger(database, terms, prices),
                 around=Surroundings(
                     harness=ClaudeHarness(),
                     sandboxes=provider,
@@ -419,6 +437,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     (
                         Repositories(database, cloner, sealer),
                         MountedFiles(database, blobs),
+                        mounted_skills,
                         memory_files,
                         outputs,
                     )
@@ -446,8 +465,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
                 ),
                 models=models,
-                sessions=Sessions(database, hub, records, models, kinds, quotas),
+                sessions=Sessions(database, hub, records, models, kinds, quotas, prices),
                 files=files,
+                skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
@@ -482,6 +502,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     tasks.create_task(files.keep_swept()),
                     tasks.create_task(outputs.collect_left(places.kept)),
                     tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),
                 ]

@@ -63,6 +63,18 @@ class Model(_Section):
     )
 
 
+class Models(_Section):
+    """Which models agents are offered."""
+
+    file: str = Field("", description="JSON file with the catalogue that `/v1/models` shows. Empty: the built-in one.")
+
+
+class Prices(_Section):
+    """What model requests cost, for budgets and for the cost of a session."""
+
+    file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
+
+
 class Sandbox(_Section):
     """What a sandbox gets when its environment says nothing."""
 
@@ -184,6 +196,8 @@ class Settings(_Section):
     server: Server = Server()
     store: Store = Store()
     model: Model = Model()
+    models: Models = Models()
+    prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()
     files: Files = Files()
     egress: Egress = Egress()

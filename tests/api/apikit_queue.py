@@ -9,6 +9,7 @@ import anthropic
 from apikit_server import Access, RunningServer
 
 from hostler.domain import events as ev
+from hostler.domain.prices import Prices
 from hostler.engine import runs, turns
 from hostler.engine.composer import composer_of
 from hostler.engine.models import Models
@@ -33,7 +34,7 @@ class QueueServer(RunningServer):
 
     def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
         self.records = Records(self.database, self.hub)
-        return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}), quotas)
+        return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}), quotas, Prices())
 
     def _apply(self, session: str, decide: Any) -> Step:
         def step(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:

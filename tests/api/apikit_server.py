@@ -43,6 +43,7 @@ from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhooks import Webhooks
@@ -193,6 +194,7 @@ class RunningServer:
                 reach=self.make_reach(),
                 memory_stores=MemoryStores(self.database),
                 files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
+                skills=Skills(self.database, Blobs(Path(blobs.name))),
                 session_resources=SessionResources(self.database, kinds, repositories),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),

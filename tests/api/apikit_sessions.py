@@ -16,7 +16,7 @@ from hostler.domain.clock import SystemClock, rfc3339
 from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
-from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
+from hostler.domain.sessions import CreateSession, EventQuery, Frame, Position, SessionLine, SessionQuery, UpdateSession
 from hostler.domain.values import merge_metadata
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
@@ -113,7 +113,7 @@ class InMemorySessions:
         view["metadata"] = merge_metadata(view["metadata"], patch.metadata)
         return view
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionView], bool, bool]:
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
         def place(view: SessionView) -> tuple[str, str]:
             return view["created_at"], view["id"]
 
@@ -133,7 +133,8 @@ class InMemorySessions:
             begin = max(0, end - query.limit)
         else:
             end = min(end, query.limit)
-        return rows[begin:end], end < len(rows), begin > 0
+        lines = [SessionLine(Position(*place(row)), json.dumps(row)) for row in rows[begin:end]]
+        return lines, end < len(rows), begin > 0
 
     async def archive(self, workspace: str, session_id: str) -> SessionView:
         view = self._get(workspace, session_id).view

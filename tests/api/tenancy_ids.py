@@ -121,8 +121,73 @@ def _memory_version(owner: Owner) -> str:
         return next(iter(versions)).id
 
 
-NOT_OF_A_WORKSPACE = frozenset({"model_id"})
-"""Parts of a path that are the same for everybody."""
+def _webhook_endpoint(owner: Owner) -> str:
+    body = b'{"url":"https://hooks.invalid/x","enabled_events":["session.created"]}'
+    return str(owner.post("/hostler/v1/webhook_endpoints", body)["id"])
+
+
+def _webhook_delivery(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/webhook_endpoints/{owner['endpoint_id']}/test", b"{}")["id"])
+
+
+SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
+SKILL_FORM = (
+    "multipart/form-data; boundary=edge",
+    b'--edge\r\nContent-Disposition: form-data; name="files[]"; filename="theirs/SKILL.md"\r\n\r\n'
+    + SKILL_FILES[0][1]
+    + b"\r\n--edge--\r\n",
+)
+
+
+def _skill(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.skills.create(files=SKILL_FILES).id
+
+
+def _skill_version(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.skills.versions.create(owner["skill_id"], files=SKILL_FILES).id
+
+
+def _queue_environment(owner: Owner) -> str:
+    with owner.client as client:
+        return client.beta.environments.create(name="theirs elsewhere", config={"type": "self_hosted"}).id
+
+
+def _work(owner: Owner) -> str:
+    said: Any = {"type": "user.message", "content": [{"type": "text", "text": "theirs"}]}
+    environment = owner["queue_environment_id"]
+    with owner.client as client:
+        client.beta.sessions.create(agent=owner["agent_id"], environment_id=environment, initial_events=[said])
+    with anthropic.Anthropic(base_url=owner.base_url, api_key=_worker_secret(owner), max_retries=0) as worker:
+        return next(iter(worker.beta.environments.work.list(environment))).id
+
+
+def _environment_key(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/environments/{owner['queue_environment_id']}/keys", b'{"name":"theirs"}')["id"])
+
+
+def _worker_secret(owner: Owner) -> str:
+    path = f"/hostler/v1/environments/{owner['queue_environment_id']}/keys"
+    return str(owner.post(path, b'{"name":"of a worker"}')["secret"])
+
+
+NOT_OF_A_WORKSPACE = frozenset({"model_id", "anthropic_worker_id"})
+"""What is sent with an id that no workspace has: the same for everybody, or the caller's own invention."""
+
+MEANINGS = {
+    ("environments.work.", "environment_id"): "queue_environment_id",
+    ("hostler.environments.keys.", "environment_id"): "queue_environment_id",
+    ("hostler.environments.keys.", "key_id"): "environment_key_id",
+}
+"""Which maker makes a part of the path, where it is not the one of that name: by the beginning of the endpoint."""
+
+
+def meaning(endpoint: str, part: str) -> str:
+    """The maker of a part of the path of `endpoint`."""
+    found = (maker for (begin, named), maker in MEANINGS.items() if named == part and endpoint.startswith(begin))
+    return next(found, part)
+
 
 MAKERS: dict[str, Callable[[Owner], str]] = {
     "agent_id": _agent,
@@ -136,8 +201,15 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "memory_store_id": _memory_store,
     "memory_id": _memory,
     "memory_version_id": _memory_version,
+    "skill_id": _skill,
+    "version": _skill_version,
+    "queue_environment_id": _queue_environment,
+    "work_id": _work,
+    "environment_key_id": _environment_key,
     "key_id": lambda owner: str(owner.post("/hostler/v1/keys", b'{"name":"theirs"}')["id"]),
     "workspace_id": lambda owner: owner.workspace,
+    "endpoint_id": _webhook_endpoint,
+    "delivery_id": _webhook_delivery,
 }
 
 SHOWN: dict[str, str] = {
@@ -152,11 +224,18 @@ SHOWN: dict[str, str] = {
     "memory_store_id": "/v1/memory_stores/{memory_store_id}",
     "memory_id": "/v1/memory_stores/{memory_store_id}/memories/{memory_id}",
     "memory_version_id": "/v1/memory_stores/{memory_store_id}/memory_versions/{memory_version_id}",
+    "skill_id": "/v1/skills/{skill_id}",
+    "version": "/v1/skills/{skill_id}/versions/{version}",
+    "queue_environment_id": "/v1/environments/{queue_environment_id}",
+    "work_id": "/v1/environments/{queue_environment_id}/work/{work_id}",
+    "environment_key_id": "/hostler/v1/environments/{queue_environment_id}/keys",
     "key_id": "/hostler/v1/keys/{key_id}",
     "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
+    "endpoint_id": "/hostler/v1/webhook_endpoints/{endpoint_id}",
+    "delivery_id": "/hostler/v1/webhook_endpoints/{endpoint_id}/deliveries",
 }
 
-WORKER_SECRET: Callable[[Owner], str] | None = None
+WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret
 """Makes an environment key for the owner's environment: for endpoints that API keys may not call."""
 
 
@@ -167,6 +246,18 @@ def _new_session(mine: Ids) -> dict[str, Any]:
 def _message(file_id: str) -> dict[str, Any]:
     """A message that shows a file."""
     return {"type": "user.message", "content": [{"type": "document", "source": {"type": "file", "file_id": file_id}}]}
+
+
+TOOLSET = {"type": "agent_toolset_20260401"}
+
+
+def _skills(mine: Ids, theirs: Ids) -> list[dict[str, Any]]:
+    """Skills that are not all mine."""
+    return [
+        {"type": "custom", "skill_id": theirs["skill_id"]},
+        {"type": "custom", "skill_id": theirs["skill_id"], "version": theirs["version"]},
+        {"type": "custom", "skill_id": mine["skill_id"], "version": theirs["version"]},
+    ]
 
 
 INTERRUPT = {"events": [{"type": "user.interrupt"}]}
@@ -182,11 +273,18 @@ BODIES: dict[str, Any] = {
     "vaults.credentials.mcp_oauth_validate": None,
     "memory_stores.archive": None,
     "memory_stores.memory_versions.redact": None,
+    "environments.work.ack": None,
+    "environments.work.heartbeat": None,
+    "hostler.environments.keys.revoke": None,
     "hostler.keys.revoke": None,
     "hostler.workspaces.archive": None,
+    "hostler.webhook_endpoints.deliveries.retry": None,
     # Something to say.
     "agents.update": {"name": "mine now"},
     "environments.update": {"name": "mine now"},
+    "environments.work.stop": {"force": True},
+    "environments.work.update": {"metadata": {"mine": "now"}},
+    "hostler.environments.keys.create": {"name": "mine now"},
     "sessions.update": {"title": "mine now"},
     "sessions.events.send": INTERRUPT,
     "sessions.resources.add": lambda mine: {"type": "file", "file_id": mine["file_id"]},
@@ -194,10 +292,14 @@ BODIES: dict[str, Any] = {
     "vaults.update": {"display_name": "mine now"},
     "vaults.credentials.create": {"auth": BEARER, "display_name": "mine"},
     "vaults.credentials.update": {"display_name": "mine now"},
+    "skills.versions.create": SKILL_FORM,
     "memory_stores.update": {"name": "mine now"},
     "memory_stores.memories.create": {"path": "/mine", "content": "x"},
     "memory_stores.memories.update": {"content": "mine now"},
     "hostler.workspaces.update": {"name": "mine now"},
+    "hostler.webhook_endpoints.update": {"name": "mine now"},
+    "hostler.webhook_endpoints.rotate_secret": {"grace_seconds": 0},
+    "hostler.webhook_endpoints.test": {},
     "hostler.workspaces.quotas.update": {"live_sessions": 1},
 }
 """By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
@@ -209,7 +311,18 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
             theirs["agent_id"],
             {"type": "agent", "id": theirs["agent_id"], "version": 1},
             {"type": "agent_with_overrides", "id": theirs["agent_id"], "system": "x"},
+            *(
+                {"type": "agent_with_overrides", "id": mine["agent_id"], "tools": [TOOLSET], "skills": [skill]}
+                for skill in _skills(mine, theirs)
+            ),
         )
+    ],
+    ("agents.create", "skills"): lambda mine, theirs: [
+        Sent(body={"name": "n", "model": "claude-opus-5-5", "tools": [TOOLSET], "skills": [skill]})
+        for skill in _skills(mine, theirs)
+    ],
+    ("agents.update", "skills"): lambda mine, theirs: [
+        Sent(body={"tools": [TOOLSET], "skills": [skill]}) for skill in _skills(mine, theirs)
     ],
     ("sessions.create", "environment_id"): lambda mine, theirs: [
         Sent(body={"agent": mine["agent_id"], "environment_id": theirs["environment_id"]})
@@ -277,8 +390,6 @@ NO_REFERENCES: dict[tuple[str, str], str] = {
     ("sessions.update", "agent"): "holds tools, no id",
     ("sessions.list", "deployment_id"): "deployments add theirs",
     ("memory_stores.memory_versions.list", "service_account_id"): "there are no service accounts",
-    ("agents.create", "skills"): "skills add theirs",
-    ("agents.update", "skills"): "skills add theirs",
     ("agents.create", "multiagent"): "multiagent adds its own",
     ("agents.update", "multiagent"): "multiagent adds its own",
 }
@@ -296,9 +407,21 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "workspaces.archive": (),
     "workspaces.quotas.retrieve": (),
     "workspaces.quotas.update": (),
+    "environments.keys.create": (),
+    "environments.keys.list": (),
+    "environments.keys.revoke": (),
     "approvals.list": (),
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
     "health.retrieve": (),
+    "webhook_endpoints.create": (),
+    "webhook_endpoints.list": (),
+    "webhook_endpoints.retrieve": (),
+    "webhook_endpoints.update": (),
+    "webhook_endpoints.delete": (),
+    "webhook_endpoints.rotate_secret": (),
+    "webhook_endpoints.test": (),
+    "webhook_endpoints.deliveries.list": (),
+    "webhook_endpoints.deliveries.retry": (),
 }
 """Query parameters and body fields of our own endpoints that hold ids."""

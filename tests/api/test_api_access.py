@@ -25,6 +25,7 @@ from hostler.api.access import RULES
 from hostler.api.contract import CONTRACT, Endpoint
 from hostler.api.own_contract import OWN_CONTRACT, OwnEndpoint
 from hostler.api.routing import refuse_unguarded
+from hostler.domain.prices import Prices
 from hostler.domain.principals import Principal
 from hostler.engine.hub import Hub
 from hostler.engine.keys import Keys, StoredKeys
@@ -117,7 +118,9 @@ class WorkersServer(RunningServer):
 
     def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
         hub = Hub()
-        return QuietSessions(self.database, hub, Records(self.database, hub), models, ResourceKinds({}), quotas)
+        return QuietSessions(
+            self.database, hub, Records(self.database, hub), models, ResourceKinds({}), quotas, Prices()
+        )
 
 
 @dataclass

@@ -192,7 +192,7 @@ def test_pages_hold_every_agent_once_while_others_are_made(client: anthropic.Ant
         ({"metadata": {"k" * 65: "v"}}, "metadata: has a key of 65"),
         ({"metadata": {"k": "v" * 513}}, "metadata: has a value for 'k' of 513"),
         ({"metadata": {"k": 1}}, "metadata: has a value for 'k' that is not a string"),
-        ({"skills": [{"type": "custom", "skill_id": "skill_1"}]}, "skills: is not supported"),
+        ({"skills": [{"type": "anthropic", "skill_id": "xlsx"}]}, "skills: of type anthropic are published by"),
         ({"multiagent": {"type": "coordinator", "agents": []}}, "multiagent: is not supported"),
         ({"execution_identity": {"type": "aws_role", "role_arn": "a"}}, "execution_identity: of type aws_role"),
         ({"tools": [{"type": "bash_20250124"}]}, r"tools\[0\]: has type 'bash_20250124'"),

@@ -174,7 +174,7 @@ def test_session_shows_its_stores_and_refuses_what_cannot_be_attached(
 def test_webhooks_hear_of_stores_once(server: RunningServer, access: Access, client: anthropic.Anthropic) -> None:
     endpoint = {
         "id": new_id("wh"), "workspace_id": access.workspace, "url": "https://example.com", "name": "n",
-        "description": "", "enabled_events": ["*"], "secret": "s", "most": 9,
+        "description": "", "enabled_events": ["*"], "secret": "hs1.k.a.b", "most": 9,
     }  # fmt: skip
     server.write(lambda c: webhooks.create_endpoint(c, server.database.now(c), **endpoint))
     stores = client.beta.memory_stores

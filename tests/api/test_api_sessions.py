@@ -53,9 +53,9 @@ def test_agent_can_be_named_in_three_ways(client: anthropic.Anthropic, ids: dict
         ({"agent": {"type": "agents"}}, "agent: has type 'agents'", None),
         ({"agent": ""}, "agent.*is not an identifier", None),
         ({"environment_id": None}, "environment_id: must be a string", None),
-        ({"vault_ids": ["vlt_1"]}, "vault_ids: is not supported", None),
+        ({"vault_ids": ["vlt_1", "vlt_1"]}, "vault_ids: names a vault twice", None),
         ({"resources": [{"type": "bucket"}]}, "resources", None),
-        ({"budget": {"type": "limit"}}, "budget: is not supported", None),
+        ({"budget": {"type": "limit"}}, "budget.max_list_cost: is required", None),
         ({"title": "x" * 501}, "title: must have at most 500", None),
         ({"initial_events": [message("a"), {"type": "user.interrupt"}]}, r"initial_events\[1\].type: is user", None),
         ({"initial_events": [message("a"), message(" ")]}, r"initial_events\[1\].content\[0\]: has empty", None),
@@ -111,7 +111,7 @@ def test_update_tells_left_out_from_null(client: anthropic.Anthropic, ids: dict[
         ({"vault_ids": []}, "vault_ids: is fixed"),
         ({"agent": {"system": "x"}}, "agent.system: is not a field"),
         ({"agent": {"mcp_servers": [{"type": "url"}]}}, r"agent.mcp_servers\[0\].name: is required"),
-        ({"budget": {"type": "limit"}}, "budget: can't be added"),
+        ({"budget": {"type": "limit"}}, "budget.max_list_cost: is required"),
     ):
         with pytest.raises(anthropic.BadRequestError, match=text):
             client.beta.sessions.update(made.id, extra_body=fields)

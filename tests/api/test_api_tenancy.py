@@ -29,6 +29,7 @@ from tenancy_ids import (
     SHOWN,
     WORKER_SECRET,
     Owner,
+    meaning,
 )
 
 from hostler.api.access import RULES
@@ -112,7 +113,7 @@ def test_ids_of_another_workspace_in_a_path_are_not_found(workspaces: tuple[Owne
     for chosen in owners:
         if all(owner is mine for owner in chosen):
             continue
-        ids = {part: owner[part] for part, owner in zip(parts(name), chosen, strict=True)}
+        ids = {part: owner[meaning(name, part)] for part, owner in zip(parts(name), chosen, strict=True)}
         body = BODIES.get(name)
         answer = ask(name, secret_for(name, mine), mine.base_url, ids, {}, body(mine) if callable(body) else body)
         assert (answer.status, answer.error["type"]) == (404, "not_found_error"), (ids, answer.body)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
+import httpx2
 import pytest
 from anthropic.types.beta.environments.beta_heartbeat_precondition_failed_error import (
     BetaHeartbeatPreconditionFailedError as HeartbeatPreconditionFailedError,
@@ -385,3 +386,30 @@ def test_deleting_a_session_takes_its_work_away(yard: Yard) -> None:
         yard.item(item.id)
     with pytest.raises((anthropic.NotFoundError, anthropic.AuthenticationError)):
         yard.beat(token, item)
+
+
+class LosesTheFirstAnswer(httpx2.HTTPTransport):
+    """A network that takes the request to the server and loses what comes back, once."""
+
+    lost = 0
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = super().handle_request(request)
+        if not self.lost and request.url.path.endswith("/heartbeat"):
+            self.lost += 1
+            response.close()
+            raise httpx2.ReadError("the connection broke", request=request)
+        return response
+
+
+def test_heartbeat_whose_answer_is_lost_is_repeated_by_the_client_and_taken(yard: Yard) -> None:
+    """T40, on a network that does it."""
+    yard.session()
+    item, token = yard.claim()
+    first = yard.beat(token, item)
+    network = LosesTheFirstAnswer()
+    with yard.as_worker(token.api_key or "", max_retries=2, http_client=httpx2.Client(transport=network)) as client:
+        second = yard.beat(client, item, first.last_heartbeat)
+        assert network.lost == 1
+        assert second.lease_extended
+        assert yard.beat(client, item, second.last_heartbeat).lease_extended

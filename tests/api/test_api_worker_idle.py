@@ -79,7 +79,7 @@ def _bash_closed_by_the_server(yard: Yard) -> str:
     call = new_id("sevt")
     yard.server.records_only(
         session,
-        ev.agent_tool_use(AT, call, "bash", {"command": "true"}, "always_allow"),
+        ev.agent_tool_use(AT, call, "bash", {"command": "true"}, "allow", {"type": "always_allow"}),
         ev.agent_tool_result(AT, call, [ev.text_block(ev.INTERRUPTED)], True),
     )
     yard.server.ends(session)

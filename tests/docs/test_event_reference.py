@@ -71,7 +71,14 @@ def test_events_have_the_fields_that_the_page_says(constructor: Callable[..., ev
 
 
 @pytest.mark.parametrize(
-    "model", [inputs.UserMessage, inputs.UserInterrupt, inputs.UserToolConfirmation, inputs.UserCustomToolResult]
+    "model",
+    [
+        inputs.UserMessage,
+        inputs.UserInterrupt,
+        inputs.UserToolConfirmation,
+        inputs.UserCustomToolResult,
+        inputs.UserToolResult,
+    ],
 )
 def test_input_has_the_fields_that_the_page_says(model: type[inputs.UserMessage]) -> None:
     (type_,) = get_args(model.model_fields["type"].annotation)
@@ -80,7 +87,7 @@ def test_input_has_the_fields_that_the_page_says(model: type[inputs.UserMessage]
 
 def test_page_has_no_section_for_what_is_not_made() -> None:
     made = {event.type for constructor in constructors() for event in made_by(constructor)}
-    said = {"user.message", "user.interrupt", "user.tool_confirmation", "user.custom_tool_result"}
+    said = {"user.message", "user.interrupt", "user.tool_confirmation", "user.custom_tool_result", "user.tool_result"}
     sections = set(re.findall(r"^### (\S+)$", PAGE, re.MULTILINE))
     assert sections == made | said
     assert sections - {"session.deleted"} <= EVENT_TYPES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import anthropic
 import pytest
 import pytest_asyncio
 from docpages import DOCS, blocks
+from hookkit import receiving
 from housekit import ASK_FOR_BASH, DEADLINE, custom
+from standardwebhooks import WebhookVerificationError
 from test_tutorial import run_blocks
 
 from hostler import compose, config
+from hostler.domain.webhooks import EVENT_TYPES
 from hostler.store import ledger
 from hostler.testing.rehearsal import prompt, step, tool
 
@@ -155,6 +159,34 @@ async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) ->
     assert len(kept) == len(rows)
 
 
+async def test_page_of_skills_teaches_one(server: Running, tmp_path: Path) -> None:
+    page = await server.does("teach-an-agent-a-skill.md")
+    follow = (await server.does("answer-approvals.md"))["follow"]
+    environment, beta = await server.environment(), server.client.beta
+
+    async def says(command: str) -> str:
+        said = prompt([step(tool("bash", command=command)), step("Done.")])
+        message: Any = {"type": "user.message", "content": [{"type": "text", "text": said}]}
+        agent = page["agent"].id
+        session = await server.call(
+            lambda: beta.sessions.create(agent=agent, environment_id=environment, initial_events=[message])
+        )
+        await server.call(follow, server.client, session.id, None)
+        result = next(event for event in await server.events(session.id) if event.type == "agent.tool_result")
+        return str(result.content[0].text)
+
+    command = "/mnt/skills/invoice-numbers/bin/invoice-number 2026 7"
+    assert await says(command) == "INV-2026-00007"
+    folder = tmp_path / "invoice-numbers"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "SKILL.md").write_text(page["SKILL"])
+    (folder / "bin" / "invoice-number").write_text("#!/bin/sh\necho $2/$1\n")
+    version = await server.call(page["new_version"], folder)
+    assert await says(command) == "INV-2026-00007"
+    assert (await server.call(page["use_newest"], page["agent"].id)).skills[0].version == version.id
+    assert await says(command) == "7/2026"
+
+
 async def test_page_of_memory_remembers(server: Running) -> None:
     page = await server.does("remember-across-sessions.md")
     await server.call(page["append"], "/drinks.md", "Tea is fine.")
@@ -178,6 +210,26 @@ async def test_page_of_memory_remembers(server: Running) -> None:
     assert [(operation, author) for operation, author, _ in found] == [
         ("modified", "session_actor"), ("modified", "api_actor"), ("created", "api_actor"),
     ]  # fmt: skip
+
+
+async def test_page_of_own_machines_runs_the_tools_there(server: Running, tmp_path: Path) -> None:
+    page = await server.does("run-tools-on-your-own-machines.md")
+    made: Any = await server.call(
+        lambda: server.client.post(
+            f"/hostler/v1/environments/{page['environment'].id}/keys", body={"name": "w"}, cast_to=dict[str, Any]
+        )
+    )
+    workdir = tmp_path / "build"
+    workdir.mkdir()
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(
+            page["serve"](server.hostler.base_url, page["environment"].id, made["secret"], str(workdir))
+        )
+        said = prompt([step(tool("bash", command="echo built > artefact")), step("{{last_tool_result}}Done.")])
+        session = await server.call(page["ask"], said)
+        serving.cancel()
+    assert (workdir / "artefact").read_text() == "built\n"
+    assert [event.type for event in await server.events(session)].count("user.tool_result") == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -208,6 +260,34 @@ async def test_pages_of_mcp_servers_and_permissions(server: Running) -> None:
     bash = next(config for config in page["agent"].tools[0].configs if config.name == "bash")
     assert bash.permission_policy.to_dict() == {"type": "auto", "verdict": "deny"}
     assert page["planner"].to_dict()["permission_mode"] == "plan"
+
+
+async def test_page_of_webhooks_makes_tries_and_rotates(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        loopback = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
+        settings = config.load({"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, **loopback)
+        async with compose.running(settings) as hostler:
+            _, secret = await compose.create_key(hostler.database, "how-to")
+            with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:
+                server = Running(hostler, client)
+                page = await server.does("receive-webhooks.md")
+                made = await server.call(page["make_endpoint"], client, receiver.url, ["agent.created"])
+                sent = await server.call(page["try_out"], client, made["id"])
+                assert [delivery["state"] for delivery in sent] == ["delivered"]
+                headers, body = receiver.got[0]
+                told = page["receive"](client, body.decode(), headers, made["signing_secret"])
+                assert told == (sent[0]["event_id"], "agent.created", "agent_test")
+                following = await server.call(page["rotate"], client, made["id"], 0)
+                await server.call(page["try_out"], client, made["id"])
+                headers, body = receiver.got[1]
+                assert page["receive"](client, body.decode(), headers, following)[1] == "agent.created"
+                with pytest.raises(WebhookVerificationError):
+                    page["receive"](client, body.decode(), headers, made["signing_secret"])
+
+
+def test_page_of_webhooks_names_every_event_type() -> None:
+    table = (HOW_TO / "receive-webhooks.md").read_text("utf-8").split("## Event types")[1]
+    assert set(re.findall(r"`([a-z_]+\.[a-z_]+)`", table)) == set(EVENT_TYPES)
 
 
 async def test_page_of_vaults(server: Running) -> None:

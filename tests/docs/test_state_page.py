@@ -20,7 +20,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "user.interrupt": {"type": "user.interrupt"},
     "user.tool_confirmation": {"type": "user.tool_confirmation", "tool_use_id": "call", "result": "allow"},
     "user.custom_tool_result": {"type": "user.custom_tool_result", "custom_tool_use_id": "call", "content": []},
+    "user.tool_result": {"type": "user.tool_result", "tool_use_id": "call", "content": []},
 }
+KINDS = {"user.custom_tool_result": "custom", "user.tool_result": "hosted"}
 
 
 def rows() -> list[tuple[str, str, str, str]]:
@@ -28,7 +30,7 @@ def rows() -> list[tuple[str, str, str, str]]:
 
 
 def session(name: str, kind: Any) -> SessionState:
-    base = SessionState(thread_id="thread", agent_name="Agent")
+    base = SessionState(thread_id="thread", agent_name="Agent", self_hosted=kind == "hosted")
     call = OpenCall(event_id="call", tool_use_id="toolu", kind=kind, name="bash", gated=True)
     turn = Turn(id="turn", prompts=(), phase="handed")
     match name:
@@ -53,7 +55,7 @@ def test_table_has_every_input_in_every_state() -> None:
 
 @pytest.mark.parametrize(("sent", "before", "recorded", "then"), rows())
 def test_input_does_what_the_table_says(sent: str, before: str, recorded: str, then: str) -> None:
-    held = session(before, "custom" if sent == "user.custom_tool_result" else "builtin")
+    held = session(before, KINDS.get(sent, "builtin"))
     if recorded == "refused":
         with pytest.raises(InvalidRequest):
             inputs.submit(held, AT, Totals({}), [BODIES[sent]])

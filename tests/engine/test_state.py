@@ -27,8 +27,8 @@ RUNNING = ["session.status_running", "session.thread_status_running"]
 class Session:
     """A state and its log. Each method does one thing and gives the types of the events that it made."""
 
-    def __init__(self) -> None:
-        self.state = SessionState(thread_id="sthr_1", agent_name="a")
+    def __init__(self, self_hosted: bool = False) -> None:
+        self.state = SessionState(thread_id="sthr_1", agent_name="a", self_hosted=self_hosted)
         self.log: list[Body] = []
         self.wanted = False
         self.clock = 0
@@ -57,7 +57,16 @@ class Session:
         self.do(step)
         return plan
 
-    def call(self, name: str, *, gated: bool = False, custom: bool = False, started: bool = False) -> str:
+    def call(
+        self,
+        name: str,
+        *,
+        gated: bool = False,
+        custom: bool = False,
+        started: bool = False,
+        hosted: bool = False,
+        asks: bool = False,
+    ) -> str:
         """Announce a call; gives the id of its event."""
         id_, at = new_id("sevt"), self.moment()
         kind = ev.agent_custom_tool_use if custom else None
@@ -65,10 +74,11 @@ class Session:
         call = OpenCall(
             event_id=id_,
             tool_use_id=f"toolu_{name}",
-            kind="custom" if custom else "builtin",
+            kind="custom" if custom else "hosted" if hosted else "builtin",
             name=name,
-            gated=gated or custom,
+            gated=gated or custom or hosted,
             started=started,
+            asks=asks,
         )
         self.do(turns.call_announced(self.state, made, call))
         return id_
@@ -93,7 +103,7 @@ class Session:
         return [
             block["text"]
             for e in self.log
-            if e["type"] in ("agent.tool_result", "user.custom_tool_result")
+            if e["type"] in ("agent.tool_result", "user.custom_tool_result", "user.tool_result")
             and event_id in (e.get("tool_use_id"), e.get("custom_tool_use_id"))
             for block in e["content"]
         ]
@@ -113,6 +123,21 @@ def deny(event_id: str, why: str | None = None) -> Body:
 
 def answer(event_id: str, text: str = "42") -> Body:
     return {"type": "user.custom_tool_result", "custom_tool_use_id": event_id, "content": [ev.text_block(text)]}
+
+
+def worked(event_id: str, text: str = "42") -> Body:
+    return {"type": "user.tool_result", "tool_use_id": event_id, "content": [ev.text_block(text)]}
+
+
+def reply(call: OpenCall, yes: bool = True) -> Body:
+    """What somebody outside says next about a waiting call."""
+    match call.kind:
+        case "custom":
+            return answer(call.event_id)
+        case "hosted" if not call.asks or call.verdict is not None:
+            return worked(call.event_id)
+        case _:
+            return (allow if yes else deny)(call.event_id)
 
 
 INTERRUPT: Body = {"type": "user.interrupt"}
@@ -393,7 +418,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.session = Session()
+        self.session = Session(self_hosted=True)
         self.live = False
         """A run works on the turn."""
         self.sent: list[str] = []
@@ -426,9 +451,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), yes=st.booleans())
     def answer(self, data: st.DataObject, yes: bool) -> None:
         call = data.draw(st.sampled_from(state.unanswered(self.session.state)))
-        made = answer(call.event_id) if call.kind == "custom" else (allow if yes else deny)(call.event_id)
+        made = reply(call, yes)
         self.session.send(made)
-        self.answered.add(call.event_id)
+        if call.event_id not in {c.event_id for c in state.unanswered(self.session.state)}:
+            self.answered.add(call.event_id)
         before = len(self.session.log)
         self.session.send(made)  # a client that isn't sure sends it again
         assert len(self.session.log) == before
@@ -472,20 +498,26 @@ class Machine(RuleBasedStateMachine):
             self.open_request = True
 
     @precondition(lambda self: self.live)
-    @rule(kind=st.sampled_from(["free", "held", "gated", "custom"]))
+    @rule(kind=st.sampled_from(["free", "held", "gated", "custom", "hosted", "hosted, asks"]))
     def call(self, kind: str) -> None:
         self.names += 1
-        name = f"c{self.names}"
-        self.session.call(name, gated=kind == "gated", custom=kind == "custom", started=kind == "free")
+        self.session.call(
+            f"c{self.names}",
+            gated=kind == "gated",
+            custom=kind == "custom",
+            started=kind == "free",
+            hosted=kind.startswith("hosted"),
+            asks=kind == "hosted, asks",
+        )
 
     @precondition(lambda self: self.live and self.session.state.calls)
     @rule(data=st.data())
     def progress(self, data: st.DataObject) -> None:
         """A call that may run begins or ends."""
-        able = [c for c in self.session.state.calls if not c.gated or c.answer is not None]
+        able = [c for c in self.session.state.calls if not c.gated or c.answer is not None or c.denied]
         if able:
             call = data.draw(st.sampled_from(able))
-            if call.started or call.kind == "custom" or (call.answer is not None and not call.answer.allow):
+            if call.started or call.kind in ("custom", "hosted") or call.denied:
                 self.session.finish(call.name)
             else:
                 self.session.begin(call.name)
@@ -517,7 +549,7 @@ class Machine(RuleBasedStateMachine):
             match event["type"]:
                 case "agent.tool_use" | "agent.custom_tool_use":
                     self.calls.add(event["id"])
-                case "agent.tool_result":
+                case "agent.tool_result" | "user.tool_result":
                     assert event["tool_use_id"] in self.calls
                     self.closed[event["tool_use_id"]] += 1
                 case "user.custom_tool_result":
@@ -560,9 +592,10 @@ class Machine(RuleBasedStateMachine):
         """Whatever happened: somebody answers, the worker works, and the session comes to rest."""
         session = self.session
         for _ in range(4 * (len(self.sent) + self.names + MAX_RECOVERIES) + 8):
-            for call in state.unanswered(session.state):
-                session.send(answer(call.event_id) if call.kind == "custom" else allow(call.event_id))
-                self.answered.add(call.event_id)
+            while waiting := state.unanswered(session.state):
+                session.send(reply(waiting[0]))
+                if waiting[0].event_id not in {c.event_id for c in state.unanswered(session.state)}:
+                    self.answered.add(waiting[0].event_id)
                 self.the_log_is_lawful()
             if session.state.turn is None:
                 break

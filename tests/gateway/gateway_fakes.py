@@ -164,6 +164,7 @@ class Listener:
     order: list[str] = field(default_factory=list)
     fail_records: int = 0
     fail_calls: int = 0
+    may: bool = True
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
@@ -180,6 +181,9 @@ class Listener:
         self.order.append("record")
         self.records.append(record)
         self.told.set()
+
+    async def may_request(self) -> bool:
+        return self.may
 
 
 @dataclass

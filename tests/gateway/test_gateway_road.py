@@ -422,6 +422,25 @@ async def test_a_hang_up_before_the_first_byte_aborts_too(tmp_path: Path) -> Non
         assert b.listener.records[0].first_byte_ms is None
 
 
+async def test_a_request_that_may_not_be_made_never_goes_out_and_is_not_answered(tmp_path: Path) -> None:
+    """The listener stops the run that made it; an answer would become part of the conversation."""
+    async with bench(tmp_path, answers_json(200, {"input_tokens": 12})) as b:
+        b.listener.may = False
+        held = await b.client()
+        held.writer.write(request_bytes(hello()))
+        # Counting tokens costs nothing, and what comes later on another connection is answered meanwhile.
+        counted = await (await b.client()).post(hello(), path="/v1/messages/count_tokens?beta=true")
+        assert counted.json == {"input_tokens": 12}
+        await held.close()
+        b.listener.may = True
+        await (await b.client()).post(hello(stream=False))
+        assert [seen.line.split()[1].split("?")[0] for seen in b.upstream.seen] == [
+            "/v1/messages/count_tokens",
+            "/v1/messages",
+        ]
+        assert len(b.listener.records) == 1
+
+
 async def test_a_cut_stream_is_cut_for_the_client_and_recorded(tmp_path: Path) -> None:
     async def script(seen: Seen, wire: Wire) -> None:
         wire.write(SSE_HEAD + chunk(b"".join(TEXT[:3])))

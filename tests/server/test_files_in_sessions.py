@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,18 @@ async def test_storage_of_a_workspace_bounds_uploads_and_outputs(
         await house.client.beta.files.delete(first)
         await house.client.beta.sessions.delete(session)
         await upload(house, "b", b"b" * 900)
+
+
+async def test_files_that_can_not_be_kept_are_not_all_copied_first(
+    tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each was copied before the quota refused it: thousands of large ones filled the disk and held up the turn."""
+    async with open_house(tmp_path, store_url, quotas__storage_bytes=1000) as house:
+        session = await session_with(house)
+        many = "for i in $(seq 110); do head -c 1200 /dev/urandom > $i; done"
+        await house.turn(session, bash(f"cd /mnt/session/outputs; {many}"))
+        deadline = time.monotonic() + DEADLINE
+        while not (told := [record.reasons for record in caplog.records if hasattr(record, "reasons")]):
+            assert time.monotonic() < deadline
+            await house.events(session)
+        assert told == [{"storage_quota_exceeded": 100, "too_many_failures": 10}]

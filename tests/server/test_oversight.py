@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
-from housekit import ASK_FOR_BASH, House, allow, custom, deny, result, types
+from housekit import ASK_FOR_BASH, House, allow, custom, deny, open_house, result, types
 
 from hostler import compose
 from hostler.domain.errors import InvalidRequest
@@ -293,3 +294,11 @@ async def test_inbox_is_read_by_its_index(house: House) -> None:
     assert "SEARCH waiting_calls USING INDEX ix_waiting_calls_oldest" in shown
     assert "SCAN" not in shown
     assert "TEMP B-TREE" not in shown
+
+
+async def test_an_upload_that_is_over_the_quota_anyway_leaves_no_bytes_behind(tmp_path: Path, store_url: str) -> None:
+    async with open_house(tmp_path, store_url, quotas__storage_bytes=100) as house:
+        with pytest.raises(anthropic.BadRequestError, match="storage_bytes"):
+            await house.client.beta.files.upload(file=("large.bin", b"x" * (3 << 20)))
+        blobs = Path(house.settings["state_dir"]) / "blobs"
+        assert not [file for file in blobs.rglob("*") if file.is_file() and file.stat().st_size > 1 << 20]

@@ -24,6 +24,11 @@ def calls(events: list[Any]) -> list[Any]:
     return [e for e in events if e.type in ("agent.tool_use", "agent.custom_tool_use")]
 
 
+async def inbox(house: House) -> list[tuple[str, str, str]]:
+    found: Any = await house.client.get("/hostler/v1/approvals", cast_to=dict[str, Any])
+    return [(entry["session_id"], entry["event_id"], entry["kind"]) for entry in found["data"]]
+
+
 def last_result(house: House) -> Any:
     """The last tool result that the model was shown."""
     blocks = [
@@ -147,6 +152,7 @@ async def test_call_that_asks_is_allowed_first_and_answered_then(house: House) -
     events = await house.turn(session, [step(tool("bash", command="ls")), step("{{last_tool_result}}")])
     [call] = calls(events)
     assert call.evaluated_permission == "ask"
+    assert await inbox(house) == [(session, call.id, "confirmation")]
     with pytest.raises(anthropic.BadRequestError, match="allowed first"):
         await house.answer(session, answered(call))
     before = len(await house.events(session))
@@ -159,6 +165,7 @@ async def test_call_that_asks_is_allowed_first_and_answered_then(house: House) -
         "session.status_idle",
     ]
     assert waiting[-1].stop_reason.event_ids == [call.id]
+    assert await inbox(house) == [], "it waits for a worker now, not for a person"
     assert (await house.answer(session, allow(call)))[0].id == verdict.id
     with pytest.raises(anthropic.BadRequestError, match="already"):
         await house.answer(session, deny(call, "no"))

@@ -131,7 +131,7 @@ async def test_overrides_replace_parts_of_the_agent_for_one_session(house: House
     with pytest.raises(anthropic.BadRequestError) as refused:
         await create(model=None)
     assert "agent_model_required" in str(refused.value.body)
-    with pytest.raises(anthropic.BadRequestError):
+    with pytest.raises(anthropic.NotFoundError):
         await create(skills=[{"type": "custom", "skill_id": "skill_x"}])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ import pytest_asyncio
 import standardwebhooks
 from hookkit import listen, own, receiving
 from housekit import House, open_house
+from sqlalchemy import Connection
+
+from hostler.engine.webhook_dispatcher import DispatcherSettings
+from hostler.store.keys import create_key, create_workspace
+from hostler.store.tables_webhooks import webhook_deliveries
+from hostler.store.webhooks import delivery_values
 
 FAST = {
     "webhooks__allow_http": True,
@@ -186,3 +193,48 @@ async def test_two_servers_on_one_database_deliver_once(tmp_path: Path, server_c
             await receiver.until(lambda got: len(got) >= 20)
             await until_settled(one, endpoint["id"])
         assert len(receiver.got) == len({headers["webhook-id"] for headers, _ in receiver.got}) == 20
+
+
+async def test_many_silent_endpoints_of_one_workspace_keep_no_other_waiting(tmp_path: Path, store_url: str) -> None:
+    async with open_house(tmp_path, store_url, **FAST, webhooks__deadline_seconds=300) as house:
+        assert house.hostler is not None
+        database = house.hostler.database
+
+        def workspace(connection: Connection) -> str:
+            now = database.now(connection)
+            return create_key(connection, now, create_workspace(connection, now, "victim").id, "k")[1]
+
+        key = await database.write(workspace)
+        with receiving(*[0] * 200) as silent, receiving() as receiver:
+            for _ in range(10):
+                await listen(house, silent.url, "agent.created")
+            for number in range(8):
+                await house.client.beta.agents.create(name=f"A{number}", model="claude-opus-5-5")
+            await silent.until(lambda got: len(got) >= 8)
+            async with anthropic.AsyncAnthropic(base_url=house.hostler.base_url, api_key=key) as victim:
+                body = {"url": receiver.url, "enabled_events": ["agent.created"]}
+                await victim.post("/hostler/v1/webhook_endpoints", body=body, cast_to=object)
+                await victim.beta.agents.create(name="mine", model="claude-opus-5-5")
+            await receiver.until(lambda got: len(got) == 1)
+            assert len(silent.got) == 8
+
+
+async def test_an_endpoint_for_which_too_much_waits_is_disabled(house: House) -> None:
+    """A receiver that takes its time never fails, and yet the table must not grow without end."""
+    assert house.hostler is not None
+    database = house.hostler.database
+    endpoint = await listen(house, "http://127.0.0.1:9/", "agent.created")
+
+    def fill(connection: Connection) -> None:
+        now, data = database.now(connection), {"id": "agent_x"}
+        row = delivery_values(connection, now, "wrkspc_default", endpoint["id"], "whe_x", "agent.created", data)
+        later = now + 3600
+        rows = ({**row, "id": f"whd_{n}", "due_at": later} for n in range(DispatcherSettings().most_waiting + 1))
+        connection.execute(webhook_deliveries.insert(), list(rows))
+
+    await database.write(fill)
+    await house.restart()
+    deadline = time.monotonic() + 60
+    while (shown := await own(house, "GET", f"/webhook_endpoints/{endpoint['id']}"))["state"] == "enabled":
+        assert time.monotonic() < deadline
+    assert "events waited" in shown["disabled_reason"]

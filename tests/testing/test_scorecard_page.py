@@ -12,5 +12,5 @@ def test_page_has_a_row_for_every_endpoint_and_names_its_proof() -> None:
     assert len(rows) == len(CONTRACT) == 114
     assert "| `POST /v1/agents` | 1a | `agents.create` | passes | `a.py::test_one`<br>`a.py::test_two` |" in rows
     assert "| `GET /v1/agents` | 1a | `agents.list` | served, not proved |  |" in rows
-    assert "| `GET /v1/files` | 1a | `files.list` | 501 |  |" in rows
+    assert "| `GET /v1/deployments` | 2 | `deployments.list` | 501 |  |" in rows
     assert "**1 of 114 endpoints pass.**" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,37 @@ async def test_a_secret_that_was_moved_between_rows_is_not_used(bench: Bench) ->
     await bench.database.write(swap)
     with pytest.raises(SecretUnreadable, match="moved"):
         await bench.token(vault)
+
+
+EVIL = "https://evil.example.com/mcp"
+
+
+@pytest.mark.parametrize("what", ["auth", "match_key", "both", "vault", "token_endpoint", "client_auth"])
+async def test_who_writes_to_the_database_can_not_send_a_token_elsewhere(
+    bench: Bench, provider: FakeProvider, what: str
+) -> None:
+    vault, theirs = await bench.vault(), await bench.vault()
+    credential = await bench.oauth(vault, provider, lives=30)
+    auth = (await bench.credentials.retrieve(WORKSPACE, vault, credential))["auth"]
+    evil = json.dumps({**auth, "mcp_server_url": EVIL})
+    endpoint = json.dumps({**auth, "refresh": {**auth["refresh"], "token_endpoint": provider.base_url + "/evil"}})
+    post = json.dumps({**auth, "refresh": {**auth["refresh"], "token_endpoint_auth": {"type": "client_secret_post"}}})
+    values = {
+        "auth": {"auth": evil},
+        "match_key": {"match_key": f"mcp {EVIL}"},
+        "both": {"auth": evil, "match_key": f"mcp {EVIL}"},
+        "vault": {"vault_id": theirs},
+        "token_endpoint": {"auth": endpoint},
+        "client_auth": {"auth": post},
+    }[what]
+    await bench.database.write(
+        lambda conn: conn.execute(credentials.update().where(credentials.c.id == credential).values(**values))
+    )
+    for url in (URL, EVIL):
+        for asked in (vault, theirs):
+            with suppress(SecretUnreadable):
+                assert await bench.token(asked, url=url) is None
+    assert provider.exchanges == []
 
 
 # -------------------------------------------------------------------------------------------------------------- OAuth

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import secrets
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from brokerkit import WORKSPACE, Bench, Heard, Skew, open_bench
+from brokerkit import URL, WORKSPACE, Bench, Heard, Skew, open_bench
 
 from hostler.domain.errors import InvalidRequest, SecretUnreadable
-from hostler.engine.credentials import seal
+from hostler.engine.credentials import match_key, opened, seal
 from hostler.sealing import rotation
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
 from hostler.store.sealed import count_by_key, rewrap_some, sealed_columns
 from hostler.store.tables_vaults import credentials
+from hostler.store.vaults import find_active
 from hostler.testing.postgres import PostgresCluster
 
 
@@ -129,7 +129,8 @@ async def test_a_secret_that_is_replaced_while_it_is_re_wrapped_stays_replaced(
         pytest.skip("SQLite has one writer at a time")
     vault = await bench.vault()
     credential = await bench.static(vault, "canary-old")
-    replaced = seal(bench.sealer, WORKSPACE, credential, {"token": "canary-new"})
+    public = {"type": "static_bearer", "mcp_server_url": URL}
+    replaced = seal(bench.sealer, WORKSPACE, vault, credential, public, {"token": "canary-new"})
     cluster: PostgresCluster = request.getfixturevalue("cluster")
 
     def rewrapped(old: str) -> str:
@@ -161,13 +162,10 @@ async def test_keys_of_the_configuration_are_rotated_by_naming_the_old_one(bench
     fresh = MasterKey(secrets.token_bytes(32))
     done = await rotation.rotate(bench.database, GivenKeys(fresh, [old]))
     assert (done.key_id, done.rewrapped, done.kept) == (fresh.id, 3, (old.id,))
-    ((vault, _),) = made.items()
-    sealed = (await bench.database.read(_sealed))[0]
-    row = await bench.database.read(
-        lambda c: c.execute(sa.select(credentials.c.id).where(credentials.c.sealed == sealed)).scalar_one()
-    )
-    opened = EnvelopeSealer(GivenKeys(fresh)).open(f"{WORKSPACE}/{row}/secrets", sealed)
-    assert json.loads(opened)["token"].startswith(f"canary-{vault}")
+    ((vault, urls),) = made.items()
+    found = await bench.database.read(lambda c: find_active(c, WORKSPACE, vault, match_key(urls[0])))
+    assert found is not None
+    assert opened(EnvelopeSealer(GivenKeys(fresh)), found) == {"token": f"canary-{vault}-0"}
     with pytest.raises(InvalidRequest, match="previous_keys"):
         await rotation.prune(bench.database, GivenKeys(fresh))
 

@@ -23,11 +23,13 @@ from hostler.api import (
     oversight,
     session_resources,
     sessions,
+    skills,
     vaults,
     webhook_endpoints,
     work,
 )
 from hostler.api.contract import BY_METHOD
+from hostler.api.descriptions import DOCUMENTS, describe
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
@@ -46,12 +48,10 @@ _ROUTERS = (
     models.router,
     session_resources.router,
     sessions.router,
+    skills.router,
     vaults.router,
 )
 _OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)
-
-FORM_BYTES = 1 << 20
-"""What a form may hold besides the bytes of its file."""
 
 
 def served_methods() -> frozenset[str]:
@@ -70,6 +70,8 @@ def create_app(services: ApiServices) -> FastAPI:
     app = FastAPI(title="Hostler", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.add_route("/healthz", _healthz, methods=["GET"], name="healthz")
+    for path in DOCUMENTS:
+        app.add_route(path, describe, methods=["GET"], name=path)
     routers = (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods()))
     refuse_unguarded((*app.router.routes, *(route for router in routers for route in router.routes)), OPEN_PATHS)
     for router in routers:
@@ -80,7 +82,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app.add_middleware(
         Transport,
         organization_id=services.organization_id,
-        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + FORM_BYTES)]),
+        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + files.FORM_BYTES)]),
     )
     app.add_exception_handler(HTTPException, _pass_on)
     return app

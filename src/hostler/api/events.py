@@ -14,7 +14,7 @@ from hostler.api.query import Query
 from hostler.api.rendering import json_response, page, page_of_texts
 from hostler.api.routing import ContractRouter, path_value
 from hostler.api.sse import EventStreamResponse, last_event_id
-from hostler.domain.errors import InvalidRequest, NotFound
+from hostler.domain.errors import InvalidRequest, NotFound, PermissionDenied
 from hostler.domain.inputs import parse_client_events
 from hostler.domain.sessions import EVENT_TYPES, EventQuery, Order, SessionStatus
 
@@ -26,6 +26,10 @@ MOST_EVENTS: Final = 1_000
 DEFAULT_THREADS: Final = 1_000
 
 _ORDERS: tuple[Order, ...] = get_args(Order)
+WORKERS_SEND: Final = frozenset({"user.tool_result", "user.custom_tool_result", "user.interrupt"})
+"""What a worker may send. Its secret lies where the agent's commands run, so whoever has it must not be able to speak
+for the user, nor to allow what waits for a person."""
+
 _STATUSES: tuple[SessionStatus, ...] = get_args(SessionStatus)
 
 
@@ -48,6 +52,12 @@ async def send(request: Request) -> Response:
     if "events" not in body:
         raise InvalidRequest("events: is required")
     events = parse_client_events(body["events"])
+    if caller_of(request).principal.kind != "api_key":
+        for index, event in enumerate(events):
+            if event.type not in WORKERS_SEND:
+                raise PermissionDenied(
+                    f"events[{index}]: a worker may send results and interrupts; {event.type} needs an API key"
+                )
     stored = await services_of(request).sessions.send(
         caller_of(request).workspace,
         path_value(request, "session_id"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +17,7 @@ from hostler.api.multipart import Part, parts
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import ContractRouter, path_value
+from hostler.api.sending import send_pieces
 from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.files import MAX_EXPIRES_SECONDS, MAX_IDS, MIN_EXPIRES_SECONDS
 from hostler.domain.sessions import Position
@@ -25,6 +25,8 @@ from hostler.engine.files import Content
 
 router = ContractRouter()
 
+FORM_BYTES = 1 << 20
+"""What a form may hold besides the bytes of its file."""
 _PREFIX = "page_"
 """Page tokens of files begin with it, as those of the contract do."""
 
@@ -35,6 +37,10 @@ async def upload(request: Request) -> Response:
     taken: tuple[Any, bytes, Part] | None = None
     expires: int | None = None
     seen: set[str] = set()
+    length = request.headers.get("content-length", "0")
+    if int(length) > FORM_BYTES:
+        # What is over the quota anyway isn't kept first: the bytes would lie there until the next sweep.
+        await files.expect(caller_of(request).workspace, int(length) - FORM_BYTES)
     async for part in parts(request):
         if part.name in seen:
             raise InvalidRequest(f"{part.name}: was sent twice; one upload is one file")
@@ -167,11 +173,7 @@ class FileContent(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._content.pieces) as pieces:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for piece in pieces:
-                async with asyncio.timeout(self._patience):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+            await send_pieces(send, self.raw_headers, pieces, self._patience)
 
 
 def _expires(text: str) -> int:

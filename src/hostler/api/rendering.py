@@ -25,8 +25,8 @@ def page(rows: Sequence[dict[str, Any]], next_page: str | None) -> Response:
     return json_response({"data": list(rows), "next_page": next_page})
 
 
-def page_of_texts(rows: Iterable[str], next_page: str | None) -> Response:
-    """A page whose rows are JSON text already."""
-    tail = json.dumps(next_page)
-    text = f'{{"data":[{",".join(rows)}],"next_page":{tail}}}'
+def page_of_texts(rows: Iterable[str], next_page: str | None, **more: str | None) -> Response:
+    """A page whose rows are JSON text already. `more`: what stands beside `next_page`."""
+    tail = json.dumps({"next_page": next_page, **more}, separators=(",", ":"))
+    text = f'{{"data":[{",".join(rows)}],{tail[1:]}'
     return Response(text.encode("utf-8", "backslashreplace"), 200, media_type="application/json")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hostler.domain.inputs import ClientEvent
-from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionQuery, UpdateSession
+from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLine, SessionQuery, UpdateSession
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.credentials import Credentials
@@ -22,6 +22,7 @@ from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_queue import WorkQueue
@@ -49,7 +50,7 @@ class SessionService(Protocol):
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> SessionView: ...
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionView], bool, bool]:
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
         """The rows in display order, whether more come after them, whether more come before."""
         ...
 
@@ -108,6 +109,7 @@ class ApiServices:
     reach: Reach
     memory_stores: MemoryStores
     files: Files
+    skills: Skills
     session_resources: SessionResources
     vaults: Vaults
     credentials: Credentials

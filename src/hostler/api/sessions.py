@@ -11,13 +11,11 @@ from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
 from hostler.api.cursors import parse_row_cursor, row_cursor
 from hostler.api.query import Query
-from hostler.api.rendering import json_response
+from hostler.api.rendering import json_response, page_of_texts
 from hostler.api.routing import ContractRouter, path_value
-from hostler.api.services import SessionView
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.sessions import (
     Order,
-    Position,
     SessionQuery,
     SessionStatus,
     UpdateSession,
@@ -76,12 +74,10 @@ async def list_sessions(request: Request) -> Response:
     if wanted.agent_version is not None and wanted.agent_id is None:
         raise InvalidRequest("agent_version: needs agent_id; send both or neither")
     rows, more_after, more_before = await services_of(request).sessions.list(caller_of(request).workspace, wanted)
-    return json_response(
-        {
-            "data": rows,
-            "next_page": row_cursor("sessions", order, _position(rows[-1])) if rows and more_after else None,
-            "prev_page": row_cursor("sessions", order, _position(rows[0]), "prev") if rows and more_before else None,
-        }
+    return page_of_texts(
+        (row.text for row in rows),
+        row_cursor("sessions", order, rows[-1].position) if rows and more_after else None,
+        prev_page=row_cursor("sessions", order, rows[0].position, "prev") if rows and more_before else None,
     )
 
 
@@ -97,7 +93,3 @@ async def delete(request: Request) -> Response:
     session_id = path_value(request, "session_id")
     await services_of(request).sessions.delete(caller_of(request).workspace, session_id)
     return json_response({"id": session_id, "type": "session_deleted"})
-
-
-def _position(row: SessionView) -> Position:
-    return Position(row["created_at"], row["id"])

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hostler.api.body import BodyTimeout
 from hostler.api.context import Caller
+from hostler.api.descriptions import DOCUMENTS
 from hostler.api.errors import Answer, answer, plain_answer
 from hostler.api.throttle import Throttle
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
@@ -36,8 +37,8 @@ MAX_BODY_BYTES: Final = 32 << 20
 DRAIN_BYTES: Final = 64 << 20
 """How much of a refused body is still read, so that the client sees the answer instead of a reset connection."""
 DRAIN_SECONDS: Final = 10.0
-OPEN_PATHS: Final = frozenset({"/healthz"})
-"""Paths that need no key. They tell nothing but that the server runs."""
+OPEN_PATHS: Final = frozenset({"/healthz", *DOCUMENTS})
+"""Paths that need no key. They tell that the server runs, and what the documentation says."""
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:

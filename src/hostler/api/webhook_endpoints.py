@@ -24,7 +24,7 @@ _STATES = ("pending", "delivered", "failed")
 async def create(request: Request) -> Response:
     Query(request).finish()
     wanted = parse(CreateEndpoint, await json_object(request))
-    return json_response(await services_of(request).webhooks.create(caller_of(request).workspace, wanted))
+    return json_response(await services_of(request).webhooks.create(caller_of(request).principal, wanted))
 
 
 @router.serves("webhook_endpoints.list")
@@ -52,14 +52,14 @@ async def update(request: Request) -> Response:
     Query(request).finish()
     patch = parse(UpdateEndpoint, await json_object(request))
     endpoint_id = path_value(request, "endpoint_id")
-    return json_response(await services_of(request).webhooks.update(caller_of(request).workspace, endpoint_id, patch))
+    return json_response(await services_of(request).webhooks.update(caller_of(request).principal, endpoint_id, patch))
 
 
 @router.serves("webhook_endpoints.delete")
 async def delete(request: Request) -> Response:
     Query(request).finish()
     endpoint_id = path_value(request, "endpoint_id")
-    return json_response(await services_of(request).webhooks.delete(caller_of(request).workspace, endpoint_id))
+    return json_response(await services_of(request).webhooks.delete(caller_of(request).principal, endpoint_id))
 
 
 @router.serves("webhook_endpoints.rotate_secret")
@@ -67,7 +67,7 @@ async def rotate(request: Request) -> Response:
     Query(request).finish()
     wanted = parse(RotateSecret, await json_object(request))
     endpoint_id = path_value(request, "endpoint_id")
-    return json_response(await services_of(request).webhooks.rotate(caller_of(request).workspace, endpoint_id, wanted))
+    return json_response(await services_of(request).webhooks.rotate(caller_of(request).principal, endpoint_id, wanted))
 
 
 @router.serves("webhook_endpoints.test")
@@ -75,7 +75,7 @@ async def test(request: Request) -> Response:
     Query(request).finish()
     wanted = parse(TestDelivery, await json_object(request))
     endpoint_id = path_value(request, "endpoint_id")
-    return json_response(await services_of(request).webhooks.test(caller_of(request).workspace, endpoint_id, wanted))
+    return json_response(await services_of(request).webhooks.test(caller_of(request).principal, endpoint_id, wanted))
 
 
 @router.serves("webhook_endpoints.deliveries.list")
@@ -104,5 +104,5 @@ async def retry(request: Request) -> Response:
     await no_fields(request)
     endpoint_id, delivery_id = path_value(request, "endpoint_id"), path_value(request, "delivery_id")
     return json_response(
-        await services_of(request).webhooks.send_again(caller_of(request).workspace, endpoint_id, delivery_id)
+        await services_of(request).webhooks.send_again(caller_of(request).principal, endpoint_id, delivery_id)
     )

@@ -32,6 +32,7 @@ from hostler.cli.options import address_of as _address
 from hostler.cli.options import log_level_of as _log_level
 from hostler.cli.options import settings_of as _settings
 from hostler.cli.problem import Problem
+from hostler.cli.webhookcommands import register as register_webhook_commands
 
 app = typer.Typer(
     name="hostler",
@@ -226,6 +227,7 @@ def sessions_delete(
 
 register_key_commands(app)
 register_environment_commands(app)
+register_webhook_commands(app)
 
 
 secrets_app = typer.Typer(

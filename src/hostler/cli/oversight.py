@@ -17,7 +17,7 @@ _PAGE = 100
 
 def approvals(address: Address, *, limit: int, as_json: bool) -> None:
     """Oldest first. JSON: `{"approvals": [<approval of the API>, …]}`."""
-    rows = _rows(address, "/hostler/v1/approvals", limit)
+    rows = rows_of(address, "/hostler/v1/approvals", limit)
     if as_json:
         print(json.dumps({"approvals": rows}))
         return
@@ -39,7 +39,7 @@ def approvals(address: Address, *, limit: int, as_json: bool) -> None:
 
 def audit(address: Address, *, limit: int, act: str | None, target: str | None, as_json: bool) -> None:
     """Newest first. JSON: `{"audit": [<entry of the API>, …]}`."""
-    rows = _rows(address, "/hostler/v1/audit", limit, act=act, target_id=target)
+    rows = rows_of(address, "/hostler/v1/audit", limit, act=act, target_id=target)
     if as_json:
         print(json.dumps({"audit": rows}))
         return
@@ -65,7 +65,7 @@ def age(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-def _rows(address: Address, path: str, limit: int, **filters: str | None) -> list[dict[str, Any]]:
+def rows_of(address: Address, path: str, limit: int, **filters: str | None) -> list[dict[str, Any]]:
     """Up to `limit` rows over all pages."""
     rows: list[dict[str, Any]] = []
     after: str | None = None

@@ -29,6 +29,15 @@ _KEY = (
 _WORKSPACE = '"id", "type": "workspace", "name", "created_at", "archived_at"'
 _ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
+_WEBHOOK = (
+    '"id", "type": "webhook_endpoint", "url", "name", "description", "enabled_events", "state", "disabled_reason", '
+    '"consecutive_failures", "old_secret_expires_at", "created_at", "updated_at"'
+)
+_DELIVERY = (
+    '"id", "type": "webhook_delivery", "endpoint_id", "event_id", "event_type", "state", "test", "next_attempt_at", '
+    '"attempts": [{"number", "at", "status", "error", "latency_ms"}, …], "created_at"'
+)
+
 SHAPES: dict[str, str] = {
     "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url"}, "isolation": {"technology", '
     '"host_user", "limits_by", "missing": []}, "state_dir"}`, one line, as soon as it listens. Logs are JSON lines on '
@@ -52,6 +61,11 @@ SHAPES: dict[str, str] = {
     "hostler environment key revoke": "The key, as in the list.",
     "hostler workspace create": f"`{{{_WORKSPACE}}}`",
     "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
+    "hostler webhook create": f'`{{{_WEBHOOK}, "signing_secret"}}`',
+    "hostler webhook list": f'`{{"webhooks": [{{{_WEBHOOK}}}, …]}}`, newest first.',
+    "hostler webhook test": f"`{{{_DELIVERY}}}`",
+    "hostler webhook deliveries": f'`{{"deliveries": [{{{_DELIVERY}}}, …]}}`, newest first.',
+    "hostler webhook rotate": f'`{{{_WEBHOOK}, "signing_secret"}}`',
     "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '
     '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
     "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '

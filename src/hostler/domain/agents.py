@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hostler.domain.mcp import LocalServer, LocalServers, UrlServer, UrlServers, check_servers
+from hostler.domain.skills import PinnedSkill, SkillRequests, check_readable
 from hostler.domain.tools import Tool, ToolRequests, resolve_tools
-from hostler.domain.values import Metadata, MetadataPatch, ModelId, Text, Value, problem, refuse_unless_empty
+from hostler.domain.values import Items, Metadata, MetadataPatch, ModelId, Text, Value, problem, refuse_unless_empty
 
 MAX_NAME: Final = 256
 MAX_DESCRIPTION: Final = 2_048
@@ -78,9 +79,6 @@ def _default_mode(value: object) -> object:
 
 ModeRequest = Annotated[PermissionMode, BeforeValidator(_default_mode)]
 """What a `permission_mode` field of a request holds; null is `default`."""
-NoSkills = Annotated[
-    None, refuse_unless_empty("is not supported by this server yet; leave it out or send an empty array")
-]
 NoMultiagent = Annotated[None, refuse_unless_empty("is not supported by this server yet; leave it out or send null")]
 ExecutionIdentity = Annotated[ServiceAccount | None, BeforeValidator(_service_account)]
 SystemPrompt = Annotated[Text, Field(max_length=MAX_SYSTEM)]
@@ -107,7 +105,7 @@ class CreateAgent(Value):
     mcp_servers: UrlServers = ()
     local_mcp_servers: LocalServers = ()
     permission_mode: ModeRequest = "default"
-    skills: NoSkills = None
+    skills: SkillRequests = ()
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
 
@@ -125,7 +123,7 @@ class UpdateAgent(Value):
     mcp_servers: UrlServers = ()
     local_mcp_servers: LocalServers = ()
     permission_mode: ModeRequest = "default"
-    skills: NoSkills = None
+    skills: SkillRequests = ()
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
 
@@ -142,6 +140,7 @@ class AgentVersion(Value):
     mcp_servers: tuple[UrlServer, ...] = ()
     local_mcp_servers: tuple[LocalServer, ...] = ()
     permission_mode: PermissionMode = "default"
+    skills: Items[PinnedSkill] = ()
 
     def wire(self) -> dict[str, Any]:
         """The part of the wire object that depends on the version, with every key of the contract.
@@ -150,7 +149,6 @@ class AgentVersion(Value):
         """
         shown = {
             **self.model_dump(mode="json"),
-            "skills": [],
             "multiagent": None,
             "execution_identity": {"type": "service_account"},
         }
@@ -161,12 +159,18 @@ class AgentVersion(Value):
         return shown
 
     def check(self, at: str = "") -> None:
-        """Raises InvalidRequest when tools and MCP servers contradict each other. `at`: as in `check_servers`."""
+        """Raises InvalidRequest when tools, servers and skills contradict each other. `at`: as in `check_servers`."""
         check_servers(self.tools, self.mcp_servers, self.local_mcp_servers, at=at)
+        check_readable(self.tools, self.skills, at=at)
 
 
-def first_version(request: CreateAgent, *, default_effort: EffortLevel) -> AgentVersion:
-    """The version that `request` makes. `default_effort` is the one of its model. Raises InvalidRequest."""
+def first_version(
+    request: CreateAgent, *, default_effort: EffortLevel, skills: tuple[PinnedSkill, ...] = ()
+) -> AgentVersion:
+    """The version that `request` makes. `default_effort` is the one of its model. Raises InvalidRequest.
+
+    `skills` are those of the request, each at a version.
+    """
     version = AgentVersion(
         name=request.name,
         description=request.description or None,
@@ -177,6 +181,7 @@ def first_version(request: CreateAgent, *, default_effort: EffortLevel) -> Agent
         mcp_servers=request.mcp_servers,
         local_mcp_servers=request.local_mcp_servers,
         permission_mode=request.permission_mode,
+        skills=skills,
     )
     version.check()
     return version

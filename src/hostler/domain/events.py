@@ -113,8 +113,8 @@ def thread_idle(
     )
 
 
-def usage(at: str, totals: Body) -> Event:
-    return _event("session.usage", at, usage=totals, budget=None)
+def usage(at: str, totals: Body, budget: Body | None) -> Event:
+    return _event("session.usage", at, usage=totals, budget=budget)
 
 
 def deleted(at: str) -> Event:

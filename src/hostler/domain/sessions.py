@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from hostler.domain.agents import MAX_SYSTEM, ModelChoice, ModeRequest, NoSkills
+from hostler.domain.agents import MAX_SYSTEM, ModelChoice, ModeRequest
 from hostler.domain.clock import rfc3339
 from hostler.domain.inputs import ClientEvent, parse_initial_events
 from hostler.domain.mcp import LocalServers, UrlServers
 from hostler.domain.resources import FileResource, GithubResource, MemoryResource, ResourceRequests
+from hostler.domain.skills import SkillRequests
 from hostler.domain.tools import ToolRequests
 from hostler.domain.values import (
     Identifier,
@@ -109,7 +111,7 @@ class AgentOverrides(Value):
     mcp_servers: UrlServers = ()
     local_mcp_servers: LocalServers = ()
     permission_mode: ModeRequest = "default"
-    skills: NoSkills = None
+    skills: SkillRequests = ()
 
 
 def _bare_agent(value: object) -> object:
@@ -123,10 +125,25 @@ AgentChoice = Annotated[
 Title = Annotated[Text, Field(max_length=MAX_TITLE)]
 
 
-def _no_budget_yet(value: object) -> object:
-    if value is not None:
-        raise problem("is not supported by this server yet; leave it out")
-    return value
+def _whole_cents(amount: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,11}", amount):
+        raise problem('must be whole cents as text, more than 0 and without leading zeros, such as "2500" for $25')
+    return amount
+
+
+class _Amount(Value):
+    amount: Annotated[str, AfterValidator(_whole_cents)]
+    currency: Literal["USD"]
+
+
+class BudgetLimit(Value):
+    """How much a session may cost, at list price."""
+
+    type: Literal["limit"]
+    max_list_cost: _Amount
+
+    def wire(self) -> dict[str, Any]:
+        return self.model_dump()
 
 
 class _CreateSessionBody(Value):
@@ -137,7 +154,7 @@ class _CreateSessionBody(Value):
     initial_events: Any = None
     resources: ResourceRequests = ()
     vault_ids: VaultIds = ()
-    budget: Annotated[None, BeforeValidator(_no_budget_yet)] = None
+    budget: BudgetLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +169,8 @@ class CreateSession:
     resources: Sequence[FileResource | GithubResource | MemoryResource] = ()
     vault_ids: Sequence[str] = ()
     """In the order in which they are asked for a credential."""
+    budget: dict[str, Any] | None = None
+    """As the wire has it."""
 
 
 def parse_create_session(raw: object) -> CreateSession:
@@ -165,6 +184,7 @@ def parse_create_session(raw: object) -> CreateSession:
         initial_events=parse_initial_events(body.initial_events),
         resources=body.resources,
         vault_ids=body.vault_ids or (),
+        budget=body.budget.wire() if body.budget else None,
     )
 
 
@@ -177,12 +197,6 @@ class SessionAgentUpdate(Value):
     permission_mode: ModeRequest = "default"
 
 
-def _no_budget(value: object) -> object:
-    if value is not None:
-        raise problem("can't be added to a session that was created without one", code="budget_create_only")
-    return value
-
-
 def _no_vault_update(value: object) -> object:
     raise problem("is fixed when the session is created; leave it out")
 
@@ -193,8 +207,13 @@ class UpdateSession(Value):
     title: Title | None = None
     metadata: MetadataPatch = Field(default_factory=dict)
     agent: SessionAgentUpdate | None = None
-    budget: Annotated[None, BeforeValidator(_no_budget)] = None
+    budget: BudgetLimit | None = None
+    """Null removes it, for good."""
     vault_ids: Annotated[None, BeforeValidator(_no_vault_update)] = None
+
+    @property
+    def wire_budget(self) -> dict[str, Any] | None:
+        return None if self.budget is None else self.budget.wire()
 
 
 # ------------------------------------------------------------------------------------------------------- lists
@@ -242,6 +261,14 @@ class SessionQuery:
     statuses: frozenset[SessionStatus] = frozenset()
     created_at: TimeRange = TimeRange()
     include_archived: bool = False
+
+
+class SessionLine(NamedTuple):
+    """One row of a page of sessions."""
+
+    position: Position
+    text: str
+    """The session as JSON, every key present."""
 
 
 @dataclass(frozen=True, slots=True)

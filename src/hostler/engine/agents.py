@@ -18,6 +18,7 @@ from hostler.domain.ids import new_id
 from hostler.domain.sessions import AgentOverrides, AgentRef, Position, SessionAgentUpdate, TimeRange
 from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
+from hostler.engine import skills
 from hostler.engine.models import Models
 from hostler.store import catalog, webhooks
 from hostler.store.catalog import AgentRow
@@ -34,11 +35,12 @@ class Agents:
         self._models = models
 
     async def create(self, workspace: str, request: CreateAgent) -> dict[str, Any]:
-        version = first_version(request, default_effort=self._models.default_effort(request.model.id))
+        effort = self._models.default_effort(request.model.id)
         agent_id = new_id("agent")
 
         def create(conn: Connection) -> AgentRow:
             now = self._database.now(conn)
+            version = first_version(request, default_effort=effort, skills=skills.pin(conn, workspace, request.skills))
             row = catalog.create_agent(
                 conn,
                 now,
@@ -72,7 +74,7 @@ class Agents:
                     f"agent {agent_id} is at version {row.version}, not {patch.version}; retrieve it and try again"
                 )
             stored = version_of(row)
-            changed = patched(stored, patch, self._models.default_effort)
+            changed = patched(stored, patch, self._models.default_effort, pinned(conn, workspace, patch))
             if changed == stored:
                 return row
             now = self._database.now(conn)
@@ -153,10 +155,23 @@ def agent_wire(row: AgentRow) -> dict[str, Any]:
     }
 
 
-def patched(stored: AgentVersion, patch: UpdateAgent, default_effort: Callable[[str], EffortLevel]) -> AgentVersion:
-    """`stored` with `patch`: what was left out stays, null clears, arrays are replaced, metadata is merged."""
+def pinned(conn: Connection, workspace: str, patch: UpdateAgent | AgentOverrides, *, at: str = "") -> dict[str, Any]:
+    """What `patch` says of skills, each at a version; nothing when it says nothing. Raises NotFound, InvalidRequest."""
+    return {"skills": skills.pin(conn, workspace, patch.skills, at=at)} if "skills" in patch.model_fields_set else {}
+
+
+def patched(
+    stored: AgentVersion,
+    patch: UpdateAgent,
+    default_effort: Callable[[str], EffortLevel],
+    pinned_skills: Mapping[str, Any],
+) -> AgentVersion:
+    """`stored` with `patch`: what was left out stays, null clears, arrays are replaced, metadata is merged.
+
+    `pinned_skills` is what `pinned` made of the patch.
+    """
     sent = patch.model_fields_set
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = dict(pinned_skills)
     if patch.name is not None:
         changes["name"] = patch.name
     if patch.model is not None:
@@ -189,14 +204,14 @@ def session_agent(
 ) -> tuple[AgentRow, dict[str, Any]]:
     """The agent that a new session takes: its row, and the snapshot as `session.agent` shows it, overrides applied.
 
-    Raises NotFound, and InvalidRequest when the agent is archived.
+    Raises NotFound, and InvalidRequest when the agent is archived or the overrides contradict each other.
     """
     row = catalog.get_agent(conn, workspace, choice.id, choice.version)
     if row.archived_at is not None:
         raise InvalidRequest(f"agent {choice.id} is archived and takes no new sessions; name another agent")
     version = version_of(row)
     if isinstance(choice, AgentOverrides):
-        changes: dict[str, Any] = {}
+        changes = pinned(conn, workspace, choice, at="agent.")
         if choice.model is not None:
             changes["model"] = resolve_model(choice.model, default_effort=models.default_effort(choice.model.id))
         if "system" in choice.model_fields_set:

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from hostler.domain.clock import parse_rfc3339, rfc3339_of
-from hostler.domain.errors import Busy, HostlerError, InvalidRequest, NotFound
+from hostler.domain.errors import Busy, HostlerError, InvalidRequest, NotFound, SecretUnreadable
 from hostler.domain.ids import new_id
 from hostler.engine.credentials import match_key, opened, seal
 from hostler.engine.oauth import EXCHANGE_SECONDS, Grant, Refused, Unreached, exchange
@@ -100,6 +100,8 @@ class VaultBroker:
         if found is None:
             return None
         row, secrets, now = found
+        if match_key(row.auth["mcp_server_url"]) != key:  # The secrets are bound to the URL, and the key is not.
+            raise SecretUnreadable(f"credential {row.id} was changed in the database: it is not for this server")
         left = _seconds_left(row, now)
         if left > EARLY_SECONDS or row.auth.get("refresh") is None:
             return _bearer(row, secrets)
@@ -247,7 +249,7 @@ class VaultBroker:
             auth.pop("expires_at", None)
             if result.lives_seconds is not None:
                 auth["expires_at"] = rfc3339_of(hold.at + result.lives_seconds)
-        sealed = seal(self._sealer, row.workspace_id, row.id, secrets)
+        sealed = seal(self._sealer, row.workspace_id, row.vault_id, row.id, auth, secrets)
         changed = rows.change_credential(conn, now, row, auth=auth, sealed=sealed)
         return Renewed(_bearer(changed, secrets))
 

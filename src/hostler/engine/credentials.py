@@ -78,7 +78,7 @@ class Credentials:
                 metadata=request.metadata,
                 auth=auth,
                 match_key=key,
-                sealed=seal(self._sealer, workspace, credential_id, secrets),
+                sealed=seal(self._sealer, workspace, vault_id, credential_id, auth, secrets),
             )
             self._announce(
                 conn, now, workspace, "vault_credential.created", {"id": credential_id, "vault_id": vault_id}
@@ -114,7 +114,7 @@ class Credentials:
                         _check_expiry(auth, now)
                 if new_secrets:
                     secrets = {**opened(self._sealer, row), **new_secrets}
-                    changes["sealed"] = seal(self._sealer, workspace, credential_id, secrets)
+                    changes["sealed"] = seal(self._sealer, workspace, vault_id, credential_id, auth, secrets)
                 if changes.keys() & {"auth", "sealed"}:
                     changes["refresh_failed_at"] = None  # what failed before may work now
             return rows.change_credential(conn, now, row, **changes) if changes else row
@@ -189,21 +189,39 @@ def archive_in(
 # ------------------------------------------------------------------------------------------------------------ secrets
 
 
-def seal(sealer: Sealer, workspace: str, credential_id: str, secrets: Mapping[str, str]) -> str:
-    """The secrets of one credential in one envelope, so that they change together."""
-    return sealer.seal(_context(workspace, credential_id), json.dumps(dict(secrets)).encode())
+def seal(
+    sealer: Sealer,
+    workspace: str,
+    vault_id: str,
+    credential_id: str,
+    auth: Mapping[str, Any],
+    secrets: Mapping[str, str],
+) -> str:
+    """The secrets of one credential in one envelope, so that they change together. `auth` is its public half."""
+    return sealer.seal(_context(workspace, vault_id, credential_id, auth), json.dumps(dict(secrets)).encode())
 
 
 def opened(sealer: Sealer, row: CredentialRow) -> dict[str, str]:
     """The secrets of `row`; empty when it is archived. Raises SecretUnreadable."""
     if row.sealed is None:
         return {}
-    found: dict[str, str] = json.loads(sealer.open(_context(row.workspace_id, row.id), row.sealed))
+    context = _context(row.workspace_id, row.vault_id, row.id, row.auth)
+    found: dict[str, str] = json.loads(sealer.open(context, row.sealed))
     return found
 
 
-def _context(workspace: str, credential_id: str) -> str:
-    return f"{workspace}/{credential_id}/secrets"
+def _context(workspace: str, vault_id: str, credential_id: str, auth: Mapping[str, Any]) -> str:
+    """Where the secrets belong, and where they may go: what says that in the row, and never changes, is bound to them.
+
+    Whoever can write to the database could otherwise name a server of their own, and wait for the token.
+    """
+    refresh = auth.get("refresh") or {}
+    fixed = [
+        auth["type"],
+        auth.get("mcp_server_url") or auth.get("secret_name"),
+        *(refresh.get(name) for name in ("token_endpoint", "client_id", "resource", "token_endpoint_auth")),
+    ]
+    return f"{workspace}/{vault_id}/{credential_id}/{json.dumps(fixed)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- shapes

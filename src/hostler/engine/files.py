@@ -32,6 +32,10 @@ Admit = Callable[[Connection, str, int], None]
 """Within the transaction that adds a file: may this workspace keep so many bytes more? Raises when it may not."""
 
 
+BlobUser = Callable[[Connection, Sequence[str]], Collection[str]]
+"""Those of these digests to which rows of some kind refer."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileTerms:
     """What files may cost."""
@@ -62,12 +66,23 @@ class Files:
     """Files of all workspaces. Every method raises NotFound for a file of another workspace."""
 
     def __init__(
-        self, database: Database, blobs: Blobs, terms: FileTerms | None = None, admit: Admit = admit_all
+        self,
+        database: Database,
+        blobs: Blobs,
+        terms: FileTerms | None = None,
+        admit: Admit = admit_all,
+        also_used: Sequence[BlobUser] = (),
     ) -> None:
+        """`also_used`: what else keeps its bytes in `blobs`; the sweep asks each."""
         self._database = database
         self._blobs = blobs
         self._admit = admit
+        self._also_used = tuple(also_used)
         self.terms = terms or FileTerms()
+
+    async def expect(self, workspace: str, size: int) -> None:
+        """Before about `size` bytes are taken in: raises InvalidRequest when there is no room for them."""
+        await self._database.write(lambda connection: self._admit(connection, workspace, size))
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> tuple[Blob, bytes]:
         """The bytes of an upload, kept, and the first few of them. Raises TooLarge."""
@@ -169,10 +184,14 @@ class Files:
         await self._database.write(lambda c: rows.delete_file(c, workspace, file_id))
 
     async def sweep(self) -> int:
-        """Forget what expired long ago, and remove bytes that belong to no file. How many blobs went."""
+        """Forget what expired long ago, and remove bytes to which nothing refers. How many blobs went."""
 
         async def used(asked: Sequence[str]) -> Collection[str]:
-            return await self._database.read(lambda c: rows.used_blobs(c, self._database.now(c), asked))
+            def unit(connection: Connection) -> Collection[str]:
+                found = rows.used_blobs(connection, self._database.now(connection), asked)
+                return found.union(*(also(connection, asked) for also in self._also_used))
+
+            return await self._database.read(unit)
 
         while await self._database.write(
             lambda c: rows.drop_expired(c, self._database.now(c), kept_seconds=self.terms.expired_kept_seconds)

@@ -26,6 +26,7 @@ from hostler.engine.state import (
     digest,
     go_idle,
     go_running,
+    is_paused,
     processed,
     requires_action,
     start_queued,
@@ -41,6 +42,8 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
     """
     if state.status == "terminated":
         raise InvalidRequest("This session is archived; it accepts no more events. Create a new session.")
+    if totals.capped:
+        _refuse_at_cap(bodies)
     stamped = [{"id": new_id("sevt"), **body, "processed_at": None} for body in bodies]
     step = Step(state)
     index = 0
@@ -67,6 +70,18 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
             case other:
                 raise InvalidRequest(f"events[{index}]: {other} is not supported by this server yet.")
     return _after_answers(state, step, at, totals)
+
+
+_AT_CAP = frozenset({"user.tool_confirmation", "user.tool_result", "user.custom_tool_result", "user.interrupt"})
+
+
+def _refuse_at_cap(bodies: Sequence[Mapping[str, Any]]) -> None:
+    for index, body in enumerate(bodies):
+        if body["type"] not in _AT_CAP:
+            raise InvalidRequest(
+                f"events[{index}]: the budget of this session is used up, so it takes only answers to tool calls and "
+                "user.interrupt. Raise or remove the budget by updating the session, then send it again."
+            )
 
 
 def _with(
@@ -104,6 +119,8 @@ def _interrupt(step: Step, at: Moment, totals: Totals, body: Body) -> Step:
         state = state.model_copy(update={"interrupt": Queued(body=body)})
         return _with(step, state, (), [Event(body)], wanted=True)
     event = processed(body, at)
+    if is_paused(state):  # nothing runs, and the turn is to go on when the budget allows it: accepted, without effect
+        return _with(step, state, (), [event])
     state, closing = close_calls(state, at)
     state, idle = go_idle(state.model_copy(update={"turn": None}), at, totals, END_TURN)
     state, following = start_queued(state, at)

@@ -6,16 +6,36 @@ guessed; an unknown release date is the epoch, as the contract allows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, Field
 
 from hostler.domain.agents import EffortLevel
+from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import InvalidRequest, NotFound
+from hostler.domain.values import Items, ModelId, Text, Value, parse, problem
 
 Lifecycle = Literal["active", "deprecated", "retired"]
+Line = Literal["haiku", "sonnet", "opus", "fable", "mythos"]
+"""The lines that the contract knows."""
 UNKNOWN_DATE: Final = "1970-01-01T00:00:00Z"
 DEFAULT_EFFORT: Final[EffortLevel] = "high"
+
+
+def _moment(text: str) -> str:
+    try:
+        parse_rfc3339(text)
+    except ValueError:
+        raise problem("must be a moment such as 2026-10-07T00:00:00Z") from None
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +44,15 @@ class Model:
 
     id: str
     display_name: str
-    line: str
+    line: Line | None
     created_at: str = UNKNOWN_DATE
     max_input_tokens: int | None = None
     max_tokens: int | None = None
     default_effort: EffortLevel = DEFAULT_EFFORT
     lifecycle: Lifecycle = "active"
     aliases: tuple[str, ...] = ()
+    deprecated_at: str | None = None
+    retires_at: str | None = None
 
     def wire(self) -> dict[str, Any]:
         return {
@@ -39,8 +61,8 @@ class Model:
             "display_name": self.display_name,
             "created_at": self.created_at,
             "lifecycle": self.lifecycle,
-            "deprecated_at": None,
-            "retires_at": None,
+            "deprecated_at": self.deprecated_at,
+            "retires_at": self.retires_at,
             "line": self.line,
             "max_input_tokens": self.max_input_tokens,
             "max_tokens": self.max_tokens,
@@ -71,6 +93,43 @@ CATALOGUE: Final[tuple[Model, ...]] = (
     Model("claude-sonnet-4-5-20250929", "Claude Sonnet 4.5", "sonnet", max_input_tokens=200 * _K, max_tokens=64 * _K,
           aliases=("claude-sonnet-4-5",)),
 )  # fmt: skip
+
+
+class _Entry(Value):
+    id: ModelId
+    display_name: Text
+    line: Line | None = None
+    created_at: Moment = UNKNOWN_DATE
+    max_input_tokens: Count | None = None
+    max_tokens: Count | None = None
+    default_effort: EffortLevel = DEFAULT_EFFORT
+    lifecycle: Lifecycle = "active"
+    aliases: Items[ModelId] = ()
+    deprecated_at: Moment | None = None
+    retires_at: Moment | None = None
+
+
+class _File(Value):
+    models: Annotated[Items[_Entry], Field(min_length=1, max_length=1000)]
+
+
+def read_catalogue(file: Path) -> tuple[Model, ...]:
+    """The catalogue of a JSON file, `{"models": [{"id", "display_name", …}, …]}`, newest first as it stands.
+
+    The fields are those of `Model`. Raises InvalidRequest that names what is wrong.
+    """
+    try:
+        raw = json.loads(file.read_bytes())
+        entries = parse(_File, raw).models
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"models.file {file}: {error}") from error
+    except InvalidRequest as error:
+        raise InvalidRequest(f"models.file {file}: {error.message}") from error
+    names = [name for entry in entries for name in (entry.id, *entry.aliases)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidRequest(f"models.file {file}: {twice} is there twice, as an id or an alias; remove one")
+    return tuple(Model(**entry.model_dump()) for entry in entries)
 
 
 def spellings(name: str) -> frozenset[str]:
@@ -117,7 +176,8 @@ class Models:
 
     def helpers(self) -> frozenset[str]:
         """Names of the small models: the harness gives them errands, such as reading a page that it fetched."""
-        return frozenset(name for name, model in self._by_name.items() if model.line == "haiku")
+        listed = (*CATALOGUE, *self._models)
+        return frozenset(name for model in listed if model.line == "haiku" for name in (model.id, *model.aliases))
 
     def default_effort(self, name: str) -> EffortLevel:
         """The effort a model works with when the request names none."""

@@ -49,6 +49,11 @@ class OutputLimits:
     depth: int = 32
     entries: int = 20_000
     """Names looked at, of any kind."""
+    failures: int = 100
+    """Files that could not be taken (no quota, written to all the time), after which the rest waits for the next turn.
+    Each was copied before that was known, so without this bound they could fill the disk and hold up the turn."""
+    read_bytes: int = 4 << 30
+    """Bytes copied after one turn, with those that could not be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,9 @@ class _Left:
 
     reasons: dict[str, int] = field(default_factory=dict)
     example: str = ""
+    failures: int = 0
+    """How many of them were tried."""
+    read_bytes: int = 0
 
     def out(self, reason: str, path: str) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
@@ -138,7 +146,7 @@ class Outputs(Attachment):
         for seen in found:
             before = known.get(safe_key(seen.path))
             if before is None or before.signature != seen.signature:
-                reason = self._too_much(seen, before, kept)
+                reason = self._too_much(seen, before, kept) or self._too_much_now(seen, left)
                 if reason is None:
                     await self._take(session, folder, seen, before, kept, left)
                 else:
@@ -159,6 +167,12 @@ class Outputs(Attachment):
             return "too_much_together"
         return None
 
+    def _too_much_now(self, seen: _Seen, left: _Left) -> str | None:
+        """Why this file isn't looked at before the next turn has ended."""
+        if left.failures >= self._limits.failures:
+            return "too_many_failures"
+        return "too_much_at_once" if left.read_bytes + seen.size > self._limits.read_bytes else None
+
     async def _take(
         self,
         session: SessionRow,
@@ -169,14 +183,17 @@ class Outputs(Attachment):
         left: _Left,
     ) -> None:
         try:
-            taken = await self._read(folder, seen)
+            taken = await self._read(folder, seen, left)
         except TooLarge:
+            left.failures += 1
             left.out("file_too_large", seen.path)
             return
         except OSError as error:  # gone, or something else by now
+            left.failures += 1
             left.out(f"not_readable: {error.strerror}", seen.path)
             return
         if taken is None:
+            left.failures += 1
             left.out("still_being_written", seen.path)
             return
         blob, beginning, signature = taken
@@ -210,13 +227,14 @@ class Outputs(Attachment):
         except NotFound:
             raise
         except HostlerError as error:
+            left.failures += 1
             left.out(error.code or type(error).__name__, seen.path)
             return
         if made == new.id:
             kept.pop(before.file_id if before is not None else "", None)
             kept[new.id] = blob.size
 
-    async def _read(self, folder: int, seen: _Seen) -> tuple[Blob, bytes, str] | None:
+    async def _read(self, folder: int, seen: _Seen, left: _Left) -> tuple[Blob, bytes, str] | None:
         """The bytes as they were at one moment. None: they changed each time while they were read."""
         for _ in range(_TRIES):
             content = await asyncio.to_thread(_open_file, folder, seen.path)
@@ -224,6 +242,7 @@ class Outputs(Attachment):
                 before = _signature(os.fstat(content.fileno()))
                 beginning = await asyncio.to_thread(content.read, SNIFFED)
                 content.seek(0)
+                left.read_bytes += seen.size
                 blob = await self._blobs.put_open(content, most=self._limits.file_bytes)
                 if _signature(os.fstat(content.fileno())) == before:
                     return blob, beginning, before

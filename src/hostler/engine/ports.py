@@ -192,6 +192,10 @@ class ModelRoadListener(Protocol):
 
     async def on_model_request(self, record: ModelRequestRecord) -> None: ...
 
+    async def may_request(self) -> bool:
+        """Asked before each request goes upstream. False: it must not; the listener stops the run that asks."""
+        ...
+
 
 class SequenceStore(Protocol):
     """Durable form of the held calls of one session. See `docs/explanation/parallel-calls.md`."""

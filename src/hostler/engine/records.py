@@ -6,7 +6,7 @@ and tells readers and workers after the commit: nothing is announced before it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ from sqlalchemy import Connection
 
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
+from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
-from hostler.store.sessions import SessionRow, SessionUpdate
+from hostler.store.sessions import KEEP, SessionRow, SessionUpdate
 from hostler.store.waiting import WaitingCall, replace_waiting
 from hostler.store.work import Lease
 
@@ -39,22 +40,6 @@ class Applied:
     """For the streams, once it is committed."""
     queued: bool = False
     """True: a work item waits for a worker of the session's self-hosted environment."""
-
-
-def totals(row: SessionRow) -> Totals:
-    """The session's use so far, as the wire shows it. What nobody measured is left out."""
-    used = row.usage
-    usage: dict[str, Any] = {
-        "input_tokens": used.input_tokens,
-        "output_tokens": used.output_tokens,
-        "cache_read_input_tokens": used.cache_read_input_tokens,
-        "cache_creation": {
-            "ephemeral_5m_input_tokens": used.cache_creation_5m_input_tokens,
-            "ephemeral_1h_input_tokens": used.cache_creation_1h_input_tokens,
-        },
-        "server_tool_use": {"web_search_requests": used.web_search_requests, "web_fetch_requests": 0},
-    }
-    return Totals(usage)
 
 
 class Records:
@@ -99,7 +84,7 @@ class Records:
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
-            step = decide(before, at, totals(view.session), view.session)
+            step = decide(before, at, totals(view.session, _budget(view.session, update)), view.session)
             outcome[:] = [(step, at, before, view.webhook_events)]
             return Change(
                 state=step.state.model_dump_json(),
@@ -139,6 +124,11 @@ class Records:
             self._hub.work(session_id)
         if applied.queued:
             self._hub.queued(applied.session.environment_id)
+
+
+def _budget(session: SessionRow, update: SessionUpdate | None) -> Mapping[str, Any] | None:
+    """The budget that holds once `update` is made."""
+    return session.budget if update is None or update.budget is KEEP else update.budget
 
 
 def _keep_inbox(

@@ -19,6 +19,7 @@ from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, state, turns
 from hostler.engine.attachments import Attachments
+from hostler.engine.budget import used_up
 from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.content import ContentSource
 from hostler.engine.hub import Hub
@@ -30,7 +31,7 @@ from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
-from hostler.engine.state import Moment, SessionState, Step, Totals, Turn
+from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
@@ -45,6 +46,9 @@ CONTINUE = (
 
 LINGER_SECONDS = 0.01
 """How long the start of a model request may wait to be written together with what follows."""
+
+GO_ON = "The work was paused because its budget was used up. It may go on now: go on with the task."
+"""What it is told when the budget was raised, after a run that the budget had stopped in the middle."""
 
 BEGUN_BEFORE = (
     "An earlier run of this task was cut off by a restart of its host before it could remember what it did. It had "
@@ -85,8 +89,10 @@ class RunnerParts:
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
 
-    def __init__(self, lease: Lease, parts: RunnerParts) -> None:
+    def __init__(self, lease: Lease, parts: RunnerParts, on_idle: Callable[[], None]) -> None:
+        """`on_idle` is called when the process begins to wait for input: from then on it can make room for others."""
         self.lease = lease
+        self._on_idle = on_idle
         self.idle_since: float | None = None
         """Monotonic time since when the process waits for input; None while it works."""
         self._parts = parts
@@ -172,6 +178,7 @@ class SessionRunner:
             if self._process is None or self._retired or self._profile is None:
                 return
             self.idle_since = monotonic()
+            self._on_idle()
             try:
                 async with asyncio.timeout(self._profile.idle_timeout_seconds):
                     while not self._retired and not await self._is_wanted():
@@ -199,7 +206,7 @@ class SessionRunner:
         plans: list[Plan | None] = []
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
-            if before.turn is not None and before.turn.phase == "handed" and not caught_up:
+            if before.turn is not None and before.turn.phase == "handed" and not caught_up and not is_paused(before):
                 plans[:] = [None]
                 return Step(before)
             step, plan = turns.take_up(before, at, totals)
@@ -252,6 +259,8 @@ class SessionRunner:
             return key, content
         if plan.do == "resume":
             return None
+        if plan.do == "continue":
+            return derived_uuid("go on", turn.id, str(turn.pauses)), [ev.text_block(GO_ON)]
         await self._close()
         if await self._memory.has(key):
             return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
@@ -426,13 +435,14 @@ class SessionRunner:
         """The run has to end, for this reason unless there is one already. The watcher sees to it."""
         if self._stopping is None:
             self._stopping = end
-            self._composer.dropping_errors = True
+            # Every result was there before the request that the budget has no room for.
+            self._composer.dropping_errors = end.how != "capped"
             self._wake.set()
 
     async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
-        self._more = applied.state.interrupt is not None or (turn is not None and turn.phase != "blocked")
+        self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
         async with self._announced:
             self._calls = {call.tool_use_id: call for call in applied.state.calls}
             self._announced.notify_all()
@@ -527,3 +537,16 @@ class SessionRunner:
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         await self._parts.ledger.record_request(record)
+
+    async def may_request(self) -> bool:
+        """Before each model request: is there room for it in the budget? If not, the run is stopped here.
+
+        Only creation gives a session a budget, so one that had none when its turn began needs no look.
+        """
+        if self._session is None or self._session.budget_json is None:
+            return True
+        row = await self._parts.ledger.read_state(self.lease.session_id)
+        if not used_up(row.budget, row.usage):
+            return True
+        self._stop(RunEnd("capped"))
+        return False

@@ -15,31 +15,36 @@ from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import InvalidRequest, PermissionDenied
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
+from hostler.domain.prices import Prices
 from hostler.domain.sessions import (
     CreateSession,
     EventQuery,
     Frame,
+    SessionLine,
     SessionQuery,
     TimeRange,
     UpdateSession,
 )
+from hostler.domain.sessions import Position as ListPosition
 from hostler.domain.values import merge_metadata
-from hostler.engine import content, inputs, state
+from hostler.engine import budget, content, inputs, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
 from hostler.engine.quotas import WorkspaceQuotas
-from hostler.engine.records import Applied, Records, totals
+from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
+from hostler.store.jsontext import encode
 from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
+from hostler.store.skills import note_session
 from hostler.store.work_items import holds_claim
 
 View = dict[str, Any]
@@ -60,6 +65,7 @@ class Sessions:
         models: Models,
         resources: ResourceKinds,
         quotas: WorkspaceQuotas,
+        prices: Prices,
     ) -> None:
         self._database = database
         self._hub = hub
@@ -67,6 +73,7 @@ class Sessions:
         self._models = models
         self._resources = resources
         self._quotas = quotas
+        self._prices = prices
 
     # -- create, read, change
 
@@ -79,8 +86,11 @@ class Sessions:
             now = self._database.now(connection)
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
+            if params.budget is not None:
+                budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
+            has_skills = skills.for_session(connection, workspace, snapshot["skills"])
             session_vaults(connection, workspace, params.vault_ids)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
@@ -97,14 +107,16 @@ class Sessions:
                     environment_id=environment.id,
                     thread_id=thread_id,
                     agent=snapshot,
-                    environment={"config": config.model_dump(mode="json")},
+                    environment={"config": config.model_dump(mode="json"), "skills": skills.kept(has_skills)},
                     state=begun.model_dump_json(),
                     title=params.title,
                     metadata=params.metadata,
                     resources=attached,
                     vault_ids=params.vault_ids,
+                    budget=params.budget,
                 ),
             )
+            note_session(connection, session_id, (skill.sha256 for skill in has_skills))
             content.check(connection, now, workspace, bodies, "initial_events")
             webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
@@ -125,23 +137,29 @@ class Sessions:
         )
 
     async def update(self, workspace: str, session_id: str, patch: UpdateSession) -> View:
-        """Title, metadata, and the tools and MCP servers of an idle session.
+        """Title, metadata, budget, and the tools and MCP servers of an idle session.
 
         `session.updated` tells what changed, if anything did.
         """
 
         def unit(connection: Connection) -> Applied | SessionRow:
-            row = rows.get_session(connection, workspace, session_id)
+            row = rows.lock_session(connection, workspace, session_id)
             update, changed = _changes(row, patch)
             if not changed:
                 return row
 
-            def decide(before: SessionState, at: Moment, _: Totals, __: SessionRow) -> Step:
+            def decide(before: SessionState, at: Moment, after: Totals, _: SessionRow) -> Step:
                 if before.status == "terminated":
                     raise InvalidRequest("This session is archived and can't be changed.")
                 if "agent" in changed:
                     inputs.refuse_while_running(before, "changed")
-                return Step(before, (ev.session_updated(at.text, changed),))
+                # Metadata that was cleared to nothing is left out, as the contract has it.
+                shown = {name: value for name, value in changed.items() if name != "metadata" or value}
+                told = Step(before, (ev.session_updated(at.text, shown),))
+                if "budget" not in changed:
+                    return told
+                on = turns.budget_changed(before, at, after)
+                return Step(on.state, (*told.events, *on.events), on.wanted)
 
             return self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
 
@@ -151,10 +169,10 @@ class Sessions:
         self._records.announce(session_id, done)
         return await self._view(done.session)
 
-    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[View], bool, bool]:
+    async def list(self, workspace: str, query: SessionQuery) -> tuple[list[SessionLine], bool, bool]:
         """Rows in display order, whether more come after them, whether more come before them."""
 
-        def unit(connection: Connection) -> tuple[Sequence[SessionRow], bool, bool, float]:
+        def unit(connection: Connection) -> tuple[list[SessionLine], bool, bool]:
             page = rows.list_sessions(
                 connection,
                 workspace,
@@ -170,10 +188,11 @@ class Sessions:
                 created=_range(query.created_at),
                 include_archived=query.include_archived,
             )
-            return page.rows, page.has_next, page.has_prev, self._database.now(connection)
+            now = self._database.now(connection)
+            lines = [SessionLine(ListPosition(row.created_at, row.id), view_text(row, now)) for row in page.rows]
+            return lines, page.has_next, page.has_prev
 
-        found, after, before, now = await self._database.read(unit)
-        return [view(row, now) for row in found], after, before
+        return await self._database.read(unit)
 
     async def archive(self, workspace: str, session_id: str) -> View:
         """Idempotent. Raises InvalidRequest while the session runs."""
@@ -375,6 +394,20 @@ class SessionStream:
 
 def view(row: SessionRow, now: float) -> View:
     """The wire's session object, every key present."""
+    large = {"agent": row.agent, "resources": row.resources, "vault_ids": row.vault_ids, "metadata": row.metadata}
+    return {**_small(row, now), **large, "budget": row.budget}
+
+
+def view_text(row: SessionRow, now: float) -> str:
+    """The same as JSON text. What is kept as JSON is not read and written again: a page has a hundred agents."""
+    return (
+        f'{encode(_small(row, now))[:-1]},"agent":{row.agent_json},"resources":{row.resources_json},'
+        f'"vault_ids":{row.vault_ids_json},"metadata":{row.metadata_json},"budget":{row.budget_json or "null"}}}'
+    )
+
+
+def _small(row: SessionRow, now: float) -> View:
+    """What is not kept as JSON."""
     held = SessionState.model_validate_json(row.state)
     active = round(state.active_seconds(held, now), 3)
     created = parse_rfc3339(row.created_at).timestamp()
@@ -384,15 +417,10 @@ def view(row: SessionRow, now: float) -> View:
         "type": "session",
         "status": row.status,
         "title": row.title,
-        "agent": row.agent,
         "environment_id": row.environment_id,
-        "resources": row.resources,
-        "vault_ids": row.vault_ids,
-        "metadata": row.metadata,
         "outcome_evaluations": [],
         "stats": {"active_seconds": active, "duration_seconds": round(max(0.0, until - created), 3)},
-        "usage": {**totals(row).usage, "active_seconds": active},
-        "budget": row.budget,
+        "usage": {**budget.totals(row, None).usage, "active_seconds": active},
         "deployment_id": row.deployment_id,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
@@ -435,6 +463,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     title: Any = KEEP
     metadata: Any = KEEP
     agent: Any = KEEP
+    limit: Any = KEEP
     if "title" in patch.model_fields_set and (patch.title or None) != row.title:
         title = changed["title"] = patch.title or None
     merged = merge_metadata(row.metadata, patch.metadata)
@@ -443,4 +472,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
         changed["metadata"] = merged
     if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
         agent = changed["agent"] = following
-    return SessionUpdate(title=title, metadata=metadata, agent=agent), changed
+    if "budget" in patch.model_fields_set and patch.wire_budget != row.budget:
+        budget.check_change(row.budget, patch.wire_budget, row.usage)
+        limit = changed["budget"] = patch.wire_budget
+    return SessionUpdate(title=title, metadata=metadata, agent=agent, budget=limit), changed

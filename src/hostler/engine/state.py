@@ -9,6 +9,8 @@ that appends the events, so state and log agree.
                         │  ▼
                         └─ idle(requires_action) ◄──┐ partial answer: idle again with the remainder
                      all answered ──────────────────┘
+
+    running ──budget used up──► idle(budget_reached) ──budget raised or removed──► running
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ QUEUE_LIMIT = 1000
 END_TURN: StopReason = {"type": "end_turn"}
 RETRIES_EXHAUSTED: StopReason = {"type": "retries_exhausted"}
 REFUSAL: StopReason = {"type": "refusal"}
+BUDGET_REACHED: StopReason = {"type": "budget_reached"}
 
 
 class _Frozen(BaseModel):
@@ -99,12 +102,15 @@ class Turn(_Frozen):
 
     id: str
     prompts: tuple[Prompt, ...]
-    phase: Literal["fresh", "handed", "blocked", "ready"] = "fresh"
-    """fresh: not begun · handed: a worker runs it · blocked: waits for answers · ready: answered, go on."""
+    phase: Literal["fresh", "handed", "blocked", "ready", "paused"] = "fresh"
+    """fresh: not begun · handed: a worker runs it · blocked: waits for answers · ready: answered, go on ·
+    paused: its run was stopped in the middle because the budget was used up."""
     requests: int = 0
     """Model requests so far."""
     recoveries: int = 0
     """How often it was taken up again after its worker or process died."""
+    pauses: int = 0
+    """How often its run was stopped by the budget."""
 
 
 class Queued(_Frozen):
@@ -160,6 +166,9 @@ class Totals:
     """What the session used so far, as the wire shows it, without the running time."""
 
     usage: Body
+    budget: Body | None = None
+    capped: bool = False
+    """True: the budget is used up, so no more model requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +225,7 @@ def go_idle(
     )
     return following, [
         ev.thread_idle(at.text, state.thread_id, state.agent_name, stop_reason, details),
-        ev.usage(at.text, usage_body(following, totals, at)),
+        ev.usage(at.text, usage_body(following, totals, at), totals.budget),
         ev.status_idle(at.text, stop_reason, details),
     ]
 
@@ -271,6 +280,11 @@ def waits_for_people(state: SessionState) -> tuple[OpenCall, ...]:
         return ()
     of_workers = for_workers(state)
     return tuple(call for call in unanswered(state) if call.event_id not in of_workers)
+
+
+def is_paused(state: SessionState) -> bool:
+    """True: idle in the middle of a turn, until the budget is raised or removed."""
+    return state.status == "idle" and state.turn is not None and state.stop_reason == BUDGET_REACHED
 
 
 def settle(state: SessionState, call: OpenCall) -> SessionState:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from hostler.domain import events as ev
 from hostler.domain.events import Body, Event
 from hostler.engine.state import (
+    BUDGET_REACHED,
     END_TURN,
     REFUSAL,
     RETRIES_EXHAUSTED,
@@ -27,6 +28,7 @@ from hostler.engine.state import (
     close_request,
     go_idle,
     go_running,
+    is_paused,
     processed,
     prompt_of,
     requires_action,
@@ -41,7 +43,8 @@ from hostler.engine.state import (
 class Plan:
     """What a worker has to do next."""
 
-    do: Literal["nothing", "start", "resume", "recover"]
+    do: Literal["nothing", "start", "resume", "recover", "continue"]
+    """continue: its run was stopped by the budget, which allows more now."""
     turn: Turn | None = None
     unclosed: tuple[Unclosed, ...] = ()
     """Calls to close in the transcript first."""
@@ -61,13 +64,19 @@ def take_up(state: SessionState, at: Moment, totals: Totals) -> tuple[Step, Plan
         joined = Step(following.state, (*step.events, *following.events), following.wanted)
         return joined, plan
     turn = state.turn
-    if turn is None or turn.phase == "blocked":
+    if turn is None or turn.phase == "blocked" or is_paused(state):
         return Step(state, wanted=False), Plan("nothing")
     if turn.phase == "handed":
         return _recover(state, at, totals, turn)
+    if totals.capped:
+        state, idle = go_idle(state, at, totals, BUDGET_REACHED)
+        return Step(state, tuple(idle), wanted=False), Plan("nothing")
     begun = turn.model_copy(update={"phase": "handed"})
-    do: Literal["start", "resume"] = "start" if turn.phase == "fresh" else "resume"
+    do: Literal["start", "resume", "continue"] = _HOW.get(turn.phase, "start")
     return Step(state.model_copy(update={"turn": begun}), wanted=True), Plan(do, begun, state.unclosed)
+
+
+_HOW: Final[dict[str, Literal["resume", "continue"]]] = {"ready": "resume", "paused": "continue"}
 
 
 def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tuple[Step, Plan]:
@@ -164,8 +173,9 @@ def rescheduled(state: SessionState, at: Moment, error: Event) -> Step:
 class RunEnd:
     """How a run of the harness ended."""
 
-    how: Literal["completed", "deferred", "interrupted", "failed", "refused", "lost"]
-    """lost: the process went away in the middle; the turn is not over."""
+    how: Literal["completed", "deferred", "interrupted", "failed", "refused", "lost", "capped"]
+    """lost: the process went away in the middle; the turn is not over. capped: stopped by the budget; not over either.
+    """
     error: ev.ErrorType = "unknown_error"
     message: str = ""
     details: Body | None = None
@@ -196,6 +206,8 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
         events.append(ev.error(at.text, end.error, end.message, "exhausted"))
     state, closing = close_calls(state, at, in_transcript=end.closed_by_harness)
     events += closing
+    if end.how == "capped":
+        return _paused(state, at, totals, turn, events, clean=end.closed_by_harness)
     stop = {"failed": RETRIES_EXHAUSTED, "refused": REFUSAL}.get(end.how, END_TURN)
     unsent = turn.prompts if turn.phase == "fresh" else ()
     if end.how == "failed" and state.queue:
@@ -206,6 +218,25 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     state, idle = go_idle(state, at, totals, stop, end.details if end.how == "refused" else None)
     state, following = start_queued(state, at)
     return Step(state, (*events, *idle, *following), wanted=bool(following))
+
+
+def _paused(state: SessionState, at: Moment, totals: Totals, turn: Turn, events: list[Event], *, clean: bool) -> Step:
+    """The run stopped before a model request that the budget has no room for. A run that did not stop by itself leaves
+    the turn as a lost process does: whoever goes on must look first how far it came."""
+    update = {"phase": "paused" if clean else "handed", "pauses": turn.pauses + 1}
+    state = state.model_copy(update={"turn": turn.model_copy(update=update)})
+    if not totals.capped:  # raised while the run was being stopped
+        return Step(state, tuple(events), wanted=True)
+    state, idle = go_idle(state, at, totals, BUDGET_REACHED)
+    return Step(state, (*events, *idle), wanted=False)
+
+
+def budget_changed(state: SessionState, at: Moment, totals: Totals) -> Step:
+    """The budget was raised or removed: a turn that waits for that goes on. `totals`: with the new budget."""
+    if not is_paused(state) or totals.capped:
+        return Step(state)
+    state, events = go_running(state, at)
+    return Step(state, tuple(events), wanted=True)
 
 
 def _deferred(state: SessionState, at: Moment, totals: Totals, turn: Turn, events: list[Event]) -> Step:

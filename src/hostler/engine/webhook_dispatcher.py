@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from hostler.domain.errors import HostlerError
 from hostler.engine.webhook_courier import Courier
 from hostler.store import webhook_deliveries as queue
+from hostler.store import webhooks
 from hostler.store.database import Database
 from hostler.store.webhook_deliveries import Leased
 from hostler.store.webhooks import SIGNAL
@@ -32,6 +33,10 @@ class DispatcherSettings:
     """Deliveries of this server at the same time."""
     at_once_each: int = 4
     """Of them, to one endpoint: a slow one must not keep the others waiting."""
+    at_once_workspace: int = 8
+    """Of them, of one workspace: with many slow endpoints it must not keep the other workspaces waiting."""
+    most_waiting: int = 50_000
+    """An endpoint that is slower than its events come is disabled when more wait: the table must not grow for ever."""
     lease_seconds: float = 60.0
     """After that a delivery is somebody else's. Longer than any attempt takes."""
     look_seconds: float = 30.0
@@ -52,7 +57,9 @@ class WebhookDispatcher:
         self._settings = settings or DispatcherSettings()
         self._look = asyncio.Event()
         self._busy: Counter[str] = Counter()
+        self._busy_workspaces: Counter[str] = Counter()
         self._pruned_at = 0.0
+        self._counted_at = 0.0
         database.signals.on(SIGNAL, self._look.set)
 
     async def run(self) -> None:
@@ -66,6 +73,7 @@ class WebhookDispatcher:
                     while taken := await self._take():
                         for leased in taken:
                             self._busy[leased.endpoint.id] += 1
+                            self._busy_workspaces[leased.endpoint.workspace_id] += 1
                             tasks.create_task(self._deliver(leased))
                     pause = await self._pause()
                 except (HostlerError, OSError):
@@ -82,13 +90,16 @@ class WebhookDispatcher:
         if room <= 0:
             return []
         full = {endpoint for endpoint, count in self._busy.items() if count >= settings.at_once_each}
+        closed = {of for of, count in self._busy_workspaces.items() if count >= settings.at_once_workspace}
         database = self._database
-        found = await database.read(lambda c: queue.due(c, database.now(c), full=full))
+        found = await database.read(lambda c: queue.due(c, database.now(c), full=full, full_workspaces=closed))
         chosen: list[str] = []
-        each = Counter(self._busy)
-        for delivery, endpoint in found:
-            if len(chosen) < room and each[endpoint] < settings.at_once_each:
+        each, together = Counter(self._busy), Counter(self._busy_workspaces)
+        for delivery, endpoint, workspace in found:
+            room_here = each[endpoint] < settings.at_once_each and together[workspace] < settings.at_once_workspace
+            if len(chosen) < room and room_here:
                 each[endpoint] += 1
+                together[workspace] += 1
                 chosen.append(delivery)
         if not chosen:
             return []
@@ -111,7 +122,22 @@ class WebhookDispatcher:
             self._pruned_at = now
             await database.write(lambda c: queue.prune(c, now - self._settings.keep_seconds))
         longest = self._settings.look_seconds
+        if now - self._counted_at > longest:
+            self._counted_at = now
+            await self._close_overfull()
         return longest if due_at is None else max(0.001, min(longest, due_at - now))
+
+    async def _close_overfull(self) -> None:
+        most, database = self._settings.most_waiting, self._database
+        reason = f"more than {most} events waited for this endpoint, which was slower than they came"
+        for workspace, endpoint in await database.read(lambda c: queue.overfull(c, most)):
+
+            def unit(connection: Connection, workspace: str = workspace, endpoint: str = endpoint) -> bool:
+                now = database.now(connection)
+                return webhooks.disable_endpoint(connection, now, workspace, endpoint, reason)
+
+            if await database.write(unit):
+                log.warning("webhook_endpoint_disabled", extra={"endpoint": endpoint, "reason": reason})
 
     async def _deliver(self, leased: Leased) -> None:
         try:
@@ -123,4 +149,7 @@ class WebhookDispatcher:
             self._busy[leased.endpoint.id] -= 1
             if self._busy[leased.endpoint.id] <= 0:
                 del self._busy[leased.endpoint.id]
+            self._busy_workspaces[leased.endpoint.workspace_id] -= 1
+            if self._busy_workspaces[leased.endpoint.workspace_id] <= 0:
+                del self._busy_workspaces[leased.endpoint.workspace_id]
             self._look.set()

@@ -1,23 +1,25 @@
 """What may be done with webhook endpoints from outside? Create, read, change, delete; try, look at the log, send again.
 
-The secret of an endpoint is shown when it is made, and never again.
+The secret of an endpoint is shown when it is made, and never again. What is changed or tried is in the audit.
 """
 
 from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.domain.principals import Principal
 from hostler.domain.sessions import Position
 from hostler.domain.webhooks import EVENT_TYPES, CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint, example
 from hostler.engine.ports import Sealer, WebhookSender, WebhookTargetRefused
 from hostler.engine.webhook_courier import SECRET_PREFIX, Courier, context_of
+from hostler.store import audit
 from hostler.store import webhook_deliveries as queue
 from hostler.store import webhooks as store
 from hostler.store.database import Database
@@ -44,15 +46,16 @@ class Webhooks:
         self._courier = courier
         self._most = most
 
-    async def create(self, workspace: str, request: CreateEndpoint) -> View:
+    async def create(self, by: Principal, request: CreateEndpoint) -> View:
         """With `signing_secret`, shown this once. Raises InvalidRequest for a URL that can't be allowed."""
         self._check(request.url)
-        endpoint_id, secret = new_id("whep"), _new_secret()
+        workspace, endpoint_id, secret = by.workspace, new_id("whep"), _new_secret()
 
         def unit(connection: Connection) -> EndpointRow:
-            return store.create_endpoint(
+            now = self._database.now(connection)
+            row = store.create_endpoint(
                 connection,
-                self._database.now(connection),
+                now,
                 id=endpoint_id,
                 workspace_id=workspace,
                 url=request.url,
@@ -62,6 +65,9 @@ class Webhooks:
                 secret=self._sealer.seal(context_of(workspace, endpoint_id), secret.encode()),
                 most=self._most,
             )
+            details = {"url": row.url, "enabled_events": row.enabled_events}
+            _record(connection, now, by, "webhook_endpoint.create", endpoint_id, details)
+            return row
 
         return {**endpoint_view(await self._database.write(unit)), "signing_secret": secret}
 
@@ -76,7 +82,7 @@ class Webhooks:
         )
         return [endpoint_view(row) for row in found.rows], found.has_next
 
-    async def update(self, workspace: str, endpoint_id: str, patch: UpdateEndpoint) -> View:
+    async def update(self, by: Principal, endpoint_id: str, patch: UpdateEndpoint) -> View:
         """`enabled` forgets why it was disabled, and starts to count failures anew."""
         for field in patch.model_fields_set:
             if getattr(patch, field) is None:
@@ -88,19 +94,31 @@ class Webhooks:
             changes["enabled_events"] = encode(list(patch.enabled_events))
         if patch.state is not None:
             changes |= {"disabled_reason": ""} | ({"failures": 0} if patch.state == "enabled" else {})
-        row = await self._database.write(
-            lambda c: store.change_endpoint(c, self._database.now(c), workspace, endpoint_id, changes)
-        )
-        return endpoint_view(row)
 
-    async def delete(self, workspace: str, endpoint_id: str) -> View:
+        def unit(connection: Connection) -> EndpointRow:
+            now = self._database.now(connection)
+            row = store.change_endpoint(connection, now, by.workspace, endpoint_id, changes)
+            details = patch.model_dump(mode="json", exclude_unset=True)
+            _record(connection, now, by, "webhook_endpoint.update", endpoint_id, details)
+            return row
+
+        return endpoint_view(await self._database.write(unit))
+
+    async def delete(self, by: Principal, endpoint_id: str) -> View:
         """The endpoint, its log, and what was still to be delivered."""
-        await self._database.write(lambda connection: store.delete_endpoint(connection, workspace, endpoint_id))
+
+        def unit(connection: Connection) -> None:
+            url = store.get_endpoint(connection, by.workspace, endpoint_id).url
+            store.delete_endpoint(connection, by.workspace, endpoint_id)
+            now = self._database.now(connection)
+            _record(connection, now, by, "webhook_endpoint.delete", endpoint_id, {"url": url})
+
+        await self._database.write(unit)
         return {"id": endpoint_id, "type": "webhook_endpoint_deleted"}
 
-    async def rotate(self, workspace: str, endpoint_id: str, request: RotateSecret) -> View:
+    async def rotate(self, by: Principal, endpoint_id: str, request: RotateSecret) -> View:
         """A new secret, shown this once. Deliveries carry a signature of the old one too until its time is over."""
-        secret = _new_secret()
+        workspace, secret = by.workspace, _new_secret()
 
         def unit(connection: Connection) -> EndpointRow:
             now = self._database.now(connection)
@@ -111,12 +129,17 @@ class Webhooks:
                 "old_secret": before.secret if keep else None,
                 "old_secret_until": now + request.grace_seconds if keep else None,
             }
-            return store.change_endpoint(connection, now, workspace, endpoint_id, changes)
+            row = store.change_endpoint(connection, now, workspace, endpoint_id, changes)
+            details = {"grace_seconds": request.grace_seconds}
+            _record(connection, now, by, "webhook_endpoint.rotate_secret", endpoint_id, details)
+            return row
 
         return {**endpoint_view(await self._database.write(unit)), "signing_secret": secret}
 
-    async def test(self, workspace: str, endpoint_id: str, request: TestDelivery) -> View:
+    async def test(self, by: Principal, endpoint_id: str, request: TestDelivery) -> View:
         """One attempt, now, also at a disabled endpoint. The delivery as it went; it never disables the endpoint."""
+
+        workspace = by.workspace
 
         def begin(connection: Connection) -> Leased:
             now = self._database.now(connection)
@@ -126,6 +149,7 @@ class Webhooks:
             values = store.delivery_values(
                 connection, now, workspace, endpoint_id, new_id("whe"), type_, example(type_), test=True
             )
+            _record(connection, now, by, "webhook_endpoint.test", endpoint_id, {"event_type": type_})
             owner = new_id("test")
             row = queue.add_leased(connection, now, owner, values, ttl=_TEST_SECONDS)
             return Leased(row, endpoint, owner)
@@ -163,14 +187,16 @@ class Webhooks:
 
         return await self._database.read(unit)
 
-    async def send_again(self, workspace: str, endpoint_id: str, delivery_id: str) -> View:
+    async def send_again(self, by: Principal, endpoint_id: str, delivery_id: str) -> View:
         """Under the same event id, with all tries. Raises Conflict while it waits, InvalidRequest at a disabled one."""
 
         def unit(connection: Connection) -> View:
+            workspace = by.workspace
             if store.get_endpoint(connection, workspace, endpoint_id).state == "disabled":
                 raise InvalidRequest(f"webhook endpoint {endpoint_id} is disabled; enable it first")
             now = self._database.now(connection)
             row = queue.send_again(connection, now, workspace, endpoint_id, delivery_id)
+            _record(connection, now, by, "webhook_delivery.retry", delivery_id, {"endpoint_id": endpoint_id})
             return delivery_view(row, queue.attempts_of(connection, [row.id])[row.id])
 
         return await self._database.write(unit)
@@ -183,6 +209,10 @@ class Webhooks:
             self._sender.check(url)
         except WebhookTargetRefused as refused:
             raise InvalidRequest(f"url: {refused}") from None
+
+
+def _record(conn: Connection, now: float, by: Principal, act: str, target: str, details: Mapping[str, Any]) -> None:
+    audit.record_act(conn, now, actor=by.actor, act=act, target_id=target, workspace_id=by.workspace, details=details)
 
 
 def _new_secret() -> str:

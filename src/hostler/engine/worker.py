@@ -108,7 +108,7 @@ class Worker:
                 tasks.create_task(self._remove(session_id))
             if not self._drain:
                 for claimed in await self._claim():
-                    runner = SessionRunner(claimed.lease, self._parts)
+                    runner = SessionRunner(claimed.lease, self._parts, self._on_idle)
                     self._runners[claimed.session_id] = runner
                     tasks.create_task(self._serve(runner))
             try:
@@ -185,6 +185,11 @@ class Worker:
             await self._database.write(unit)
         except (HostlerError, OSError):
             log.exception("release_failed", extra={"session": lease.session_id})
+
+    def _on_idle(self) -> None:
+        """Whoever waits for room need not wait for the next look."""
+        if len(self._runners) >= self._settings.slots:
+            self._look.set()
 
     def _on_work(self, session_id: str | None) -> None:
         if session_id is None:

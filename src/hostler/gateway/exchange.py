@@ -46,6 +46,10 @@ class Session(Protocol):
 
     async def record(self, record: ModelRequestRecord) -> None: ...
 
+    async def may_request(self) -> bool:
+        """False: this request must not go upstream, and the run that makes it is being stopped."""
+        ...
+
     async def settle_records(self) -> None:
         """Records what an earlier request could not. Raises when that fails again."""
         ...
@@ -115,9 +119,18 @@ class Exchange:
                 return
             if plan.action.messages is not None:
                 outgoing = body.with_messages(plan.action.messages)
+        if not counting and not await self._may_ask():
+            await self._gone.wait()  # any answer would become part of the conversation
+            return
         splitter = Splitter() if self._session.one_call_at_a_time and not counting else None
         relay = await self._ask(outgoing, splitter)
         await self._conclude(relay, body, after, counting=counting)
+
+    async def _may_ask(self) -> bool:
+        try:
+            return await self._session.may_request()
+        except Exception as error:
+            raise unavailable("Whether the session may make this request can't be found out.") from error
 
     def _answer_held(self, call: Call, body: MessagesBody, number: int) -> None:
         if not self._gone.is_set():

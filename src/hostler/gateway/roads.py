@@ -213,6 +213,9 @@ class ModelRoad:
         self._unrecorded.append(record)
         await self.settle_records()
 
+    async def may_request(self) -> bool:
+        return await self._listener.may_request()
+
     async def settle_records(self) -> None:
         if not self._unrecorded:
             return

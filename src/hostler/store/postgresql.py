@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from hostler.domain.errors import Busy, HostlerError, InvalidRequest
 from hostler.store.listening import APPLICATION, Listener
+from hostler.store.prepared import ONLY_READS
 
 T = TypeVar("T")
 
@@ -36,8 +37,8 @@ class PostgresBackend:
 
     def __init__(self, engine: AsyncEngine, listener_arguments: dict[str, Any]) -> None:
         self._engine = engine
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT", **{ONLY_READS: True})
         self._listener_arguments = listener_arguments
-        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @staticmethod
     async def open(url: URL, *, pool_size: int) -> PostgresBackend:
@@ -61,7 +62,7 @@ class PostgresBackend:
                 },
             },
         )
-        _, arguments = engine.dialect.create_connect_args(url)
+        arguments = dict(engine.dialect.create_connect_args(url)[1])
         arguments.update(timeout=_CONNECT_SECONDS, server_settings={"application_name": APPLICATION})
         backend = PostgresBackend(engine, dict(arguments))
         try:

@@ -6,13 +6,17 @@ queries without conditions that come and go, over columns whose values need no c
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.store.jsontext import plain
+
+ONLY_READS: Final = "hostler_only_reads"
+"""Execution option of connections on which every statement is a transaction of its own."""
 
 
 class Prepared:
@@ -34,4 +38,18 @@ class Prepared:
             if isinstance(value, str):
                 plain(value)
         given = tuple(values[key] if key in values else known[key] for key in order)  # SQLite adds an OFFSET of 0
+        if name == "sqlite" or conn.get_execution_options().get(ONLY_READS):
+            # The driver's own cursor: describing thirty columns anew costs more than fetching them. Where nothing can
+            # be half-done, so that an error may simply be met again on the way where it is translated.
+            with contextlib.suppress(Exception):
+                return _fetched(conn, text, given)
         return conn.exec_driver_sql(text, given).all()
+
+
+def _fetched(conn: Connection, text: str, given: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    cursor = conn.connection.cursor()
+    try:
+        cursor.execute(text, given)
+        return cursor.fetchall()
+    finally:
+        cursor.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hostler.store import tables_files as tables_files
 from hostler.store import tables_memory as tables_memory
+from hostler.store import tables_skills as tables_skills
 from hostler.store import tables_tenancy as tables_tenancy
 from hostler.store import tables_vaults  # noqa: F401 - registers its tables
 from hostler.store import tables_webhooks as tables_webhooks

@@ -43,7 +43,7 @@ Keep = Literal[_Keep.KEEP]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a session has used so far, or what one request adds to it. Tokens, and searches."""
+    """What a session has used so far, or what one request adds to it. Tokens, searches, and what they cost."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -51,6 +51,10 @@ class Usage:
     cache_creation_5m_input_tokens: int = 0
     cache_creation_1h_input_tokens: int = 0
     web_search_requests: int = 0
+    list_cost_nanos: int = 0
+    """List price, in billionths of a US dollar, of the requests whose model has a price."""
+    unpriced_requests: int = 0
+    """Requests that used something, of models without a price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ class NewSession:
     agent: Mapping[str, Any]
     """Snapshot of the agent, overrides applied."""
     environment: Mapping[str, Any]
-    """Snapshot of the environment: a running session keeps the configuration that it began with."""
+    """Snapshot of the environment: a running session keeps the configuration that it began with. The `skills` beside
+    it are the engine's; no client sees them."""
     state: str
     status: str = "idle"
     title: str | None = None

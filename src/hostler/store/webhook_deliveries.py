@@ -106,8 +106,12 @@ def _free(now: float) -> sa.ColumnElement[bool]:
 # ------------------------------------------------------------------------------------------------------------- queue
 
 
-def due(conn: Connection, now: float, *, full: Collection[str] = ()) -> list[tuple[str, str]]:
-    """(id, endpoint's id) of deliveries that could be made now, the longest due first. `full`: endpoints to leave out.
+def due(
+    conn: Connection, now: float, *, full: Collection[str] = (), full_workspaces: Collection[str] = ()
+) -> list[tuple[str, str, str]]:
+    """(id, endpoint's id, workspace's id) of deliveries that could be made now, the longest due first.
+
+    full, full_workspaces  endpoints and workspaces to leave out.
 
     Only reads; `lease` decides.
     """
@@ -123,13 +127,22 @@ def due(conn: Connection, now: float, *, full: Collection[str] = ()) -> list[tup
         earlier.c.id != deliveries.c.id,
         sa.or_(earlier.c.lease_until > now, sa.and_(earlier.c.attempts == 0, before)),
     )
-    query = sa.select(deliveries.c.id, deliveries.c.endpoint_id).where(
+    query = sa.select(deliveries.c.id, deliveries.c.endpoint_id, deliveries.c.workspace_id).where(
         deliveries.c.state == "pending", deliveries.c.due_at <= now, _free(now), sa.not_(held_up)
     )
     if full:
         query = query.where(deliveries.c.endpoint_id.not_in(sorted(full)))
+    if full_workspaces:
+        query = query.where(deliveries.c.workspace_id.not_in(sorted(full_workspaces)))
     query = query.order_by(deliveries.c.due_at, deliveries.c.enqueued_at, deliveries.c.tick).limit(_LOOK_AT)
-    return [(found, endpoint) for found, endpoint in conn.execute(query)]
+    return [(found, endpoint, workspace) for found, endpoint, workspace in conn.execute(query)]
+
+
+def overfull(conn: Connection, most: int) -> list[tuple[str, str]]:
+    """(workspace's id, endpoint's id) of endpoints for which more than `most` deliveries wait."""
+    query = sa.select(deliveries.c.workspace_id, deliveries.c.endpoint_id).where(deliveries.c.state == "pending")
+    query = query.group_by(deliveries.c.workspace_id, deliveries.c.endpoint_id).having(sa.func.count() > most)
+    return [(workspace, endpoint) for workspace, endpoint in conn.execute(query)]
 
 
 def next_due_at(conn: Connection, now: float) -> float | None:

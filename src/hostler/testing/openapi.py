@@ -1,8 +1,8 @@
-"""What does the served API look like to a machine? Writes `src/hostler/api/openapi.json`, which the server hands out.
+"""What does the served API look like to a machine? Writes the two documents that the server hands out.
 
-`python -m hostler.testing.openapi` derives the document from the contract's table and the types of the installed
-`anthropic` client, for the endpoints that have a handler; with `--check` it only compares, and fails when the file is
-stale. Run it in the project's directory.
+`python -m hostler.testing.openapi` derives `src/hostler/api/openapi.json` from the contract's table and the types of
+the installed `anthropic` client, for the endpoints that have a handler, and `own_openapi.json` from our own table and
+`own_answers`. With `--check` it only compares, and fails when a file is stale. Run it in the project's directory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pydantic import TypeAdapter
 
 from hostler.api.app import served_methods
 from hostler.api.contract import CONTRACT, Endpoint
+from hostler.api.own_contract import OWN_CONTRACT
+from hostler.testing.own_answers import SHAPES
 
-FILE: Final = Path("src/hostler/api/openapi.json")
+FOLDER: Final = Path("src/hostler/api")
 Schema = dict[str, Any]
 
 _PLAIN: Final = {
@@ -39,6 +41,35 @@ _PLAIN: Final = {
 }
 
 
+def documents() -> dict[str, Schema]:
+    """Both, by the name of their file."""
+    return {"openapi.json": document(), "own_openapi.json": own_document()}
+
+
+def own_document() -> Schema:
+    """The OpenAPI 3.1 document of our own endpoints."""
+    components: dict[str, Schema] = {"Error": _error()}
+    paths: dict[str, dict[str, Schema]] = {}
+    for endpoint in OWN_CONTRACT:
+        sent, answer, query = SHAPES[endpoint.name]
+        operation: Schema = {
+            "operationId": endpoint.route,
+            "parameters": [
+                *_path_parameters(endpoint.path),
+                *({"name": name, "in": "query", "required": False, "schema": part} for name, part in query.items()),
+            ],
+        }
+        if sent is not None:
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": _schema(sent, components)}},
+            }
+        done = {"description": "Done.", "content": {"application/json": {"schema": _schema(answer, components)}}}
+        operation["responses"] = {"200": done} | _refusals()
+        paths.setdefault(endpoint.path, {})[endpoint.verb.lower()] = operation
+    return _whole("Hostler: administration", "Everything below /hostler/v1.", paths, components)
+
+
 def document() -> Schema:
     """The OpenAPI 3.1 document of the contract's served endpoints."""
     components: dict[str, Schema] = {"Error": _error()}
@@ -47,13 +78,15 @@ def document() -> Schema:
     for endpoint in CONTRACT:
         if endpoint.method in served:
             paths.setdefault(endpoint.path, {})[endpoint.verb.lower()] = _operation(endpoint, components)
+    title = "Hostler: the Claude Managed Agents API"
+    words = "The endpoints that this server has. The others of the contract answer 501."
+    return _whole(title, words, paths, components)
+
+
+def _whole(title: str, words: str, paths: Mapping[str, Schema], components: Mapping[str, Schema]) -> Schema:
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Hostler: the Claude Managed Agents API",
-            "version": version("hostler"),
-            "description": "The endpoints that this server has. The others of the contract answer 501.",
-        },
+        "info": {"title": title, "version": version("hostler"), "description": words},
         "security": [{"bearer": []}, {"apiKey": []}],
         "paths": paths,
         "components": {
@@ -72,7 +105,7 @@ def document() -> Schema:
 def _operation(endpoint: Endpoint, components: dict[str, Schema]) -> Schema:
     method = _method(endpoint.method)
     source = inspect.getsource(method)
-    operation: Schema = {"operationId": endpoint.method, "parameters": _path_parameters(endpoint)}
+    operation: Schema = {"operationId": endpoint.method, "parameters": _path_parameters(endpoint.path)}
     operation["parameters"] += _query_parameters(method, _sent(source, "query"), components)
     if endpoint.verb == "POST":
         body = (
@@ -80,14 +113,13 @@ def _operation(endpoint: Endpoint, components: dict[str, Schema]) -> Schema:
         )
         if body is not None:
             operation["requestBody"] = body
-    operation["responses"] = {"200": _answer(method, components)} | {
-        status: {
-            "description": words,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
-        for status, words in _PLAIN.items()
-    }
+    operation["responses"] = {"200": _answer(method, components)} | _refusals()
     return operation
+
+
+def _refusals() -> Schema:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {status: {"description": words, "content": content} for status, words in _PLAIN.items()}
 
 
 def _method(name: str) -> Callable[..., Any]:
@@ -99,8 +131,8 @@ def _method(name: str) -> Callable[..., Any]:
     return found
 
 
-def _path_parameters(endpoint: Endpoint) -> list[Schema]:
-    names = re.findall(r"\{(\w+)\}", endpoint.path)
+def _path_parameters(path: str) -> list[Schema]:
+    names = re.findall(r"\{(\w+)\}", path)
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
@@ -166,8 +198,9 @@ def _multipart(source: str) -> Schema:
 def _answer(method: Callable[..., Any], components: dict[str, Schema]) -> Schema:
     hint = typing.get_type_hints(method)["return"]
     origin, name = get_origin(hint), getattr(get_origin(hint) or hint, "__name__", "").partition("[")[0]
-    if name in ("BinaryAPIResponse",):
-        return {"description": "The bytes.", "content": {"application/octet-stream": {"schema": {}}}}
+    if name == "BinaryAPIResponse":
+        kind = "application/zip" if method.__qualname__.startswith("Versions.") else "*/*"
+        return {"description": "The bytes.", "content": {kind: {"schema": {}}}}
     if name == "Stream":
         return {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
     if name.startswith("Sync"):
@@ -239,14 +272,15 @@ def _error() -> Schema:
 
 
 def main(arguments: list[str]) -> int:
-    text = json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
-    if arguments == ["--check"]:
-        if not FILE.exists() or FILE.read_text() != text:
-            print(f"{FILE} is stale: run scripts/generate-docs", file=sys.stderr)
-            return 1
-        return 0
-    FILE.write_text(text)
-    return 0
+    stale = 0
+    for name, made in documents().items():
+        file, text = FOLDER / name, json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+        if arguments != ["--check"]:
+            file.write_text(text)
+        elif not file.exists() or file.read_text() != text:
+            print(f"{file} is stale: run scripts/generate-docs", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

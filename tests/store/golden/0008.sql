@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T04:49:40.686034Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T05:30:24.522517Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T04:49:40.686034Z','2026-11-21T04:49:40.686034Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T05:30:24.522517Z','2026-11-21T05:30:24.522517Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -83,7 +83,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_WBXFB86wZrjPZttvNJZBd2NH','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T04:49:40.692254Z');
+INSERT INTO "egress_decisions" VALUES('egr_dz1fcMmdrc362f1X0DEmmZWp','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T05:30:24.550160Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -111,7 +111,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T04:49:40.686034Z','2026-11-21T04:49:40.686034Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T05:30:24.522517Z','2026-11-21T05:30:24.522517Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -202,13 +202,15 @@ CREATE TABLE model_requests (
 	cache_creation_5m_input_tokens BIGINT NOT NULL, 
 	cache_creation_1h_input_tokens BIGINT NOT NULL, 
 	web_search_requests BIGINT NOT NULL, 
+	list_cost_nanos BIGINT NOT NULL, 
+	unpriced_requests BIGINT NOT NULL, 
 	stop_reason TEXT, 
 	duration_ms DOUBLE NOT NULL, 
 	first_byte_ms DOUBLE, 
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_Nj4zp1hA8hRp8Hs8r66x4yaY','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T04:49:40.692254Z');
+INSERT INTO "model_requests" VALUES('mreq_2yW3hh5xb6dCW1gQrSz3awQG','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T05:30:24.550160Z');
 CREATE TABLE resource_secrets (
 	resource_id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -236,6 +238,12 @@ CREATE TABLE session_outputs (
 	file_id TEXT NOT NULL, 
 	CONSTRAINT pk_session_outputs PRIMARY KEY (session_id, path), 
 	CONSTRAINT fk_session_outputs_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_skills (
+	session_id TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	CONSTRAINT pk_session_skills PRIMARY KEY (session_id, sha256), 
+	CONSTRAINT fk_session_skills_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE session_tokens (
 	id TEXT NOT NULL, 
@@ -274,6 +282,8 @@ CREATE TABLE sessions (
 	cache_creation_5m_input_tokens BIGINT DEFAULT 0 NOT NULL, 
 	cache_creation_1h_input_tokens BIGINT DEFAULT 0 NOT NULL, 
 	web_search_requests BIGINT DEFAULT 0 NOT NULL, 
+	list_cost_nanos BIGINT DEFAULT 0 NOT NULL, 
+	unpriced_requests BIGINT DEFAULT 0 NOT NULL, 
 	created_at TEXT NOT NULL, 
 	updated_at TEXT NOT NULL, 
 	archived_at TEXT, 
@@ -282,7 +292,32 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,'2026-11-21T04:49:40.689011Z','2026-11-21T04:49:40.690990Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T05:30:24.538264Z','2026-11-21T05:30:24.542238Z',NULL);
+CREATE TABLE skill_versions (
+	id TEXT NOT NULL, 
+	skill_id TEXT NOT NULL, 
+	number BIGINT NOT NULL, 
+	name TEXT NOT NULL, 
+	description TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	size_bytes BIGINT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_skill_versions PRIMARY KEY (id), 
+	CONSTRAINT fk_skill_versions_skill_id FOREIGN KEY(skill_id) REFERENCES skills (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_skill_versions_skill_id_number UNIQUE (skill_id, number)
+);
+CREATE TABLE skills (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	display_name TEXT NOT NULL, 
+	latest_version_id TEXT, 
+	latest_number BIGINT, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	CONSTRAINT pk_skills PRIMARY KEY (id), 
+	CONSTRAINT fk_skills_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -304,7 +339,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795236580694,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795239024554,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -386,7 +421,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523658068901109698e+09,1.79523658068901109698e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79523902453826403619e+09,1.79523902453826403619e+09,NULL,0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -437,7 +472,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T04:49:40.669003Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T05:30:24.477109Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -461,6 +496,9 @@ CREATE INDEX ix_files_newest ON files (workspace_id, created_at, id);
 CREATE INDEX ix_files_session ON files (session_id, created_at, id);
 CREATE INDEX ix_files_sha256 ON files (sha256);
 CREATE INDEX ix_resource_secrets_session ON resource_secrets (session_id);
+CREATE INDEX ix_skills_newest ON skills (workspace_id, created_at, id);
+CREATE INDEX ix_skill_versions_sha256 ON skill_versions (sha256);
+CREATE INDEX ix_session_skills_sha256 ON session_skills (sha256);
 CREATE INDEX ix_memory_stores_newest ON memory_stores (workspace_id, created_at, id);
 CREATE INDEX ix_memory_versions_newest ON memory_versions (memory_store_id, created_at, id);
 CREATE INDEX ix_memory_versions_memory ON memory_versions (memory_id, created_at, id);

@@ -1,0 +1,230 @@
+"""What do our own endpoints answer? The shapes behind `/hostler/v1/openapi.json`; a fuzz holds the server to them."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from hostler.domain.administration import CreateKey, NameWorkspace
+from hostler.domain.environment_keys import CreateEnvironmentKey
+from hostler.domain.quotas import SetQuotas
+from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
+
+T = TypeVar("T")
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(Answer, Generic[T]):
+    data: list[T]
+    next_page: str | None
+
+
+class ApiKey(Answer):
+    id: str
+    type: Literal["api_key"]
+    name: str
+    workspace_id: str
+    scopes: list[Literal["admin", "operate", "read"]]
+    hint: str
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class NewApiKey(ApiKey):
+    secret: str
+
+
+class Workspace(Answer):
+    id: str
+    type: Literal["workspace"]
+    name: str
+    created_at: str
+    archived_at: str | None
+
+
+class WorkspaceQuotas(Answer):
+    type: Literal["workspace_quotas"]
+    workspace_id: str
+    limits: dict[str, int]
+    overrides: dict[str, int]
+    used: dict[str, int]
+
+
+class EnvironmentKey(Answer):
+    id: str
+    type: Literal["environment_key"]
+    environment_id: str
+    name: str
+    hint: str
+    created_at: str
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class NewEnvironmentKey(EnvironmentKey):
+    secret: str
+
+
+class Approval(Answer):
+    type: Literal["approval"]
+    session_id: str
+    session_title: str | None
+    agent_id: str
+    event_id: str
+    kind: Literal["confirmation", "custom_tool"]
+    tool_name: str
+    input: dict[str, Any]
+    waiting_since: str
+    age_seconds: float
+
+
+class Actor(Answer):
+    type: str
+    id: str | None
+
+
+class AuditEntry(Answer):
+    id: str
+    type: Literal["audit_entry"]
+    workspace_id: str | None
+    actor: Actor
+    act: str
+    target_id: str
+    details: dict[str, Any]
+    created_at: str
+
+
+class EgressDecision(Answer):
+    id: str
+    type: Literal["egress_decision"]
+    session_id: str
+    method: str
+    host: str
+    port: int
+    allowed: bool
+    reason: str
+    created_at: str
+
+
+class HealthDatabase(Answer):
+    kind: Literal["sqlite", "postgresql"]
+    ok: bool
+
+
+class HealthSandbox(Answer):
+    technology: str
+    host_user: str
+    limits_by: str
+    missing: list[str]
+
+
+class HealthWorker(Answer):
+    ok: bool
+
+
+class Health(Answer):
+    type: Literal["health"]
+    status: Literal["ok", "degraded"]
+    reasons: list[str]
+    database: HealthDatabase
+    sandbox: HealthSandbox | None
+    worker: HealthWorker | None
+
+
+class WebhookEndpoint(Answer):
+    id: str
+    type: Literal["webhook_endpoint"]
+    url: str
+    name: str
+    description: str
+    enabled_events: list[str]
+    state: Literal["enabled", "disabled"]
+    disabled_reason: str
+    consecutive_failures: int
+    old_secret_expires_at: str | None
+    created_at: str
+    updated_at: str
+
+
+class WebhookEndpointWithSecret(WebhookEndpoint):
+    signing_secret: str
+
+
+class WebhookEndpointDeleted(Answer):
+    id: str
+    type: Literal["webhook_endpoint_deleted"]
+
+
+class WebhookAttempt(Answer):
+    number: int
+    at: str
+    status: int | None
+    error: str | None
+    latency_ms: float
+
+
+class WebhookDelivery(Answer):
+    id: str
+    type: Literal["webhook_delivery"]
+    endpoint_id: str
+    event_id: str
+    event_type: str
+    state: Literal["pending", "delivered", "failed"]
+    test: bool
+    next_attempt_at: str | None
+    attempts: list[WebhookAttempt]
+    created_at: str
+
+
+_PAGE = {"limit": {"type": "integer"}, "page": {"type": "string"}}
+_TIME = {"type": "string", "format": "date-time"}
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+
+SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[str, Any]]]] = {
+    "keys.create": (CreateKey, NewApiKey, {}),
+    "keys.list": (None, Page[ApiKey], {**_PAGE, "workspace_id": {"type": "string"}}),
+    "keys.retrieve": (None, ApiKey, {}),
+    "keys.revoke": (None, ApiKey, {}),
+    "workspaces.create": (NameWorkspace, Workspace, {}),
+    "workspaces.list": (None, Page[Workspace], {**_PAGE, "include_archived": {"type": "boolean"}}),
+    "workspaces.retrieve": (None, Workspace, {}),
+    "workspaces.update": (NameWorkspace, Workspace, {}),
+    "workspaces.archive": (None, Workspace, {}),
+    "workspaces.quotas.retrieve": (None, WorkspaceQuotas, {}),
+    "workspaces.quotas.update": (SetQuotas, WorkspaceQuotas, {}),
+    "environments.keys.create": (CreateEnvironmentKey, NewEnvironmentKey, {}),
+    "environments.keys.list": (None, Page[EnvironmentKey], _PAGE),
+    "environments.keys.revoke": (None, EnvironmentKey, {}),
+    "approvals.list": (None, Page[Approval], _PAGE),
+    "audit.list": (
+        None,
+        Page[AuditEntry],
+        {
+            **_PAGE,
+            **{f"created_at[{bound}]": _TIME for bound in ("gt", "gte", "lt", "lte")},
+            **{name: {"type": "string"} for name in ("actor_id", "act", "target_id", "workspace_id")},
+        },
+    ),
+    "sessions.egress.list": (None, Page[EgressDecision], _PAGE),
+    "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),
+    "webhook_endpoints.list": (None, Page[WebhookEndpoint], _PAGE),
+    "webhook_endpoints.retrieve": (None, WebhookEndpoint, {}),
+    "webhook_endpoints.update": (UpdateEndpoint, WebhookEndpoint, {}),
+    "webhook_endpoints.delete": (None, WebhookEndpointDeleted, {}),
+    "webhook_endpoints.rotate_secret": (RotateSecret, WebhookEndpointWithSecret, {}),
+    "webhook_endpoints.test": (TestDelivery, WebhookDelivery, {}),
+    "webhook_endpoints.deliveries.list": (
+        None,
+        Page[WebhookDelivery],
+        {**_PAGE, "states[]": {"type": "array", "items": {"type": "string"}}},
+    ),
+    "webhook_endpoints.deliveries.retry": (None, WebhookDelivery, {}),
+    "health.retrieve": (None, Health, {}),
+}
+"""By the name of the row: what is sent, what comes back, and the query's parameters."""
