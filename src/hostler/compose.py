@@ -73,7 +73,7 @@ from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier, CourierSettings
-from hostler.engine.webhook_dispatcher import WebhookDispatcher
+from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
@@ -319,6 +319,11 @@ def webhook_rules(settings: Settings) -> WebhookRules:
     )
 
 
+def webhook_lease_seconds(settings: Settings) -> float:
+    """Longer than any attempt takes: a lease that ends in the middle of one has the same event sent again and again."""
+    return settings.webhooks.deadline_seconds + 45.0
+
+
 def courier_settings(settings: Settings) -> CourierSettings:
     return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
 
@@ -412,7 +417,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             stack.callback(sender.close)
             owner = worker_name(settings)
             courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
-            dispatcher = WebhookDispatcher(owner, database, courier)
+            dispatcher = WebhookDispatcher(
+                owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
+            )
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -477,7 +484,14 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 vaults=Vaults(database, emit),
                 credentials=Credentials(database, sealer, plain_http=bool(private_allowed)),
                 credential_probe=CredentialProbe(database, sealer, broker, outgoing),
-                webhooks=Webhooks(database, sealer, sender, courier, most=settings.webhooks.most_endpoints),
+                webhooks=Webhooks(
+                    database,
+                    sealer,
+                    sender,
+                    courier,
+                    most=settings.webhooks.most_endpoints,
+                    lease_seconds=webhook_lease_seconds(settings),
+                ),
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )

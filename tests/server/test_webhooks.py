@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,14 @@ from hookkit import listen, own, receiving
 from housekit import House, open_house
 from sqlalchemy import Connection
 
+from hostler import compose
+from hostler.config import load
+from hostler.egress.webhooks import HttpWebhookSender
+from hostler.engine.ports import WebhookTargetRefused
 from hostler.engine.webhook_dispatcher import DispatcherSettings
 from hostler.store.keys import create_key, create_workspace
 from hostler.store.tables_webhooks import webhook_deliveries
-from hostler.store.webhooks import delivery_values
+from hostler.store.webhooks import delivery_values, emit
 
 FAST = {
     "webhooks__allow_http": True,
@@ -238,3 +246,99 @@ async def test_an_endpoint_for_which_too_much_waits_is_disabled(house: House) ->
     while (shown := await own(house, "GET", f"/webhook_endpoints/{endpoint['id']}"))["state"] == "enabled":
         assert time.monotonic() < deadline
     assert "events waited" in shown["disabled_reason"]
+
+
+class NamesThatLeadTo:
+    """A resolver under the control of whoever owns the name: it answers what it likes, after the URL was checked."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        return self._addresses
+
+
+@pytest.mark.parametrize(
+    "addresses", [("127.0.0.1",), ("169.254.169.254",), ("::ffff:10.0.0.1",), ("93.184.216.34", "10.0.0.1")]
+)
+async def test_a_name_that_leads_to_a_private_address_is_refused_when_it_is_connected_to(
+    addresses: tuple[str, ...],
+) -> None:
+    sender = HttpWebhookSender(resolver=NamesThatLeadTo(*addresses))
+    sender.check("https://example.com/")
+    with pytest.raises(WebhookTargetRefused):
+        await sender.post("https://example.com/", {}, b"{}")
+
+
+def lone(settings: dict[str, Any]) -> tuple[subprocess.Popen[str], dict[str, str]]:
+    script = Path(__file__).parents[1] / "attacks" / "lone_server.py"
+    command = [sys.executable, str(script), json.dumps(settings)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, json.loads(process.stdout.readline())
+
+
+async def test_what_was_on_its_way_when_the_server_was_killed_is_sent_again(tmp_path: Path, store_url: str) -> None:
+    settings = {
+        **FAST,
+        "state_dir": str(tmp_path / "state"),
+        "server__port": 0,
+        "store__url": store_url,
+        "model__rehearse": True,
+    }
+    with receiving(0) as receiver:
+        process, at = await asyncio.to_thread(lone, settings)
+        with process:
+            async with anthropic.AsyncAnthropic(base_url=at["url"], api_key=at["key"]) as client:
+                endpoint = {"url": receiver.url, "enabled_events": ["agent.created"]}
+                await client.post("/hostler/v1/webhook_endpoints", body=endpoint, cast_to=object)
+                await client.beta.agents.create(name="A", model="claude-opus-5-5")
+            await receiver.until(lambda got: len(got) == 1)
+            process.kill()
+        process, _ = await asyncio.to_thread(lone, settings)
+        with process:
+            await receiver.until(lambda got: len(got) == 2)
+    assert receiver.got[0][0]["webhook-id"] == receiver.got[1][0]["webhook-id"]
+
+
+async def test_of_two_rotations_at_once_both_secrets_sign(house: House) -> None:
+    with receiving() as receiver:
+        endpoint = await listen(house, receiver.url, "agent.created")
+        path = f"/webhook_endpoints/{endpoint['id']}"
+        for _ in range(5):
+            async with asyncio.TaskGroup() as tasks:
+                rotations = [
+                    tasks.create_task(own(house, "POST", f"{path}/rotate_secret", {"grace_seconds": 60}))
+                    for _ in range(2)
+                ]
+            await own(house, "POST", f"{path}/test", {})
+            for rotation in rotations:
+                unwrapped(house, receiver.got[-1], rotation.result()["signing_secret"])
+
+
+async def test_an_event_recorded_beside_the_disabling_is_not_told(tmp_path: Path, server_cluster: Any) -> None:
+    async with open_house(tmp_path, server_cluster.create_database("beside_disabling"), **FAST) as house:
+        assert house.hostler is not None
+        database, begun = house.hostler.database, asyncio.Event()
+        with receiving() as receiver:
+            endpoint = await listen(house, receiver.url, "agent.created")
+
+            def slow(connection: Connection) -> None:
+                emit(connection, database.now(connection), "wrkspc_default", "agent.created", {"id": "agent_late"})
+                begun.set()
+                # Committed only when the endpoint is disabled, which this transaction can't see coming.
+                while connection.exec_driver_sql("SELECT state FROM webhook_endpoints").scalar() == "enabled":
+                    connection.exec_driver_sql("SELECT pg_sleep(0.01)")
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(database.write(slow))
+                await begun.wait()
+                await own(house, "POST", f"/webhook_endpoints/{endpoint['id']}", {"state": "disabled"})
+            delivery = await until_settled(house, endpoint["id"])
+        assert (delivery["state"], delivery["attempts"], receiver.got) == ("dropped", [], [])
+
+
+@pytest.mark.parametrize("deadline", [0.5, 15.0, 300.0])
+def test_a_delivery_is_leased_for_longer_than_an_attempt_takes(tmp_path: Path, deadline: float) -> None:
+    settings = load({}, state_dir=str(tmp_path), webhooks__deadline_seconds=deadline)
+    assert compose.webhook_lease_seconds(settings) >= deadline + 30

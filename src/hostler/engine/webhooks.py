@@ -29,8 +29,6 @@ from hostler.store.pages import Position as StorePosition
 from hostler.store.webhook_deliveries import AttemptRow, DeliveryRow, Leased
 from hostler.store.webhooks import EVERYTHING, EndpointRow
 
-_TEST_SECONDS = 60.0
-
 View = dict[str, Any]
 
 
@@ -38,13 +36,21 @@ class Webhooks:
     """The webhook endpoints of every workspace. Every method raises NotFound for another workspace's."""
 
     def __init__(
-        self, database: Database, sealer: Sealer, sender: WebhookSender, courier: Courier, *, most: int
+        self,
+        database: Database,
+        sealer: Sealer,
+        sender: WebhookSender,
+        courier: Courier,
+        *,
+        most: int,
+        lease_seconds: float = 60.0,
     ) -> None:
         self._database = database
         self._sealer = sealer
         self._sender = sender
         self._courier = courier
         self._most = most
+        self._lease_seconds = lease_seconds
 
     async def create(self, by: Principal, request: CreateEndpoint) -> View:
         """With `signing_secret`, shown this once. Raises InvalidRequest for a URL that can't be allowed."""
@@ -122,7 +128,8 @@ class Webhooks:
 
         def unit(connection: Connection) -> EndpointRow:
             now = self._database.now(connection)
-            before = store.get_endpoint(connection, workspace, endpoint_id)
+            # Locked before it is read: of two rotations at once the second must keep the secret of the first.
+            before = store.get_endpoint(connection, workspace, endpoint_id, for_update=True)
             keep = request.grace_seconds > 0
             changes = {
                 "secret": self._sealer.seal(context_of(workspace, endpoint_id), secret.encode()),
@@ -151,7 +158,7 @@ class Webhooks:
             )
             _record(connection, now, by, "webhook_endpoint.test", endpoint_id, {"event_type": type_})
             owner = new_id("test")
-            row = queue.add_leased(connection, now, owner, values, ttl=_TEST_SECONDS)
+            row = queue.add_leased(connection, now, owner, values, ttl=self._lease_seconds)
             return Leased(row, endpoint, owner)
 
         leased = await self._database.write(begin)

@@ -176,9 +176,20 @@ def lease(conn: Connection, now: float, owner: str, wanted: Sequence[str], *, tt
     orphans = [row.id for row in rows if row.endpoint_id not in known]
     if orphans:  # recorded while the endpoint was being deleted
         conn.execute(deliveries.delete().where(deliveries.c.id.in_(orphans)))
+    # Recorded beside the disabling, which saw nothing to drop yet.
+    closed = {
+        row.id
+        for row in rows
+        if not row.test and row.endpoint_id in known and known[row.endpoint_id].state == "disabled"
+    }
+    if closed:
+        conn.execute(
+            deliveries.update().where(deliveries.c.id.in_(closed)).values(state="dropped", owner=None, lease_until=None)
+        )
+    rows = [row for row in rows if row.endpoint_id in known and row.id not in closed]
     place = {id_: number for number, id_ in enumerate(wanted)}
     rows.sort(key=lambda row: place[row.id])
-    return [Leased(row, known[row.endpoint_id], owner) for row in rows if row.endpoint_id in known]
+    return [Leased(row, known[row.endpoint_id], owner) for row in rows]
 
 
 def release_own(conn: Connection, owner: str) -> int:

@@ -175,8 +175,10 @@ def create_endpoint(
     return row
 
 
-def get_endpoint(conn: Connection, workspace_id: str, endpoint_id: str) -> EndpointRow:
-    """Raises NotFound."""
+def get_endpoint(conn: Connection, workspace_id: str, endpoint_id: str, *, for_update: bool = False) -> EndpointRow:
+    """Raises NotFound. `for_update` keeps other transactions from changing it until this one ends."""
+    if for_update:
+        _lock(conn, workspace_id)
     query = sa.select(*_ENDPOINT).where(endpoints.c.workspace_id == workspace_id, endpoints.c.id == endpoint_id)
     row = conn.execute(query).first()
     if row is None:
