@@ -43,6 +43,7 @@ from hostler.engine.bearers import VaultBroker
 from hostler.engine.budget import priced
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
+from hostler.engine.egress_port import EgressDecision, McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
@@ -58,7 +59,7 @@ from hostler.engine.mounted_skills import MountedSkills, skills_section
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import OutputLimits, Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.ports import EgressDecision, IsolationLabel, McpCredentials, ModelRequestRecord, SandboxLimits
+from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Homes, Surroundings, remove_tree
 from hostler.engine.profile import Profile, TurnLimits, profile
@@ -68,6 +69,7 @@ from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.sandbox_port import IsolationLabel, SandboxLimits
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills

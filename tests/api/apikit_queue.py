@@ -13,11 +13,11 @@ from hostler.domain.prices import Prices
 from hostler.engine import runs, turns
 from hostler.engine.composer import composer_of
 from hostler.engine.models import Models
-from hostler.engine.ports import SandboxLimits
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Records
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.sandbox_port import SandboxLimits
 from hostler.engine.sessions import Sessions
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.turns import RunEnd

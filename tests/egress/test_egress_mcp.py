@@ -17,7 +17,7 @@ import pytest
 
 from hostler.egress import EgressLimits, EgressProxy
 from hostler.egress.redact import Redactor
-from hostler.engine.ports import Bearer, EgressDecision, EgressRules, McpAccess, McpFailure, McpRoute
+from hostler.engine.egress_port import Bearer, EgressDecision, EgressRules, McpAccess, McpFailure, McpRoute
 
 DEADLINE = 15.0
 TOKEN = "tok/with+odd=characters-1234567890"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.policy import BadTarget, Policy, Target, parse_absolute, parse_authority
-from hostler.engine.ports import EgressRules
+from hostler.engine.egress_port import EgressRules
 
 
 def reason(rules: EgressRules, authority: str) -> str:

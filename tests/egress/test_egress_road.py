@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hostler.egress import EgressLimits, EgressProxy, EgressRoad, SystemResolver
-from hostler.engine.ports import EgressDecision, EgressRules
+from hostler.engine.egress_port import EgressDecision, EgressRules
 
 DEADLINE = 10.0
 LISTED = EgressRules("listed", ("allowed.example", "*.below.example", "rebinds.example", "mixed.example"))

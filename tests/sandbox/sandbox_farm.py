@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hostler.engine.ports import SandboxSpec
+from hostler.engine.sandbox_port import SandboxSpec
 from hostler.sandbox import cgroups
 from hostler.sandbox.bubblewrap import BubblewrapProvider, BubblewrapSandbox
 from hostler.sandbox.cgroup_detection import own_groups

@@ -18,7 +18,7 @@ import pyseccomp
 import pytest
 from sandbox_farm import DEADLINE, PYTHON, Farm, until
 
-from hostler.engine.ports import SandboxLimits
+from hostler.engine.sandbox_port import SandboxLimits
 from hostler.sandbox import seccomp, users
 
 # ------------------------------------------------------------------------------------- C6: the kernel's dangerous doors

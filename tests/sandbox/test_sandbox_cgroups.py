@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sandbox_farm import until
 
-from hostler.engine.ports import SandboxLimits
+from hostler.engine.sandbox_port import SandboxLimits
 from hostler.sandbox import cgroups
 from hostler.sandbox.cgroup_detection import detect, own_groups
 from hostler.sandbox.cgroups import CgroupsV1, CgroupsV2, NoCgroups

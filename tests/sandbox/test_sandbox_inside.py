@@ -13,7 +13,7 @@ import claude_agent_sdk
 import pytest
 from sandbox_farm import DEADLINE, ENVIRONMENT, Farm, until
 
-from hostler.engine.ports import SandboxLimits
+from hostler.engine.sandbox_port import SandboxLimits
 
 MEBI = 1 << 20
 

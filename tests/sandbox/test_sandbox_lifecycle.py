@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from sandbox_farm import DEADLINE, ENVIRONMENT, Farm, until
 
-from hostler.engine.ports import SandboxUnavailable
+from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox import launch, leftovers, users
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 
@@ -245,7 +245,7 @@ def test_a_uid_that_still_has_processes_is_not_given_out(tmp_path: Path) -> None
 WORKER = """
 import asyncio, json, subprocess, sys
 from pathlib import Path
-from hostler.engine.ports import SandboxSpec
+from hostler.engine.sandbox_port import (SandboxSpec)
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 
 async def main():
@@ -418,7 +418,7 @@ async def test_sweep_removes_a_sandbox_whose_worker_died_before_its_record(farm:
 ORDINARY = """
 import asyncio, json, os, socket, subprocess, sys
 from pathlib import Path
-from hostler.engine.ports import SandboxSpec
+from hostler.engine.sandbox_port import (SandboxSpec)
 from hostler.sandbox import seccomp
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 import concurrent.futures.thread, pyseccomp  # now, while everything can be read

@@ -12,7 +12,7 @@ from typing import Any
 import anthropic
 
 from hostler import compose, config
-from hostler.engine.ports import McpCredentials
+from hostler.engine.egress_port import McpCredentials
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0

@@ -17,7 +17,7 @@ from hostler.domain.vaults import CreateCredential, CreateVault, UpdateCredentia
 from hostler.egress.outgoing import OutgoingClient
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
-from hostler.engine.ports import Bearer
+from hostler.engine.egress_port import Bearer
 from hostler.engine.vaults import Vaults
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import KeyFile

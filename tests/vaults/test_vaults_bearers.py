@@ -16,7 +16,7 @@ from oauthkit import FakeProvider, answers
 from hostler.domain.clock import rfc3339_of
 from hostler.domain.errors import Conflict, InvalidRequest, SecretUnreadable
 from hostler.engine.bearers import HOLD_SECONDS, QUIET_SECONDS, CredentialFailed
-from hostler.engine.ports import Bearer
+from hostler.engine.egress_port import Bearer
 from hostler.store.tables_vaults import credentials
 
 DEADLINE = 30.0

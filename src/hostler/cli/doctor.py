@@ -225,7 +225,7 @@ def _model(settings: Settings) -> Finding:
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     from hostler.compose import sandbox_provider
-    from hostler.engine.ports import SandboxUnavailable
+    from hostler.engine.sandbox_port import SandboxUnavailable
 
     try:
         label = asyncio.run(sandbox_provider(settings).probe())

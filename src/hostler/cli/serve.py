@@ -55,7 +55,7 @@ def _serve(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) 
     import uvloop
 
     from hostler.domain.errors import HostlerError, InvalidRequest
-    from hostler.engine.ports import SandboxUnavailable
+    from hostler.engine.sandbox_port import SandboxUnavailable
 
     command = "hostler start" if how.demo else "hostler serve"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostler.engine.ports import IsolationLabel
+from hostler.engine.sandbox_port import IsolationLabel
 
 _USERS = {
     "per_sandbox": "a host user of its own for each sandbox",

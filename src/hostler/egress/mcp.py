@@ -24,7 +24,7 @@ from hostler.egress import http1, jsonrpc
 from hostler.egress.connection import BodyTooLarge, ClientSide, EgressLimits, Head
 from hostler.egress.policy import BadTarget, McpTarget, Verdict, parse_server
 from hostler.egress.redact import Redactor
-from hostler.engine.ports import Bearer, McpAccess, McpCredentials, McpFailure, McpRoute
+from hostler.engine.egress_port import Bearer, McpAccess, McpCredentials, McpFailure, McpRoute
 
 _log = logging.getLogger("hostler.egress")
 

@@ -20,7 +20,7 @@ from hostler.egress.connection import ClientSide, EgressLimits, Head, TargetSide
 from hostler.egress.mcp import McpClient, McpRelay
 from hostler.egress.policy import BadTarget, McpTarget, Policy, Target, Verdict, parse_absolute, parse_authority
 from hostler.egress.resolve import Resolver, SystemResolver
-from hostler.engine.ports import (
+from hostler.engine.egress_port import (
     MCP_HOST,
     Bearer,
     EgressDecision,
@@ -28,6 +28,7 @@ from hostler.engine.ports import (
     EgressRules,
     McpAccess,
     McpCredentials,
+    RoadSecrets,
 )
 from hostler.engine.sockets import remove_stale_socket
 from hostler.engine.tasks import Tasks
@@ -82,8 +83,17 @@ class EgressProxy:
         self._mcp = McpClient(self._limits, tls)
         self._roads: set[EgressRoad] = set()
 
-    async def open(self, session_id: str, socket: Path, rules: EgressRules, mcp: McpAccess | None = None) -> EgressRoad:
+    async def open(
+        self,
+        session_id: str,
+        socket: Path,
+        rules: EgressRules,
+        mcp: McpAccess | None = None,
+        secrets: RoadSecrets | None = None,
+    ) -> EgressRoad:
         """Listens on `socket`, replacing a left-over one. Raises ValueError when a rule is malformed."""
+        if secrets is not None:
+            raise ValueError("this road can't put secrets into requests")
         road = EgressRoad(
             session_id,
             Policy(rules, self._ports),
@@ -138,6 +148,11 @@ class EgressRoad:
         self._closed = False
         self.mcp: McpRelay | None = None
         """What answers for the session's MCP servers; None: it has none. Set before the road starts."""
+
+    @property
+    def authority(self) -> bytes | None:
+        """See the port. This road passes TLS through as it is."""
+        return None
 
     async def start(self, socket: Path, mode: int) -> None:
         remove_stale_socket(socket)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hostler.domain.events import Event
-from hostler.engine.ports import Mount
+from hostler.engine.sandbox_port import Mount
 from hostler.store.sessions import SessionRow
 
 log = logging.getLogger("hostler.attachments")

@@ -20,8 +20,9 @@ from hostler.domain.clock import parse_rfc3339, rfc3339_of
 from hostler.domain.errors import Busy, HostlerError, InvalidRequest, NotFound, SecretUnreadable
 from hostler.domain.ids import new_id
 from hostler.engine.credentials import match_key, opened, seal
+from hostler.engine.egress_port import Bearer
 from hostler.engine.oauth import EXCHANGE_SECONDS, Grant, Refused, Unreached, exchange
-from hostler.engine.ports import Announce, Bearer, Outgoing, Sealer, announce_nothing
+from hostler.engine.ports import Announce, Outgoing, Sealer, announce_nothing
 from hostler.store import vaults as rows
 from hostler.store.database import Database
 from hostler.store.vaults import CredentialRow

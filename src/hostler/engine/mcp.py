@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hostler.domain.tools import mcp_tool_key
-from hostler.engine.ports import MCP_HOST, McpRoute
+from hostler.engine.egress_port import MCP_HOST, McpRoute
 from hostler.engine.runs import McpServer
 from hostler.engine.state import OpenCall
 

@@ -26,7 +26,7 @@ from hostler.domain.memories import Actor, digest
 from hostler.engine.attachments import Attachment
 from hostler.engine.memory_folder import ASIDE, MemoryFolder, Scan, reserved
 from hostler.engine.memory_merge import UNSENDABLE, Plan, merge
-from hostler.engine.ports import Mount
+from hostler.engine.sandbox_port import Mount
 from hostler.store import memories
 from hostler.store.database import Database
 from hostler.store.memories import Admit, MemoryRow, admit_anything

@@ -17,8 +17,8 @@ from hostler.domain.resources import MAX_FILES, UPLOADS, FileResource
 from hostler.engine.attachments import Attachment
 from hostler.engine.files import check_not_expired
 from hostler.engine.mountpoints import MountPoints, surfaces
-from hostler.engine.ports import Mount
 from hostler.engine.resources import Resource, check_free
+from hostler.engine.sandbox_port import Mount
 from hostler.store import files as rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database

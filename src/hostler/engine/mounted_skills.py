@@ -19,7 +19,7 @@ from typing import Any
 from hostler.domain.errors import HostlerError
 from hostler.domain.skills import MOUNT, SKILL_FILE, SessionSkill
 from hostler.engine.attachments import Attachment
-from hostler.engine.ports import Mount
+from hostler.engine.sandbox_port import Mount
 from hostler.engine.skill_bundles import unpacked
 from hostler.engine.skills import of_snapshot
 from hostler.store.blobs import Blob, Blobs

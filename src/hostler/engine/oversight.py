@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import HostlerError
 from hostler.domain.sessions import Position
-from hostler.engine.ports import IsolationLabel
+from hostler.engine.sandbox_port import IsolationLabel
 from hostler.store import ledger, waiting
 from hostler.store.database import Database
 from hostler.store.ledger import EgressRow

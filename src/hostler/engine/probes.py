@@ -18,8 +18,9 @@ from typing import Any, Final, Literal
 from hostler.domain.clock import rfc3339_of
 from hostler.engine.bearers import VaultBroker, oauth_credential
 from hostler.engine.credentials import opened
+from hostler.engine.egress_port import Bearer
 from hostler.engine.oauth import Refused, Unreached, basic
-from hostler.engine.ports import Bearer, Outgoing, OutgoingAnswer, OutgoingFailed, OutgoingRequest, Sealer
+from hostler.engine.ports import Outgoing, OutgoingAnswer, OutgoingFailed, OutgoingRequest, Sealer
 from hostler.engine.redaction import scrubbed
 from hostler.store.database import Database
 from hostler.store.vaults import CredentialRow

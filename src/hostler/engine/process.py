@@ -14,21 +14,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostler.engine.ports import (
-    EgressRoads,
-    IsolationLabel,
-    McpAccess,
-    ModelRoadListener,
-    ModelRoads,
-    Mount,
-    Road,
-    Sandbox,
-    SandboxProvider,
-    SandboxSpec,
-    SequenceStore,
-)
+from hostler.engine.egress_port import EgressRoads, McpAccess
+from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
+from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
 
 log = logging.getLogger("hostler.process")
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.engine.egress_port import EgressRules, McpRoute
 from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.mcp import aliases, harness_servers, routes
 from hostler.engine.models import spellings
 from hostler.engine.permissions import Permissions, permissions
-from hostler.engine.ports import EgressRules, McpRoute, SandboxLimits
 from hostler.engine.runs import CustomTool, McpServer, RunSpec
+from hostler.engine.sandbox_port import SandboxLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from hostler.engine.attachments import Attachments
 from hostler.engine.budget import used_up
 from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.content import ContentSource
+from hostler.engine.egress_port import McpAccess, McpFailure
 from hostler.engine.hub import Hub
 from hostler.engine.mcp import PermittedCalls
 from hostler.engine.memory import Ledger, Memory
 from hostler.engine.permissions import Permissions
-from hostler.engine.ports import HeldCall, McpAccess, McpFailure, ModelRequestRecord
+from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hostler.engine.ports import IsolationLabel, SandboxLimits, SandboxSpec, SandboxStats, SandboxUnavailable
+from hostler.engine.sandbox_port import IsolationLabel, SandboxLimits, SandboxSpec, SandboxStats, SandboxUnavailable
 from hostler.sandbox import cgroups, launch, leftovers, seccomp, users
 from hostler.sandbox.cgroup_detection import detect
 from hostler.sandbox.cgroups import Cgroups, Group

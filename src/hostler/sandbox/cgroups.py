@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from hostler.engine.ports import SandboxLimits, SandboxStats
+from hostler.engine.sandbox_port import SandboxLimits, SandboxStats
 
 CPU_PERIOD_US = 100_000
 """Length of the accounting period of the processor limit, the kernel's own default."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostler.engine.ports import SandboxSpec, SandboxUnavailable
+from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
 
 MARK = "HOSTLER_SANDBOX"
 """Environment variable of the launcher (never of what runs inside) by which a sandbox's processes are found."""

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hostler.engine.ports import SandboxUnavailable
+from hostler.engine.sandbox_port import SandboxUnavailable
 
 # fmt: off
 DENIED = (

@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostler.engine.ports import SandboxUnavailable
+from hostler.engine.sandbox_port import SandboxUnavailable
 
 DEFAULT_RANGE = range(300_000, 365_536)
 LOCK_FILE = Path("/run/hostler-uids.lock")
