@@ -186,9 +186,9 @@ def finish(root: Path) -> None:
     _append(root / "etc/group", f"agent:x:{AGENT_UID}:\n")
     _append(root / "etc/shadow", "agent:!:0:0:99999:7:::\n")
     for name, owner in MOUNT_POINTS.items():
-        folder = root / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        os.chown(folder, owner, owner)
+        point = root / name
+        point.mkdir(parents=True, exist_ok=True, mode=0o755)
+        os.chown(point, owner, owner)
     (root / "opt/hostler/claude").touch()
     # Node looks for modules in every folder above a script, also for `import`, which doesn't know of NODE_PATH.
     (root / "node_modules").symlink_to("usr/local/lib/node_modules")
