@@ -46,7 +46,7 @@ CONTINUE = (
 """What the model is told when a turn goes on after a crash."""
 
 LINGER_SECONDS = 0.01
-"""How long the start of a model request may wait to be written together with what follows."""
+"""How long the start or the end of a model request may wait to be written together with what follows."""
 
 GO_ON = "The work was paused because its budget was used up. It may go on now: go on with the task."
 """What it is told when the budget was raised, after a run that the budget had stopped in the middle."""
@@ -330,7 +330,7 @@ class SessionRunner:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
             try:
-                ended = await self._consume(arrived)
+                ended, pending = await self._consume(arrived)
             finally:
                 reader.cancel()
                 watcher.cancel()
@@ -338,9 +338,10 @@ class SessionRunner:
         if ended.how == "lost":
             words = await process.last_words()
             ended = runs.Ended("lost", message=f"{words} {ended.message}".strip(), alive=False)
-        await self._end(ended)
+        await self._end(ended, pending)
 
-    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent]) -> runs.Ended:
+    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent]) -> tuple[runs.Ended, list[Op]]:
+        """How the run ended, and what is to be written together with that."""
         pending: list[Op] = []
         while True:
             try:
@@ -353,24 +354,25 @@ class SessionRunner:
                 batch.append(arrived.get_nowait())
             ended = await self._record(batch, pending)
             if ended is not None:
-                return ended
+                return ended, pending
 
     async def _record(self, batch: Sequence[runs.RunEvent], pending: list[Op]) -> runs.Ended | None:
         """Write down what came, in order, with as few transactions as the previews between allow.
 
-        The start of a request can linger in `pending`: it is soon followed by something that must be written.
+        Start and end of a request can linger in `pending`: they are soon followed by something that must be written.
         """
         session_id, hub = self.lease.session_id, self._parts.hub
         urgent = False
         failures, self._mcp_failures = self._mcp_failures, []
         for event in (*failures, *batch):
             if isinstance(event, runs.Ended):
-                await self._flush(pending)
+                if not event.alive:  # much is done before that is written
+                    await self._flush(pending)
                 return event
             for made in self._composer.compose(event):
                 if not isinstance(made, Preview):
                     pending.append(made)
-                    urgent |= not isinstance(event, runs.RequestStarted)
+                    urgent |= not isinstance(event, runs.RequestStarted | runs.RequestEnded)
                 elif hub.previews(session_id):
                     await self._flush(pending)
                     hub.preview(session_id, made.type, made.frame)
@@ -390,8 +392,11 @@ class SessionRunner:
             text = f"The turn was stopped after {most} model requests (max_turns)."
             self._stop(RunEnd("failed", "tool_use_limit_reached_error", text))
 
-    async def _end(self, ended: runs.Ended) -> None:
-        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run."""
+    async def _end(self, ended: runs.Ended, pending: Sequence[Op] = ()) -> None:
+        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run.
+
+        `pending` is what it did before that and is not written yet.
+        """
         if not ended.alive and ended.how != "deferred":
             await self._close()
         by_harness = ended.alive and ended.how == "interrupted"
@@ -401,7 +406,8 @@ class SessionRunner:
             end = RunEnd(stop.how, stop.error, stop.message, closed_by_harness=by_harness)
         self._stopping = None
         self._composer.dropping_errors = False
-        await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
+        step = joined([*pending, lambda s, at, totals: turns.run_ended(s, at, totals, end)])
+        await self._apply(lambda s, at, totals, _: step(s, at, totals))
         if not ended.alive:
             await self._close()
 
