@@ -16,7 +16,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.engine.memory_resource import memory_section
 from hostler.engine.mounted_skills import skills_section
-from hostler.engine.placement import PresetTerms, Programs
+from hostler.engine.placement import Placement, PresetTerms, Programs, Survey
 from hostler.engine.process import Homes
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
@@ -46,6 +46,16 @@ def preset_terms(settings: Settings) -> PresetTerms:
         attacks=presets.production_attacks,
         preferred=settings.sandbox.technology or None,
     )
+
+
+async def survey(settings: Settings) -> Survey:
+    """What this host gives for sessions now, by trying. Raises InvalidRequest for a wrong `claude.directories`."""
+    provider = sandbox_provider(settings)
+    try:
+        programs = await claude_programs(settings, ClaudeHarness())
+        return await Placement(provider, programs, preset_terms(settings)).survey()
+    finally:
+        provider.close()
 
 
 async def claude_programs(settings: Settings, harness: ClaudeHarness) -> Programs:

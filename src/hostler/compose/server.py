@@ -47,6 +47,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
@@ -70,6 +71,7 @@ from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Placement, Verified
+from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings, remove_tree
 from hostler.engine.quotas import WorkspaceQuotas
@@ -252,6 +254,7 @@ async def running(
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
+                policies=Policies(database, PolicyTrials()),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -263,7 +266,7 @@ async def running(
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
-                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others),
+                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others, provider),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),

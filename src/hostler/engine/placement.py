@@ -233,9 +233,7 @@ class Survey:
             )
         if failed:
             cases = "; ".join(_sentence(case) for case in failed)
-            return (
-                f"attacks on {technology} succeeded on this host: {cases} (see `hostler doctor --attack`)"
-            )
+            return f"attacks on {technology} succeeded on this host: {cases} (see `hostler doctor --attack`)"
         return ""
 
 

@@ -140,7 +140,7 @@ def profile(
             for tool in agent.get("tools") or ()
             if tool["type"] == "custom"
         ),
-        egress=_egress_of_web_tools(rules, production) if self_hosted else _egress(config.get("networking")),
+        egress=_egress_of_web_tools(rules, production) if self_hosted else egress_rules(config.get("networking")),
         sandbox_limits=_sandbox_limits(limits, sandbox_limits),
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
@@ -168,7 +168,8 @@ def _egress_of_web_tools(rules: Permissions, production: bool) -> EgressRules:
     return EgressRules("public") if open_ else EgressRules("listed", mcp_servers=True)
 
 
-def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
+def egress_rules(networking: Mapping[str, Any] | None) -> EgressRules:
+    """What the `networking` of an environment, as it is stored, allows."""
     if networking is not None and networking["type"] == "limited":
         hosts = tuple(networking.get("allowed_hosts") or ())
         return EgressRules(
