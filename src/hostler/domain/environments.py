@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field
 
 from hostler.domain.agents import AgentName
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.isolation import Hosting, Limits
-from hostler.domain.networking import Limited, LimitedRequest, Unrestricted, UnrestrictedRequest
+from hostler.domain.isolation import Hosting, Isolation, Limits, Preset
+from hostler.domain.networking import Networking, NetworkingRequest, Unrestricted, changed_networking
 from hostler.domain.packages import PACKAGE_MANAGERS, no_packages
 from hostler.domain.values import Metadata, MetadataPatch, Text, Value, problem
 
@@ -18,31 +18,36 @@ MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
 
 class CloudConfigRequest(Value):
     type: Literal["cloud"]
-    networking: Annotated[UnrestrictedRequest | LimitedRequest, Field(discriminator="type")] | None = None
+    networking: NetworkingRequest | None = None
     packages: Annotated[None, BeforeValidator(no_packages)] = None
+    isolation: Isolation | None = None
     limits: Limits | None = None
     hosting: Hosting | None = None
+    preset: Preset | None = None
 
 
 class CloudConfig(Value):
     """An environment's configuration as it is stored."""
 
     type: Literal["cloud"] = "cloud"
-    networking: Annotated[Unrestricted | Limited, Field(discriminator="type")] = Unrestricted()
+    networking: Networking = Unrestricted()
+    isolation: Isolation = Isolation()
     limits: Limits = Limits()
     hosting: Hosting = Hosting()
+    preset: Preset | None = None
+    """None: the server's."""
 
     def wire(self) -> dict[str, Any]:
         """The wire's object. Our extensions appear only where they were set."""
         shown: dict[str, Any] = {
             "type": "cloud",
-            "networking": self.networking.model_dump(mode="json"),
+            "networking": self.networking.wire(),
             "packages": {"type": "packages", **{manager: [] for manager in PACKAGE_MANAGERS}},
         }
-        for name, part in (("limits", self.limits), ("hosting", self.hosting)):
+        for name, part in (("isolation", self.isolation), ("limits", self.limits), ("hosting", self.hosting)):
             if values := part.model_dump(mode="json", exclude_none=True):
                 shown[name] = values
-        return shown
+        return shown if self.preset is None else {**shown, "preset": self.preset}
 
 
 class SelfHostedConfigRequest(Value):
@@ -94,7 +99,7 @@ class UpdateEnvironment(Value):
     scope: OrganizationScope = None
 
 
-Part = TypeVar("Part", Limits, Hosting)
+Part = TypeVar("Part", Isolation, Limits, Hosting)
 
 
 def new_config(request: CloudConfigRequest | SelfHostedConfigRequest | None) -> CloudConfig | SelfHostedConfig:
@@ -127,21 +132,14 @@ def changed_config(
 
 def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudConfig:
     networking = stored.networking
-    match request.networking:
-        case UnrestrictedRequest():
-            networking = Unrestricted()
-        case LimitedRequest(allowed_hosts=hosts, allow_mcp_servers=servers):
-            kept = networking if isinstance(networking, Limited) else Limited()
-            networking = Limited(
-                allowed_hosts=kept.allowed_hosts if hosts is None else hosts,
-                allow_mcp_servers=kept.allow_mcp_servers if servers is None else servers,
-            )
-        case None:
-            pass
+    if request.networking is not None:
+        networking = changed_networking(networking, request.networking)
     return CloudConfig(
         networking=networking,
+        isolation=_overlaid(stored.isolation, request, "isolation"),
         limits=_overlaid(stored.limits, request, "limits"),
         hosting=_overlaid(stored.hosting, request, "hosting"),
+        preset=request.preset if "preset" in request.model_fields_set else stored.preset,
     )
 
 

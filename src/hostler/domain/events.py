@@ -219,6 +219,22 @@ def mcp_error(at: str, type_: ErrorType, server: str, message: str) -> Event:
     return _event("session.error", at, error=error)
 
 
+def notice(at: str, kind: str, message: str, details: Mapping[str, Any]) -> Event:
+    """Something that the user should know; the session goes on.
+
+    The wire's list of event types is closed for strict clients, and so is that of errors: only `unknown_error` is open.
+    What programs need is in `error.hostler`, our extension: `type`, which is `kind`, and `details`.
+    """
+    extension = {"type": kind, **details}
+    body = {
+        "type": "unknown_error",
+        "message": message,
+        "retry_status": {"type": "retrying"},
+        "hostler": extension,
+    }
+    return _event("session.error", at, error=body)
+
+
 def preview_start(type_: Literal["agent.message", "agent.thinking"], id_: str) -> str:
     """Frame data of `event_start`: an event with this id is being written. Never recorded."""
     return to_text({"type": "event_start", "event": {"type": type_, "id": id_}})

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.engine.egress_port import EgressRoads, McpAccess
+from hostler.engine.placement import Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
@@ -76,14 +77,17 @@ class Surroundings:
     """Extra environment of every process."""
     allowed_models: frozenset[str] | None
     """Models that every sandbox may ask for, besides the model of its agent; None: any."""
+    placement: Placement
 
 
 class LiveProcess:
     """A run and all that it stands on. Close it exactly where it was opened; closing is idempotent."""
 
-    def __init__(self, run: Run, sandbox: Sandbox, model_road: Road, stack: AsyncExitStack) -> None:
+    def __init__(self, run: Run, sandbox: Sandbox, cli_version: str, model_road: Road, stack: AsyncExitStack) -> None:
         self.run = run
         self.sandbox = sandbox
+        self.cli_version = cli_version
+        """Of the `claude` that runs."""
         self.model_road = model_road
         self._stack = stack
 
@@ -126,8 +130,12 @@ async def open_process(
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made.
 
-    Raises what the first failing part raises; then nothing is left open.
+    Raises what the first failing part raises, SandboxUnavailable when this host can't keep what the session was
+    promised; then nothing is left open.
     """
+    placement = around.placement
+    program = placement.programs.path(profile.cli_version)
+    place = await placement.place(profile.needs)
     spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
@@ -153,10 +161,11 @@ async def open_process(
                 harness_state=home / "harness",
                 model_socket=sockets / "model.sock",
                 egress_socket=sockets / "egress.sock",
-                program=around.harness.program,
+                program=program,
                 environment=around.harness.environment(spec),
                 limits=profile.sandbox_limits,
                 mounts=tuple(mounts),
+                technology=place.technology,
             )
         )
         run: Run | None = None
@@ -168,5 +177,6 @@ async def open_process(
 
         stack.push_async_callback(end)
         run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts)
-        return LiveProcess(run, sandbox, model_road, stack.pop_all())
+        version = profile.cli_version or placement.programs.bundled
+        return LiveProcess(run, sandbox, version, model_road, stack.pop_all())
     raise AssertionError("unreachable")  # the stack swallows nothing

@@ -17,12 +17,13 @@ from time import monotonic
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
-from hostler.engine import runs, state, turns
+from hostler.engine import labels, runs, state, turns
 from hostler.engine.attachments import Attachments
 from hostler.engine.budget import used_up
 from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.content import ContentSource
-from hostler.engine.egress_port import McpAccess, McpFailure
+from hostler.engine.denials import Denials, TurnDenials
+from hostler.engine.egress_port import EgressDecision, McpAccess, McpFailure
 from hostler.engine.hub import Hub
 from hostler.engine.mcp import PermittedCalls
 from hostler.engine.memory import Ledger, Memory
@@ -34,7 +35,7 @@ from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
-from hostler.store.sessions import SessionRow
+from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.runner")
@@ -82,6 +83,7 @@ class RunnerParts:
     profile_of: Callable[[SessionRow], Profile]
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
+    denials: Denials = field(default_factory=Denials)
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -110,6 +112,11 @@ class SessionRunner:
         self._announced = asyncio.Condition()
         self._mcp_calls = PermittedCalls()
         self._mcp_failures: list[runs.McpFailed] = []
+        self._notices: list[runs.Notice] = []
+        """What the user is to be told with the next records."""
+        self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
+        """What the run under way says; None in it: look at the notices."""
+        self._denials = TurnDenials()
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
@@ -129,12 +136,13 @@ class SessionRunner:
     async def serve(self) -> None:
         """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                keeper = tasks.create_task(self._keep_lease())
-                try:
-                    await self._work()
-                finally:
-                    keeper.cancel()
+            with self._parts.denials.heard_by(self.lease.session_id, self._on_denied):
+                async with asyncio.TaskGroup() as tasks:
+                    keeper = tasks.create_task(self._keep_lease())
+                    try:
+                        await self._work()
+                    finally:
+                        keeper.cancel()
         except* (LeaseLost, NotFound) as lost:
             log.warning("lease_lost", extra={"session": self.lease.session_id, "reason": str(lost.exceptions[0])})
         finally:
@@ -144,6 +152,20 @@ class SessionRunner:
         """End the turn with an error: this worker can't serve it, and trying again has not helped."""
         end = RunEnd("failed", message="This server failed to run the turn; its log says why.")
         await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
+
+    # -- what the user is told
+
+    def notice(self, told: runs.Notice) -> None:
+        """Recorded soon while a turn runs; otherwise with the next one: nothing may stand behind `idle`."""
+        self._notices.append(told)
+        if self._arrived is not None:
+            with suppress(asyncio.QueueFull):  # then somebody is about to look anyway
+                self._arrived.put_nowait(None)
+
+    def _on_denied(self, decision: EgressDecision) -> None:
+        told = self._denials.note(decision)
+        if told is not None:
+            self.notice(told)
 
     # -- lease
 
@@ -299,9 +321,24 @@ class SessionRunner:
                     self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
                 ),
             )
+            await self._label(self._process)
         elif not self._profile.self_hosted:
             await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
         return self._process
+
+    async def _label(self, process: LiveProcess) -> None:
+        """The session says what it runs in, before anything is asked of what runs there."""
+        assert self._session is not None
+        before = self._session.isolation
+        after = labels.running(before, process.label, process.cli_version)
+        if after != before:
+            applied = await self._parts.records.apply(
+                self.lease.session_id,
+                lambda s, *_: Step(s),
+                lease=self.lease,
+                update=SessionUpdate(isolation=after),
+            )
+            self._session = applied.session
 
     async def _collect(self) -> None:
         assert self._session is not None
@@ -319,19 +356,20 @@ class SessionRunner:
     async def _follow(self, process: LiveProcess, turn: Turn) -> None:
         """Record what the run does until it ends. Watches for an interrupt and for the turn's limits meanwhile."""
         assert self._profile is not None
-        arrived: asyncio.Queue[runs.RunEvent] = asyncio.Queue(maxsize=4096)
+        arrived: asyncio.Queue[runs.RunEvent | None] = asyncio.Queue(maxsize=4096)
 
         async def read() -> None:
             async for event in process.run.events():
                 await arrived.put(event)
 
-        self._busy = True
+        self._busy, self._arrived = True, arrived
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
             try:
                 ended, pending = await self._consume(arrived)
             finally:
+                self._arrived = None
                 reader.cancel()
                 watcher.cancel()
         self._busy = ended.how in ("failed", "lost")
@@ -340,7 +378,7 @@ class SessionRunner:
             ended = runs.Ended("lost", message=f"{words} {ended.message}".strip(), alive=False)
         await self._end(ended, pending)
 
-    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent]) -> tuple[runs.Ended, list[Op]]:
+    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent | None]) -> tuple[runs.Ended, list[Op]]:
         """How the run ended, and what is to be written together with that."""
         pending: list[Op] = []
         while True:
@@ -356,7 +394,7 @@ class SessionRunner:
             if ended is not None:
                 return ended, pending
 
-    async def _record(self, batch: Sequence[runs.RunEvent], pending: list[Op]) -> runs.Ended | None:
+    async def _record(self, batch: Sequence[runs.RunEvent | None], pending: list[Op]) -> runs.Ended | None:
         """Write down what came, in order, with as few transactions as the previews between allow.
 
         Start and end of a request can linger in `pending`: they are soon followed by something that must be written.
@@ -364,8 +402,13 @@ class SessionRunner:
         session_id, hub = self.lease.session_id, self._parts.hub
         urgent = False
         failures, self._mcp_failures = self._mcp_failures, []
-        for event in (*failures, *batch):
+        notices, self._notices = self._notices, []
+        for event in (*failures, *notices, *batch):
+            if event is None:
+                continue
             if isinstance(event, runs.Ended):
+                if (rest := self._denials.rest()) is not None:
+                    pending += [op for op in self._composer.compose(rest) if not isinstance(op, Preview)]
                 if not event.alive:  # much is done before that is written
                     await self._flush(pending)
                 return event
