@@ -10,12 +10,14 @@ from pathlib import Path
 
 from hostler.config import Settings
 from hostler.egress.cloning import CloneLimits, GitCloner
+from hostler.engine.homes import Homes
 from hostler.engine.memory_resource import memory_section
 from hostler.engine.mounted_skills import skills_section
-from hostler.engine.process import Homes
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
+from hostler.engine.volume_port import Volumes
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sandbox.volumes import find_volumes
 from hostler.store.sessions import SessionRow
 
 
@@ -24,13 +26,19 @@ def sandbox_provider(settings: Settings) -> BubblewrapProvider:
     return BubblewrapProvider(settings.state_dir / "sandbox", uid_range=range(box.first_uid, box.first_uid + box.uids))
 
 
-def homes(settings: Settings) -> Homes:
+def homes(settings: Settings, volumes: Volumes) -> Homes:
     """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     sockets = settings.state_dir / "run"
     if len(str(sockets)) > 60:
         name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
         sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
-    return Homes(settings.state_dir / "sessions", sockets)
+    return Homes(settings.state_dir / "sessions", sockets, volumes)
+
+
+def volumes(settings: Settings) -> tuple[Volumes, list[str]]:
+    """The best that this host gives, for `homes`, and what was left mounted by an earlier life. Blocks."""
+    folders = settings.state_dir / "volumes", settings.state_dir / "sessions"
+    return find_volumes(*folders, settings.sandbox.disk_mb << 20)
 
 
 def repository_cloner(settings: Settings) -> GitCloner:
@@ -45,7 +53,7 @@ def repository_cloner(settings: Settings) -> GitCloner:
 
 def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     box, turns = settings.sandbox, settings.turns
-    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
+    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids, disk_bytes=box.disk_mb << 20)
 
     def read(row: SessionRow) -> Profile:
         environment = row.environment

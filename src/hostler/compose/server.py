@@ -22,7 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider
+from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider, volumes
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
@@ -43,7 +43,7 @@ from hostler.egress.proxy import EgressProxy
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
-from hostler.engine.attachments import Attachments
+from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
@@ -51,6 +51,7 @@ from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.homes import remove_tree
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory_files import MemoryFiles
@@ -62,7 +63,7 @@ from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.probes import CredentialProbe
-from hostler.engine.process import Surroundings, remove_tree
+from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
@@ -74,6 +75,7 @@ from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
+from hostler.engine.volume_port import with_disk
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
 from hostler.engine.webhooks import Webhooks
@@ -83,6 +85,7 @@ from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
+from hostler.sandbox.volumes import close_volumes
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
@@ -153,8 +156,12 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             provider = sandbox_provider(settings)
             stack.callback(provider.close)
             label = await provider.probe()
-            swept = tuple(await provider.sweep())
-            places = homes(settings)
+            swept = list(await provider.sweep())
+            kept_on, unmounted = await asyncio.to_thread(volumes, settings)
+            stack.callback(close_volumes, kept_on)
+            swept += unmounted
+            label = with_disk(label, kept_on)
+            places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
             upstream = await _upstream(settings, stack)
@@ -282,8 +289,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
-                    tasks.create_task(outputs.collect_left(places.kept)),
-                    tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(collect_left(places, database, parts.attachments)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),
@@ -295,7 +301,17 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, hub, swept)
+                    yield Hostler(
+                        settings,
+                        base_url,
+                        database,
+                        label,
+                        settings.rehearsing,
+                        worker,
+                        broker,
+                        hub,
+                        (*swept, *unmounted),
+                    )
                 finally:
                     worker.drain()
                     hub.close()

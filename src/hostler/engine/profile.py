@@ -154,10 +154,11 @@ def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
 
 
 def _sandbox_limits(limits: Mapping[str, Any], default: SandboxLimits) -> SandboxLimits:
-    memory = limits.get("memory_mb")
+    memory, disk = limits.get("memory_mb"), limits.get("disk_mb")
     return replace(
         default,
         memory_bytes=memory << 20 if memory else default.memory_bytes,
         cpus=limits.get("cpus") or default.cpus,
         pids=limits.get("pids") or default.pids,
+        disk_bytes=disk << 20 if disk else default.disk_bytes,
     )
