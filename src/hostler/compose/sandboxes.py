@@ -17,13 +17,25 @@ from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
 from hostler.engine.volume_port import Volumes
 from hostler.sandbox.bubblewrap import BubblewrapProvider
-from hostler.sandbox.volumes import find_volumes
+from hostler.sandbox.ladder import Ladder
+from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
 
-def sandbox_provider(settings: Settings) -> BubblewrapProvider:
+def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> Ladder:
+    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
     box = settings.sandbox
-    return BubblewrapProvider(settings.state_dir / "sandbox", uid_range=range(box.first_uid, box.first_uid + box.uids))
+    uids = range(box.first_uid, box.first_uid + box.uids)
+    return Ladder(
+        {"bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids)},
+        default=box.technology or None,
+        also=(trial or volume_trial(settings)).amend,
+    )
+
+
+def volume_trial(settings: Settings) -> VolumeTrial:
+    """Whether this host gives volumes. Touches nothing before it is asked."""
+    return VolumeTrial(settings.state_dir)
 
 
 def homes(settings: Settings, volumes: Volumes) -> Homes:
@@ -35,10 +47,9 @@ def homes(settings: Settings, volumes: Volumes) -> Homes:
     return Homes(settings.state_dir / "sessions", sockets, volumes)
 
 
-def volumes(settings: Settings) -> tuple[Volumes, list[str]]:
+def volumes(settings: Settings, trial: VolumeTrial) -> tuple[Volumes, list[str]]:
     """The best that this host gives, for `homes`, and what was left mounted by an earlier life. Blocks."""
-    folders = settings.state_dir / "volumes", settings.state_dir / "sessions"
-    return find_volumes(*folders, settings.sandbox.disk_mb << 20)
+    return open_volumes(settings.state_dir / "volumes", settings.state_dir / "sessions", trial)
 
 
 def repository_cloner(settings: Settings) -> GitCloner:

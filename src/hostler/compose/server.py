@@ -22,7 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider, volumes
+from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider, volume_trial, volumes
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
@@ -75,7 +75,6 @@ from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
-from hostler.engine.volume_port import with_disk
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
 from hostler.engine.webhooks import Webhooks
@@ -85,7 +84,6 @@ from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
-from hostler.sandbox.volumes import close_volumes
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
@@ -153,14 +151,14 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
-            provider = sandbox_provider(settings)
+            trial = volume_trial(settings)
+            provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
             label = await provider.probe()
             swept = list(await provider.sweep())
-            kept_on, unmounted = await asyncio.to_thread(volumes, settings)
-            stack.callback(close_volumes, kept_on)
+            kept_on, unmounted = await asyncio.to_thread(volumes, settings, trial)
+            stack.callback(kept_on.close)
             swept += unmounted
-            label = with_disk(label, kept_on)
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
@@ -199,6 +197,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
+            mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
             parts = RunnerParts(
@@ -218,7 +217,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 attachments=Attachments(
                     (
                         Repositories(database, cloner, sealer),
-                        MountedFiles(database, blobs),
+                        mounted_files,
                         mounted_skills,
                         memory_files,
                         outputs,
@@ -231,6 +230,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
 
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
+                await asyncio.to_thread(mounted_files.forget, session_id)
 
             worker = Worker(
                 owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)

@@ -10,9 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Protocol
 
 from hostler.engine.sandbox_port import IsolationLabel
+
+UNLIMITED: Final = "What a session keeps on disk is not limited:"
 
 
 class VolumeUnavailable(Exception):
@@ -37,13 +39,8 @@ class Volumes(Protocol):
     """
 
     @property
-    def disk_by(self) -> Literal["volume", "none"]:
-        """What new sessions get."""
-        ...
-
-    @property
     def missing(self) -> tuple[str, ...]:
-        """Why they get no more than that, in sentences for a person."""
+        """Why new sessions get no volume, in sentences for a person; empty: they get one."""
         ...
 
     def enter(self, home: Path, disk_bytes: int | None) -> None:
@@ -78,6 +75,10 @@ class Volumes(Protocol):
         """Names of the homes that were entered and not left looked through, in this life or an earlier one."""
         ...
 
+    def close(self) -> None:
+        """Nothing is mounted any more. End the sandboxes first. Idempotent."""
+        ...
+
 
 class PlainFolders:
     """No volumes: a session may keep as much as the host's file system takes. Implements `Volumes`."""
@@ -85,7 +86,6 @@ class PlainFolders:
     def __init__(self, kept: Path, why: str = "", images: Path | None = None) -> None:
         """`kept`: where all homes are. `images`: where volumes of an earlier time may be, which can't be opened now."""
         self.missing: tuple[str, ...] = (why,) if why else ()
-        self.disk_by: Literal["volume", "none"] = "none"
         self._kept = kept
         self._images = images
 
@@ -112,6 +112,9 @@ class PlainFolders:
     def room(self, home: Path) -> Room | None:
         return None
 
+    def close(self) -> None:
+        pass
+
     def unfinished(self) -> Sequence[str]:
         """All of them: nobody remembers which."""
         return sorted(os.listdir(self._kept)) if self._kept.is_dir() else ()
@@ -122,11 +125,9 @@ def image_of(images: Path, home: Path) -> Path:
     return images / f"{home.name}.img"
 
 
-def with_disk(label: IsolationLabel, volumes: Volumes, home: Path | None = None) -> IsolationLabel:
-    """The label of a host's sandboxes, or of the one that uses `home`, with what is true of its files."""
-    if home is None:
-        return replace(label, disk_by=volumes.disk_by, missing=(*label.missing, *volumes.missing))
+def with_disk(label: IsolationLabel, volumes: Volumes, home: Path) -> IsolationLabel:
+    """The label of the sandbox that uses `home`, with what is true of its files."""
     if volumes.room(home) is not None:
         return replace(label, disk_by="volume")
-    why = volumes.missing or ("What this session keeps on disk is not limited: it was made without a volume.",)
+    why = volumes.missing or (f"{UNLIMITED} it was made without a volume.",)
     return replace(label, disk_by="none", missing=(*label.missing, *why))

@@ -15,15 +15,17 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from hostler.engine.volume_port import PlainFolders, Room, Volumes, VolumeUnavailable, image_of
+from hostler.engine.sandbox_port import IsolationLabel
+from hostler.engine.volume_port import UNLIMITED, PlainFolders, Room, Volumes, VolumeUnavailable, image_of
 from hostler.sandbox import loops
 from hostler.sandbox.templates import (
     FLAGS,
@@ -38,7 +40,7 @@ from hostler.sandbox.templates import (
 
 log = logging.getLogger("hostler.volumes")
 
-DEFAULT_BYTES: Final = 5 << 30
+TRIAL_BYTES: Final = 1 << 20
 BUSY_SECONDS: Final = 2.0
 """How long a volume may stay in use after its session's last process: by a thread that still reads in it."""
 WORTH_TRIMMING: Final = 8 << 20
@@ -58,7 +60,6 @@ class _Use:
 class LoopVolumes:
     """Volumes as ext4 images on loop devices. Implements `Volumes`. One process at a time uses the folders."""
 
-    disk_by: Literal["volume", "none"] = "volume"
     missing: tuple[str, ...] = ()
 
     def __init__(self, images: Path, kept: Path, mkfs: str) -> None:
@@ -96,10 +97,6 @@ class LoopVolumes:
         for mounted in loops.mounts_at_or_below(self._kept):
             if mounted.point != str(self._kept) or mounted.root != "/":
                 _unmount(mounted.point)
-
-    def trial(self, disk_bytes: int) -> None:
-        """Raises OSError or CalledProcessError when this host gives no volumes."""
-        self._templates.of(disk_bytes)
 
     # ------------------------------------------------------------------------------------------------------ the port
 
@@ -215,34 +212,58 @@ class LoopVolumes:
                 loops.trim(home)
 
 
-def find_volumes(images: Path, kept: Path, disk_bytes: int | None) -> tuple[Volumes, list[str]]:
-    """The best that this host gives, opened, and what was left of an earlier life. Blocks for some milliseconds.
+class VolumeTrial:
+    """Whether this host gives volumes: found out once, by making and mounting one. Thread-safe."""
 
-    Give `LoopVolumes` to `close_volumes` at the end.
+    def __init__(self, state_dir: Path) -> None:
+        """Touches nothing. A server that uses the folder is not disturbed."""
+        self._state_dir = state_dir
+        self._lock = threading.Lock()
+        self._looked = False
+        self._why: str | None = None
+
+    def hindrance(self) -> str | None:
+        """None: it does. Else a sentence that says why not, and what to do. Takes some milliseconds at first."""
+        with self._lock:
+            if not self._looked:
+                self._why = self._look()
+                self._looked = True
+            return self._why
+
+    def amend(self, label: IsolationLabel) -> IsolationLabel:
+        """The label of a technology of this host, with what new sessions get."""
+        why = self.hindrance()
+        if why is None:
+            return replace(label, disk_by="volume")
+        return replace(label, disk_by="none", missing=(*label.missing, why))
+
+    def _look(self) -> str | None:
+        why = _lacking()
+        if why is None:
+            place = self._state_dir if self._state_dir.is_dir() else None
+            try:
+                with tempfile.TemporaryDirectory(prefix=".volume-trial-", dir=place) as name:
+                    Templates(Path(name), _mkfs() or "").of(TRIAL_BYTES)
+                return None
+            except (OSError, subprocess.SubprocessError) as error:
+                why = f"{_words(error)}. Give the server loop devices and the right to mount (CAP_SYS_ADMIN)."
+        return f"{UNLIMITED} {why}"
+
+
+def open_volumes(images: Path, kept: Path, trial: VolumeTrial) -> tuple[Volumes, list[str]]:
+    """The best that this host gives, and what was left of an earlier life, in sentences.
+
+    Raises OSError when the folders can't be used.
     """
-    why = _hindrance()
-    if why is None:
-        images.mkdir(mode=0o700, parents=True, exist_ok=True)
-        volumes = LoopVolumes(images, kept, _mkfs() or "")
-        try:
-            said = volumes.open()
-            volumes.trial(disk_bytes or DEFAULT_BYTES)
-        except (OSError, subprocess.SubprocessError) as error:
-            with suppress(OSError):
-                volumes.close()
-            why = f"{_words(error)}. Give the server loop devices and the right to mount (CAP_SYS_ADMIN)."
-        else:
-            return volumes, said
-    return PlainFolders(kept, f"What a session keeps on disk is not limited: {why}", images), []
+    why = trial.hindrance()
+    if why is not None:
+        return PlainFolders(kept, why, images), []
+    images.mkdir(mode=0o700, parents=True, exist_ok=True)
+    volumes = LoopVolumes(images, kept, _mkfs() or "")
+    return volumes, volumes.open()
 
 
-def close_volumes(volumes: Volumes) -> None:
-    """Unmounts everything."""
-    if isinstance(volumes, LoopVolumes):
-        volumes.close()
-
-
-def _hindrance() -> str | None:
+def _lacking() -> str | None:
     """What can be said without trying."""
     if os.geteuid() != 0:
         return "only root can mount volumes. Run the server as root."
