@@ -55,10 +55,15 @@ async def list_egress(request: Request) -> Response:
     session_id = path_value(request, "session_id")
     kind = f"egress:{session_id}"
     limit = query.limit(default=20, most=1_000)
+    allowed = query.one_of("allowed", ("true", "false"), "")
     cursor = parse_row_cursor(query.text("page"), kind, "desc")
     query.finish()
     rows, more = await services_of(request).oversight.egress(
-        caller_of(request).workspace, session_id, limit=limit, after=cursor.position if cursor else None
+        caller_of(request).workspace,
+        session_id,
+        limit=limit,
+        after=cursor.position if cursor else None,
+        allowed=None if not allowed else allowed == "true",
     )
     after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
     return page(rows, after)
