@@ -16,12 +16,18 @@ from hostler.engine.process import Homes
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sandbox.ladder import Ladder
 from hostler.store.sessions import SessionRow
 
 
-def sandbox_provider(settings: Settings) -> BubblewrapProvider:
+def sandbox_provider(settings: Settings) -> Ladder:
+    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
     box = settings.sandbox
-    return BubblewrapProvider(settings.state_dir / "sandbox", uid_range=range(box.first_uid, box.first_uid + box.uids))
+    uids = range(box.first_uid, box.first_uid + box.uids)
+    return Ladder(
+        {"bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids)},
+        default=box.technology or None,
+    )
 
 
 def homes(settings: Settings) -> Homes:
