@@ -38,6 +38,7 @@ from hostler.compose.terms import (
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
 from hostler.egress.webhooks import HttpWebhookSender
@@ -73,6 +74,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
@@ -175,6 +177,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             stack.callback(outgoing.close)
             broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
+            variables = VariableBroker(database, sealer)
+            stack.push_async_callback(variables.close)
             egress = EgressProxy(
                 StoredDecisions(database),
                 private_allowed=private_allowed,
@@ -206,7 +210,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     homes=places,
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
                     allowed_models=models.helpers(),
+                    road_secrets=InjectingSecrets,
                 ),
+                variables=variables,
                 profile_of=profile_reader(settings),
                 attachments=Attachments(
                     (

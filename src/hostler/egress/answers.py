@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Final
 
-from hostler.egress.redact import Redactor
+from hostler.egress.redact import Forms, Redactor
 from hostler.engine.egress_port import Filter, SecretRefused
 
 Header = tuple[bytes, bytes]
@@ -26,7 +26,7 @@ def has_body(method: str, status: int) -> bool:
     return method.upper() != "HEAD" and status >= 200 and status not in (204, 304)
 
 
-def answer_filter(headers: Sequence[Header], redactor: Redactor) -> tuple[Filter, list[Header]]:
+def answer_filter(headers: Sequence[Header], forms: Forms) -> tuple[Filter, list[Header]]:
     """What the body goes through, and the headers that are true of what comes out. Raises SecretRefused."""
     codings = [
         coding.strip().lower()
@@ -37,13 +37,13 @@ def answer_filter(headers: Sequence[Header], redactor: Redactor) -> tuple[Filter
     ]
     kept = [(name, value) for name, value in headers if name.lower() not in _STALE]
     if not codings:
-        return redactor, kept
+        return Redactor(forms), kept
     if len(codings) > 1 or codings[0] not in (b"gzip", b"x-gzip", b"deflate"):
         shown = b", ".join(codings).decode("ascii", "replace")[:60]
         message = f"The host sent an answer in a coding ({shown}) that can't be searched for secrets."
         raise SecretRefused("answer_unreadable", message)
     plain = [(name, value) for name, value in kept if name.lower() != b"content-encoding"]
-    return _Inflated(redactor, codings[0]), plain
+    return _Inflated(Redactor(forms), codings[0]), plain
 
 
 class _Inflated:
@@ -94,21 +94,3 @@ class _Inflated:
         # Half of the world means a bare stream by `deflate`; a zlib stream is known by its first two bytes.
         is_zlib = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0
         return zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS
-
-
-class Tripwire:
-    """For what follows a change of protocols, where nothing can be replaced: it breaks off when a secret goes by."""
-
-    def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
-        self._last = b""
-
-    def feed(self, piece: bytes) -> bytes:
-        data = self._last + piece
-        if self._redactor.finds(data):
-            raise SecretRefused("secret_in_answer", "The host repeated a secret, so the connection was ended.")
-        self._last = data[-(self._redactor.longest - 1) :] if self._redactor.longest > 1 else b""
-        return piece
-
-    def end(self) -> bytes:
-        return b""

@@ -26,8 +26,8 @@ from typing import Final
 from urllib.parse import quote_plus
 
 from hostler.domain.errors import HostlerError
-from hostler.egress.answers import Tripwire, answer_filter, has_body
-from hostler.egress.redact import Redactor, stand_ins
+from hostler.egress.answers import answer_filter, has_body
+from hostler.egress.redact import Forms, Redactor, stand_ins
 from hostler.engine.egress_port import (
     Filter,
     RequestHead,
@@ -87,7 +87,7 @@ class InjectingSecrets:
         for variable in given:
             for form, stand_in in stand_ins(variable.value or "", variable.placeholder.encode()).items():
                 forms.setdefault(form, stand_in)
-        return _Exchange(replace(head, headers=tuple(headers)), self._body(head, uses), Redactor(forms))
+        return _Exchange(replace(head, headers=tuple(headers)), self._body(head, uses), Forms(forms))
 
     async def _write_down(self, uses: _Uses) -> None:
         if not uses.made:
@@ -288,17 +288,17 @@ def _begun(data: bytes) -> int:
 class _Exchange:
     """Implements `SecretExchange`."""
 
-    def __init__(self, head: RequestHead, body: Filter | None, redactor: Redactor) -> None:
+    def __init__(self, head: RequestHead, body: Filter | None, forms: Forms) -> None:
         self.head = head
         self.body = body
-        self._redactor = redactor
+        self._forms = forms
 
     def answer(self, status: int, headers: Sequence[Header]) -> tuple[Sequence[Header], Filter | None]:
-        whole = self._redactor.whole
+        whole = self._forms.whole
         shown = [(whole(name), whole(value)) for name, value in headers]
         if status == 101:
-            return shown, Tripwire(self._redactor)
+            return shown, Redactor(self._forms)
         if not has_body(self.head.method, status):
             return shown, None
-        reader, kept = answer_filter(shown, self._redactor)
+        reader, kept = answer_filter(shown, self._forms)
         return kept, reader

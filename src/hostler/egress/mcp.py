@@ -23,7 +23,7 @@ import httpx2
 from hostler.egress import http1, jsonrpc
 from hostler.egress.connection import BodyTooLarge, ClientSide, EgressLimits, Head
 from hostler.egress.policy import BadTarget, McpTarget, Verdict, parse_server
-from hostler.egress.redact import REDACTED, Redactor, stand_ins
+from hostler.egress.redact import REDACTED, Forms, Redactor, stand_ins
 from hostler.engine.egress_port import Bearer, McpAccess, McpCredentials, McpFailure, McpRoute
 
 _log = logging.getLogger("hostler.egress")
@@ -292,11 +292,15 @@ def _check_mirrored(headers: http1.Headers, message: jsonrpc.Message) -> None:
 
 
 def _redactor(bearer: Bearer | None) -> Redactor:
-    return Redactor({} if bearer is None else stand_ins(bearer.token, REDACTED))
+    return Redactor(_forms(bearer))
+
+
+def _forms(bearer: Bearer | None) -> Forms:
+    return Forms({} if bearer is None else stand_ins(bearer.token, REDACTED))
 
 
 def _whole(value: bytes, bearer: Bearer | None) -> bytes:
-    return _redactor(bearer).whole(value)
+    return _forms(bearer).whole(value)
 
 
 def _status(it: _Exchange) -> int:

@@ -91,7 +91,7 @@ class Sessions:
             environment, config = session_environment(connection, workspace, params.environment_id)
             self_hosted = config.type == "self_hosted"
             has_skills = skills.for_session(connection, workspace, snapshot["skills"])
-            session_vaults(connection, workspace, params.vault_ids)
+            session_vaults(connection, workspace, params.vault_ids, self_hosted=self_hosted)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
             )

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from hostler.domain.errors import HostlerError
+from hostler.domain.events import Event, credential_host_error
 from hostler.domain.variables import steers
 from hostler.engine.credentials import opened
 from hostler.engine.egress_port import EgressRules, SessionVariable, VariableUse
@@ -62,6 +63,9 @@ class Unreachable:
     vault_id: str
     credential_id: str
     message: str
+
+    def event(self, at: str) -> Event:
+        return credential_host_error(at, self.vault_id, self.credential_id, self.message)
 
 
 class VariableBroker:
