@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,6 +13,7 @@ from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.sessions import Position
+from hostler.engine.oversight import View
 
 router = OwnRouter()
 
@@ -51,15 +54,26 @@ async def list_audit(request: Request) -> Response:
 
 @router.serves("sessions.egress.list")
 async def list_egress(request: Request) -> Response:
+    return await _of_session(request, "egress", services_of(request).oversight.egress)
+
+
+@router.serves("sessions.credential_uses.list")
+async def list_credential_uses(request: Request) -> Response:
+    return await _of_session(request, "credential_uses", services_of(request).oversight.credential_uses)
+
+
+async def _of_session(
+    request: Request, topic: str, rows_of: Callable[..., Awaitable[tuple[list[View], bool]]]
+) -> Response:
+    """A page of what was recorded about one session, newest first."""
     query = Query(request)
     session_id = path_value(request, "session_id")
-    kind = f"egress:{session_id}"
+    kind = f"{topic}:{session_id}"
     limit = query.limit(default=20, most=1_000)
     cursor = parse_row_cursor(query.text("page"), kind, "desc")
     query.finish()
-    rows, more = await services_of(request).oversight.egress(
-        caller_of(request).workspace, session_id, limit=limit, after=cursor.position if cursor else None
-    )
+    position = cursor.position if cursor else None
+    rows, more = await rows_of(caller_of(request).workspace, session_id, limit=limit, after=position)
     after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
     return page(rows, after)
 

@@ -49,6 +49,7 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("approvals.list", "GET", "/approvals", "read"),
     ("audit.list", "GET", "/audit", "read"),
     ("sessions.egress.list", "GET", "/sessions/{session_id}/egress", "read"),
+    ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),
     ("webhook_endpoints.create", "POST", "/webhook_endpoints", "admin"),
     ("webhook_endpoints.list", "GET", "/webhook_endpoints", "read"),
     ("webhook_endpoints.retrieve", "GET", "/webhook_endpoints/{endpoint_id}", "read"),
