@@ -47,6 +47,7 @@ from hostler.compose.terms import (
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
 from hostler.egress.trial import PolicyTrials
@@ -87,6 +88,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
@@ -197,6 +199,8 @@ async def running(
             broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
             denials = Denials()
+            variables = VariableBroker(database, sealer)
+            stack.push_async_callback(variables.close)
             egress = EgressProxy(
                 StoredDecisions(database, denials),
                 private_allowed=private_allowed,
@@ -232,7 +236,9 @@ async def running(
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
                     allowed_models=models.helpers(),
                     placement=placement,
+                    road_secrets=InjectingSecrets,
                 ),
+                variables=variables,
                 profile_of=profile_reader(settings),
                 attachments=Attachments(
                     (

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from hostler.engine.egress_port import EgressRoads, McpAccess
+from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, SessionVariables
 from hostler.engine.homes import Homes, remove_tree
 from hostler.engine.limits import LimitWatch
 from hostler.engine.placement import Placement
@@ -20,6 +20,7 @@ from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceSt
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
 from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
+from hostler.engine.trust import NO_TRUST, write_trust
 from hostler.engine.volume_port import with_disk
 
 log = logging.getLogger("hostler.process")
@@ -39,6 +40,8 @@ class Surroundings:
     allowed_models: frozenset[str] | None
     """Models that every sandbox may ask for, besides the model of its agent; None: any."""
     placement: Placement
+    road_secrets: Callable[[SessionVariables], RoadSecrets]
+    """Makes what puts a session's variables into its requests."""
 
 
 class LiveProcess:
@@ -89,6 +92,7 @@ async def open_process(
     sequence: SequenceStore,
     mounts: Sequence[Mount],
     mcp: McpAccess | None = None,
+    variables: SessionVariables | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
@@ -114,8 +118,13 @@ async def open_process(
             allowed_models=None if around.allowed_models is None else around.allowed_models | profile.model_names,
         )
         stack.push_async_callback(_close_model_road, session_id, model_road)
-        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp)
+        placeholders = variables.placeholders if variables is not None else {}
+        secrets = around.road_secrets(variables) if variables is not None and placeholders else None
+        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp, secrets)
         stack.push_async_callback(egress_road.close)
+        trust = NO_TRUST
+        if egress_road.authority is not None:
+            trust = await asyncio.to_thread(write_trust, home / "trust", egress_road.authority)
         sandbox = await around.sandboxes.create(
             SandboxSpec(
                 session_id=session_id,
@@ -125,9 +134,10 @@ async def open_process(
                 model_socket=sockets / "model.sock",
                 egress_socket=sockets / "egress.sock",
                 program=program,
-                environment=around.harness.environment(spec),
+                # What the harness and its roads need counts, whatever a vault says.
+                environment={**placeholders, **around.harness.environment(spec), **trust.environment},
                 limits=profile.sandbox_limits,
-                mounts=tuple(mounts),
+                mounts=(*mounts, *trust.mounts),
                 technology=place.technology,
             )
         )

@@ -36,6 +36,7 @@ from hostler.engine.records import Applied, Records
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
+from hostler.engine.variables import BrokeredVariables, VariableBroker
 from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
@@ -85,6 +86,8 @@ class RunnerParts:
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
     denials: Denials = field(default_factory=Denials)
+    variables: VariableBroker | None = None
+    """Who knows the variables of sessions; None: they have none."""
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -109,6 +112,7 @@ class SessionRunner:
         """A turn, and the limits that its user was told of."""
         self._process: LiveProcess | None = None
         self._process_profile: Profile | None = None
+        self._process_variables: BrokeredVariables | None = None
         self._more = False
         """True when the state as last seen has something to do."""
         self._busy = False
@@ -302,7 +306,8 @@ class SessionRunner:
     async def _ensure_process(self) -> LiveProcess:
         assert self._profile is not None
         assert self._session is not None
-        if self._process_profile != self._profile:
+        variables = await self._variables(self._session, self._profile)
+        if self._process_profile != self._profile or not _same(self._process_variables, variables):
             await self._close()
         if self._process is None:
             homes, session_id = self._parts.around.homes, self.lease.session_id
@@ -317,7 +322,7 @@ class SessionRunner:
             complaints = self._parts.attachments.complaints(session_id)
             if complaints:
                 await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
-            self._process_profile = self._profile
+            self._process_profile, self._process_variables = self._profile, variables
             self._mcp_calls, self._mcp_failures = PermittedCalls(), []
             self._composer = composer_of(self._profile)
             self._process = await open_process(
@@ -333,6 +338,7 @@ class SessionRunner:
                 mcp=McpAccess(
                     self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
                 ),
+                variables=variables,
             )
             await self._label(self._process)
         elif not self._profile.self_hosted:
@@ -354,6 +360,27 @@ class SessionRunner:
                 update=SessionUpdate(isolation=after),
             )
             self._session = applied.session
+
+    async def _variables(self, session: SessionRow, profile: Profile) -> BrokeredVariables | None:
+        """What the process gets. A live one has the same already, or it has to go."""
+        broker = self._parts.variables
+        if broker is None or profile.self_hosted:
+            return None
+        found = await broker.of(session, profile.egress)
+        if found is None:
+            return None
+        if told := found.unreachable:
+
+            def tell(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+                errors = (
+                    ev.credential_host_error(at.text, one.vault_id, one.credential_id, one.message) for one in told
+                )
+                return Step(state, tuple(errors))
+
+            await self._apply(tell)
+        if self._process_variables is not None:
+            self._process_variables.follow(found)
+        return found
 
     async def _collect(self) -> None:
         assert self._session is not None
@@ -639,3 +666,8 @@ class SessionRunner:
             return True
         self._stop(RunEnd("capped"))
         return False
+
+
+def _same(held: BrokeredVariables | None, wanted: BrokeredVariables | None) -> bool:
+    """Whether a process that was started with the one serves for the other."""
+    return (held.placeholders if held else {}) == (wanted.placeholders if wanted else {})
