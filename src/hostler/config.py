@@ -78,6 +78,9 @@ class Prices(_Section):
 class Sandbox(_Section):
     """What a sandbox gets when its environment says nothing."""
 
+    technology: Literal["", "bubblewrap", "docker", "podman", "gvisor", "microvm"] = Field(
+        "", description="What makes sandboxes. Empty: the strongest that this host gives."
+    )
     memory_mb: int = Field(2048, ge=256, le=1 << 20, description="Memory of one sandbox, in MiB.")
     cpus: float = Field(2.0, gt=0, le=1024, description="Processors of one sandbox.")
     pids: int = Field(256, ge=32, le=1 << 16, description="Processes and threads of one sandbox.")

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import re
-import resource
 import secrets
 import shutil
 import socket
@@ -18,29 +17,22 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from hostler.engine.sandbox_port import IsolationLabel, SandboxLimits, SandboxSpec, SandboxStats, SandboxUnavailable
-from hostler.sandbox import cgroups, launch, leftovers, seccomp, users
-from hostler.sandbox.cgroup_detection import detect
-from hostler.sandbox.cgroups import Cgroups, Group
-
-OLDEST_BWRAP = (0, 8)
-"""First version with --disable-userns."""
+from hostler.engine.sandbox_port import (
+    IsolationLabel,
+    LeftOver,
+    SandboxLimits,
+    SandboxSpec,
+    SandboxStats,
+    SandboxUnavailable,
+)
+from hostler.sandbox import bubblewrap_host, cgroups, freezing, launch, leftovers, snapshots, users
+from hostler.sandbox.bubblewrap_host import Host
+from hostler.sandbox.cgroups import Group
 
 PROBE_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Host:
-    """What was found on this host, once."""
-
-    tools: launch.Tools
-    limits: Cgroups
-    filter: Path
-    etc: Path
-    label: IsolationLabel
 
 
 class BubblewrapSandbox:
@@ -49,11 +41,12 @@ class BubblewrapSandbox:
     def __init__(
         self,
         provider: BubblewrapProvider,
-        host: _Host,
+        host: Host,
         record: leftovers.Record,
         directory: Path,
         launcher: Path,
         group: Group,
+        workspace: Path,
     ) -> None:
         self._provider = provider
         self._host = host
@@ -61,6 +54,9 @@ class BubblewrapSandbox:
         self._directory = directory
         self._launcher = launcher
         self._group = group
+        self._workspace = workspace
+        self._holding = asyncio.Lock()
+        self._suspended = False
 
     @property
     def label(self) -> IsolationLabel:
@@ -72,6 +68,11 @@ class BubblewrapSandbox:
         return self._launcher
 
     @property
+    def entrance(self) -> Path:
+        """See the port."""
+        return self._launcher.with_name("entrance")
+
+    @property
     def sandbox_id(self) -> str:
         """24 hexadecimal digits: the name of its record, its control group and its mark."""
         return self._record.sandbox_id
@@ -80,6 +81,34 @@ class BubblewrapSandbox:
     def host_uid(self) -> int | None:
         """Uid on the host; None: the worker's own."""
         return self._record.uid
+
+    async def suspend(self) -> None:
+        """See the port. Raises NotSuspended."""
+        async with self._holding:
+            await asyncio.to_thread(self._freeze)
+            self._suspended = True
+
+    async def resume(self) -> None:
+        async with self._holding:
+            await asyncio.to_thread(self._thaw)
+            self._suspended = False
+
+    async def snapshot(self, target: Path) -> None:
+        """See the port. Raises SnapshotFailed, NotSuspended."""
+        async with self._holding:
+            if not self._suspended:
+                await asyncio.to_thread(self._freeze)
+            try:
+                await asyncio.to_thread(snapshots.write, self._workspace, target)
+            finally:
+                if not self._suspended:
+                    await asyncio.to_thread(self._thaw)
+
+    def _freeze(self) -> None:
+        freezing.freeze(self._group.directories, lambda: leftovers.processes(self._record))
+
+    def _thaw(self) -> None:
+        freezing.thaw(self._group.directories, lambda: leftovers.processes(self._record))
 
     async def stats(self) -> SandboxStats:
         return await asyncio.to_thread(self._host.limits.stats, self._group)
@@ -110,7 +139,7 @@ class BubblewrapProvider:
         self._cgroup_name = cgroup_name
         self._root = os.geteuid() == 0
         self._opening = asyncio.Lock()
-        self._host: _Host | None = None
+        self._host: Host | None = None
         self._users: users.UidPool | None = None
         self._state_lock: int | None = None
         self._live: dict[str, threading.Lock] = {}
@@ -135,7 +164,16 @@ class BubblewrapProvider:
             record, directory, _, _ = await making
             await asyncio.to_thread(self._end, record, directory)
             raise
-        return BubblewrapSandbox(self, host, record, directory, launcher, group)
+        return BubblewrapSandbox(self, host, record, directory, launcher, group, spec.workspace)
+
+    async def left_over(self) -> Sequence[LeftOver]:
+        """See the port. None of them is alive for long: they die with the worker that started them."""
+        await self._open()
+        return await asyncio.to_thread(self._left_over)
+
+    async def adopt(self, sandbox_id: str, spec: SandboxSpec) -> BubblewrapSandbox:
+        """Refuses: a bubblewrap sandbox dies with the worker that made it."""
+        raise SandboxUnavailable(f"sandbox {sandbox_id} ended with the worker that made it; create another one")
 
     async def sweep(self) -> Sequence[str]:
         """Ends every sandbox of this state directory that this provider didn't make itself. One sentence for each."""
@@ -144,18 +182,18 @@ class BubblewrapProvider:
 
     # ------------------------------------------------------------------------------------------------ opening, looking
 
-    async def _open(self) -> _Host:
+    async def _open(self) -> Host:
         async with self._opening:
             if self._host is None:
                 self._host = await asyncio.to_thread(self._open_now)
             return self._host
 
-    def _open_now(self) -> _Host:
+    def _open_now(self) -> Host:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sandboxes.mkdir(mode=0o700, exist_ok=True)
         if self._state_lock is None:
             self._state_lock = self._lock_state()
-        host = self._look()
+        host = bubblewrap_host.look(self._state_dir, self._cgroup_name, root=self._root)
         if self._root and self._users is None:
             start = int.from_bytes(hashlib.sha256(os.fsencode(self._state_dir)).digest()[:4], "big")
             self._users = users.UidPool(self._uid_range, self._uid_lock_file, start=start)
@@ -171,26 +209,6 @@ class BubblewrapProvider:
                 f"another process uses {self._state_dir}; stop it, or give this one a state directory of its own"
             ) from error
         return fd
-
-    def _look(self) -> _Host:
-        tools = launch.find_tools(root=self._root)
-        _check_version(tools.bwrap)
-        limits = detect(self._cgroup_name)
-        etc = self._state_dir / "etc"
-        launch.prepare_etc(etc)
-        missing = list(limits.missing)
-        if not self._root:
-            missing.append(
-                "All sandboxes are the worker's own user on the host: only namespaces keep them apart. "
-                "Run the worker as root."
-            )
-        label = IsolationLabel(
-            technology="bubblewrap",
-            host_user="per_sandbox" if self._root else "shared",
-            limits_by=limits.kind,
-            missing=tuple(missing),
-        )
-        return _Host(tools, limits, seccomp.program(self._state_dir / "seccomp"), etc, label)
 
     def _probe(self) -> IsolationLabel:
         with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
@@ -236,7 +254,7 @@ class BubblewrapProvider:
                 end.close()
         if result.returncode != 0:
             said = result.stderr.decode(errors="replace").strip()[-600:]
-            raise SandboxUnavailable(f"a trial sandbox failed ({result.returncode}): {said}{_hint()}")
+            raise SandboxUnavailable(f"a trial sandbox failed ({result.returncode}): {said}{bubblewrap_host.hint()}")
         return host.label
 
     def close(self) -> None:
@@ -251,9 +269,9 @@ class BubblewrapProvider:
 
     # ------------------------------------------------------------------------------------------------ making and ending
 
-    def _create(self, host: _Host, spec: SandboxSpec) -> tuple[leftovers.Record, Path, Path, Group]:
+    def _create(self, host: Host, spec: SandboxSpec) -> tuple[leftovers.Record, Path, Path, Group]:
         _check(spec)
-        spec = replace(spec, limits=_within_host(spec.limits))
+        spec = replace(spec, limits=bubblewrap_host.within_host(spec.limits))
         for directory in (spec.workspace, spec.outputs, spec.harness_state):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         sandbox_id = secrets.token_hex(12)
@@ -310,6 +328,18 @@ class BubblewrapProvider:
             del self._live[record.sandbox_id]
             return killed
 
+    def _left_over(self) -> list[LeftOver]:
+        records = [
+            leftovers.Record.load(directory)
+            for directory in sorted(self._sandboxes.iterdir())
+            if directory.name not in self._live
+        ]
+        return [
+            LeftOver(record.sandbox_id, record.session_id, "bubblewrap", alive=False)
+            for record in records
+            if record is not None
+        ]
+
     def _sweep(self) -> list[str]:
         said = []
         for directory in sorted(self._sandboxes.iterdir()):
@@ -339,54 +369,3 @@ def _check(spec: SandboxSpec) -> None:
             raise ValueError(f"{path} is no socket; open the session's roads before its sandbox is made")
     if not spec.program.is_file():
         raise ValueError(f"{spec.program} is no file")
-
-
-def _within_host(limits: SandboxLimits) -> SandboxLimits:
-    """The hard limit of descriptors that the worker itself has can't be exceeded without a privilege."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or limits.open_files <= hard:
-        return limits
-    return replace(limits, open_files=hard)
-
-
-def _check_version(bwrap: str) -> None:
-    try:
-        said = subprocess.run(
-            [bwrap, "--version"], capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise SandboxUnavailable(f"{bwrap} doesn't run: {error}; reinstall it: apt-get install bubblewrap") from error
-    match = re.search(r"(\d+)\.(\d+)", said)
-    if match is None or (int(match[1]), int(match[2])) < OLDEST_BWRAP:
-        wanted = ".".join(map(str, OLDEST_BWRAP))
-        raise SandboxUnavailable(
-            f"bubblewrap {wanted} or newer is needed; {bwrap} is {said.strip() or 'of unknown version'}"
-        )
-
-
-def _hint() -> str:
-    """The usual reasons why a host refuses user namespaces, and what to do."""
-    for file, bad, advice in (
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "AppArmor keeps bwrap from user namespaces: give /usr/bin/bwrap a profile with `userns,`, or run "
-            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-        (
-            "/proc/sys/user/max_user_namespaces",
-            "0",
-            "user namespaces are off: sysctl -w user.max_user_namespaces=10000",
-        ),
-        (
-            "/proc/sys/kernel/unprivileged_userns_clone",
-            "0",
-            "user namespaces are off: sysctl -w kernel.unprivileged_userns_clone=1",
-        ),
-    ):
-        try:
-            if Path(file).read_text().strip() == bad:
-                return f". {advice}"
-        except OSError:
-            continue
-    return ". In a container, the runtime must allow user namespaces and mounts (seccomp and masked paths)"

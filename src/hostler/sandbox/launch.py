@@ -8,9 +8,11 @@ the egress forwarder) → `claude`. About 6 ms on a small machine. No argument o
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +169,36 @@ def write(
     launcher = directory / "launcher"
     launcher.write_text(_script(spec, identity, tools, entrances, staging, arguments, filter_))
     launcher.chmod(0o700)
+    _write_entrance(directory, spec, identity, tools, entrances, filter_)
     return launcher
+
+
+def _write_entrance(
+    directory: Path, spec: SandboxSpec, identity: Identity, tools: Tools, entrances: Sequence[Path], filter_: Path
+) -> None:
+    """Writes the program that runs further commands inside, and what it reads, next to the launcher."""
+    settings = directory / "entrance.json"
+    mark = f"{MARK}={identity.sandbox_id}"
+    settings.write_text(
+        json.dumps(
+            {
+                "mark": mark,
+                "root": identity.uid is not None,
+                "entrances": [str(entrance) for entrance in entrances],
+                "open_files": spec.limits.open_files,
+                "filter": str(filter_),
+                "environment": dict(spec.environment),
+            }
+        )
+    )
+    settings.chmod(0o600)
+    entrance = directory / "entrance"
+    words = (sys.executable, "-I", "-S", "-E", str(Path(__file__).with_name("enter.py")), str(settings))
+    entrance.write_text(
+        f"#!{tools.env} -S -i {mark} {tools.bash} -p\n"
+        f'unset PWD OLDPWD SHLVL _\nexec {" ".join(map(shlex.quote, words))} "$@"\n'
+    )
+    entrance.chmod(0o700)
 
 
 def _script(

@@ -61,6 +61,8 @@ def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
     """
     with contextlib.suppress(FileNotFoundError):
         (directory / "launcher").unlink()  # first: a chain of execs that is still above bash ends here by itself
+    with contextlib.suppress(FileNotFoundError):
+        (directory / "entrance").unlink()
     groups = [Path(group) for group in record.groups]
     uid = record.uid if uid_is_ours else None
     killed: set[int] = set()
@@ -82,21 +84,46 @@ def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
     return len(killed)
 
 
-def _kill_strays(sandbox_id: str, uid: int | None) -> Iterator[int]:
-    """Kills what carries the sandbox's mark or has its uid, whatever group it is in."""
+def processes(record: Record) -> frozenset[int]:
+    """What runs of a live sandbox now, in whatever group, the launcher's own chain included. Blocks."""
+    found = set(cgroups.members(map(Path, record.groups))) | set(_strays(record.sandbox_id, record.uid))
+    waiting = list(found)
+    while waiting:
+        for child in _children(waiting.pop()):
+            if child not in found:
+                found.add(child)
+                waiting.append(child)
+    return frozenset(found)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in file.read_text().split()]
+    return found
+
+
+def _strays(sandbox_id: str, uid: int | None) -> Iterator[int]:
+    """What carries the sandbox's mark or has its uid."""
     mark = f"{MARK}={sandbox_id}".encode()
     with os.scandir("/proc") as entries:
         pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
-    for pid in pids:
-        if _belongs(pid, mark, uid):
-            with contextlib.suppress(OSError):
-                handle = os.pidfd_open(pid)
-                try:
-                    if _belongs(pid, mark, uid):  # again: now the pid can't change its owner under us
-                        signal.pidfd_send_signal(handle, signal.SIGKILL)
-                        yield pid
-                finally:
-                    os.close(handle)
+    return (pid for pid in pids if _belongs(pid, mark, uid))
+
+
+def _kill_strays(sandbox_id: str, uid: int | None) -> Iterator[int]:
+    """Kills what carries the sandbox's mark or has its uid, whatever group it is in."""
+    mark = f"{MARK}={sandbox_id}".encode()
+    for pid in _strays(sandbox_id, uid):
+        with contextlib.suppress(OSError):
+            handle = os.pidfd_open(pid)
+            try:
+                if _belongs(pid, mark, uid):  # again: now the pid can't change its owner under us
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    yield pid
+            finally:
+                os.close(handle)
 
 
 def _belongs(pid: int, mark: bytes, uid: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""How are the parts put together, started and stopped? The composition root: settings in, a running Hostler out.
+"""How does a whole server start and stop?
 
 Order of start: lock, store, sweep of an earlier life, roads, worker, API. Order of stop: the reverse.
 """
@@ -9,72 +9,72 @@ import asyncio
 import contextlib
 import fcntl
 import gc
-import hashlib
-import json
 import logging
-import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import uvicorn
-from sqlalchemy import Connection
 
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.compose.database import has_key, open_database
+from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider
+from hostler.compose.secrets import open_sealer
+from hostler.compose.stored import StoredDecisions, runner_ledger
+from hostler.compose.terms import (
+    courier_settings,
+    file_terms,
+    model_catalogue,
+    output_limits,
+    price_table,
+    quota_defaults,
+    webhook_lease_seconds,
+    webhook_rules,
+)
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
-from hostler.domain.prices import Prices, read_prices
-from hostler.domain.quotas import PRESETS, Quotas
-from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
-from hostler.egress.webhooks import HttpWebhookSender, WebhookRules
+from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
-from hostler.engine.budget import priced
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
-from hostler.engine.egress_port import EgressDecision, McpCredentials
+from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
-from hostler.engine.files import Files, FileTerms
+from hostler.engine.files import Files
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
-from hostler.engine.memory import Ledger
 from hostler.engine.memory_files import MemoryFiles
-from hostler.engine.memory_resource import MemoryKind, memory_section
+from hostler.engine.memory_resource import MemoryKind
 from hostler.engine.memory_stores import MemoryStores
-from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.mounted_files import FileKind, MountedFiles
-from hostler.engine.mounted_skills import MountedSkills, skills_section
+from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
-from hostler.engine.outputs import OutputLimits, Outputs
+from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.probes import CredentialProbe
-from hostler.engine.process import Homes, Surroundings, remove_tree
-from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.process import Surroundings, remove_tree
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.runner import LeaseTerms, RunnerParts
-from hostler.engine.sandbox_port import IsolationLabel, SandboxLimits
+from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
-from hostler.engine.webhook_courier import Courier, CourierSettings
+from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
@@ -83,21 +83,12 @@ from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
-from hostler.sandbox.bubblewrap import BubblewrapProvider
-from hostler.sealing.envelope import EnvelopeSealer
-from hostler.sealing.masterkeys import GivenKeys, KeyFile, KeyGuard, MasterKeys, parse_key
-from hostler.store import eventlog, keys, ledger, work
-from hostler.store import sessions as session_rows
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
-from hostler.store.sequences import load_sequence, save_sequence
-from hostler.store.sessions import SessionRow
 from hostler.store.skills import skill_bytes, used_archives
-from hostler.store.transcripts import TranscriptStore
 from hostler.store.webhooks import emit
-from hostler.store.work import Lease
 from hostler.store.work_items import session_of_work
 from hostler.testing.rehearsal import RehearsalModel
 
@@ -118,219 +109,6 @@ class Hostler:
     hub: Hub
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
-
-
-# ------------------------------------------------------------------------------------------------------- the parts
-
-
-def sandbox_provider(settings: Settings) -> BubblewrapProvider:
-    box = settings.sandbox
-    return BubblewrapProvider(settings.state_dir / "sandbox", uid_range=range(box.first_uid, box.first_uid + box.uids))
-
-
-def homes(settings: Settings) -> Homes:
-    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
-    sockets = settings.state_dir / "run"
-    if len(str(sockets)) > 60:
-        name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
-        sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
-    return Homes(settings.state_dir / "sessions", sockets)
-
-
-def file_terms(settings: Settings) -> FileTerms:
-    return FileTerms(
-        most_bytes=settings.files.max_file_mb << 20, uploads_downloadable=settings.files.uploads_downloadable
-    )
-
-
-def output_limits(settings: Settings) -> OutputLimits:
-    limits = settings.files
-    return OutputLimits(
-        files=limits.max_outputs, file_bytes=limits.max_file_mb << 20, total_bytes=limits.max_outputs_mb << 20
-    )
-
-
-def repository_cloner(settings: Settings) -> GitCloner:
-    """Its users are those right behind the sandboxes' own."""
-    first, limits = settings.sandbox.first_uid + settings.sandbox.uids, CloneLimits()
-    return GitCloner(
-        uids=range(first, first + limits.at_once),
-        private_allowed=frozenset(settings.egress.private_allowed),
-        limits=CloneLimits(settings.files.clone_seconds, settings.files.clone_mb << 20, limits.at_once),
-    )
-
-
-def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
-    box, turns = settings.sandbox, settings.turns
-    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
-
-    def read(row: SessionRow) -> Profile:
-        environment = row.environment
-        return profile(
-            row.agent,
-            environment,
-            idle_timeout_seconds=turns.idle_timeout_seconds,
-            sandbox_limits=limits,
-            turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
-            attached=row.resources_json + json.dumps(environment.get("skills") or []),
-            told="\n\n".join(text for text in (memory_section(row.resources), skills_section(environment)) if text),
-        )
-
-    return read
-
-
-def model_catalogue(settings: Settings) -> Models:
-    """Raises InvalidRequest for a file that is not a catalogue."""
-    return Models(read_catalogue(Path(settings.models.file).expanduser()) if settings.models.file else CATALOGUE)
-
-
-def price_table(settings: Settings) -> Prices:
-    """Raises InvalidRequest for a file that is not a price table."""
-    return read_prices(Path(settings.prices.file).expanduser()) if settings.prices.file else Prices()
-
-
-def quota_defaults(settings: Settings) -> Quotas:
-    """The limits of a workspace that has none of its own: the preset's, where no number is set."""
-    preset = PRESETS[settings.quotas.preset]
-    return {name: getattr(settings.quotas, name) or preset[name] for name in preset}
-
-
-class StoredSequence:
-    """Held calls of one session, fenced by its lease. Implements `SequenceStore`."""
-
-    def __init__(self, database: Database, lease: Lease) -> None:
-        self._database = database
-        self._lease = lease
-
-    async def load(self) -> str | None:
-        return await self._database.read(lambda c: load_sequence(c, self._lease.session_id))
-
-    async def save(self, state: str) -> None:
-        await self._database.write(
-            lambda c: save_sequence(c, self._database.now(c), self._lease.session_id, state, lease=self._lease)
-        )
-
-
-class StoredDecisions:
-    """Implements `EgressRecorder`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def record(self, decision: EgressDecision) -> None:
-        await self._database.write(
-            lambda c: ledger.record_egress(
-                c,
-                self._database.now(c),
-                session_id=decision.session_id,
-                method=decision.method,
-                host=decision.host,
-                port=decision.port,
-                allowed=decision.allowed,
-                reason=decision.reason,
-            )
-        )
-
-
-def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
-    async def extend(lease: Lease) -> bool:
-        return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
-
-    async def read_state(session_id: str) -> SessionRow:
-        return await database.read(lambda c: session_rows.get_session(c, None, session_id))
-
-    async def read_event(session_id: str, event_id: str) -> dict[str, Any] | None:
-        found = await database.read(lambda c: eventlog.find_event(c, session_id, event_id))
-        return None if found is None else json.loads(found.body)
-
-    async def messages_since(session_id: str, event_id: str) -> int:
-        return await database.read(lambda c: eventlog.count_since(c, session_id, event_id, "agent.message"))
-
-    async def record_request(record: ModelRequestRecord) -> None:
-        def unit(connection: Connection) -> Any:
-            return ledger.record_model_request(
-                connection,
-                database.now(connection),
-                session_id=record.session_id,
-                model=record.model,
-                status=record.status,
-                usage=priced(prices, record.model, record.usage),
-                stop_reason=record.stop_reason,
-                duration_ms=record.duration_ms,
-                first_byte_ms=record.first_byte_ms,
-            )
-
-        await database.write(unit)
-
-    return Ledger(
-        extend=extend,
-        read_state=read_state,
-        messages_since=messages_since,
-        read_event=read_event,
-        record_request=record_request,
-        transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
-        sequence=lambda lease: StoredSequence(database, lease),
-    )
-
-
-# ------------------------------------------------------------------------------------------------------- the store
-
-
-async def open_database(settings: Settings) -> Database:
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-    return await Database.open(settings.store_url, durable=settings.store.durable, pool_size=settings.store.pool_size)
-
-
-async def create_key(database: Database, name: str) -> tuple[keys.KeyRow, str]:
-    """A new API key of the default workspace. The secret is shown here and never again."""
-    return await database.write(lambda c: keys.create_key(c, database.now(c), keys.DEFAULT_WORKSPACE, name))
-
-
-async def has_key(database: Database) -> bool:
-    now, rows = await database.read(lambda c: (database.now(c), keys.list_keys(c)))
-    return any(row.valid(now) for row in rows)
-
-
-# ----------------------------------------------------------------------------------------------------------- secrets
-
-
-def master_keys(settings: Settings) -> MasterKeys:
-    """Nothing is read or made before the first use. Raises InvalidRequest for settings that contradict each other."""
-    chosen = settings.secrets
-    if chosen.key.get_secret_value():
-        if chosen.key_file or chosen.command:
-            raise InvalidRequest("secrets.key: can't be used together with secrets.key_file or secrets.command")
-        previous = [parse_key(key.get_secret_value(), "secrets.previous_keys") for key in chosen.previous_keys]
-        return GivenKeys(parse_key(chosen.key.get_secret_value(), "secrets.key"), previous)
-    if chosen.previous_keys:
-        raise InvalidRequest("secrets.previous_keys: needs secrets.key; a key file keeps its older keys itself")
-    path = Path(chosen.key_file) if chosen.key_file else settings.state_dir / "secrets" / "master-keys.json"
-    return KeyFile(path.expanduser(), KeyGuard(chosen.command) if chosen.command else None)
-
-
-def open_sealer(settings: Settings) -> EnvelopeSealer:
-    return EnvelopeSealer(master_keys(settings))
-
-
-def webhook_rules(settings: Settings) -> WebhookRules:
-    wanted = settings.webhooks
-    return WebhookRules(
-        allow_http=wanted.allow_http,
-        private_allowed=wanted.private_allowed,
-        deadline_seconds=wanted.deadline_seconds,
-    )
-
-
-def webhook_lease_seconds(settings: Settings) -> float:
-    """Longer than any attempt takes: a lease that ends in the middle of one has the same event sent again and again."""
-    return settings.webhooks.deadline_seconds + 45.0
-
-
-def courier_settings(settings: Settings) -> CourierSettings:
-    return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
-
-
-# ------------------------------------------------------------------------------------------------------- start, stop
 
 
 @contextlib.contextmanager
@@ -355,18 +133,6 @@ def worker_name(settings: Settings) -> str:
     if not file.exists():
         file.write_text(new_id("worker"))
     return file.read_text().strip()
-
-
-def is_loopback(host: str) -> bool:
-    return host in LOOPBACK_HOSTS or host.startswith("127.")
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers: the order of stopping is decided here."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @asynccontextmanager
@@ -497,9 +263,9 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
-            listener = _listen(settings)
+            listener = listen(settings)
             stack.callback(listener.close)
-            server = _Server(
+            server = Server(
                 uvicorn.Config(
                     create_app(services),
                     loop="none",
@@ -544,23 +310,6 @@ async def _upstream(settings: Settings, stack: contextlib.AsyncExitStack) -> Ups
         return Upstream(settings.model.base_url, settings.upstream_key or "none", auth=settings.model.auth)
     rehearsal = await stack.enter_async_context(RehearsalModel())
     return Upstream(rehearsal.url, "rehearsal")
-
-
-def _listen(settings: Settings) -> socket.socket:
-    host, port = settings.server.host, settings.server.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise InvalidRequest(
-            f"can't listen on {host} port {port}: {error.strerror}; choose another with --port"
-        ) from None
-    listener.listen(1024)
-    listener.setblocking(False)
-    return listener
 
 
 async def until_signal(hostler: Hostler, draining: Callable[[int], None] | None = None) -> None:

@@ -1,0 +1,42 @@
+"""How does the server listen?"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from hostler.api.services import LOOPBACK_HOSTS
+from hostler.config import Settings
+from hostler.domain.errors import InvalidRequest
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK_HOSTS or host.startswith("127.")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the order of stopping is decided here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidRequest(
+            f"can't listen on {host} port {port}: {error.strerror}; choose another with --port"
+        ) from None
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener

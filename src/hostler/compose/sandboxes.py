@@ -1,0 +1,68 @@
+"""Where and as whom do sessions run, as the settings have it?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hostler.config import Settings
+from hostler.egress.cloning import CloneLimits, GitCloner
+from hostler.engine.memory_resource import memory_section
+from hostler.engine.mounted_skills import skills_section
+from hostler.engine.process import Homes
+from hostler.engine.profile import Profile, TurnLimits, profile
+from hostler.engine.sandbox_port import SandboxLimits
+from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sandbox.ladder import Ladder
+from hostler.store.sessions import SessionRow
+
+
+def sandbox_provider(settings: Settings) -> Ladder:
+    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
+    box = settings.sandbox
+    uids = range(box.first_uid, box.first_uid + box.uids)
+    return Ladder(
+        {"bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids)},
+        default=box.technology or None,
+    )
+
+
+def homes(settings: Settings) -> Homes:
+    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
+    sockets = settings.state_dir / "run"
+    if len(str(sockets)) > 60:
+        name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
+        sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
+    return Homes(settings.state_dir / "sessions", sockets)
+
+
+def repository_cloner(settings: Settings) -> GitCloner:
+    """Its users are those right behind the sandboxes' own."""
+    first, limits = settings.sandbox.first_uid + settings.sandbox.uids, CloneLimits()
+    return GitCloner(
+        uids=range(first, first + limits.at_once),
+        private_allowed=frozenset(settings.egress.private_allowed),
+        limits=CloneLimits(settings.files.clone_seconds, settings.files.clone_mb << 20, limits.at_once),
+    )
+
+
+def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
+    box, turns = settings.sandbox, settings.turns
+    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
+
+    def read(row: SessionRow) -> Profile:
+        environment = row.environment
+        return profile(
+            row.agent,
+            environment,
+            idle_timeout_seconds=turns.idle_timeout_seconds,
+            sandbox_limits=limits,
+            turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
+            attached=row.resources_json + json.dumps(environment.get("skills") or []),
+            told="\n\n".join(text for text in (memory_section(row.resources), skills_section(environment)) if text),
+        )
+
+    return read

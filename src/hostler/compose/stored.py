@@ -1,0 +1,100 @@
+"""How are the ports of roads and runner that keep something joined to the store?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection
+
+from hostler.domain.prices import Prices
+from hostler.engine.budget import priced
+from hostler.engine.egress_port import EgressDecision
+from hostler.engine.memory import Ledger
+from hostler.engine.ports import ModelRequestRecord
+from hostler.engine.runner import LeaseTerms
+from hostler.store import eventlog, ledger, work
+from hostler.store import sessions as session_rows
+from hostler.store.database import Database
+from hostler.store.sequences import load_sequence, save_sequence
+from hostler.store.sessions import SessionRow
+from hostler.store.transcripts import TranscriptStore
+from hostler.store.work import Lease
+
+
+class StoredSequence:
+    """Held calls of one session, fenced by its lease. Implements `SequenceStore`."""
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self._database = database
+        self._lease = lease
+
+    async def load(self) -> str | None:
+        return await self._database.read(lambda c: load_sequence(c, self._lease.session_id))
+
+    async def save(self, state: str) -> None:
+        await self._database.write(
+            lambda c: save_sequence(c, self._database.now(c), self._lease.session_id, state, lease=self._lease)
+        )
+
+
+class StoredDecisions:
+    """Implements `EgressRecorder`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, decision: EgressDecision) -> None:
+        await self._database.write(
+            lambda c: ledger.record_egress(
+                c,
+                self._database.now(c),
+                session_id=decision.session_id,
+                method=decision.method,
+                host=decision.host,
+                port=decision.port,
+                allowed=decision.allowed,
+                reason=decision.reason,
+            )
+        )
+
+
+def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
+    async def extend(lease: Lease) -> bool:
+        return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
+
+    async def read_state(session_id: str) -> SessionRow:
+        return await database.read(lambda c: session_rows.get_session(c, None, session_id))
+
+    async def read_event(session_id: str, event_id: str) -> dict[str, Any] | None:
+        found = await database.read(lambda c: eventlog.find_event(c, session_id, event_id))
+        return None if found is None else json.loads(found.body)
+
+    async def messages_since(session_id: str, event_id: str) -> int:
+        return await database.read(lambda c: eventlog.count_since(c, session_id, event_id, "agent.message"))
+
+    async def record_request(record: ModelRequestRecord) -> None:
+        def unit(connection: Connection) -> Any:
+            return ledger.record_model_request(
+                connection,
+                database.now(connection),
+                session_id=record.session_id,
+                model=record.model,
+                status=record.status,
+                usage=priced(prices, record.model, record.usage),
+                stop_reason=record.stop_reason,
+                duration_ms=record.duration_ms,
+                first_byte_ms=record.first_byte_ms,
+            )
+
+        await database.write(unit)
+
+    return Ledger(
+        extend=extend,
+        read_state=read_state,
+        messages_since=messages_since,
+        read_event=read_event,
+        record_request=record_request,
+        transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
+        sequence=lambda lease: StoredSequence(database, lease),
+    )

@@ -1,0 +1,61 @@
+"""What do the settings mean for one part each? Values in, the parts' own terms out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hostler.config import Settings
+from hostler.domain.prices import Prices, read_prices
+from hostler.domain.quotas import PRESETS, Quotas
+from hostler.egress.webhooks import WebhookRules
+from hostler.engine.files import FileTerms
+from hostler.engine.models import CATALOGUE, Models, read_catalogue
+from hostler.engine.outputs import OutputLimits
+from hostler.engine.webhook_courier import CourierSettings
+
+
+def file_terms(settings: Settings) -> FileTerms:
+    return FileTerms(
+        most_bytes=settings.files.max_file_mb << 20, uploads_downloadable=settings.files.uploads_downloadable
+    )
+
+
+def output_limits(settings: Settings) -> OutputLimits:
+    limits = settings.files
+    return OutputLimits(
+        files=limits.max_outputs, file_bytes=limits.max_file_mb << 20, total_bytes=limits.max_outputs_mb << 20
+    )
+
+
+def model_catalogue(settings: Settings) -> Models:
+    """Raises InvalidRequest for a file that is not a catalogue."""
+    return Models(read_catalogue(Path(settings.models.file).expanduser()) if settings.models.file else CATALOGUE)
+
+
+def price_table(settings: Settings) -> Prices:
+    """Raises InvalidRequest for a file that is not a price table."""
+    return read_prices(Path(settings.prices.file).expanduser()) if settings.prices.file else Prices()
+
+
+def quota_defaults(settings: Settings) -> Quotas:
+    """The limits of a workspace that has none of its own: the preset's, where no number is set."""
+    preset = PRESETS[settings.quotas.preset]
+    return {name: getattr(settings.quotas, name) or preset[name] for name in preset}
+
+
+def webhook_rules(settings: Settings) -> WebhookRules:
+    wanted = settings.webhooks
+    return WebhookRules(
+        allow_http=wanted.allow_http,
+        private_allowed=wanted.private_allowed,
+        deadline_seconds=wanted.deadline_seconds,
+    )
+
+
+def webhook_lease_seconds(settings: Settings) -> float:
+    """Longer than any attempt takes: a lease that ends in the middle of one has the same event sent again and again."""
+    return settings.webhooks.deadline_seconds + 45.0
+
+
+def courier_settings(settings: Settings) -> CourierSettings:
+    return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
