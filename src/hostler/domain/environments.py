@@ -10,7 +10,7 @@ from hostler.domain.agents import AgentName
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.isolation import Hosting, Limits
 from hostler.domain.networking import Limited, LimitedRequest, Unrestricted, UnrestrictedRequest
-from hostler.domain.packages import PACKAGE_MANAGERS, no_packages
+from hostler.domain.packages import PackageLists, PackagesRequest, changed_packages
 from hostler.domain.values import Metadata, MetadataPatch, Text, Value, problem
 
 MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
@@ -19,7 +19,7 @@ MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
 class CloudConfigRequest(Value):
     type: Literal["cloud"]
     networking: Annotated[UnrestrictedRequest | LimitedRequest, Field(discriminator="type")] | None = None
-    packages: Annotated[None, BeforeValidator(no_packages)] = None
+    packages: PackagesRequest | None = None
     limits: Limits | None = None
     hosting: Hosting | None = None
 
@@ -29,6 +29,7 @@ class CloudConfig(Value):
 
     type: Literal["cloud"] = "cloud"
     networking: Annotated[Unrestricted | Limited, Field(discriminator="type")] = Unrestricted()
+    packages: PackageLists = PackageLists()
     limits: Limits = Limits()
     hosting: Hosting = Hosting()
 
@@ -37,7 +38,7 @@ class CloudConfig(Value):
         shown: dict[str, Any] = {
             "type": "cloud",
             "networking": self.networking.model_dump(mode="json"),
-            "packages": {"type": "packages", **{manager: [] for manager in PACKAGE_MANAGERS}},
+            "packages": self.packages.model_dump(mode="json"),
         }
         for name, part in (("limits", self.limits), ("hosting", self.hosting)):
             if values := part.model_dump(mode="json", exclude_none=True):
@@ -130,16 +131,23 @@ def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudCon
     match request.networking:
         case UnrestrictedRequest():
             networking = Unrestricted()
-        case LimitedRequest(allowed_hosts=hosts, allow_mcp_servers=servers):
+        case LimitedRequest(allowed_hosts=hosts, allow_mcp_servers=servers, allow_package_managers=managers):
             kept = networking if isinstance(networking, Limited) else Limited()
             networking = Limited(
                 allowed_hosts=kept.allowed_hosts if hosts is None else hosts,
                 allow_mcp_servers=kept.allow_mcp_servers if servers is None else servers,
+                allow_package_managers=kept.allow_package_managers if managers is None else managers,
             )
         case None:
             pass
+    packages = changed_packages(stored.packages, request.packages)
+    if isinstance(networking, Limited) and not networking.allow_package_managers and not packages.empty:
+        raise InvalidRequest(
+            "config.packages: under limited networking packages need networking.allow_package_managers to be true",
+        )
     return CloudConfig(
         networking=networking,
+        packages=packages,
         limits=_overlaid(stored.limits, request, "limits"),
         hosting=_overlaid(stored.hosting, request, "hosting"),
     )

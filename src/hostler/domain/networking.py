@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from hostler.domain.values import Items, Value, problem
 
@@ -56,12 +56,6 @@ def _host_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(host_rule(rule) for rule in rules))
 
 
-def _must_be_false(value: object) -> object:
-    if value is True:
-        raise problem("true is not supported by this server yet; leave it out and list the hosts in allowed_hosts")
-    return value
-
-
 class Unrestricted(Value):
     """Every public host."""
 
@@ -74,14 +68,15 @@ class Limited(Value):
     type: Literal["limited"] = "limited"
     allowed_hosts: tuple[str, ...] = ()
     allow_mcp_servers: bool = False
-    allow_package_managers: Literal[False] = False
+    allow_package_managers: bool = False
+    """Whether the registries of package managers may be reached too."""
 
 
 class LimitedRequest(Value):
     type: Literal["limited"]
     allowed_hosts: Annotated[Items[str], Field(max_length=MAX_ALLOWED_HOSTS), AfterValidator(_host_rules)] | None = None
     allow_mcp_servers: bool | None = None
-    allow_package_managers: Annotated[bool | None, BeforeValidator(_must_be_false)] = None
+    allow_package_managers: bool | None = None
 
 
 class UnrestrictedRequest(Value):

@@ -150,7 +150,7 @@ def write(
         stage.mkdir(mode=0o711)
         stage.chmod(0o711)  # whatever the umask
         table = directory / "fstab"
-        over = _stage_point()
+        over = stage_point()
         lines = []
         for name, source in visible.items():
             target = stage / name
@@ -286,7 +286,7 @@ def _no_nul(words: Sequence[str]) -> None:
         raise ValueError("a NUL character in the environment or in a path of a sandbox")
 
 
-def _stage_point() -> str:
+def stage_point() -> str:
     for candidate in _STAGE_CANDIDATES:
         if os.path.isdir(candidate) and not os.path.islink(candidate):
             return candidate
