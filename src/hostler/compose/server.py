@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
@@ -188,6 +189,8 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             dispatcher = WebhookDispatcher(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -206,6 +209,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     homes=places,
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
                     allowed_models=models.helpers(),
+                    layers=layers,
                 ),
                 profile_of=profile_reader(settings),
                 attachments=Attachments(

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -150,6 +151,34 @@ class PackageLayers:
                     self._decisions.denied(build)
             finally:
                 shutil.rmtree(home, ignore_errors=True)
+
+
+async def until_installed(
+    layers: PackageLayers, packages: PackageLists, wake: asyncio.Event, stopped: Callable[[], Awaitable[bool]]
+) -> HeldLayer | None:
+    """The layer, or None when `stopped` says so, which is asked whenever `wake` is set. Raises LayerFailed."""
+    async with AsyncExitStack() as stack:
+        waiting = asyncio.get_running_loop().create_task(layers.acquire(packages), name="until-installed")
+        stack.push_async_callback(_give_up, waiting)
+        while True:
+            waking = asyncio.get_running_loop().create_task(wake.wait())
+            try:
+                await asyncio.wait({waiting, waking}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waking.cancel()
+            if waiting.done():
+                stack.pop_all()
+                return waiting.result()
+            wake.clear()
+            if await stopped():
+                return None
+
+
+async def _give_up(waiting: asyncio.Task[HeldLayer]) -> None:
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    if not waiting.cancelled() and waiting.exception() is None:
+        waiting.result().close()
 
 
 def _denied_text(denied: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.engine.egress_port import EgressRoads, McpAccess
+from hostler.engine.layers import HeldLayer, PackageLayers
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
@@ -76,6 +77,8 @@ class Surroundings:
     """Extra environment of every process."""
     allowed_models: frozenset[str] | None
     """Models that every sandbox may ask for, besides the model of its agent; None: any."""
+    layers: PackageLayers | None = None
+    """What environments' packages are installed into; None: none can be."""
 
 
 class LiveProcess:
@@ -123,14 +126,18 @@ async def open_process(
     sequence: SequenceStore,
     mounts: Sequence[Mount],
     mcp: McpAccess | None = None,
+    layer: HeldLayer | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made.
 
-    Raises what the first failing part raises; then nothing is left open.
+    `layer` holds the packages of the session's environment; it is let go with the process. Raises what the first
+    failing part raises; then nothing is left open, the layer neither.
     """
     spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
+        if layer is not None:
+            stack.callback(layer.close)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)
@@ -157,6 +164,7 @@ async def open_process(
                 environment=around.harness.environment(spec),
                 limits=profile.sandbox_limits,
                 mounts=tuple(mounts),
+                layer=None if layer is None else layer.path,
             )
         )
         run: Run | None = None

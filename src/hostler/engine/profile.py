@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.domain.packages import PackageLists
 from hostler.engine.egress_port import EgressRules, McpRoute
 from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.mcp import aliases, harness_servers, routes
@@ -43,6 +44,8 @@ class Profile:
     """True: a worker of the user's own runs the tools that touch files and run commands."""
     mcp_servers: tuple[McpServer, ...] = ()
     mcp_routes: tuple[McpRoute, ...] = ()
+    packages: PackageLists = field(default_factory=PackageLists)
+    """What is installed for the sandbox."""
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
 
@@ -137,6 +140,7 @@ def profile(
         self_hosted=self_hosted,
         mcp_servers=harness_servers(agent),
         mcp_routes=routes(agent),
+        packages=PackageLists.model_validate(config.get("packages") or {}),
         attached=attached,
     )
 
@@ -149,7 +153,12 @@ def _egress_of_web_tools(rules: Permissions) -> EgressRules:
 def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
     if networking is not None and networking["type"] == "limited":
         hosts = tuple(networking.get("allowed_hosts") or ())
-        return EgressRules("listed", hosts, mcp_servers=bool(networking.get("allow_mcp_servers")))
+        return EgressRules(
+            "listed",
+            hosts,
+            mcp_servers=bool(networking.get("allow_mcp_servers")),
+            package_managers=bool(networking.get("allow_package_managers")),
+        )
     return EgressRules("public")
 
 

@@ -120,7 +120,14 @@ class LayerFolder:
     # ------------------------------------------------------------------------------------------------------- the port
 
     async def hold(self, packages: PackageLists) -> LockedLayer | None:
-        return await asyncio.to_thread(self._hold, packages)
+        looking = asyncio.get_running_loop().run_in_executor(None, self._hold, packages)
+        try:
+            return await asyncio.shield(looking)
+        except asyncio.CancelledError:  # a thread can't be stopped: let go of what it comes back with
+            held = await looking
+            if held is not None:
+                held.close()
+            raise
 
     def registry_hosts(self) -> Sequence[str]:
         """Hosts of the apt sources of the current image."""
@@ -130,11 +137,11 @@ class LayerFolder:
         return tuple(dict.fromkeys(re.findall(r"https?://([A-Za-z0-9.-]+)", text)))
 
     async def build(self, packages: PackageLists, egress_socket: Path) -> None:
-        """See the port. One process at a time builds one layer; one at a time in each worker is the caller's wish."""
+        """See the port. One build at a time uses the ids of a state directory."""
         image = self._image()
         key = layer_key(image, packages)
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        async with _locked(self.home / f".lock-{key}"):
+        async with _locked(self.home / ".lock"):
             if _load(self.home / key) is not None:
                 return
             await asyncio.to_thread(self.sweep)
