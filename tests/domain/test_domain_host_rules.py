@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic_core import PydanticCustomError
 
-from hostler.domain.environments import host_rule
+from hostler.domain.networking import host_rule
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -54,19 +55,26 @@ async def list_audit(request: Request) -> Response:
 
 @router.serves("sessions.egress.list")
 async def list_egress(request: Request) -> Response:
-    return await _of_session(request, "egress", services_of(request).oversight.egress)
+    query = Query(request)
+    allowed = query.one_of("allowed", ("true", "false"), "")
+    return await _of_session(
+        request,
+        query,
+        "egress",
+        partial(services_of(request).oversight.egress, allowed=None if not allowed else allowed == "true"),
+    )
 
 
 @router.serves("sessions.credential_uses.list")
 async def list_credential_uses(request: Request) -> Response:
-    return await _of_session(request, "credential_uses", services_of(request).oversight.credential_uses)
+    return await _of_session(request, Query(request), "credential_uses", services_of(request).oversight.credential_uses)
 
 
-async def _of_session(
-    request: Request, topic: str, rows_of: Callable[..., Awaitable[tuple[list[View], bool]]]
-) -> Response:
+Rows = Callable[..., Awaitable[tuple[list[View], bool]]]
+
+
+async def _of_session(request: Request, query: Query, topic: str, rows_of: Rows) -> Response:
     """A page of what was recorded about one session, newest first."""
-    query = Query(request)
     session_id = path_value(request, "session_id")
     kind = f"{topic}:{session_id}"
     limit = query.limit(default=20, most=1_000)

@@ -50,6 +50,8 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("audit.list", "GET", "/audit", "read"),
     ("sessions.egress.list", "GET", "/sessions/{session_id}/egress", "read"),
     ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),
+    ("policy.test", "POST", "/policy/test", "read"),
+    ("policy.suggest", "POST", "/policy/suggest", "read"),
     ("webhook_endpoints.create", "POST", "/webhook_endpoints", "admin"),
     ("webhook_endpoints.list", "GET", "/webhook_endpoints", "read"),
     ("webhook_endpoints.retrieve", "GET", "/webhook_endpoints/{endpoint_id}", "read"),

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hostler.domain.clock import parse_rfc3339
-from hostler.domain.environments import host_rule
+from hostler.domain.networking import host_rule
 from hostler.domain.values import Identifier, Items, Metadata, MetadataPatch, Text, Value, problem
 from hostler.domain.variables import steers
 

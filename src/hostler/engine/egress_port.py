@@ -61,6 +61,8 @@ class EgressDecision:
     """`allowed_host`, `public_host`, `host_not_allowed`, `private_address`, `port_blocked`, `bad_request`, …"""
     hint: str = ""
     """For a person: what would have changed the decision."""
+    path: str = ""
+    """Of a request that the proxy could read, without the query; empty for a tunnel."""
 
 
 MCP_HOST = "mcp.hostler.internal"

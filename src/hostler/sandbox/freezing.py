@@ -32,7 +32,7 @@ def freeze(groups: Iterable[Path], members: Callable[[], Iterable[int]]) -> None
 
     def stopped() -> bool:
         nonlocal quiet
-        running = [pid for pid in members() if _state(pid) not in ("T", "t", "Z", "X", None)]
+        running = [pid for pid in members() if _runs(pid)]
         for pid in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
@@ -61,8 +61,14 @@ def _until(done: Callable[[], bool], groups: Iterable[Path], members: Callable[[
         time.sleep(0.001)
 
 
-def _state(pid: int) -> str | None:
-    with contextlib.suppress(OSError, IndexError):
-        text = Path(f"/proc/{pid}/stat").read_text()
-        return text[text.rindex(")") + 2 :].split()[0]
-    return None
+def _runs(pid: int) -> bool:
+    """Whether the process could still execute an instruction of its program."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    state = fields["State"].split()[0]
+    if state == "D":  # waiting for the stopped child of a vfork: it will stop before it comes back from the kernel
+        return not int(fields["ShdPnd"], 16) & (1 << (signal.SIGSTOP - 1))
+    return state not in ("T", "t", "Z", "X")
