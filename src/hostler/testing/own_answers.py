@@ -292,7 +292,6 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
             **{name: {"type": "string"} for name in ("actor_id", "act", "target_id", "workspace_id")},
         },
     ),
-    "sessions.egress.list": (None, Page[EgressDecision], _PAGE),
     "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
     "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
     "policy.test": (TestPolicy, PolicyTest, {}),
