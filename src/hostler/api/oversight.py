@@ -57,12 +57,8 @@ async def list_audit(request: Request) -> Response:
 async def list_egress(request: Request) -> Response:
     query = Query(request)
     allowed = query.one_of("allowed", ("true", "false"), "")
-    return await _of_session(
-        request,
-        query,
-        "egress",
-        partial(services_of(request).oversight.egress, allowed=None if not allowed else allowed == "true"),
-    )
+    rows_of = partial(services_of(request).oversight.egress, allowed=None if not allowed else allowed == "true")
+    return await _of_session(request, query, "egress", rows_of)
 
 
 @router.serves("sessions.credential_uses.list")
@@ -70,11 +66,10 @@ async def list_credential_uses(request: Request) -> Response:
     return await _of_session(request, Query(request), "credential_uses", services_of(request).oversight.credential_uses)
 
 
-Rows = Callable[..., Awaitable[tuple[list[View], bool]]]
-
-
-async def _of_session(request: Request, query: Query, topic: str, rows_of: Rows) -> Response:
-    """A page of what was recorded about one session, newest first."""
+async def _of_session(
+    request: Request, query: Query, topic: str, rows_of: Callable[..., Awaitable[tuple[list[View], bool]]]
+) -> Response:
+    """A page of what was recorded about one session, newest first. `query`: what is left of it is read here."""
     session_id = path_value(request, "session_id")
     kind = f"{topic}:{session_id}"
     limit = query.limit(default=20, most=1_000)

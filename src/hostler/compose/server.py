@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.sandboxes import (
     claude_programs,
     homes,
@@ -198,9 +199,9 @@ async def running(
             stack.callback(outgoing.close)
             broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
+            denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            denials = Denials()
             egress = EgressProxy(
                 StoredDecisions(database, denials),
                 private_allowed=private_allowed,
@@ -216,6 +217,8 @@ async def running(
             )
             harness = ClaudeHarness()
             placement = Placement(provider, await claude_programs(settings, harness), preset_terms(settings), verified)
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -235,8 +238,9 @@ async def running(
                     homes=places,
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
                     allowed_models=models.helpers(),
-                    road_secrets=InjectingSecrets,
                     placement=placement,
+                    road_secrets=InjectingSecrets,
+                    layers=layers,
                 ),
                 variables=variables,
                 profile_of=profile_reader(settings),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, SessionVariables
 from hostler.engine.homes import Homes, remove_tree
+from hostler.engine.layers import HeldLayer, PackageLayers
 from hostler.engine.limits import LimitWatch
 from hostler.engine.placement import Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
@@ -39,9 +40,11 @@ class Surroundings:
     """Extra environment of every process."""
     allowed_models: frozenset[str] | None
     """Models that every sandbox may ask for, besides the model of its agent; None: any."""
+    placement: Placement
     road_secrets: Callable[[SessionVariables], RoadSecrets]
     """Makes what puts a session's variables into its requests."""
-    placement: Placement
+    layers: PackageLayers | None = None
+    """What environments' packages are installed into; None: none can be."""
 
 
 class LiveProcess:
@@ -93,11 +96,13 @@ async def open_process(
     mounts: Sequence[Mount],
     mcp: McpAccess | None = None,
     variables: SessionVariables | None = None,
+    layer: HeldLayer | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
-    Raises what the first failing part raises, SandboxUnavailable when this host can't keep what the session was
-    promised; then nothing is left open.
+    `layer` holds the packages of the session's environment; it is let go with the process. Raises what the first
+    failing part raises, SandboxUnavailable when this host can't keep what the session was promised; then nothing is
+    left open, the layer neither.
     """
     placement = around.placement
     program = placement.programs.path(profile.cli_version)
@@ -105,6 +110,8 @@ async def open_process(
     spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
+        if layer is not None:
+            stack.callback(layer.close)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)
@@ -133,12 +140,13 @@ async def open_process(
                 harness_state=home / "harness",
                 model_socket=sockets / "model.sock",
                 egress_socket=sockets / "egress.sock",
+                program=program,
                 # What the harness and its roads need counts, whatever a vault says.
                 environment={**placeholders, **around.harness.environment(spec), **trust.environment},
-                program=program,
                 limits=profile.sandbox_limits,
                 mounts=(*mounts, *trust.mounts),
                 technology=place.technology,
+                layer=None if layer is None else layer.path,
             )
         )
         run: Run | None = None

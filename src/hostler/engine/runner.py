@@ -17,6 +17,7 @@ from time import monotonic
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
+from hostler.domain.packages import PackageLists
 from hostler.engine import labels, runs, state, turns
 from hostler.engine.attachments import Attachments
 from hostler.engine.budget import used_up
@@ -26,6 +27,7 @@ from hostler.engine.denials import Denials, TurnDenials
 from hostler.engine.egress_port import EgressDecision, McpAccess, McpFailure
 from hostler.engine.homes import Stay
 from hostler.engine.hub import Hub
+from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
 from hostler.engine.mcp import PermittedCalls
 from hostler.engine.memory import Ledger, Memory
 from hostler.engine.permissions import Permissions
@@ -85,9 +87,9 @@ class RunnerParts:
     profile_of: Callable[[SessionRow], Profile]
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
+    denials: Denials = field(default_factory=Denials)
     variables: VariableBroker | None = None
     """Who knows the variables of sessions; None: they have none."""
-    denials: Denials = field(default_factory=Denials)
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -272,12 +274,18 @@ class SessionRunner:
                 await self._memory.close(plan.unclosed)
             prompt = await self._prompt(plan, turn)
             process = await self._ensure_process()
+            if process is None:
+                await self._end(runs.Ended("interrupted", alive=False))
+                return
             if prompt is not None:
                 await process.run.prompt(*prompt)
         except (LeaseLost, NotFound):
             raise
         except runs.ProcessLost as error:
             await self._end(runs.Ended("lost", message=str(error), alive=False))
+            return
+        except LayerFailed as error:
+            await self._end(runs.Ended("failed", message=str(error), alive=False))
             return
         except Exception as error:
             log.exception("turn_not_started", extra={"session": self.lease.session_id})
@@ -303,7 +311,8 @@ class SessionRunner:
         begun = ", ".join(call.name for call in plan.lost if call.started)
         return key, [*content, ev.text_block(BEGUN_BEFORE.format(calls=begun))] if begun else content
 
-    async def _ensure_process(self) -> LiveProcess:
+    async def _ensure_process(self) -> LiveProcess | None:
+        """None: a person interrupted the turn while packages were being installed."""
         assert self._profile is not None
         assert self._session is not None
         variables = await self._variables(self._session, self._profile)
@@ -325,11 +334,17 @@ class SessionRunner:
             self._process_profile, self._process_variables = self._profile, variables
             self._mcp_calls, self._mcp_failures = PermittedCalls(), []
             self._composer = composer_of(self._profile)
+            resume = await self._memory.exists()
+            layer: HeldLayer | None = None
+            if not self._profile.packages.empty:
+                layer = await self._layer(self._profile.packages)
+                if layer is None:
+                    return None
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
                 self._profile,
-                resume=await self._memory.exists(),
+                resume=resume,
                 transcripts=self._memory.transcripts,
                 gatekeeper=self,
                 listener=self,
@@ -339,6 +354,7 @@ class SessionRunner:
                     self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
                 ),
                 variables=variables,
+                layer=layer,
             )
             await self._label(self._process)
         elif not self._profile.self_hosted:
@@ -346,20 +362,6 @@ class SessionRunner:
             self._stay.looked_through = False
             await self._parts.attachments.refresh(self._session, self._stay.home)
         return self._process
-
-    async def _variables(self, session: SessionRow, profile: Profile) -> BrokeredVariables | None:
-        """What the process gets. A live one has the same already, or it has to go."""
-        broker = self._parts.variables
-        if broker is None or profile.self_hosted:
-            return None
-        found = await broker.of(session, profile.egress)
-        if found is None:
-            return None
-        if told := found.unreachable:
-            await self._apply(lambda s, at, totals, _: Step(s, tuple(one.event(at.text) for one in told)))
-        if self._process_variables is not None:
-            self._process_variables.follow(found)
-        return found
 
     async def _label(self, process: LiveProcess) -> None:
         """The session says what it runs in, before anything is asked of what runs there."""
@@ -374,6 +376,33 @@ class SessionRunner:
                 update=SessionUpdate(isolation=after),
             )
             self._session = applied.session
+
+    async def _variables(self, session: SessionRow, profile: Profile) -> BrokeredVariables | None:
+        """What the process gets. A live one has the same already, or it has to go."""
+        broker = self._parts.variables
+        if broker is None or profile.self_hosted:
+            return None
+        found = await broker.of(session, profile.egress)
+        if found is None:
+            return None
+        if told := found.unreachable:
+
+            def tell(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+                errors = (
+                    ev.credential_host_error(at.text, one.vault_id, one.credential_id, one.message) for one in told
+                )
+                return Step(state, tuple(errors))
+
+            await self._apply(tell)
+        if self._process_variables is not None:
+            self._process_variables.follow(found)
+        return found
+
+    async def _layer(self, packages: PackageLists) -> HeldLayer | None:
+        layers = self._parts.around.layers
+        if layers is None:
+            raise LayerFailed("This server can't install packages; take them out of the environment.")
+        return await until_installed(layers, packages, self._wake, self._interrupt_waits)
 
     async def _collect(self) -> None:
         assert self._session is not None

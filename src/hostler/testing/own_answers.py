@@ -116,20 +116,6 @@ class EgressDecision(Answer):
     created_at: str
 
 
-class CredentialUse(Answer):
-    id: str
-    type: Literal["credential_use"]
-    session_id: str
-    vault_id: str
-    credential_id: str
-    method: str
-    host: str
-    port: int
-    place: Literal["header", "body", "url"]
-    outcome: Literal["substituted", "host_not_allowed", "place_not_allowed", "read_only", "plain_http"]
-    created_at: str
-
-
 class PastUse(Answer):
     method: str
     host: str
@@ -181,6 +167,20 @@ class PolicySuggestion(Answer):
     covered: list[PastUse]
     denied: list[PastUse]
     complete: bool
+
+
+class CredentialUse(Answer):
+    id: str
+    type: Literal["credential_use"]
+    session_id: str
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: Literal["header", "body", "url"]
+    outcome: Literal["substituted", "host_not_allowed", "place_not_allowed", "read_only", "plain_http"]
+    created_at: str
 
 
 class HealthDatabase(Answer):
@@ -292,10 +292,10 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
             **{name: {"type": "string"} for name in ("actor_id", "act", "target_id", "workspace_id")},
         },
     ),
-    "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
     "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
     "policy.test": (TestPolicy, PolicyTest, {}),
     "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
+    "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
     "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),
     "webhook_endpoints.list": (None, Page[WebhookEndpoint], _PAGE),
     "webhook_endpoints.retrieve": (None, WebhookEndpoint, {}),
