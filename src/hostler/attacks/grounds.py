@@ -210,3 +210,5 @@ class ProxyGround:
             answer = await road.say(get(url))
             if b"canary" not in answer:
                 raise CouldNotRun(f"an allowed request was answered {first_line(answer)!r}: nothing can be proved")
+
+

@@ -13,11 +13,10 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Callable, Dict, List
 
-Probe = Callable[[dict[str, Any]], list[str]]
-PROBES: dict[str, Probe] = {}
+Probe = Callable[[Dict[str, Any]], List[str]]
+PROBES: Dict[str, Probe] = {}
 
 
 def probe(function: Probe) -> Probe:
@@ -35,12 +34,12 @@ def main() -> None:
             pass
 
 
-def say(words: dict[str, Any]) -> None:
+def say(words: Dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(words) + "\n")
     sys.stdout.flush()
 
 
-def _apart(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _apart(name: str, given: Dict[str, Any], seconds: float) -> Dict[str, Any]:
     """Runs one in a child of its own: what it does to itself, a killed process included, is not the others' business."""
     mine, its = os.pipe()
     child = os.fork()
@@ -48,7 +47,7 @@ def _apart(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
         os.close(mine)
         try:
             try:
-                answer: dict[str, Any] = {"found": PROBES[name](given)}
+                answer: Dict[str, Any] = {"found": PROBES[name](given)}
             except BaseException as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             os.write(its, json.dumps(answer).encode()[:60_000])
@@ -68,7 +67,7 @@ def _apart(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
     os.close(mine)
     _, status = os.waitpid(child, 0)
     if said:
-        answered: dict[str, Any] = json.loads(said)
+        answered: Dict[str, Any] = json.loads(said)
         return answered
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         return {"found": [], "killed": True}  # the filter ended it in the middle of the attack

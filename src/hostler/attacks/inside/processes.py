@@ -6,20 +6,20 @@ import ctypes
 import os
 import platform
 import signal
-from typing import Any
+from typing import Any, Dict, List
 
 from hostler.attacks.inside.battery import probe
 
 
-def _mark(given: dict[str, Any]) -> bytes:
+def _mark(given: Dict[str, Any]) -> bytes:
     return str(given["mark_backwards"])[::-1].encode()
 
 
-def _pids() -> list[int]:
+def _pids() -> List[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _in_proc(given: dict[str, Any], *names: str) -> list[str]:
+def _in_proc(given: Dict[str, Any], *names: str) -> List[str]:
     mark, found = _mark(given), []
     for pid in _pids():
         for name in names:
@@ -33,23 +33,23 @@ def _in_proc(given: dict[str, Any], *names: str) -> list[str]:
 
 
 @probe
-def environments(given: dict[str, Any]) -> list[str]:
+def environments(given: Dict[str, Any]) -> List[str]:
     return _in_proc(given, "environ")
 
 
 @probe
-def command_lines(given: dict[str, Any]) -> list[str]:
+def command_lines(given: Dict[str, Any]) -> List[str]:
     return _in_proc(given, "cmdline", "comm")
 
 
 @probe
-def tables(given: dict[str, Any]) -> list[str]:
+def tables(given: Dict[str, Any]) -> List[str]:
     """Maps, mounts, sockets, locks and limits of processes, and the system's own tables of them."""
     return _in_proc(given, "maps", "stack", "limits", "cgroup", "net/unix", "net/tcp")
 
 
 @probe
-def open_files(given: dict[str, Any]) -> list[str]:
+def open_files(given: Dict[str, Any]) -> List[str]:
     mark, found = _mark(given), []
     own = {os.getpid(), os.getppid()}
     for pid in set(_pids()) - own:
@@ -71,7 +71,7 @@ def open_files(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def memory(given: dict[str, Any]) -> list[str]:
+def memory(given: Dict[str, Any]) -> List[str]:
     """The worker's memory by its number on the host, in three ways."""
     found = []
     pid = given["worker"]
@@ -86,7 +86,7 @@ def memory(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def seen_processes(given: dict[str, Any]) -> list[str]:
+def seen_processes(given: Dict[str, Any]) -> List[str]:
     """The worker and the neighbour, by their numbers on the host."""
     found = []
     for name in ("worker", "neighbour"):
@@ -102,7 +102,7 @@ def seen_processes(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def signals(given: dict[str, Any]) -> list[str]:
+def signals(given: Dict[str, Any]) -> List[str]:
     found = []
     for name in ("worker", "neighbour"):
         if _is_ours(given[name]):
@@ -119,7 +119,7 @@ def signals(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def process_handles(given: dict[str, Any]) -> list[str]:
+def process_handles(given: Dict[str, Any]) -> List[str]:
     number = 434  # pidfd_open, on every architecture
     libc = ctypes.CDLL(None, use_errno=True)
     found = []
@@ -148,34 +148,19 @@ def _parent_chain(pid: int) -> bool:
 
 
 @probe
-def first_process(given: dict[str, Any]) -> list[str]:
+def first_process(given: Dict[str, Any]) -> List[str]:
     """Process 1 was the worker's child: nothing of the worker's environment may be left in it."""
     try:
         with open("/proc/1/environ", "rb") as file:
             words = file.read().split(b"\0")
     except OSError:
         return []
-    expected = set(given["environment"]) | {
-        "HOSTLER_SANDBOX",
-        "SHLVL",
-        "PWD",
-        "HOSTNAME",
-        "OLDPWD",
-        "_",
-        "TERM",
-        "container",
-        "HOME",
-        "PATH",
-    }
-    return [
-        f"process 1 has {word[:60]!r}"
-        for word in words
-        if word and word.partition(b"=")[0].decode("latin-1") not in expected
-    ]
+    expected = set(given["environment"]) | {"HOSTLER_SANDBOX", "SHLVL", "PWD", "HOSTNAME", "OLDPWD", "_", "TERM", "container", "HOME", "PATH"}
+    return [f"process 1 has {word[:60]!r}" for word in words if word and word.partition(b"=")[0].decode("latin-1") not in expected]
 
 
 @probe
-def core_dumps(given: dict[str, Any]) -> list[str]:
+def core_dumps(given: Dict[str, Any]) -> List[str]:
     """A crash must leave no image of memory on the host's disk."""
     import resource
 
@@ -184,7 +169,7 @@ def core_dumps(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def priorities(given: dict[str, Any]) -> list[str]:
+def priorities(given: Dict[str, Any]) -> List[str]:
     """More than its share, by a better priority or by real time."""
     found = []
     try:
@@ -201,13 +186,13 @@ def priorities(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def host_name(given: dict[str, Any]) -> list[str]:
+def host_name(given: Dict[str, Any]) -> List[str]:
     """The host's name and its tables of processes say where one is."""
     return [f"the host's name is {platform.node()!r}"] if platform.node() == given["host_name"] else []
 
 
 @probe
-def kills_everything(given: dict[str, Any]) -> list[str]:
+def kills_everything(given: Dict[str, Any]) -> List[str]:
     """`kill -1`, in a child: the worker and the neighbour are asked afterwards whether they live."""
     child = os.fork()
     if child == 0:

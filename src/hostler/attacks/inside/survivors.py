@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, Dict, List
 
 from hostler.attacks.inside.battery import probe, say
 
@@ -48,14 +48,12 @@ def _double_fork(word: str) -> None:
 
 
 @probe
-def stays(given: dict[str, Any]) -> list[str]:
+def stays(given: Dict[str, Any]) -> List[str]:
     """Three of them: forked twice, started by nohup and setsid, and stopped."""
     _double_fork("forked")
     for way in ("nohup", "setsid"):
         if os.fork() == 0:
-            source = (
-                f"import socket,time; s=socket.socket(1); s.connect({MODEL!r}); s.send(b'{way}\\n'); time.sleep(10**6)"
-            )
+            source = f"import socket,time; s=socket.socket(1); s.connect({MODEL!r}); s.send(b'{way}\\n'); time.sleep(10**6)"
             null = os.open("/dev/null", os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
@@ -67,9 +65,9 @@ def stays(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def forks(given: dict[str, Any]) -> list[str]:
+def forks(given: Dict[str, Any]) -> List[str]:
     """Up to twice the limit, then everything is let go."""
-    children: list[int] = []
+    children: List[int] = []
     refused = False
     for _ in range(2 * given["pids"]):
         try:
@@ -88,11 +86,11 @@ def forks(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def threads(given: dict[str, Any]) -> list[str]:
+def threads(given: Dict[str, Any]) -> List[str]:
     import threading
 
     go_on = threading.Event()
-    made: list[threading.Thread] = []
+    made: List[threading.Thread] = []
     refused = False
     for _ in range(2 * given["pids"]):
         thread = threading.Thread(target=go_on.wait, daemon=True)
@@ -107,7 +105,7 @@ def threads(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def memory_flood(given: dict[str, Any]) -> list[str]:
+def memory_flood(given: Dict[str, Any]) -> List[str]:
     """Twice the limit, in pieces. Whoever lives to the end had it all."""
     kept = []
     for _ in range(2 * given["memory"] >> 22):
@@ -135,33 +133,33 @@ def _fill(path: str, most: int) -> int:
     return written
 
 
-def _filled(given: dict[str, Any], place: str, bound: int) -> list[str]:
+def _filled(given: Dict[str, Any], place: str, bound: int) -> List[str]:
     written = _fill(f"{place}/.flood", 2 * bound)
     return [f"{written >> 20} MiB were written to {place}, of {bound >> 20}"] if written >= 2 * bound else []
 
 
 @probe
-def scratch_flood(given: dict[str, Any]) -> list[str]:
+def scratch_flood(given: Dict[str, Any]) -> List[str]:
     return _filled(given, "/tmp", given["scratch"])
 
 
 @probe
-def shared_memory_flood(given: dict[str, Any]) -> list[str]:
+def shared_memory_flood(given: Dict[str, Any]) -> List[str]:
     return _filled(given, "/dev/shm", given["scratch"])
 
 
 @probe
-def home_flood(given: dict[str, Any]) -> list[str]:
+def home_flood(given: Dict[str, Any]) -> List[str]:
     return _filled(given, "/home/agent", given["scratch"])
 
 
 @probe
-def disk_flood(given: dict[str, Any]) -> list[str]:
+def disk_flood(given: Dict[str, Any]) -> List[str]:
     return _filled(given, "/workspace", given["disk"])
 
 
 @probe
-def file_flood(given: dict[str, Any]) -> list[str]:
+def file_flood(given: Dict[str, Any]) -> List[str]:
     """Empty files cost no blocks, but they cost the kernel's memory."""
     made, top = 0, "/tmp/.many"
     bound = 2 * (given["memory"] >> 10)  # a file takes about 1 KiB of the kernel
@@ -181,7 +179,7 @@ def file_flood(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def descriptor_flood(given: dict[str, Any]) -> list[str]:
+def descriptor_flood(given: Dict[str, Any]) -> List[str]:
     bound = given["open_files"]
     kept = []
     try:
@@ -193,7 +191,7 @@ def descriptor_flood(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def raised_limits(given: dict[str, Any]) -> list[str]:
+def raised_limits(given: Dict[str, Any]) -> List[str]:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (given["open_files"] * 2, given["open_files"] * 2))
     except (OSError, ValueError):
@@ -202,7 +200,7 @@ def raised_limits(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def processor_flood(given: dict[str, Any]) -> list[str]:
+def processor_flood(given: Dict[str, Any]) -> List[str]:
     """Four busy loops; how much time of processors they got together in one second."""
     used, wall = os.times(), time.monotonic()
     children = []
@@ -223,7 +221,7 @@ def processor_flood(given: dict[str, Any]) -> list[str]:
 
 
 @probe
-def output_flood(given: dict[str, Any]) -> list[str]:
+def output_flood(given: Dict[str, Any]) -> List[str]:
     """Eight MiB on the standard output, in one line: whoever reads it must not be surprised."""
     say({"probe": "noise", "found": [], "noise": "x" * 1000})
     return []
