@@ -84,6 +84,9 @@ class Sandbox(_Section):
     memory_mb: int = Field(2048, ge=256, le=1 << 20, description="Memory of one sandbox, in MiB.")
     cpus: float = Field(2.0, gt=0, le=1024, description="Processors of one sandbox.")
     pids: int = Field(256, ge=32, le=1 << 16, description="Processes and threads of one sandbox.")
+    disk_mb: int = Field(
+        5120, ge=64, le=1 << 24, description="What is kept of one session (workspace, outputs, state), in MiB."
+    )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
 

@@ -14,25 +14,28 @@ from pathlib import Path
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.egress.cloning import CloneLimits, GitCloner
+from hostler.engine.homes import Homes
 from hostler.engine.memory_resource import memory_section
 from hostler.engine.mounted_skills import skills_section
 from hostler.engine.placement import Placement, PresetTerms, Programs, Survey
-from hostler.engine.process import Homes
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
+from hostler.engine.volume_port import Volumes
 from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 from hostler.sandbox.ladder import Ladder
+from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
 
-def sandbox_provider(settings: Settings) -> Ladder:
+def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> Ladder:
     """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
     box = settings.sandbox
     uids = range(box.first_uid, box.first_uid + box.uids)
     return Ladder(
         {"bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids)},
         default=box.technology or None,
+        also=(trial or volume_trial(settings)).amend,
     )
 
 
@@ -94,13 +97,23 @@ def _version_of(program: Path) -> str | None:
     return found.group(1).decode() if found and done.returncode == 0 else None
 
 
-def homes(settings: Settings) -> Homes:
+def volume_trial(settings: Settings) -> VolumeTrial:
+    """Whether this host gives volumes. Touches nothing before it is asked."""
+    return VolumeTrial(settings.state_dir)
+
+
+def homes(settings: Settings, volumes: Volumes) -> Homes:
     """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     sockets = settings.state_dir / "run"
     if len(str(sockets)) > 60:
         name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
         sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
-    return Homes(settings.state_dir / "sessions", sockets)
+    return Homes(settings.state_dir / "sessions", sockets, volumes)
+
+
+def volumes(settings: Settings, trial: VolumeTrial) -> tuple[Volumes, list[str]]:
+    """The best that this host gives, for `homes`, and what was left mounted by an earlier life. Blocks."""
+    return open_volumes(settings.state_dir / "volumes", settings.state_dir / "sessions", trial)
 
 
 def repository_cloner(settings: Settings) -> GitCloner:
@@ -115,7 +128,7 @@ def repository_cloner(settings: Settings) -> GitCloner:
 
 def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
     box, turns, presets = settings.sandbox, settings.turns, preset_terms(settings)
-    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids)
+    limits = SandboxLimits(memory_bytes=box.memory_mb << 20, cpus=box.cpus, pids=box.pids, disk_bytes=box.disk_mb << 20)
 
     def read(row: SessionRow) -> Profile:
         environment = row.environment

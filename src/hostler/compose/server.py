@@ -29,6 +29,8 @@ from hostler.compose.sandboxes import (
     profile_reader,
     repository_cloner,
     sandbox_provider,
+    volume_trial,
+    volumes,
 )
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
@@ -51,7 +53,7 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
-from hostler.engine.attachments import Attachments
+from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
@@ -60,6 +62,7 @@ from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.homes import remove_tree
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory_files import MemoryFiles
@@ -73,7 +76,7 @@ from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Placement, Verified
 from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
-from hostler.engine.process import Surroundings, remove_tree
+from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
@@ -164,11 +167,15 @@ async def running(
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
-            provider = sandbox_provider(settings)
+            trial = volume_trial(settings)
+            provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
             label = await provider.probe()
-            swept = tuple(await provider.sweep())
-            places = homes(settings)
+            swept = list(await provider.sweep())
+            kept_on, unmounted = await asyncio.to_thread(volumes, settings, trial)
+            stack.callback(kept_on.close)
+            swept += unmounted
+            places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
             upstream = await _upstream(settings, stack)
@@ -209,6 +216,7 @@ async def running(
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
+            mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
             parts = RunnerParts(
@@ -229,7 +237,7 @@ async def running(
                 attachments=Attachments(
                     (
                         Repositories(database, cloner, sealer),
-                        MountedFiles(database, blobs),
+                        mounted_files,
                         mounted_skills,
                         memory_files,
                         outputs,
@@ -243,6 +251,7 @@ async def running(
 
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
+                await asyncio.to_thread(mounted_files.forget, session_id)
 
             worker = Worker(
                 owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)
@@ -302,8 +311,7 @@ async def running(
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
-                    tasks.create_task(outputs.collect_left(places.kept)),
-                    tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(collect_left(places, database, parts.attachments)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),
@@ -315,7 +323,17 @@ async def running(
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, hub, swept)
+                    yield Hostler(
+                        settings,
+                        base_url,
+                        database,
+                        label,
+                        settings.rehearsing,
+                        worker,
+                        broker,
+                        hub,
+                        (*swept, *unmounted),
+                    )
                 finally:
                     worker.drain()
                     hub.close()

@@ -194,8 +194,24 @@ def request_end(at: str, start_id: str, tokens: Body, is_error: bool) -> Event:
     return _event("span.model_request_end", at, model_request_start_id=start_id, model_usage=tokens, is_error=is_error)
 
 
-def error(at: str, type_: ErrorType, message: str, retry: RetryStatus) -> Event:
-    return _event("session.error", at, error={"type": type_, "message": message, "retry_status": {"type": retry}})
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit that a session ran into, for programs: our extension of an error."""
+
+    code: str
+    """Which one: `memory_limit_reached`, `pids_limit_reached`, `disk_limit_reached`, `disk_files_limit_reached`,
+    `turn_seconds_reached`, `max_turns_reached`."""
+    field: str
+    """What raises it, in an environment."""
+    value: float | None
+    """What it is now, in the unit of the field; None: not known here."""
+
+
+def error(at: str, type_: ErrorType, message: str, retry: RetryStatus, limit: Limit | None = None) -> Event:
+    body: Body = {"type": type_, "message": message, "retry_status": {"type": retry}}
+    if limit is not None:
+        body |= {"code": limit.code, "limit": {"field": limit.field, "value": limit.value}}
+    return _event("session.error", at, error=body)
 
 
 RepositoryError = Literal[

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -24,6 +24,7 @@ from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.content import ContentSource
 from hostler.engine.denials import Denials, TurnDenials
 from hostler.engine.egress_port import EgressDecision, McpAccess, McpFailure
+from hostler.engine.homes import Stay
 from hostler.engine.hub import Hub
 from hostler.engine.mcp import PermittedCalls
 from hostler.engine.memory import Ledger, Memory
@@ -47,7 +48,7 @@ CONTINUE = (
 """What the model is told when a turn goes on after a crash."""
 
 LINGER_SECONDS = 0.01
-"""How long the start of a model request may wait to be written together with what follows."""
+"""How long the start or the end of a model request may wait to be written together with what follows."""
 
 GO_ON = "The work was paused because its budget was used up. It may go on now: go on with the task."
 """What it is told when the budget was raised, after a run that the budget had stopped in the middle."""
@@ -101,6 +102,11 @@ class SessionRunner:
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
+        self._house = AsyncExitStack()
+        self._stay: Stay | None = None
+        """The session's files, from the first need of them to the end of `serve`."""
+        self._told: tuple[str, set[str]] = ("", set())
+        """A turn, and the limits that its user was told of."""
         self._process: LiveProcess | None = None
         self._process_profile: Profile | None = None
         self._more = False
@@ -146,7 +152,10 @@ class SessionRunner:
         except* (LeaseLost, NotFound) as lost:
             log.warning("lease_lost", extra={"session": self.lease.session_id, "reason": str(lost.exceptions[0])})
         finally:
-            await self._close()
+            try:
+                await self._close()
+            finally:
+                await self._house.aclose()
 
     async def give_up(self) -> None:
         """End the turn with an error: this worker can't serve it, and trying again has not helped."""
@@ -297,10 +306,14 @@ class SessionRunner:
             await self._close()
         if self._process is None:
             homes, session_id = self._parts.around.homes, self.lease.session_id
+            if self._stay is None:
+                entered = homes.entered(session_id, self._profile.sandbox_limits.disk_bytes)
+                self._stay = await self._house.enter_async_context(entered)
+            self._stay.looked_through = False
             await asyncio.to_thread(homes.make, session_id)
             mounts = []
             if not self._profile.self_hosted:  # there the worker lays out what the agent works with
-                mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
+                mounts = await self._parts.attachments.lay_out(self._session, self._stay.home)
             complaints = self._parts.attachments.complaints(session_id)
             if complaints:
                 await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
@@ -323,7 +336,9 @@ class SessionRunner:
             )
             await self._label(self._process)
         elif not self._profile.self_hosted:
-            await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
+            assert self._stay is not None
+            self._stay.looked_through = False
+            await self._parts.attachments.refresh(self._session, self._stay.home)
         return self._process
 
     async def _label(self, process: LiveProcess) -> None:
@@ -342,9 +357,11 @@ class SessionRunner:
 
     async def _collect(self) -> None:
         assert self._session is not None
-        if self._profile is not None and self._profile.self_hosted:
-            return
-        await self._parts.attachments.collect(self._session, self._parts.around.homes.of(self.lease.session_id))
+        if self._stay is not None:
+            hosted_elsewhere = self._profile is not None and self._profile.self_hosted
+            self._stay.looked_through = hosted_elsewhere or await self._parts.attachments.collect(
+                self._session, self._stay.home
+            )
 
     async def _close(self) -> None:
         process, self._process = self._process, None
@@ -367,18 +384,33 @@ class SessionRunner:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
             try:
-                ended = await self._consume(arrived)
+                ended, pending = await self._consume(arrived, process, turn.id)
             finally:
                 self._arrived = None
                 reader.cancel()
                 watcher.cancel()
         self._busy = ended.how in ("failed", "lost")
-        if ended.how == "lost":
-            words = await process.last_words()
-            ended = runs.Ended("lost", message=f"{words} {ended.message}".strip(), alive=False)
-        await self._end(ended)
+        await self._tell_limits(process, turn.id, pending)
+        await self._end(ended, pending)
 
-    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent | None]) -> runs.Ended:
+    async def _tell_limits(self, process: LiveProcess, turn_id: str, pending: list[Op]) -> None:
+        """Says which limits were reached, each once in a turn: adds that to what is to be written."""
+        if self._told[0] != turn_id:
+            self._told = turn_id, set()
+        told = self._told[1]
+        hits = [hit for hit in await process.limits.look() if hit.kind not in told]
+        told.update(hit.kind for hit in hits)
+        if hits:
+            pending.append(
+                lambda s, at, _: Step(
+                    s, tuple(ev.error(at.text, "unknown_error", hit.message, "retrying", hit.limit) for hit in hits)
+                )
+            )
+
+    async def _consume(
+        self, arrived: asyncio.Queue[runs.RunEvent | None], process: LiveProcess, turn_id: str
+    ) -> tuple[runs.Ended, list[Op]]:
+        """How the run ended, and what is to be written together with that."""
         pending: list[Op] = []
         while True:
             try:
@@ -391,12 +423,15 @@ class SessionRunner:
                 batch.append(arrived.get_nowait())
             ended = await self._record(batch, pending)
             if ended is not None:
-                return ended
+                return ended, pending
+            if any(isinstance(event, runs.ToolResult) for event in batch):
+                await self._tell_limits(process, turn_id, pending)
+                await self._flush(pending)
 
     async def _record(self, batch: Sequence[runs.RunEvent | None], pending: list[Op]) -> runs.Ended | None:
         """Write down what came, in order, with as few transactions as the previews between allow.
 
-        The start of a request can linger in `pending`: it is soon followed by something that must be written.
+        Start and end of a request can linger in `pending`: they are soon followed by something that must be written.
         """
         session_id, hub = self.lease.session_id, self._parts.hub
         urgent = False
@@ -408,12 +443,13 @@ class SessionRunner:
             if isinstance(event, runs.Ended):
                 if (rest := self._denials.rest()) is not None:
                     pending += [op for op in self._composer.compose(rest) if not isinstance(op, Preview)]
-                await self._flush(pending)
+                if not event.alive:  # much is done before that is written
+                    await self._flush(pending)
                 return event
             for made in self._composer.compose(event):
                 if not isinstance(made, Preview):
                     pending.append(made)
-                    urgent |= not isinstance(event, runs.RequestStarted)
+                    urgent |= not isinstance(event, runs.RequestStarted | runs.RequestEnded)
                 elif hub.previews(session_id):
                     await self._flush(pending)
                     hub.preview(session_id, made.type, made.frame)
@@ -431,20 +467,25 @@ class SessionRunner:
         if turn is not None and self._profile is not None and turn.requests > self._profile.turn_limits.max_requests:
             most = self._profile.turn_limits.max_requests
             text = f"The turn was stopped after {most} model requests (max_turns)."
-            self._stop(RunEnd("failed", "tool_use_limit_reached_error", text))
+            limit = ev.Limit("max_turns_reached", "config.limits.max_turns", most)
+            self._stop(RunEnd("failed", "tool_use_limit_reached_error", text, limit=limit))
 
-    async def _end(self, ended: runs.Ended) -> None:
-        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run."""
+    async def _end(self, ended: runs.Ended, pending: Sequence[Op] = ()) -> None:
+        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run.
+
+        `pending` is what it did before that and is not written yet.
+        """
         if not ended.alive and ended.how != "deferred":
             await self._close()
         by_harness = ended.alive and ended.how == "interrupted"
-        end = RunEnd(ended.how, ended.error, ended.message, ended.details, by_harness)
+        end = RunEnd(ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness)
         if self._stopping is not None:
             stop = self._stopping
-            end = RunEnd(stop.how, stop.error, stop.message, closed_by_harness=by_harness)
+            end = RunEnd(stop.how, stop.error, stop.message, limit=stop.limit, closed_by_harness=by_harness)
         self._stopping = None
         self._composer.dropping_errors = False
-        await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
+        step = joined([*pending, lambda s, at, totals: turns.run_ended(s, at, totals, end)])
+        await self._apply(lambda s, at, totals, _: step(s, at, totals))
         if not ended.alive:
             await self._close()
 
@@ -461,8 +502,12 @@ class SessionRunner:
                         break
             self._stop(RunEnd("interrupted"))
         except TimeoutError:
-            text = f"The turn was stopped after {seconds:g} seconds (turn_seconds)."
-            self._stop(RunEnd("failed", "unknown_error", text))
+            text = (
+                f"The turn was stopped after {seconds:g} seconds (turn_seconds). The session goes on with the next "
+                "message; raise config.limits.turn_seconds of the environment for new sessions."
+            )
+            limit = ev.Limit("turn_seconds_reached", "config.limits.turn_seconds", seconds)
+            self._stop(RunEnd("failed", "unknown_error", text, limit=limit))
         killed_at = monotonic() + self._parts.interrupt_grace_seconds
         # A run that can't be asked is gone already, or doesn't answer: the agent can stop it with a signal.
         with suppress(Exception):
