@@ -84,6 +84,24 @@ def test_a_changed_list_is_tried_against_what_was_recorded(road: Road) -> None:
     assert opened["unchanged"] == {"allowed": 3, "denied": 1}
 
 
+def test_a_rule_that_looks_inside_is_tried_where_the_inside_was_read(road: Road) -> None:
+    road.went("api.example.com")
+    road.went("api.example.com", method="GET", path="/v1/files/x")
+    road.went("api.example.com", method="POST", path="/v1/files/x")
+    road.went("cdn.example.com")
+    rules = [
+        {"host": "api.example.com", "methods": ["get"], "paths": ["/v1/files"]},
+        {"host": "cdn.example.com", "methods": ["GET"]},
+    ]
+    answer = road.test({"type": "limited", "allowed_hosts": [], "rules": rules})
+    (blocked,) = answer["would_block"]
+    assert (blocked["method"], blocked["path"], blocked["reason"]) == ("POST", "/v1/files/x", "method_not_allowed")
+    assert blocked["allow"] == {"rules": [{"host": "api.example.com", "methods": ["POST"]}]}
+    # Of one host the requests were read, so its tunnel says nothing more; of the other nobody knows.
+    assert hosts(answer["unknown"]) == ["cdn.example.com"]
+    assert answer["unchanged"] == {"allowed": 1, "denied": 0}
+
+
 def test_it_changes_nothing(road: Road) -> None:
     before = road.client.beta.environments.retrieve(road.environment)
     road.test({"type": "limited", "allowed_hosts": []})
@@ -156,7 +174,7 @@ def test_many_names_of_one_owner_are_folded_and_that_is_said(road: Road) -> None
 
 
 def test_wrong_questions_say_what_to_do(road: Road) -> None:
-    self_hosted = road.client.beta.environments.create(name="mine", config={"type": "self_hosted"}).id
+    self_hosted = road.client.beta.environments.create(name="workers", config={"type": "self_hosted"}).id
     wild = {"type": "limited", "allowed_hosts": ["*"]}
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("test", {"environment_id": self_hosted}, "self-hosted"),
