@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.egress.outgoing import OutgoingClient
+from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
@@ -37,11 +38,14 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
+from hostler.engine.placement import Placement, Programs
+from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.sandbox_port import IsolationLabel, Technology
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -87,6 +91,16 @@ class AgentsThatFail(Agents):
         if self.failures:
             raise self.failures.popleft()
         return await super().retrieve(workspace, agent_id, version)
+
+
+class OneRung:
+    """A host that gives bubblewrap sandboxes in which every limit holds."""
+
+    async def rungs(self) -> Mapping[Technology, IsolationLabel | str]:
+        return {"bubblewrap": IsolationLabel("bubblewrap", "per_sandbox", "cgroup_v2", disk_by="volume")}
+
+
+PLACEMENT = Placement(OneRung(), Programs("2.1.300", {"2.1.300": Path("/nonexistent")}))
 
 
 class RunningServer:
@@ -183,7 +197,8 @@ class RunningServer:
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
                 agents=self.agents,
-                environments=Environments(self.database),
+                environments=Environments(self.database, PLACEMENT),
+                policies=Policies(self.database, PolicyTrials()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

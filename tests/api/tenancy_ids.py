@@ -413,6 +413,7 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "approvals.list": (),
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
+    "sessions.credential_uses.list": (),
     "health.retrieve": (),
     "webhook_endpoints.create": (),
     "webhook_endpoints.list": (),

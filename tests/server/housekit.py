@@ -13,6 +13,7 @@ import anthropic
 
 from hostler import compose, config
 from hostler.engine.egress_port import McpCredentials
+from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0
@@ -55,6 +56,11 @@ class House:
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
         self.client = self.new_client()
+
+    @property
+    def claude_version(self) -> str:
+        """Of the program that runs in sandboxes."""
+        return ClaudeHarness().version
 
     def new_client(self, **more: Any) -> anthropic.AsyncAnthropic:
         assert self.hostler is not None

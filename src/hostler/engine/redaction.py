@@ -1,6 +1,6 @@
 """How is text that somebody else wrote made fit to be shown, when it may repeat a secret?
 
-Every form in which a service is likely to echo what it was sent is replaced: as it is, JSON-escaped, percent-encoded,
+Every form in which a service is likely to echo what it was sent is replaced: as it is, escaped for JSON, HTML or a URL,
 in base64 (at any offset in a longer text) and in hexadecimal. It is a net under a wire, not a wall: who sends a secret
 to a hostile service has given it away.
 """
@@ -8,6 +8,7 @@ to a hostile service has given it away.
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
 
     cut  the text goes on somewhere else: a beginning of a secret at its end is removed too.
     """
-    forms = sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True)
+    forms = sorted({form for secret in secrets if secret for form in forms_of(secret)}, key=len, reverse=True)
     for form in forms:
         text = re.sub(re.escape(form), REDACTED, text, flags=re.IGNORECASE if _is_encoded(form) else 0)
     text = _TOKEN_FIELDS.sub(rf"\1{REDACTED}", text)
@@ -39,17 +40,31 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
     return text
 
 
-def _forms(secret: str) -> set[str]:
+def forms_of(secret: str) -> set[str]:
+    """How somebody may write `secret` down: what each of them holds is the secret's alone."""
     raw = secret.encode()
-    forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    forms |= {json.dumps(secret)[1:-1].replace("/", "\\/"), quote(secret, safe=""), quote(secret), quote_plus(secret)}
-    forms.add(raw.hex())
+    escaped = json.dumps(secret)[1:-1]
+    forms = {secret, escaped, escaped.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
+    forms |= {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
+    forms |= {_lower_escapes(form) for form in forms if "%" in form}
+    marked = html.escape(secret)
+    forms |= {marked, marked.replace("&#x27;", "&#39;"), html.escape(secret, quote=False)}
+    forms |= {raw.hex(), raw.hex().upper()}
     for offset in range(3):
         # The characters at either end also hold bits of the neighbours; what is between them is the secret's alone.
         padded = base64.b64encode(b"\x00" * offset + raw).decode().rstrip("=")
         inside = padded[(0, 2, 3)[offset] : len(padded) - (1 if (len(raw) + offset) % 3 else 0)]
-        forms |= {inside, inside.replace("+", "-").replace("/", "_")}
+        forms |= {
+            inside,
+            inside.replace("+", "-").replace("/", "_"),
+            inside.replace("/", "\\/"),
+            quote(inside, safe=""),
+        }
     return {form for form in forms if len(form) >= min(4, len(secret))}
+
+
+def _lower_escapes(form: str) -> str:
+    return re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), form)
 
 
 def _is_encoded(form: str) -> bool:
