@@ -47,7 +47,7 @@ _ETC_FILES = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "resolv.conf": "",
 }
-_ETC_FROM_HOST = (
+ETC_FROM_HOST = (
     *("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust"),
     *sorted(folder.name for folder in Path("/etc").glob("java-*-openjdk")),
 )
@@ -116,7 +116,7 @@ def prepare_etc(directory: Path) -> None:
         new.write_text(text)
         new.chmod(0o644)
         new.replace(directory / name)
-    for name in _ETC_FROM_HOST:
+    for name in ETC_FROM_HOST:
         source, target = Path("/etc", name), directory / name
         if source.is_dir():
             target.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -287,7 +287,7 @@ def _host_system(visible: Mapping[str, str]) -> list[str]:
         elif system.is_dir():
             words += ["--ro-bind", str(system), str(system)]
     words += ["--ro-bind", visible["etc"], "/etc"]
-    for name in _ETC_FROM_HOST:
+    for name in ETC_FROM_HOST:
         if Path("/etc", name).exists():
             words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     return words
