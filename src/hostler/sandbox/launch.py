@@ -47,8 +47,12 @@ _ETC_FILES = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "resolv.conf": "",
 }
-ETC_FROM_HOST = ("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust")
-"""What of the host's `/etc` is visible: links of Debian's alternatives, the loader's cache, public certificates."""
+ETC_FROM_HOST = (
+    *("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust"),
+    *sorted(folder.name for folder in Path("/etc").glob("java-*-openjdk")),
+)
+"""What of the host's `/etc` is visible: links of Debian's alternatives, the loader's cache, public certificates, and
+the part of Debian's Java without which it doesn't start."""
 
 _PACKAGES = {
     "bwrap": "bubblewrap",
