@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
-_LISTS = frozenset({"allowed_hosts", "directories", "previous_keys", "private_allowed"})
+_LISTS = frozenset(
+    {"allowed_hosts", "directories", "extra_packages", "package_hosts", "previous_keys", "private_allowed"}
+)
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
@@ -140,6 +142,35 @@ class Egress(_Section):
     private_allowed: tuple[str, ...] = Field(
         (), description="Private addresses of this network that sessions may reach if their rules allow the name."
     )
+    package_hosts: tuple[str, ...] = Field(
+        (),
+        description="Registries of package managers: what `allow_package_managers` allows, and all that installers "
+        "reach. Empty: the public ones of apt, cargo, gem, go, npm and pip.",
+    )
+
+
+class Packages(_Section):
+    """What is installed for environments, once, in a sandbox of its own."""
+
+    seconds: float = Field(900.0, gt=0, description="How long installing the packages of one environment may take.")
+    layer_mb: int = Field(4096, ge=16, le=1 << 20, description="Room for what installers write, in MiB.")
+    total_mb: int = Field(
+        20_480, ge=16, le=1 << 24, description="All that is kept, in MiB; what was unused for longest is removed."
+    )
+    memory_mb: int = Field(2048, ge=256, le=1 << 20, description="Memory of installers, in MiB.")
+    first_uid: int = Field(
+        400_000, ge=1000, description="First of 65,536 host user and group ids that nothing else has, for installers."
+    )
+
+
+class Images(_Section):
+    """The base image that packages are installed on, and that containers and machines run."""
+
+    suite: str = Field("", description="Release of the distribution, such as `bookworm`. Empty: the host's own.")
+    sources: str = Field(
+        "", description="File with apt sources (deb822) for it. Empty: the host's, of its own distribution."
+    )
+    extra_packages: tuple[str, ...] = Field((), description="Debian packages besides the usual ones.")
 
 
 class Secrets(_Section):
@@ -239,6 +270,8 @@ class Settings(_Section):
     claude: Claude = Claude()
     files: Files = Files()
     egress: Egress = Egress()
+    packages: Packages = Packages()
+    images: Images = Images()
     secrets: Secrets = Secrets()
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()

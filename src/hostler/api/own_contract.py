@@ -51,6 +51,7 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("sessions.egress.list", "GET", "/sessions/{session_id}/egress", "read"),
     ("policy.test", "POST", "/policy/test", "read"),
     ("policy.suggest", "POST", "/policy/suggest", "read"),
+    ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),
     ("webhook_endpoints.create", "POST", "/webhook_endpoints", "admin"),
     ("webhook_endpoints.list", "GET", "/webhook_endpoints", "read"),
     ("webhook_endpoints.retrieve", "GET", "/webhook_endpoints/{endpoint_id}", "read"),

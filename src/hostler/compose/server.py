@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.sandboxes import (
     claude_programs,
     homes,
@@ -47,8 +48,10 @@ from hostler.compose.terms import (
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.resolve import Resolver
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
@@ -87,6 +90,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
@@ -151,12 +155,17 @@ def worker_name(settings: Settings) -> str:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, mcp_credentials: McpCredentials | None = None, verified: Verified | None = None
+    settings: Settings,
+    *,
+    mcp_credentials: McpCredentials | None = None,
+    verified: Verified | None = None,
+    resolver: Resolver | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
-    has shown here; None: it was never run.
+    has shown here; None: it was never run. `resolver` turns the names that sessions ask for into addresses; None: the
+    system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -197,8 +206,11 @@ async def running(
             broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
             denials = Denials()
+            variables = VariableBroker(database, sealer)
+            stack.push_async_callback(variables.close)
             egress = EgressProxy(
                 StoredDecisions(database, denials),
+                resolver=resolver,
                 private_allowed=private_allowed,
                 credentials=mcp_credentials or broker,
             )
@@ -212,6 +224,8 @@ async def running(
             )
             harness = ClaudeHarness()
             placement = Placement(provider, await claude_programs(settings, harness), preset_terms(settings), verified)
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
@@ -232,7 +246,10 @@ async def running(
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
                     allowed_models=models.helpers(),
                     placement=placement,
+                    road_secrets=InjectingSecrets,
+                    layers=layers,
                 ),
+                variables=variables,
                 profile_of=profile_reader(settings),
                 attachments=Attachments(
                     (

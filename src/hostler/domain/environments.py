@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field
 from hostler.domain.agents import AgentName
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.isolation import Hosting, Isolation, Limits, Preset
-from hostler.domain.networking import Networking, NetworkingRequest, Unrestricted, changed_networking
-from hostler.domain.packages import PACKAGE_MANAGERS, no_packages
+from hostler.domain.networking import Limited, Networking, NetworkingRequest, Unrestricted, changed_networking
+from hostler.domain.packages import PackageLists, PackagesRequest, changed_packages
 from hostler.domain.values import Metadata, MetadataPatch, Text, Value, problem
 
 MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
@@ -19,7 +19,7 @@ MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
 class CloudConfigRequest(Value):
     type: Literal["cloud"]
     networking: NetworkingRequest | None = None
-    packages: Annotated[None, BeforeValidator(no_packages)] = None
+    packages: PackagesRequest | None = None
     isolation: Isolation | None = None
     limits: Limits | None = None
     hosting: Hosting | None = None
@@ -31,6 +31,7 @@ class CloudConfig(Value):
 
     type: Literal["cloud"] = "cloud"
     networking: Networking = Unrestricted()
+    packages: PackageLists = PackageLists()
     isolation: Isolation = Isolation()
     limits: Limits = Limits()
     hosting: Hosting = Hosting()
@@ -42,7 +43,7 @@ class CloudConfig(Value):
         shown: dict[str, Any] = {
             "type": "cloud",
             "networking": self.networking.wire(),
-            "packages": {"type": "packages", **{manager: [] for manager in PACKAGE_MANAGERS}},
+            "packages": self.packages.model_dump(mode="json"),
         }
         for name, part in (("isolation", self.isolation), ("limits", self.limits), ("hosting", self.hosting)):
             if values := part.model_dump(mode="json", exclude_none=True):
@@ -134,8 +135,14 @@ def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudCon
     networking = stored.networking
     if request.networking is not None:
         networking = changed_networking(networking, request.networking)
+    packages = changed_packages(stored.packages, request.packages)
+    if isinstance(networking, Limited) and not networking.allow_package_managers and not packages.empty:
+        raise InvalidRequest(
+            "config.packages: under limited networking packages need networking.allow_package_managers to be true",
+        )
     return CloudConfig(
         networking=networking,
+        packages=packages,
         isolation=_overlaid(stored.isolation, request, "isolation"),
         limits=_overlaid(stored.limits, request, "limits"),
         hosting=_overlaid(stored.hosting, request, "hosting"),

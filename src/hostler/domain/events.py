@@ -229,6 +229,18 @@ def repository_error(at: str, type_: RepositoryError, message: str, url: str) ->
     return _event("session.error", at, error=body)
 
 
+def credential_host_error(at: str, vault_id: str, credential_id: str, message: str) -> Event:
+    """A variable is for hosts that the environment doesn't let the session reach; the session goes on."""
+    error = {
+        "type": "credential_host_unreachable_error",
+        "vault_id": vault_id,
+        "credential_id": credential_id,
+        "message": message,
+        "retry_status": {"type": "retrying"},
+    }
+    return _event("session.error", at, error=error)
+
+
 def mcp_error(at: str, type_: ErrorType, server: str, message: str) -> Event:
     """An MCP server can't be used; the session goes on without it, and tries again when it next starts a process."""
     error = {"type": type_, "mcp_server_name": server, "message": message, "retry_status": {"type": "retrying"}}

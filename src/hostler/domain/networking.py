@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from hostler.domain.values import Items, Value, problem
 
@@ -61,12 +61,6 @@ def host_rule(rule: str) -> str:
 
 def _host_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(host_rule(rule) for rule in rules))
-
-
-def _must_be_false(value: object) -> object:
-    if value is True:
-        raise problem("true is not supported by this server yet; leave it out and list the hosts in allowed_hosts")
-    return value
 
 
 def _method(text: str) -> str:
@@ -138,7 +132,8 @@ class Limited(Value):
     type: Literal["limited"] = "limited"
     allowed_hosts: tuple[str, ...] = ()
     allow_mcp_servers: bool = False
-    allow_package_managers: Literal[False] = False
+    allow_package_managers: bool = False
+    """Whether the registries of package managers may be reached too."""
     rules: Items[Rule] = ()
 
     def wire(self) -> dict[str, Any]:
@@ -151,7 +146,7 @@ class LimitedRequest(Value):
     type: Literal["limited"]
     allowed_hosts: Annotated[Items[str], Field(max_length=MAX_ALLOWED_HOSTS), AfterValidator(_host_rules)] | None = None
     allow_mcp_servers: bool | None = None
-    allow_package_managers: Annotated[bool | None, BeforeValidator(_must_be_false)] = None
+    allow_package_managers: bool | None = None
     rules: Annotated[Items[Rule], Field(max_length=MAX_RULES), AfterValidator(_once)] | None = None
 
 
@@ -173,5 +168,8 @@ def changed_networking(
     return Limited(
         allowed_hosts=kept.allowed_hosts if request.allowed_hosts is None else request.allowed_hosts,
         allow_mcp_servers=kept.allow_mcp_servers if request.allow_mcp_servers is None else request.allow_mcp_servers,
+        allow_package_managers=(
+            kept.allow_package_managers if request.allow_package_managers is None else request.allow_package_managers
+        ),
         rules=(request.rules or ()) if "rules" in request.model_fields_set else kept.rules,
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.client_hello import Hello, NotTls
+from hostler.egress.http1 import own_answer
 from hostler.egress.limits import EgressLimits
 from hostler.egress.policy import BadTarget, McpTarget, Policy, Target, Verdict, normalise
 from hostler.egress.resolve import Resolver
@@ -62,6 +63,10 @@ class Decider:
                 return Verdict(False, "this_host", "A session doesn't reach the machine that it runs on."), ()
         return verdict, addresses
 
+    def own_network(self, addresses: Sequence[str]) -> bool:
+        """Whether the operator has listed all of them as addresses of their own network."""
+        return bool(addresses) and self._private_allowed.issuperset(addresses)
+
     async def judge_server(self, target: McpTarget, method: str) -> tuple[Verdict, Sequence[str]]:
         """The verdict on an MCP server of the session, written down."""
         verdict, addresses = self.policy.judge_server(target), ()  # type: tuple[Verdict, Sequence[str]]
@@ -69,7 +74,7 @@ class Decider:
             verdict, addresses = await self.judge_addresses(
                 verdict, target.host, target.port, is_address=target.is_address
             )
-        if verdict.allowed and target.scheme == "http" and not self._private_allowed.issuperset(addresses):
+        if verdict.allowed and target.scheme == "http" and not self.own_network(addresses):
             hint = (
                 "a server that is not in the operator's own network (egress.private_allowed) is reached by https only"
             )
@@ -117,6 +122,17 @@ class Decider:
             _log.exception("egress.decision_not_recorded", extra={"session_id": self.session_id})
             return False
         return True
+
+
+def denial(where: str, verdict: Verdict, status: int) -> bytes:
+    """What a denied client gets to read."""
+    text = f"Hostler denied {where} ({verdict.reason}). {verdict.hint}\n"
+    return own_answer(status, "denied", verdict.reason, text)
+
+
+UNRECORDED = own_answer(
+    503, "denied", "not_recorded", "Hostler can't write this decision down, so it lets nothing through.\n"
+)
 
 
 def printable(text: str) -> str:

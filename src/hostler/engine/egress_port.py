@@ -158,10 +158,15 @@ class RequestHead:
     target: bytes
     """Path and query."""
     headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    own_network: bool = False
+    """Whether the operator has listed the address that it goes to as one of their own network."""
 
 
 class Filter(Protocol):
-    """Bytes in, bytes out, possibly later and of another length."""
+    """Bytes in, bytes out, possibly later and of another length.
+
+    Both methods may raise SecretRefused: the message is broken off there, in a way that its reader can tell.
+    """
 
     def feed(self, piece: bytes) -> bytes: ...
 
@@ -180,7 +185,10 @@ class SecretExchange(Protocol):
 
     @property
     def body(self) -> Filter | None:
-        """What the request's body goes through. None: the body goes as it is, and so does its length."""
+        """What the request's body goes through. None: the body goes as it is, and so does its length.
+
+        With a filter, a body that is short enough is collected first, so that its new length can be told.
+        """
         ...
 
     def answer(
@@ -190,6 +198,7 @@ class SecretExchange(Protocol):
 
         With a filter the body's length may change: the headers that are given back have no `content-length` then.
         Called again for each message of a WebSocket that follows a status of 101: each has a filter of its own.
+        Raises SecretRefused when the answer can't be shown: then nothing of it is.
         """
         ...
 
@@ -214,6 +223,67 @@ class RoadSecrets(Protocol):
 
         Raises SecretRefused.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionVariable:
+    """An `environment_variable` credential, as one session has it, at the moment of one request."""
+
+    name: str
+    placeholder: str
+    """What stands in the sandbox's environment."""
+    vault_id: str
+    credential_id: str
+    value: str | None = field(repr=False)
+    """The secret. None: it is not for the host that was asked about."""
+    header: bool
+    """Whether the value may be put into headers."""
+    body: bool
+    read_only: bool
+    """Whether only requests with a safe method may carry it."""
+
+
+UsePlace = Literal["header", "body", "url"]
+UseOutcome = Literal["substituted", "host_not_allowed", "place_not_allowed", "read_only", "plain_http"]
+
+
+@dataclass(frozen=True, slots=True)
+class VariableUse:
+    """A placeholder was seen in a request, and this became of it."""
+
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: UsePlace
+    outcome: UseOutcome
+    """`substituted`, or why it went on as it was, or kept the request from being sent."""
+
+
+class SessionVariables(Protocol):
+    """One session's variables. Nothing of it is kept from one request to the next but names of hosts."""
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """What the sandbox's environment holds, by the name of the variable."""
+        ...
+
+    def concerns(self, host: str) -> bool:
+        """Whether one of them is for `host`, as far as is known. Asks nobody."""
+        ...
+
+    async def open(self, host: str) -> Sequence[SessionVariable]:
+        """All of them as they are now, those for `host` with their values. Raises HostlerError."""
+        ...
+
+    async def used(self, uses: Sequence[VariableUse]) -> None:
+        """Writes them down. Raises HostlerError."""
+        ...
+
+    def note(self, use: VariableUse) -> None:
+        """The same, soon, by somebody else, for a caller that can't wait."""
         ...
 
 

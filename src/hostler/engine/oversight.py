@@ -14,11 +14,12 @@ from hostler.domain.sessions import Position
 from hostler.engine import labels
 from hostler.engine.denials import allowing
 from hostler.engine.sandbox_port import IsolationLabel, Rungs, Technology
-from hostler.store import ledger, waiting
+from hostler.store import ledger, variables, waiting
 from hostler.store.database import Database
 from hostler.store.ledger import EgressRow
 from hostler.store.pages import Page
 from hostler.store.pages import Position as StorePosition
+from hostler.store.variables import UseRow
 from hostler.store.waiting import WaitingRow
 
 log = logging.getLogger("hostler.oversight")
@@ -72,6 +73,15 @@ class Oversight:
             )
         )
         return [_decision(row) for row in found.rows], found.has_next
+
+    async def credential_uses(
+        self, workspace: str, session_id: str, *, limit: int, after: Position | None
+    ) -> tuple[list[View], bool]:
+        """What became of the placeholders in a session's requests, newest first. Raises NotFound, like `egress`."""
+        found = await self._database.read(
+            lambda conn: variables.page_of_uses(conn, workspace, session_id, limit=limit, after=_position(after))
+        )
+        return [_use(row) for row in found.rows], found.has_next
 
     async def health(self) -> View:
         """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
@@ -142,6 +152,22 @@ def _decision(row: EgressRow) -> View:
         "reason": row.reason,
         "hint": row.hint,
         "allow": None if row.allowed else allowing(row.reason, row.host, row.port, row.method, row.path),
+        "created_at": row.created_at,
+    }
+
+
+def _use(row: UseRow) -> View:
+    return {
+        "id": row.id,
+        "type": "credential_use",
+        "session_id": row.session_id,
+        "vault_id": row.vault_id,
+        "credential_id": row.credential_id,
+        "method": row.method,
+        "host": row.host,
+        "port": row.port,
+        "place": row.place,
+        "outcome": row.outcome,
         "created_at": row.created_at,
     }
 

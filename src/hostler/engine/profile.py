@@ -8,6 +8,7 @@ from typing import Any
 
 from hostler.domain.ids import derived_uuid
 from hostler.domain.isolation import SANDBOX_LIMITS
+from hostler.domain.packages import PackageLists
 from hostler.engine.egress_port import EgressRules, HostRule, McpRoute
 from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.mcp import aliases, harness_servers, routes
@@ -49,6 +50,8 @@ class Profile:
     """What it asks of the place that it runs in."""
     cli_version: str | None = None
     """Of `claude`. None: the bundled one."""
+    packages: PackageLists = field(default_factory=PackageLists)
+    """What is installed for the sandbox."""
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
 
@@ -155,6 +158,7 @@ def profile(
         cli_version=hosting.get("cli_version"),
         mcp_servers=harness_servers(agent),
         mcp_routes=routes(agent),
+        packages=PackageLists.model_validate(config.get("packages") or {}),
         attached=attached,
     )
 
@@ -185,6 +189,7 @@ def egress_rules(networking: Mapping[str, Any] | None) -> EgressRules:
                 )
                 for rule in networking.get("rules") or ()
             ),
+            package_managers=bool(networking.get("allow_package_managers")),
         )
     return EgressRules("public")
 

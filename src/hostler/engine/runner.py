@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
+from hostler.domain.packages import PackageLists
 from hostler.engine import labels, runs, state, turns
 from hostler.engine.attachments import Attachments
 from hostler.engine.budget import used_up
@@ -26,6 +27,7 @@ from hostler.engine.denials import Denials, TurnDenials
 from hostler.engine.egress_port import EgressDecision, McpAccess, McpFailure
 from hostler.engine.homes import Stay
 from hostler.engine.hub import Hub
+from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
 from hostler.engine.mcp import PermittedCalls
 from hostler.engine.memory import Ledger, Memory
 from hostler.engine.permissions import Permissions
@@ -33,9 +35,11 @@ from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
+from hostler.engine.redaction import Replacer
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
+from hostler.engine.variables import BrokeredVariables, VariableBroker
 from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
@@ -63,6 +67,9 @@ ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
 
 
+Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
     """How a lease is kept."""
@@ -85,6 +92,8 @@ class RunnerParts:
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
     denials: Denials = field(default_factory=Denials)
+    variables: VariableBroker | None = None
+    """Who knows the variables of sessions; None: they have none."""
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -109,6 +118,7 @@ class SessionRunner:
         """A turn, and the limits that its user was told of."""
         self._process: LiveProcess | None = None
         self._process_profile: Profile | None = None
+        self._process_variables: BrokeredVariables | None = None
         self._more = False
         """True when the state as last seen has something to do."""
         self._busy = False
@@ -268,12 +278,18 @@ class SessionRunner:
                 await self._memory.close(plan.unclosed)
             prompt = await self._prompt(plan, turn)
             process = await self._ensure_process()
+            if process is None:
+                await self._end(runs.Ended("interrupted", alive=False))
+                return
             if prompt is not None:
                 await process.run.prompt(*prompt)
         except (LeaseLost, NotFound):
             raise
         except runs.ProcessLost as error:
             await self._end(runs.Ended("lost", message=str(error), alive=False))
+            return
+        except LayerFailed as error:
+            await self._end(runs.Ended("failed", message=str(error), alive=False))
             return
         except Exception as error:
             log.exception("turn_not_started", extra={"session": self.lease.session_id})
@@ -299,10 +315,12 @@ class SessionRunner:
         begun = ", ".join(call.name for call in plan.lost if call.started)
         return key, [*content, ev.text_block(BEGUN_BEFORE.format(calls=begun))] if begun else content
 
-    async def _ensure_process(self) -> LiveProcess:
+    async def _ensure_process(self) -> LiveProcess | None:
+        """None: a person interrupted the turn while packages were being installed."""
         assert self._profile is not None
         assert self._session is not None
-        if self._process_profile != self._profile:
+        variables = await self._variables(self._session, self._profile)
+        if self._process_profile != self._profile or not _same(self._process_variables, variables):
             await self._close()
         if self._process is None:
             homes, session_id = self._parts.around.homes, self.lease.session_id
@@ -317,14 +335,20 @@ class SessionRunner:
             complaints = self._parts.attachments.complaints(session_id)
             if complaints:
                 await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
-            self._process_profile = self._profile
+            self._process_profile, self._process_variables = self._profile, variables
             self._mcp_calls, self._mcp_failures = PermittedCalls(), []
             self._composer = composer_of(self._profile)
+            resume = await self._memory.exists()
+            layer: HeldLayer | None = None
+            if not self._profile.packages.empty:
+                layer = await self._layer(self._profile.packages)
+                if layer is None:
+                    return None
             self._process = await open_process(
                 self._parts.around,
                 self.lease.session_id,
                 self._profile,
-                resume=await self._memory.exists(),
+                resume=resume,
                 transcripts=self._memory.transcripts,
                 gatekeeper=self,
                 listener=self,
@@ -333,6 +357,8 @@ class SessionRunner:
                 mcp=McpAccess(
                     self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
                 ),
+                variables=variables,
+                layer=layer,
             )
             await self._label(self._process)
         elif not self._profile.self_hosted:
@@ -354,6 +380,33 @@ class SessionRunner:
                 update=SessionUpdate(isolation=after),
             )
             self._session = applied.session
+
+    async def _variables(self, session: SessionRow, profile: Profile) -> BrokeredVariables | None:
+        """What the process gets. A live one has the same already, or it has to go."""
+        broker = self._parts.variables
+        if broker is None or profile.self_hosted:
+            return None
+        found = await broker.of(session, profile.egress)
+        if found is None:
+            return None
+        if told := found.unreachable:
+
+            def tell(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+                errors = (
+                    ev.credential_host_error(at.text, one.vault_id, one.credential_id, one.message) for one in told
+                )
+                return Step(state, tuple(errors))
+
+            await self._apply(tell)
+        if self._process_variables is not None:
+            self._process_variables.follow(found)
+        return found
+
+    async def _layer(self, packages: PackageLists) -> HeldLayer | None:
+        layers = self._parts.around.layers
+        if layers is None:
+            raise LayerFailed("This server can't install packages; take them out of the environment.")
+        return await until_installed(layers, packages, self._wake, self._interrupt_waits)
 
     async def _collect(self) -> None:
         assert self._session is not None
@@ -528,7 +581,10 @@ class SessionRunner:
             self._composer.dropping_errors = end.how != "capped"
             self._wake.set()
 
-    async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
+    async def _apply(self, decide: Decide) -> Applied:
+        variables = self._process_variables
+        if variables is not None and variables.placeholders:
+            decide = without(await variables.replacer(), decide)
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
         self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
@@ -639,3 +695,18 @@ class SessionRunner:
             return True
         self._stop(RunEnd("capped"))
         return False
+
+
+def without(secrets: Replacer, decide: Decide) -> Decide:
+    """The same decision, with events that repeat no secret. What the road did not see may have brought one."""
+
+    def decided(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+        step = decide(before, at, totals, row)
+        return replace(step, events=tuple(map(secrets.event, step.events)))
+
+    return decided
+
+
+def _same(held: BrokeredVariables | None, wanted: BrokeredVariables | None) -> bool:
+    """Whether a process that was started with the one serves for the other."""
+    return (held.placeholders if held else {}) == (wanted.placeholders if wanted else {})

@@ -100,7 +100,7 @@ class Sessions:
             preset = needs_of(config, survey.terms).preset
             self_hosted = config.type == "self_hosted"
             has_skills = skills.for_session(connection, workspace, snapshot["skills"])
-            session_vaults(connection, workspace, params.vault_ids)
+            session_vaults(connection, workspace, params.vault_ids, self_hosted=self_hosted)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
             )

@@ -169,6 +169,20 @@ class PolicySuggestion(Answer):
     complete: bool
 
 
+class CredentialUse(Answer):
+    id: str
+    type: Literal["credential_use"]
+    session_id: str
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: Literal["header", "body", "url"]
+    outcome: Literal["substituted", "host_not_allowed", "place_not_allowed", "read_only", "plain_http"]
+    created_at: str
+
+
 class HealthDatabase(Answer):
     kind: Literal["sqlite", "postgresql"]
     ok: bool
@@ -281,6 +295,7 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
     "policy.test": (TestPolicy, PolicyTest, {}),
     "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
+    "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
     "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),
     "webhook_endpoints.list": (None, Page[WebhookEndpoint], _PAGE),
     "webhook_endpoints.retrieve": (None, WebhookEndpoint, {}),
