@@ -23,6 +23,7 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
+from hostler.compose.roads import egress_proxy
 from hostler.compose.sandboxes import (
     claude_programs,
     homes,
@@ -50,7 +51,6 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
-from hostler.egress.proxy import EgressProxy
 from hostler.egress.resolve import Resolver
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
@@ -208,12 +208,7 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            egress = EgressProxy(
-                StoredDecisions(database, denials),
-                resolver=resolver,
-                private_allowed=private_allowed,
-                credentials=mcp_credentials or broker,
-            )
+            egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
@@ -280,7 +275,7 @@ async def running(
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
-                policies=Policies(database, PolicyTrials()),
+                policies=Policies(database, PolicyTrials(egress.policy)),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
