@@ -280,16 +280,17 @@ def measure(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> No
         for kind in ("kept", "new")
         for connections in (1, 20)
     }
-    cases["ended cold 1"] = (("direct", "mitmproxy", "ended"), "cold", 1)
+    cases["ended cold 1"] = (("direct", "direct", "ended"), "cold", 1)
     print(f"load before: {os.getloadavg()[0]:.2f}; {arguments.rounds} rounds of {arguments.seconds} s")
     print(f"{'case':<16}{'':<11}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'of peer':>9}", end="")
     print(f"{'CPU us':>9}{'failed':>8}")
     for name, (targets, kind, connections) in cases.items():
         rounds: dict[str, list[Round]] = {target: [] for target in targets}
         host = "bench.localhost" if kind == "cold" else "localhost"
+        once = list(rounds)
         for number in range(arguments.rounds):
-            for place in range(len(targets)):
-                target = targets[(number + place) % len(targets)]
+            for place in range(len(once)):
+                target = once[(number + place) % len(once)]
                 rounds[target].append(ask(load, ways[target], host, port, connections, arguments.seconds, kind))
         show(name, targets, rounds)
     print(f"load after: {os.getloadavg()[0]:.2f}")
@@ -300,7 +301,7 @@ def show(name: str, targets: Sequence[str], rounds: dict[str, list[Round]]) -> N
         return statistics.median(getattr(each, what) for each in rounds[target])
 
     direct, peer, own = targets
-    for target in targets:
+    for target in rounds:
         added = middle(target, "median_ms") - middle(direct, "median_ms")
         ratio = middle(target, "rate") / max(middle(peer, "rate"), 1e-9)
         failed = sum(each.failures for each in rounds[target])
