@@ -1,4 +1,4 @@
-"""Decisions that come together are committed together, in their order, and one that can't be written is alone in that."""
+"""Decisions that come together are committed together, in order, and one that can't be written is alone in that."""
 
 from __future__ import annotations
 

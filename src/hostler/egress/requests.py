@@ -90,7 +90,7 @@ class RequestMaker:
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
                 side.answer(UNRECORDED)
                 return
-            side.answer(denial(f"{method} {origin.host}:{origin.port}", verdict, denied.status))
+            side.answer(denial(f"{origin.host}:{origin.port}", verdict, denied.status))
             return
         except ConnectionResetError:
             side.transport.abort()
@@ -221,7 +221,7 @@ class RequestMaker:
         method = head.method.decode("ascii", "replace")
         recorded = await self._decider.record(method, origin.host, origin.port, verdict, path)
         if not side.transport.is_closing():
-            side.answer(denial(f"{method} {origin.host}:{origin.port}", verdict, 403) if recorded else UNRECORDED)
+            side.answer(denial(f"{origin.host}:{origin.port}", verdict, 403) if recorded else UNRECORDED)
 
     def _switch(self, exchange: Exchange, headers: http1.Headers, rest: bytes) -> None:
         """The server has agreed to a WebSocket: from here on bytes are passed on as they are."""
