@@ -14,6 +14,7 @@ import anthropic
 from hostler import compose, config
 from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
+from hostler.engine.placement import Verified
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
@@ -45,6 +46,7 @@ class House:
     secret: str = ""
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
+    verified: Verified | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -53,7 +55,9 @@ class House:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
-            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver)
+            compose.running(
+                loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver, verified=self.verified
+            )
         )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
@@ -209,6 +213,7 @@ async def open_house(
     script: Script | None = None,
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
+    verified: Verified | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -224,6 +229,7 @@ async def open_house(
             model,
             mcp_credentials=mcp_credentials,
             resolver=resolver,
+            verified=verified,
         )
         await house.start()
         try:

@@ -50,6 +50,8 @@ SHAPES: dict[str, str] = {
     "hostler sessions show": "The session, as the API shows it.",
     "hostler sessions tail": 'One line for each event: `{"seq", "event": <event of the API>}`. `seq` is null for input '
     "that still waits for its turn.",
+    "hostler sessions denials": '`{"denials": [{"method", "host", "port", "path", "reason", "hint", "allow", "count", '
+    '"last_at"}, …]}`, the newest first; alike ones are one.',
     "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
     "hostler sessions archive": '`{"id", "done": "archive"}`',
     "hostler sessions delete": '`{"id", "done": "delete"}`',
@@ -66,6 +68,10 @@ SHAPES: dict[str, str] = {
     "hostler webhook test": f"`{{{_DELIVERY}}}`",
     "hostler webhook deliveries": f'`{{"deliveries": [{{{_DELIVERY}}}, …]}}`, newest first.',
     "hostler webhook rotate": f'`{{{_WEBHOOK}, "signing_secret"}}`',
+    "hostler policy test": '`{"type": "policy_test", "environment_id", "since", "until", "networking", "would_block", '
+    '"newly_allowed", "unknown", "unchanged": {"allowed", "denied"}, "complete"}`.',
+    "hostler policy suggest": '`{"type": "policy_suggestion", "session_id", "environment_id", "networking", "folded", '
+    '"unlisted", "covered", "denied", "complete"}`.',
     "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '
     '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
     "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '
@@ -74,7 +80,8 @@ SHAPES: dict[str, str] = {
     "the key; `secrets`: how many are sealed with it.",
     "hostler secrets rotate": '`{"key", "rewrapped", "kept": [id, …]}`',
     "hostler secrets prune": '`{"removed": [id, …]}`',
-    "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
+    "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "off" | "warn" | "fail", "found", '
+    '"advice"}, …], "rungs": {"gvisor": {"available", "why", "isolation"}, …}}`',
     "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
     "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',
 }
