@@ -139,6 +139,7 @@ class SessionRunner:
                 keeper = tasks.create_task(self._keep_lease())
                 try:
                     await self._work()
+                    await self._look_through()
                 finally:
                     keeper.cancel()
         except* (LeaseLost, NotFound) as lost:
@@ -287,7 +288,6 @@ class SessionRunner:
             if self._stay is None:
                 entered = homes.entered(session_id, self._profile.sandbox_limits.disk_bytes)
                 self._stay = await self._house.enter_async_context(entered)
-            self._stay.looked_through = False
             await asyncio.to_thread(homes.make, session_id)
             mounts = []
             if not self._profile.self_hosted:  # there the worker lays out what the agent works with
@@ -314,17 +314,21 @@ class SessionRunner:
             )
         elif not self._profile.self_hosted:
             assert self._stay is not None
-            self._stay.looked_through = False
             await self._parts.attachments.refresh(self._session, self._stay.home)
         return self._process
 
-    async def _collect(self) -> None:
+    async def _collect(self) -> bool:
+        """Take what the session has put out so far. False when something of it has to be looked at again."""
         assert self._session is not None
+        if self._stay is None or (self._profile is not None and self._profile.self_hosted):
+            return True
+        return await self._parts.attachments.collect(self._session, self._stay.home)
+
+    async def _look_through(self) -> None:
+        """The last look into the session's files: its processes may have gone on after the turn."""
         if self._stay is not None:
-            hosted_elsewhere = self._profile is not None and self._profile.self_hosted
-            self._stay.looked_through = hosted_elsewhere or await self._parts.attachments.collect(
-                self._session, self._stay.home
-            )
+            await self._close()
+            self._stay.looked_through = await self._collect()
 
     async def _close(self) -> None:
         process, self._process = self._process, None
