@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
-_LISTS = frozenset({"allowed_hosts", "previous_keys", "private_allowed"})
+_LISTS = frozenset(
+    {"allowed_hosts", "directories", "extra_packages", "package_hosts", "previous_keys", "private_allowed"}
+)
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
@@ -91,6 +93,36 @@ class Sandbox(_Section):
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
 
 
+class Presets(_Section):
+    """What the presets of environments mean here."""
+
+    default: Literal["development", "production"] = Field(
+        "development", description="Preset of environments that name none, and of self-hosted ones."
+    )
+    production_minimum: Literal["bubblewrap", "docker", "podman", "gvisor", "microvm"] = Field(
+        "gvisor", description="Weakest technology that production takes; the others of its rung will do, too."
+    )
+    production_approvals: Literal["required", "agent"] = Field(
+        "required",
+        description="`required`: in production a person is asked about every call that may change something. "
+        "`agent`: the agent's own policies count.",
+    )
+    production_limits: Literal["enforced", "any"] = Field(
+        "enforced", description="`any`: production runs where a limit (memory, disk, …) can't be enforced, too."
+    )
+    production_attacks: Literal["held", "any"] = Field(
+        "held", description="`any`: production runs where the attack corpus failed or was never run, too."
+    )
+
+
+class Claude(_Section):
+    """Which versions of `claude` there are besides the one that Hostler brings along."""
+
+    directories: tuple[str, ...] = Field(
+        (), description="Folders with a program `claude` in each, of a version that environments may pin."
+    )
+
+
 class Files(_Section):
     """What clients send, what sessions put out, and what is cloned for them."""
 
@@ -110,6 +142,35 @@ class Egress(_Section):
     private_allowed: tuple[str, ...] = Field(
         (), description="Private addresses of this network that sessions may reach if their rules allow the name."
     )
+    package_hosts: tuple[str, ...] = Field(
+        (),
+        description="Registries of package managers: what `allow_package_managers` allows, and all that installers "
+        "reach. Empty: the public ones of apt, cargo, gem, go, npm and pip.",
+    )
+
+
+class Packages(_Section):
+    """What is installed for environments, once, in a sandbox of its own."""
+
+    seconds: float = Field(900.0, gt=0, description="How long installing the packages of one environment may take.")
+    layer_mb: int = Field(4096, ge=16, le=1 << 20, description="Room for what installers write, in MiB.")
+    total_mb: int = Field(
+        20_480, ge=16, le=1 << 24, description="All that is kept, in MiB; what was unused for longest is removed."
+    )
+    memory_mb: int = Field(2048, ge=256, le=1 << 20, description="Memory of installers, in MiB.")
+    first_uid: int = Field(
+        400_000, ge=1000, description="First of 65,536 host user and group ids that nothing else has, for installers."
+    )
+
+
+class Images(_Section):
+    """The base image that packages are installed on, and that containers and machines run."""
+
+    suite: str = Field("", description="Release of the distribution, such as `bookworm`. Empty: the host's own.")
+    sources: str = Field(
+        "", description="File with apt sources (deb822) for it. Empty: the host's, of its own distribution."
+    )
+    extra_packages: tuple[str, ...] = Field((), description="Debian packages besides the usual ones.")
 
 
 class Secrets(_Section):
@@ -205,8 +266,12 @@ class Settings(_Section):
     models: Models = Models()
     prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()
+    presets: Presets = Presets()
+    claude: Claude = Claude()
     files: Files = Files()
     egress: Egress = Egress()
+    packages: Packages = Packages()
+    images: Images = Images()
     secrets: Secrets = Secrets()
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()

@@ -14,7 +14,9 @@ import anthropic
 
 from hostler import compose, config
 from hostler.compose import sandboxes
+from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
+from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0
@@ -44,6 +46,7 @@ class House:
     model: RehearsalModel
     secret: str = ""
     mcp_credentials: McpCredentials | None = None
+    resolver: Resolver | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -52,11 +55,16 @@ class House:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
-            compose.running(loaded, mcp_credentials=self.mcp_credentials)
+            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver)
         )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
         self.client = self.new_client()
+
+    @property
+    def claude_version(self) -> str:
+        """Of the program that runs in sandboxes."""
+        return ClaudeHarness().version
 
     def new_client(self, **more: Any) -> anthropic.AsyncAnthropic:
         assert self.hostler is not None
@@ -168,7 +176,6 @@ class House:
     def workspace(self, session: str) -> Path:
         return Path(self.settings["state_dir"]) / "sessions" / session / "workspace"
 
-
     @contextmanager
     def left_by_a_killed_server(self, session: str) -> Iterator[Path]:
         """The files of a session while no server runs. The next one takes what is done to them for what a server has
@@ -233,6 +240,7 @@ async def open_house(
     store_url: str,
     script: Script | None = None,
     mcp_credentials: McpCredentials | None = None,
+    resolver: Resolver | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -247,6 +255,7 @@ async def open_house(
             },
             model,
             mcp_credentials=mcp_credentials,
+            resolver=resolver,
         )
         await house.start()
         try:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from hostler.engine.egress_port import EgressRoads, McpAccess
+from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, SessionVariables
 from hostler.engine.homes import Homes, remove_tree
+from hostler.engine.layers import HeldLayer, PackageLayers
 from hostler.engine.limits import LimitWatch
+from hostler.engine.placement import Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
 from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
+from hostler.engine.trust import NO_TRUST, write_trust
 from hostler.engine.volume_port import with_disk
 
 log = logging.getLogger("hostler.process")
@@ -37,17 +40,30 @@ class Surroundings:
     """Extra environment of every process."""
     allowed_models: frozenset[str] | None
     """Models that every sandbox may ask for, besides the model of its agent; None: any."""
+    placement: Placement
+    road_secrets: Callable[[SessionVariables], RoadSecrets]
+    """Makes what puts a session's variables into its requests."""
+    layers: PackageLayers | None = None
+    """What environments' packages are installed into; None: none can be."""
 
 
 class LiveProcess:
     """A run and all that it stands on. Close it exactly where it was opened; closing is idempotent."""
 
     def __init__(
-        self, run: Run, sandbox: Sandbox, label: IsolationLabel, limits: LimitWatch, stack: AsyncExitStack
+        self,
+        run: Run,
+        sandbox: Sandbox,
+        cli_version: str,
+        label: IsolationLabel,
+        limits: LimitWatch,
+        stack: AsyncExitStack,
     ) -> None:
-        """`label`: of the sandbox and of the place where its files are. `limits`: those that it runs under."""
+        """`cli_version`: of the `claude` that runs. `label`: of the sandbox and of the place where its files are.
+        `limits`: those that it runs under."""
         self.run = run
         self.sandbox = sandbox
+        self.cli_version = cli_version
         self.label = label
         self.limits = limits
         self._stack = stack
@@ -79,14 +95,23 @@ async def open_process(
     sequence: SequenceStore,
     mounts: Sequence[Mount],
     mcp: McpAccess | None = None,
+    variables: SessionVariables | None = None,
+    layer: HeldLayer | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
-    Raises what the first failing part raises; then nothing is left open.
+    `layer` holds the packages of the session's environment; it is let go with the process. Raises what the first
+    failing part raises, SandboxUnavailable when this host can't keep what the session was promised; then nothing is
+    left open, the layer neither.
     """
+    placement = around.placement
+    program = placement.programs.path(profile.cli_version)
+    place = await placement.place(profile.needs)
     spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
+        if layer is not None:
+            stack.callback(layer.close)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)
@@ -100,8 +125,13 @@ async def open_process(
             allowed_models=None if around.allowed_models is None else around.allowed_models | profile.model_names,
         )
         stack.push_async_callback(_close_model_road, session_id, model_road)
-        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp)
+        placeholders = variables.placeholders if variables is not None else {}
+        secrets = around.road_secrets(variables) if variables is not None and placeholders else None
+        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp, secrets)
         stack.push_async_callback(egress_road.close)
+        trust = NO_TRUST
+        if egress_road.authority is not None:
+            trust = await asyncio.to_thread(write_trust, home / "trust", egress_road.authority)
         sandbox = await around.sandboxes.create(
             SandboxSpec(
                 session_id=session_id,
@@ -110,10 +140,13 @@ async def open_process(
                 harness_state=home / "harness",
                 model_socket=sockets / "model.sock",
                 egress_socket=sockets / "egress.sock",
-                program=around.harness.program,
-                environment=around.harness.environment(spec),
+                program=program,
+                # What the harness and its roads need counts, whatever a vault says.
+                environment={**placeholders, **around.harness.environment(spec), **trust.environment},
                 limits=profile.sandbox_limits,
-                mounts=tuple(mounts),
+                mounts=(*mounts, *trust.mounts),
+                technology=place.technology,
+                layer=None if layer is None else layer.path,
             )
         )
         run: Run | None = None
@@ -127,5 +160,6 @@ async def open_process(
         run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts)
         label = with_disk(sandbox.label, around.homes.volumes, home)
         limits = LimitWatch(sandbox, lambda: homes.volumes.room(home), profile.sandbox_limits)
-        return LiveProcess(run, sandbox, label, limits, stack.pop_all())
+        version = profile.cli_version or placement.programs.bundled
+        return LiveProcess(run, sandbox, version, label, limits, stack.pop_all())
     raise AssertionError("unreachable")  # the stack swallows nothing

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
+from hostler.sandbox import layered_root
 
 MARK = "HOSTLER_SANDBOX"
 """Environment variable of the launcher (never of what runs inside) by which a sandbox's processes are found."""
@@ -46,8 +47,12 @@ _ETC_FILES = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "resolv.conf": "",
 }
-_ETC_FROM_HOST = ("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust")
-"""What of the host's `/etc` is visible: links of Debian's alternatives, the loader's cache, public certificates."""
+ETC_FROM_HOST = (
+    *("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust"),
+    *sorted(folder.name for folder in Path("/etc").glob("java-*-openjdk")),
+)
+"""What of the host's `/etc` is visible: links of Debian's alternatives, the loader's cache, public certificates, and
+the part of Debian's Java without which it doesn't start."""
 
 _PACKAGES = {
     "bwrap": "bubblewrap",
@@ -111,7 +116,7 @@ def prepare_etc(directory: Path) -> None:
         new.write_text(text)
         new.chmod(0o644)
         new.replace(directory / name)
-    for name in _ETC_FROM_HOST:
+    for name in ETC_FROM_HOST:
         source, target = Path("/etc", name), directory / name
         if source.is_dir():
             target.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -143,6 +148,7 @@ def write(
         "claude": spec.program,
     }
     sources |= {f"mount-{number}": mount.source for number, mount in enumerate(spec.mounts)}
+    sources |= layered_root.sources(spec, root=identity.uid is not None)
     visible = {name: os.path.abspath(source) for name, source in sources.items()}
     staging: list[str] = []
     if identity.uid is not None:
@@ -150,7 +156,7 @@ def write(
         stage.mkdir(mode=0o711)
         stage.chmod(0o711)  # whatever the umask
         table = directory / "fstab"
-        over = _stage_point()
+        over = stage_point()
         lines = []
         for name, source in visible.items():
             target = stage / name
@@ -158,6 +164,9 @@ def write(
             lines.append(f"{_fstab(source)} {_fstab(str(target))} none bind 0 0\n")
         # Last: the sources may themselves be below the place that this hides.
         lines.append(f"{_fstab(str(stage))} {_fstab(over)} none rbind 0 0\n")
+        if spec.layer is not None:
+            (stage / "root").mkdir()
+            lines.append(layered_root.table_line(over))
         table.write_text("".join(lines))
         visible = {name: f"{over}/{name}" for name in visible}
         staging = [f"{tools.mount} -aT {shlex.quote(str(table))}"]
@@ -215,8 +224,9 @@ def _script(
     become = ""
     if identity.uid is not None:
         become = f"{tools.setpriv} --reuid {identity.uid} --regid {identity.uid} --clear-groups --no-new-privs "
+    socat = tools.socat if spec.layer is None else layered_root.SOCAT
     inside = (
-        f"unset PWD OLDPWD SHLVL; ( {shlex.quote(tools.socat)} -t{HALF_OPEN_SECONDS}"
+        f"unset PWD OLDPWD SHLVL; ( {shlex.quote(socat)} -t{HALF_OPEN_SECONDS}"
         f" TCP-LISTEN:{EGRESS_PORT},bind=127.0.0.1,fork,reuseaddr UNIX-CONNECT:/run/hostler/egress.sock"
         ' </dev/null >/dev/null 2>&1 & ); exec /opt/hostler/claude "$@"'
     )
@@ -243,19 +253,7 @@ def _bwrap(spec: SandboxSpec, visible: Mapping[str, str]) -> list[str]:
     words = [
         *("--unshare-user", "--unshare-all", "--disable-userns", "--die-with-parent", "--new-session"),
         *("--cap-drop", "ALL", "--uid", str(UID_INSIDE), "--gid", str(UID_INSIDE), "--hostname", "sandbox"),
-        *("--ro-bind", "/usr", "/usr"),
-    ]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        system = Path("/", name)
-        if system.is_symlink():  # merged /usr
-            words += ["--symlink", os.readlink(system), str(system)]
-        elif system.is_dir():
-            words += ["--ro-bind", str(system), str(system)]
-    words += ["--ro-bind", visible["etc"], "/etc"]
-    for name in _ETC_FROM_HOST:
-        if Path("/etc", name).exists():
-            words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
-    words += [
+        *(_host_system(visible) if spec.layer is None else layered_root.words(spec, visible)),
         *("--proc", "/proc"),
         *("--dev", "/dev", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
         *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),
@@ -281,13 +279,28 @@ def _bwrap(spec: SandboxSpec, visible: Mapping[str, str]) -> list[str]:
     return words
 
 
+def _host_system(visible: Mapping[str, str]) -> list[str]:
+    words = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        system = Path("/", name)
+        if system.is_symlink():  # merged /usr
+            words += ["--symlink", os.readlink(system), str(system)]
+        elif system.is_dir():
+            words += ["--ro-bind", str(system), str(system)]
+    words += ["--ro-bind", visible["etc"], "/etc"]
+    for name in ETC_FROM_HOST:
+        if Path("/etc", name).exists():
+            words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    return words
+
+
 def _no_nul(words: Sequence[str]) -> None:
     # Attack D1: a NUL in a value would end it and make what follows an option of bwrap.
     if any("\0" in word for word in words):
         raise ValueError("a NUL character in the environment or in a path of a sandbox")
 
 
-def _stage_point() -> str:
+def stage_point() -> str:
     for candidate in _STAGE_CANDIDATES:
         if os.path.isdir(candidate) and not os.path.islink(candidate):
             return candidate

@@ -1,0 +1,133 @@
+"""How long does a sandbox take to start, and a session in it? Everything in the same run, alternating.
+
+    .venv/bin/python bench/starts.py [--rounds 20] [--only bubblewrap,session]
+
+`bubblewrap`: `create` to the first byte of a program that does nothing but write one. `session`: a session created with
+an event until its first model request, against the same server with no sandbox at all (`bench/unsandboxed.py`).
+Figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import anthropic
+import uvloop
+
+from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.testing.rehearsal import RehearsalModel
+from hostler.testing.sandboxes import Ground
+from main_job import HELLO, MODEL, Server, first_request_after, median, show, until_idle
+
+
+async def bubblewrap(rounds: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="hostler-bench-") as root:
+        name = f"hb{secrets.token_hex(4)}"
+        async with Ground(Path(root), lambda state: BubblewrapProvider(state, cgroup_name=name)) as ground:
+            await ground.provider.sweep()  # what is looked for once on a host, is looked for now
+            made, ended = [], []
+            for number in range(rounds * 2):
+                spec = ground.spec(f"s{number}")
+                begun = monotonic()
+                sandbox = await ground.provider.create(spec)
+                process = await asyncio.create_subprocess_exec(
+                    sandbox.launcher, "/bin/echo", "x", stdout=asyncio.subprocess.PIPE
+                )
+                assert process.stdout
+                await process.stdout.readexactly(1)
+                made.append((monotonic() - begun) * 1000)
+                await process.wait()
+                begun = monotonic()
+                await sandbox.destroy()
+                ended.append((monotonic() - begun) * 1000)
+    show("bubblewrap: create → first byte", f"{median(made):.1f} ms (≤ 15)", f"destroy {median(ended):.1f} ms")
+
+
+@asynccontextmanager
+async def server(model: RehearsalModel, program: str) -> AsyncIterator[Server]:
+    state = tempfile.mkdtemp(prefix="hostler-bench-")
+    settings = {
+        "state_dir": state,
+        "server__port": 0,
+        "model__base_url": model.url,
+        "sandbox__technology": "bubblewrap",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name(program)),
+        json.dumps(settings),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,  # without a sandbox the transcript isn't where the mirror looks for it
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        told = json.loads(await asyncio.wait_for(process.stdout.readline(), 60))
+        async with anthropic.AsyncAnthropic(**told) as client:
+            toolset: Any = [{"type": "agent_toolset_20260401"}]
+            agent = await client.beta.agents.create(name="Bench", model=MODEL, tools=toolset)
+            environment = await client.beta.environments.create(
+                name="bench", config={"type": "cloud", "networking": {"type": "limited", "allowed_hosts": []}}
+            )
+            yield Server(client, process.pid, agent.id, environment.id)
+    finally:
+        process.stdin.close()
+        await process.wait()
+        shutil.rmtree(state, ignore_errors=True)
+
+
+async def session(rounds: int) -> None:
+    message: Any = {"type": "user.message", "content": [{"type": "text", "text": HELLO}]}
+
+    async def one(sut: Server) -> None:
+        made = await sut.session(initial_events=[message])
+        async with await sut.client.beta.sessions.events.stream(made) as stream:
+            if (await sut.client.beta.sessions.retrieve(made)).status == "running":
+                await until_idle(stream)
+        await sut.client.beta.sessions.archive(made)
+
+    async with RehearsalModel() as model:
+        async with server(model, "serve.py") as boxed, server(model, "unsandboxed.py") as bare:
+            pairs = []
+            for _ in range(rounds + 2):
+                without = await first_request_after(model, lambda: one(bare))
+                pairs.append((without, await first_request_after(model, lambda: one(boxed))))
+    pairs = pairs[2:]
+    ratio = median([boxed / without for without, boxed in pairs])
+    show(
+        "session with an event → first model request",
+        f"no sandbox {median([p[0] for p in pairs]):.0f} ms",
+        f"bubblewrap {median([p[1] for p in pairs]):.0f} ms",
+        f"ratio {ratio:.2f} (≤ 1.15)",
+    )
+
+
+PARTS = {"bubblewrap": bubblewrap, "session": session}
+
+
+async def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=20)
+    arguments.add_argument("--only", default=",".join(PARTS))
+    chosen = arguments.parse_args()
+    print(f"load before: {os.getloadavg()[0]:.1f}, processors: {os.cpu_count()}")
+    for part in chosen.only.split(","):
+        await PARTS[part](chosen.rounds)
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
