@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import anthropic
 
 from hostler import compose, config
+from hostler.compose import sandboxes
 from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.placement import Verified
@@ -177,6 +179,36 @@ class House:
 
     def workspace(self, session: str) -> Path:
         return Path(self.settings["state_dir"]) / "sessions" / session / "workspace"
+
+    @contextmanager
+    def left_by_a_killed_server(self, session: str) -> Iterator[Path]:
+        """The files of a session while no server runs. The next one takes what is done to them for what a server has
+        left that was killed."""
+        assert self.hostler is None, "stop it first"
+        settings = config.load({"HOME": "/nonexistent"}, **self.settings)
+        volumes, _ = sandboxes.volumes(settings, sandboxes.volume_trial(settings))
+        home = self.workspace(session).parent
+        try:
+            volumes.enter(home, None)
+            yield home
+            volumes.leave(home, looked_through=False)
+        finally:
+            volumes.close()
+
+
+def content_of(path: Path) -> bytes:
+    """What is in a file, without its holes: an image of a volume is mostly a hole of gigabytes."""
+    found = []
+    with path.open("rb") as file:
+        end, offset = file.seek(0, os.SEEK_END), 0
+        while offset < end:
+            try:
+                start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            except OSError:
+                break
+            offset = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.append(os.pread(file.fileno(), offset - start, start))
+    return b"".join(found)
 
 
 def _busy(events: Sequence[Any]) -> bool:

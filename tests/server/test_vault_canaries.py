@@ -11,7 +11,7 @@ from typing import Any
 
 import anthropic
 import pytest
-from housekit import House, custom, open_house, result
+from housekit import House, content_of, custom, open_house, result
 from oauthkit import FakeProvider
 
 from hostler import compose
@@ -232,7 +232,7 @@ def _files(folder: Path) -> bytes:
     for path in folder.rglob("*"):
         try:
             if path.is_file() and not path.is_symlink():
-                found.append(path.read_bytes())
+                found.append(content_of(path))
         except OSError:
             continue  # It has gone meanwhile.
     return b"\n".join(found)

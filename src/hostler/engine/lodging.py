@@ -99,7 +99,6 @@ class Lodging:
             await self._label(session, self.process)
         elif not profile.self_hosted:
             assert self._stay is not None, "a process has files"
-            self._stay.looked_through = False
             await self._parts.attachments.refresh(session, self._stay.home)
         return self.process
 
@@ -109,7 +108,6 @@ class Lodging:
         if self._stay is None:
             entered = homes.entered(session.id, profile.sandbox_limits.disk_bytes)
             self._stay = await self._house.enter_async_context(entered)
-        self._stay.looked_through = False
         await asyncio.to_thread(homes.make, session.id)
         mounts: Sequence[Mount] = ()
         if not profile.self_hosted:  # there the worker lays out what the agent works with
@@ -157,13 +155,18 @@ class Lodging:
             raise LayerFailed("This server can't install packages; take them out of the environment.")
         return await until_installed(layers, packages, wake, interrupted)
 
-    async def collect(self, session: SessionRow) -> None:
-        """Takes over what the agent has put where it is looked for."""
+    async def collect(self, session: SessionRow) -> bool:
+        """Takes what the session has put out so far. False when something of it has to be looked at again."""
+        if self._stay is None or (self._profile is not None and self._profile.self_hosted):
+            return True
+        return await self._parts.attachments.collect(session, self._stay.home)
+
+    async def look_through(self, session: SessionRow | None) -> None:
+        """The last look into the session's files: its processes may have gone on after the turn."""
         if self._stay is not None:
-            hosted_elsewhere = self._profile is not None and self._profile.self_hosted
-            self._stay.looked_through = hosted_elsewhere or await self._parts.attachments.collect(
-                session, self._stay.home
-            )
+            assert session is not None, "somebody's files"
+            await self.close()
+            self._stay.looked_through = await self.collect(session)
 
     async def close(self) -> None:
         """Ends the process, if there is one. What it is to find again stays."""

@@ -107,6 +107,7 @@ class SessionRunner:
                     keeper = tasks.create_task(self._keep_lease())
                     try:
                         await self._work()
+                        await self._lodging.look_through(self._session)
                     finally:
                         keeper.cancel()
         except* (LeaseLost, NotFound) as lost:
