@@ -256,6 +256,7 @@ async def open_house(
                 "store__url": store_url,
                 "model__base_url": model.url,
                 "model__retries": 2,
+                "sandbox__technology": "bubblewrap",  # on every machine the same, and the fastest
                 **settings,
             },
             model,
