@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,11 @@ import pytest
 import pytest_asyncio
 from housekit import House, open_house
 from image import base_image, image_home
+from registries import registry_addresses
 
-from hostler.egress.policy import PACKAGE_HOSTS
 from hostler.testing.rehearsal import step, tool
 
 pytestmark = [pytest.mark.ladder, pytest.mark.needs_root]
-
-
-def registry_addresses() -> str:
-    """On a machine with a mirror of its own the registries' names lead to addresses that are not public."""
-    found: set[str] = set()
-    for host in PACKAGE_HOSTS:
-        try:
-            found |= {str(entry[4][0]) for entry in socket.getaddrinfo(host, 443)}
-        except OSError:
-            continue
-    return ",".join(sorted(found))
 
 
 @pytest_asyncio.fixture
@@ -35,7 +23,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     state = tmp_path / "state"
     state.mkdir()
     (state / "images").symlink_to(image_home() / "images")
-    settings: dict[str, Any] = {"egress__private_allowed": registry_addresses()}
+    settings: dict[str, Any] = {"egress__private_allowed": ",".join(registry_addresses())}
     async with open_house(tmp_path, f"sqlite:///{tmp_path / 'hostler.db'}", **settings) as opened:
         yield opened
 
