@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
-_LISTS = frozenset({"allowed_hosts", "extra_packages", "package_hosts", "previous_keys", "private_allowed"})
+_LISTS = frozenset(
+    {"allowed_hosts", "directories", "extra_packages", "package_hosts", "previous_keys", "private_allowed"}
+)
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
 """Names with our prefix that say something else."""
@@ -84,8 +86,41 @@ class Sandbox(_Section):
     memory_mb: int = Field(2048, ge=256, le=1 << 20, description="Memory of one sandbox, in MiB.")
     cpus: float = Field(2.0, gt=0, le=1024, description="Processors of one sandbox.")
     pids: int = Field(256, ge=32, le=1 << 16, description="Processes and threads of one sandbox.")
+    disk_mb: int = Field(
+        5120, ge=64, le=1 << 24, description="What is kept of one session (workspace, outputs, state), in MiB."
+    )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
+
+
+class Presets(_Section):
+    """What the presets of environments mean here."""
+
+    default: Literal["development", "production"] = Field(
+        "development", description="Preset of environments that name none, and of self-hosted ones."
+    )
+    production_minimum: Literal["bubblewrap", "docker", "podman", "gvisor", "microvm"] = Field(
+        "gvisor", description="Weakest technology that production takes; the others of its rung will do, too."
+    )
+    production_approvals: Literal["required", "agent"] = Field(
+        "required",
+        description="`required`: in production a person is asked about every call that may change something. "
+        "`agent`: the agent's own policies count.",
+    )
+    production_limits: Literal["enforced", "any"] = Field(
+        "enforced", description="`any`: production runs where a limit (memory, disk, …) can't be enforced, too."
+    )
+    production_attacks: Literal["held", "any"] = Field(
+        "held", description="`any`: production runs where the attack corpus failed or was never run, too."
+    )
+
+
+class Claude(_Section):
+    """Which versions of `claude` there are besides the one that Hostler brings along."""
+
+    directories: tuple[str, ...] = Field(
+        (), description="Folders with a program `claude` in each, of a version that environments may pin."
+    )
 
 
 class Files(_Section):
@@ -231,6 +266,8 @@ class Settings(_Section):
     models: Models = Models()
     prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()
+    presets: Presets = Presets()
+    claude: Claude = Claude()
     files: Files = Files()
     egress: Egress = Egress()
     packages: Packages = Packages()

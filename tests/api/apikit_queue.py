@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import anthropic
-from apikit_server import Access, RunningServer
+from apikit_server import PLACEMENT, Access, RunningServer
 
 from hostler.domain import events as ev
 from hostler.domain.prices import Prices
@@ -34,7 +34,7 @@ class QueueServer(RunningServer):
 
     def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
         self.records = Records(self.database, self.hub)
-        return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}), quotas, Prices())
+        return _Sessions(self.database, self.hub, self.records, models, ResourceKinds({}), quotas, Prices(), PLACEMENT)
 
     def _apply(self, session: str, decide: Any) -> Step:
         def step(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:

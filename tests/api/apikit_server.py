@@ -23,6 +23,7 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
 from hostler.egress.outgoing import OutgoingClient
+from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
@@ -37,6 +38,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
+from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
@@ -55,6 +57,7 @@ from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 from hostler.store.work_items import session_of_work
+from hostler.testing.one_rung import PLACEMENT
 
 T = TypeVar("T")
 
@@ -183,7 +186,8 @@ class RunningServer:
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
                 agents=self.agents,
-                environments=Environments(self.database),
+                environments=Environments(self.database, PLACEMENT),
+                policies=Policies(self.database, PolicyTrials()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

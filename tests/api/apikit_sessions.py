@@ -71,8 +71,8 @@ class InMemorySessions:
 
     async def create(self, workspace: str, params: CreateSession) -> SessionView:
         def resolve(conn: Any) -> dict[str, Any]:
-            session_environment(conn, workspace, params.environment_id)
-            session_vaults(conn, workspace, params.vault_ids)
+            _, config = session_environment(conn, workspace, params.environment_id)
+            session_vaults(conn, workspace, params.vault_ids, self_hosted=config.type == "self_hosted")
             return session_agent(conn, workspace, params.agent, self._models)[1]
 
         agent = await self._database.read(resolve)

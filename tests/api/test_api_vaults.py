@@ -223,6 +223,7 @@ def test_a_variable_shows_where_it_goes_and_never_its_value(client: anthropic.An
         "secret_name": "GITHUB_TOKEN",
         "networking": {"type": "limited", "allowed_hosts": hosts},
         "injection_location": {"header": True, "body": True},
+        "scope": {"type": "workspace", "access": "read_write"},
     }
 
     def update(**auth: Any) -> dict[str, Any]:
@@ -235,6 +236,12 @@ def test_a_variable_shows_where_it_goes_and_never_its_value(client: anthropic.An
     assert update(networking={"type": "unrestricted"})["networking"] == {"type": "unrestricted"}
     assert update(networking=None, secret_value="canary-5")["networking"] == {"type": "unrestricted"}
     assert "at least one" in message_of(lambda: update(injection_location={"header": False}))
+    narrow = {"type": "agent", "agent_ids": ["agent_1"], "access": "read"}
+    assert update(scope=narrow)["scope"] == narrow
+    assert update(secret_value="canary-6")["scope"] == narrow
+    assert update(scope={"type": "session", "session_ids": ["sesn_1"]})["scope"] == {
+        "type": "session", "session_ids": ["sesn_1"], "access": "read_write",
+    }  # fmt: skip
     location = {**VARIABLE, "secret_name": "B", "injection_location": {"header": True}}
     other = client.beta.vaults.credentials.create(vault, auth=location)  # type: ignore[arg-type]
     assert other.auth.to_dict()["injection_location"] == {"header": True, "body": False}
@@ -275,7 +282,15 @@ def _listed(*hosts: Any) -> dict[str, Any]:
         (_but(OAUTH, refresh=_but(REFRESH, refresh_token=...)), "auth.refresh.refresh_token: is required"),
         (_but(OAUTH, refresh=_but(REFRESH, token_endpoint_auth=...)), "token_endpoint_auth: is required"),
         (_but(VARIABLE, secret_name="A-B"), "auth.secret_name: is not the name"),
-        (_but(VARIABLE, secret_name="LD_PRELOAD"), "auth.secret_name: LD_PRELOAD steers"),
+        *[
+            (_but(VARIABLE, secret_name=name), f"auth.secret_name: {name} steers")
+            for name in ("LD_PRELOAD", "NODE_OPTIONS", "PATH", "ANTHROPIC_BASE_URL", "https_proxy", "SSL_CERT_FILE")
+        ],
+        (_but(VARIABLE, scope=None), "auth.scope: can't be null"),
+        (_but(VARIABLE, scope={"type": "everything"}), "auth.scope: has type 'everything'"),
+        (_but(VARIABLE, scope={"type": "agent", "agent_ids": []}), "agent_ids: must have at least 1"),
+        (_but(VARIABLE, scope={"type": "agent", "session_ids": ["sesn_1"]}), "auth.scope"),
+        (_but(VARIABLE, scope={"type": "workspace", "access": "write"}), "auth.scope.access"),
         (_but(VARIABLE, secret_value="canary\nline"), "auth.secret_value: holds a control"),
         (_but(VARIABLE, networking=...), "auth.networking: is required"),
         (_but(VARIABLE, injection_location=None), "auth.injection_location: can't be null"),
@@ -316,6 +331,7 @@ def test_a_bad_credential_is_refused_without_repeating_its_secret(
         (OAUTH, {"type": "mcp_oauth", "expires_at": "2001-01-01T00:00:00Z"}, "in the past"),
         (VARIABLE, {"type": "environment_variable", "secret_name": "B"}, "auth.secret_name: can't be changed"),
         (VARIABLE, {"type": "environment_variable", "injection_location": None}, "can't be null"),
+        (VARIABLE, {"type": "environment_variable", "scope": None}, "can't be null"),
         (VARIABLE, {"type": "environment_variable", "networking": {"type": "limited", "allowed_hosts": []}}, "least 1"),
     ],
 )  # fmt: skip
@@ -433,17 +449,19 @@ def test_a_session_takes_vaults_and_keeps_them(client: anthropic.Anthropic, stra
     assert create(None).vault_ids == []
     assert "vault_ids" in message_of(lambda: client.beta.sessions.update(made.id, vault_ids=[one]))
     assert "archived" in message_of(lambda: create([one, archived]))
-    refused = message_of(lambda: create([variable]))
-    assert credential in refused
-    assert "GITHUB_TOKEN" in refused
+    assert create([variable]).vault_ids == [variable]
     assert "twice" in message_of(lambda: create([one, one]))
     assert "at most 20" in message_of(lambda: create([f"vlt_{n}" for n in range(21)]))
     message_of(lambda: create(["vlt_nothing"]), NotFoundError)
     with stranger.client() as other:
         theirs = vault_of(other)
     message_of(lambda: create([theirs]), NotFoundError)
+    environment = client.beta.environments.create(name="own", config={"type": "self_hosted"}).id
+    refused = message_of(lambda: create([variable]))
+    assert credential in refused
+    assert "GITHUB_TOKEN" in refused
     client.beta.vaults.credentials.archive(credential, vault_id=variable)
-    assert create([variable]).vault_ids == [variable]
+    assert create([variable, one]).vault_ids == [variable, one]
 
 
 def test_secrets_need_a_key_like_everything_else(server: RunningServer, access: Access) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hostler.egress import EgressLimits, EgressProxy
-from hostler.egress.redact import Redactor
+from hostler.egress.redact import REDACTED, Forms, Redactor, stand_ins
 from hostler.engine.egress_port import Bearer, EgressDecision, EgressRules, McpAccess, McpFailure, McpRoute
 
 DEADLINE = 15.0
@@ -386,8 +386,8 @@ def test_secret_is_cut_out_in_every_form_however_it_is_split(size: int) -> None:
 
     forms = [TOKEN, quote(TOKEN, safe=""), *(base64.b64encode(b"ab"[:n] + TOKEN.encode()).decode() for n in range(3))]
     text = "".join(f"data: before {form} after\n" for form in forms).encode()
-    redactor = Redactor(TOKEN)
-    out = b"".join(redactor.feed(text[at : at + size]) for at in range(0, len(text), size)) + redactor.finish()
+    redactor = Redactor(Forms(stand_ins(TOKEN, REDACTED)))
+    out = b"".join(redactor.feed(text[at : at + size]) for at in range(0, len(text), size)) + redactor.end()
     assert out.count(b"[redacted]") == len(forms)
     assert out.count(b"before ") == out.count(b" after\n") == len(forms)
     assert TOKEN[5:-5].encode() not in out
@@ -395,6 +395,6 @@ def test_secret_is_cut_out_in_every_form_however_it_is_split(size: int) -> None:
 
 
 def test_stream_without_the_secret_is_not_held_back() -> None:
-    redactor = Redactor(TOKEN)
+    redactor = Redactor(Forms(stand_ins(TOKEN, REDACTED)))
     assert redactor.feed(b"data: {}\n\n") == b"data: {}\n\n"
-    assert Redactor("").feed(b"anything") == b"anything"
+    assert Redactor(Forms(stand_ins("", REDACTED))).feed(b"anything") == b"anything"

@@ -11,18 +11,27 @@ from typing import Any
 from oauthkit import FakeProvider
 from sqlalchemy import Connection
 
+from hostler.domain.agents import CreateAgent
 from hostler.domain.clock import rfc3339_of
+from hostler.domain.environments import CreateEnvironment
+from hostler.domain.ids import new_id
 from hostler.domain.values import parse
 from hostler.domain.vaults import CreateCredential, CreateVault, UpdateCredential
 from hostler.egress.outgoing import OutgoingClient
+from hostler.engine.agents import Agents
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
 from hostler.engine.egress_port import Bearer
+from hostler.engine.environments import Environments
+from hostler.engine.models import CATALOGUE, Models
+from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import KeyFile
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE
+from hostler.store.sessions import NewSession, SessionRow, create_session
+from hostler.testing.one_rung import PLACEMENT
 
 WORKSPACE = DEFAULT_WORKSPACE
 URL = "https://mcp.example.com/mcp"
@@ -61,6 +70,9 @@ class Bench:
     vaults: Vaults
     credentials: Credentials
     broker: VaultBroker
+    variables: VariableBroker
+    agents: Agents
+    environments: Environments
 
     async def vault(self) -> str:
         made = await self.vaults.create(WORKSPACE, CreateVault(display_name="v"))
@@ -89,6 +101,38 @@ class Bench:
         if lives is not None:
             body["expires_at"] = rfc3339_of(await self.now() + lives)
         return await self.add(vault, body)
+
+    async def variable(self, vault: str, name: str = "TOKEN", value: str = "canary-value", **auth: Any) -> str:
+        """A variable for every host, unless `auth` says otherwise."""
+        body = {"type": "environment_variable", "secret_name": name, "secret_value": value}
+        return await self.add(vault, {**body, "networking": {"type": "unrestricted"}, **auth})
+
+    async def agent(self) -> str:
+        model = {"name": "a", "model": "claude-opus-5-5"}
+        found: str = (await self.agents.create(WORKSPACE, parse(CreateAgent, model)))["id"]
+        return found
+
+    async def session(self, *vaults: str, agent: str | None = None) -> SessionRow:
+        agent = agent or await self.agent()
+        session_id = new_id("sesn")
+        made = await self.environments.create(WORKSPACE, parse(CreateEnvironment, {"name": session_id}))
+
+        def unit(conn: Connection) -> SessionRow:
+            new = NewSession(
+                id=session_id,
+                workspace_id=WORKSPACE,
+                agent_id=agent,
+                agent_version=1,
+                environment_id=made["id"],
+                thread_id=new_id("sthr"),
+                agent={},
+                environment={},
+                state="{}",
+                vault_ids=vaults,
+            )
+            return create_session(conn, self.database.now(conn), new)
+
+        return await self.database.write(unit)
 
     async def add(self, vault: str, auth: Any) -> str:
         made = await self.credentials.create(WORKSPACE, vault, parse(CreateCredential, {"auth": auth}))
@@ -127,4 +171,9 @@ async def open_bench(url: str, key_file: Path, skew: Skew, heard: Heard) -> Asyn
         broker = VaultBroker(database, sealer, outgoing, heard)
         stack.push_async_callback(broker.close)
         credentials = Credentials(database, sealer, heard, plain_http=True)
-        yield Bench(database, keys, sealer, Vaults(database, heard), credentials, broker)
+        variables = VariableBroker(database, sealer)
+        stack.push_async_callback(variables.close)
+        vaults, agents = Vaults(database, heard), Agents(database, Models(CATALOGUE))
+        yield Bench(
+            database, keys, sealer, vaults, credentials, broker, variables, agents, Environments(database, PLACEMENT)
+        )

@@ -21,6 +21,7 @@ from hostler.api import (
     memory_stores,
     models,
     oversight,
+    policies,
     session_resources,
     sessions,
     skills,
@@ -51,7 +52,13 @@ _ROUTERS = (
     skills.router,
     vaults.router,
 )
-_OWN_ROUTERS = (administration.router, environment_keys.router, oversight.router, webhook_endpoints.router)
+_OWN_ROUTERS = (
+    administration.router,
+    environment_keys.router,
+    oversight.router,
+    policies.router,
+    webhook_endpoints.router,
+)
 
 
 def served_methods() -> frozenset[str]:

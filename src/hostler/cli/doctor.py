@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
@@ -29,16 +29,24 @@ from hostler.cli.terminal import plain
 
 if TYPE_CHECKING:
     from hostler.config import Settings
+    from hostler.domain.isolation import Preset, Technology
+    from hostler.engine.sandbox_port import IsolationLabel
+
+    Rungs = dict[Technology, IsolationLabel | str]
 
 OLDEST_PYTHON = (3, 11)
 TOOL_SECONDS = 30.0
 
-Verdict = Literal["ok", "warn", "fail"]
+Verdict = Literal["ok", "off", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line. JSON of the command: `{"ok": bool, "findings": [{"check", "verdict", "found", "advice"}, …]}`."""
+    """One line. `off`: this host doesn't give it, and nothing needs it.
+
+    JSON of the command: `{"ok": bool, "findings": [{"check", "verdict", "found", "advice"}, …], "rungs": {"gvisor":
+    {"available": bool, "why": str | null, "isolation": {…} | null}, …}}`.
+    """
 
     check: str
     verdict: Verdict
@@ -49,11 +57,12 @@ class Finding:
 
 def doctor(settings: Settings, *, as_json: bool) -> int:
     findings: list[Finding] = []
+    rungs: Rungs = {}
     console = terminal.out()
-    for finding in examine(settings):
+    for finding in examine(settings, rungs):
         findings.append(finding)
         if not as_json:
-            style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[finding.verdict]
+            style = {"ok": "green", "off": "dim", "warn": "yellow", "fail": "bold red"}[finding.verdict]
             line = Text(f"{finding.verdict:<5}", style=style)
             line.append(f"{finding.check}: ", style="bold")
             line.append(plain(finding.found))
@@ -62,12 +71,19 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
                 console.print(Text(f"     → {plain(finding.advice)}", style=style))
     failed = any(finding.verdict == "fail" for finding in findings)
     if as_json:
-        print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings]}))
+        shown = {name: _rung(found) for name, found in rungs.items()}
+        print(json.dumps({"ok": not failed, "findings": [asdict(finding) for finding in findings], "rungs": shown}))
     return FAILED if failed else 0
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """All checks, in the order in which one would repair."""
+def _rung(found: IsolationLabel | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"available": False, "why": found, "isolation": None}
+    return {"available": True, "why": None, "isolation": words.isolation_facts(found)}
+
+
+def examine(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
+    """All checks, in the order in which one would repair. `rungs` is filled with what was found of them."""
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
         lambda: _program("bwrap", "bubblewrap"),
@@ -82,7 +98,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _state_folder(settings)
     yield _database(settings)
     yield _model(settings)
-    yield from _sandbox(settings)
+    yield from _sandbox(settings, rungs)
     yield _server(settings)
 
 
@@ -223,18 +239,40 @@ def _model(settings: Settings) -> Finding:
     return Finding("model", "ok", f"{settings.model.base_url}, with a key")
 
 
-def _sandbox(settings: Settings) -> Iterator[Finding]:
-    from hostler.compose import sandbox_provider
-    from hostler.engine.sandbox_port import SandboxUnavailable
+def _sandbox(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
+    from hostler.compose import survey
+    from hostler.domain.errors import InvalidRequest
+    from hostler.engine.placement import Needs
+    from hostler.engine.sandbox_port import LADDER
 
     try:
-        label = asyncio.run(sandbox_provider(settings).probe())
-    except SandboxUnavailable as error:
-        yield Finding("sandbox", "fail", str(error), "repair what failed above; without a sandbox nothing runs")
+        found = asyncio.run(survey(settings))
+    except InvalidRequest as error:
+        yield Finding("claude versions", "fail", error.message, "repair or remove that folder")
         return
-    yield Finding("sandbox", "ok", f"a trial ran. {words.isolation(label)}")
-    for promise in label.missing:
-        yield Finding("isolation", "warn", promise)
+    for height, rung in enumerate(LADDER, 1):
+        for technology in sorted(rung):
+            label = rungs[technology] = found.given.get(technology, "it is not configured on this server")
+            check = f"rung {height}, {technology}"
+            if isinstance(label, str):
+                wanted = technology == settings.sandbox.technology
+                yield Finding(check, "fail" if wanted else "off", label)
+                continue
+            yield Finding(check, "ok", f"a trial ran. {words.isolation(label)}")
+            for promise in label.missing:
+                yield Finding(check, "warn", promise)
+    presets: tuple[Preset, ...] = ("development", "production")
+    for preset in presets:
+        default = preset == settings.presets.default
+        who = ", the default of this server" if default else ""
+        try:
+            place = found.choose(Needs(preset))
+        except InvalidRequest as error:
+            why = error.message.partition(": ")[2]
+            advice = "docs/how-to/choose-an-isolation.md" if default else ""
+            yield Finding(f"preset {preset}", "fail" if default else "off", f"sessions don't start{who}: {why}", advice)
+        else:
+            yield Finding(f"preset {preset}", "ok", f"sessions run in {place.technology}{who}")
 
 
 def _server(settings: Settings) -> Finding:

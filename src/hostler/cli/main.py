@@ -32,8 +32,10 @@ from hostler.cli.options import (
 from hostler.cli.options import address_of as _address
 from hostler.cli.options import log_level_of as _log_level
 from hostler.cli.options import settings_of as _settings
-from hostler.cli.problem import Problem
+from hostler.cli.policycommands import register as register_policy_commands
+from hostler.cli.problem import WRONG, Problem
 from hostler.cli.webhookcommands import register as register_webhook_commands
+from hostler.engine.sandbox_port import Technology
 
 app = typer.Typer(
     name="hostler",
@@ -191,6 +193,22 @@ def sessions_tail(
     tail(address, session, since=since, follow=follow, as_json=as_json)
 
 
+@sessions_app.command("denials")
+def sessions_denials(
+    session: SessionId,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="Decisions read.")] = 1_000,
+    url: Url = None,
+    api_key: ApiKey = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a session was denied on the network, why, and what would allow it."""
+    address = _address(url, api_key, state_dir)
+    from hostler.cli.sessions import denials
+
+    denials(address, session, limit=limit, as_json=as_json)
+
+
 def _act(
     session: str, action: str, url: str | None, api_key: str | None, state_dir: Path | None, as_json: bool
 ) -> None:
@@ -227,6 +245,7 @@ def sessions_delete(
 # ------------------------------------------------------------------------------------------------ commands on this host
 
 register_key_commands(app)
+register_policy_commands(app)
 register_environment_commands(app)
 register_image_commands(app)
 register_webhook_commands(app)
@@ -270,9 +289,28 @@ def secrets_prune(
 
 @app.command()
 def doctor(
-    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+    store_url: StoreUrl = None,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack this host's sandboxes and proxy instead, and keep what that shows.")
+    ] = False,
+    technology: Annotated[
+        Technology | None, typer.Option("--technology", help="With --attack: only this isolation technology.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check what isolation this host gives, and what is missing."""
+    if technology is not None and not attack:
+        raise Problem(
+            "--technology is for --attack; without it doctor looks at all of them",
+            next_command="hostler doctor --attack --technology TECHNOLOGY",
+            code=WRONG,
+        )
+    if attack:
+        from hostler.cli.attack import attack as attack_now
+
+        raise typer.Exit(attack_now(_settings(state_dir, config, store_url), technology=technology, as_json=as_json))
     from hostler.cli.doctor import doctor as examine
 
     raise typer.Exit(examine(_settings(state_dir, config, store_url), as_json=as_json))

@@ -11,9 +11,11 @@ from rich.text import Text
 
 from hostler.cli import terminal
 from hostler.cli.client import Address, connected
+from hostler.cli.oversight import rows_of
 from hostler.cli.problem import Problem, spelled
 from hostler.cli.show import Show, tokens
 from hostler.cli.terminal import plain_line
+from hostler.cli.words import session_isolation
 
 _STATUS_STYLE = {"running": "green", "rescheduling": "yellow", "terminated": "dim"}
 
@@ -62,6 +64,8 @@ def show_session(address: Address, session_id: str, *, as_json: bool) -> None:
     table.add_row("agent", plain_line(f"{agent['name']} ({agent['id']}, version {agent['version']})"))
     table.add_row("model", plain_line(agent["model"]["id"]))
     table.add_row("environment", row["environment_id"])
+    if row.get("isolation"):
+        table.add_row("isolation", plain_line(session_isolation(row["isolation"]), 400))
     table.add_row("tokens", f"{total:,} in ({cached:,} from the cache), {made:,} out")
     table.add_row("created", row["created_at"])
     if row.get("archived_at"):
@@ -122,6 +126,33 @@ def _followed(client: Any, session_id: str, since: int) -> Iterator[tuple[int | 
                     return
                 seq = None
     raise Problem("the stream ended", next_command=f"hostler sessions tail {session_id} --follow")
+
+
+def denials(address: Address, session_id: str, *, limit: int, as_json: bool) -> None:
+    """What was denied on the way out, alike ones together, the newest first.
+
+    JSON: `{"denials": [{"method", "host", "port", "path", "reason", "hint", "allow", "count", "last_at"}, …]}`.
+    """
+    told: dict[tuple[Any, ...], dict[str, Any]] = {}
+    same = ("method", "host", "port", "path", "reason")
+    for row in rows_of(address, f"/hostler/v1/sessions/{session_id}/egress", limit, allowed="false"):
+        shown = {name: row[name] for name in (*same, "hint", "allow")}
+        first = told.setdefault(tuple(row[name] for name in same), {**shown, "count": 0, "last_at": row["created_at"]})
+        first["count"] += 1
+    if as_json:
+        print(json.dumps({"denials": list(told.values())}))
+        return
+    console = terminal.out()
+    if not told:
+        console.print("Nothing was denied.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("last", "times", "what", "reason", "what would allow it"):
+        table.add_column(name, no_wrap=name in ("last", "times"), overflow="fold")
+    for row in told.values():
+        what = plain_line(f"{row['method']} {row['host']}:{row['port']}{row['path']}", 120)
+        table.add_row(row["last_at"][:19], str(row["count"]), what, row["reason"], plain_line(row["hint"], 300))
+    console.print(table)
 
 
 def act(address: Address, session_id: str, action: str, *, as_json: bool) -> None:

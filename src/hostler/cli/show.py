@@ -208,6 +208,9 @@ class Show:
     def _error(self, error: Mapping[str, Any]) -> None:
         self.pause()
         status = (error.get("retry_status") or {}).get("type")
+        if isinstance(error.get("hostler"), Mapping):  # a notice: the session goes on
+            self._console.print(Text(plain_line(str(error.get("message")), 600), style="yellow"))
+            return
         said = f"{error.get('type')}: {error.get('message')}"
         if status == "retrying":
             self._console.print(Text(plain_line(f"{said} (trying again)", 400), style="yellow"))

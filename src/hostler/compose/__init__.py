@@ -1,7 +1,7 @@
 """How are the parts put together? The composition root: settings in, a running Hostler out."""
 
 from hostler.compose.database import create_key, has_key, open_database
-from hostler.compose.sandboxes import sandbox_provider
+from hostler.compose.sandboxes import sandbox_provider, survey
 from hostler.compose.secrets import master_keys
 from hostler.compose.server import Hostler, running, until_signal
 from hostler.compose.terms import quota_defaults, webhook_lease_seconds
@@ -15,6 +15,7 @@ __all__ = [
     "quota_defaults",
     "running",
     "sandbox_provider",
+    "survey",
     "until_signal",
     "webhook_lease_seconds",
 ]

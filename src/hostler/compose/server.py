@@ -23,7 +23,16 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
-from hostler.compose.sandboxes import homes, profile_reader, repository_cloner, sandbox_provider
+from hostler.compose.sandboxes import (
+    claude_programs,
+    homes,
+    preset_terms,
+    profile_reader,
+    repository_cloner,
+    sandbox_provider,
+    volume_trial,
+    volumes,
+)
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
@@ -39,19 +48,24 @@ from hostler.compose.terms import (
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
+from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.resolve import Resolver
+from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
-from hostler.engine.attachments import Attachments
+from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
+from hostler.engine.denials import Denials
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.homes import remove_tree
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
 from hostler.engine.memory_files import MemoryFiles
@@ -62,8 +76,10 @@ from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
+from hostler.engine.placement import Placement, Verified
+from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
-from hostler.engine.process import Surroundings, remove_tree
+from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
@@ -74,6 +90,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatcher
@@ -137,10 +154,18 @@ def worker_name(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *, mcp_credentials: McpCredentials | None = None) -> AsyncIterator[Hostler]:
+async def running(
+    settings: Settings,
+    *,
+    mcp_credentials: McpCredentials | None = None,
+    verified: Verified | None = None,
+    resolver: Resolver | None = None,
+) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
-    `mcp_credentials` holds the secrets for MCP servers; None: the vaults do.
+    `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
+    has shown here; None: it was never run. `resolver` turns the names that sessions ask for into addresses; None: the
+    system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -151,11 +176,15 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
-            provider = sandbox_provider(settings)
+            trial = volume_trial(settings)
+            provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
             label = await provider.probe()
-            swept = tuple(await provider.sweep())
-            places = homes(settings)
+            swept = list(await provider.sweep())
+            kept_on, unmounted = await asyncio.to_thread(volumes, settings, trial)
+            stack.callback(kept_on.close)
+            swept += unmounted
+            places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
             upstream = await _upstream(settings, stack)
@@ -176,8 +205,12 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             stack.callback(outgoing.close)
             broker = VaultBroker(database, sealer, outgoing, emit)
             stack.push_async_callback(broker.close)
+            denials = Denials()
+            variables = VariableBroker(database, sealer)
+            stack.push_async_callback(variables.close)
             egress = EgressProxy(
-                StoredDecisions(database),
+                StoredDecisions(database, denials),
+                resolver=resolver,
                 private_allowed=private_allowed,
                 credentials=mcp_credentials or broker,
             )
@@ -189,12 +222,15 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
             dispatcher = WebhookDispatcher(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
+            harness = ClaudeHarness()
+            placement = Placement(provider, await claude_programs(settings, harness), preset_terms(settings), verified)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
+            mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
             parts = RunnerParts(
@@ -202,32 +238,37 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 hub=hub,
                 ledger=runner_ledger(database, terms, prices),
                 around=Surroundings(
-                    harness=ClaudeHarness(),
+                    harness=harness,
                     sandboxes=provider,
                     model_roads=gateway,
                     egress_roads=egress,
                     homes=places,
                     settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
                     allowed_models=models.helpers(),
+                    placement=placement,
+                    road_secrets=InjectingSecrets,
                     layers=layers,
                 ),
+                variables=variables,
                 profile_of=profile_reader(settings),
                 attachments=Attachments(
                     (
                         Repositories(database, cloner, sealer),
-                        MountedFiles(database, blobs),
+                        mounted_files,
                         mounted_skills,
                         memory_files,
                         outputs,
                     )
                 ),
                 content=FileContent(database, blobs),
+                denials=denials,
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
 
             async def forget(session_id: str) -> None:
                 await asyncio.to_thread(places.remove, session_id)
+                await asyncio.to_thread(mounted_files.forget, session_id)
 
             worker = Worker(
                 owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)
@@ -238,19 +279,20 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
-                environments=Environments(database),
+                environments=Environments(database, placement),
+                policies=Policies(database, PolicyTrials()),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
                 ),
                 models=models,
-                sessions=Sessions(database, hub, records, models, kinds, quotas, prices),
+                sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
-                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others),
+                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others, provider),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),
@@ -286,8 +328,7 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
-                    tasks.create_task(outputs.collect_left(places.kept)),
-                    tasks.create_task(memory_files.collect_left(places.kept)),
+                    tasks.create_task(collect_left(places, database, parts.attachments)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),
@@ -299,7 +340,17 @@ async def running(settings: Settings, *, mcp_credentials: McpCredentials | None 
                 host, port = listener.getsockname()[:2]
                 base_url = f"http://{host if ':' not in host else f'[{host}]'}:{port}"
                 try:
-                    yield Hostler(settings, base_url, database, label, settings.rehearsing, worker, broker, hub, swept)
+                    yield Hostler(
+                        settings,
+                        base_url,
+                        database,
+                        label,
+                        settings.rehearsing,
+                        worker,
+                        broker,
+                        hub,
+                        (*swept, *unmounted),
+                    )
                 finally:
                     worker.drain()
                     hub.close()

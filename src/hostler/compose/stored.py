@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from hostler.domain.prices import Prices
 from hostler.engine.budget import priced
+from hostler.engine.denials import Denials
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
@@ -39,10 +40,11 @@ class StoredSequence:
 
 
 class StoredDecisions:
-    """Implements `EgressRecorder`."""
+    """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, denials: Denials) -> None:
         self._database = database
+        self._denials = denials
 
     async def record(self, decision: EgressDecision) -> None:
         await self._database.write(
@@ -55,8 +57,12 @@ class StoredDecisions:
                 port=decision.port,
                 allowed=decision.allowed,
                 reason=decision.reason,
+                path=decision.path,
+                hint=decision.hint,
             )
         )
+        if not decision.allowed:
+            self._denials.told(decision)
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:

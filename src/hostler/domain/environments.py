@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field
 
 from hostler.domain.agents import AgentName
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.isolation import Hosting, Limits
-from hostler.domain.networking import Limited, LimitedRequest, Unrestricted, UnrestrictedRequest
+from hostler.domain.isolation import Hosting, Isolation, Limits, Preset
+from hostler.domain.networking import Limited, Networking, NetworkingRequest, Unrestricted, changed_networking
 from hostler.domain.packages import PackageLists, PackagesRequest, changed_packages
 from hostler.domain.values import Metadata, MetadataPatch, Text, Value, problem
 
@@ -18,32 +18,37 @@ MAX_ENVIRONMENT_DESCRIPTION: Final = 2_048
 
 class CloudConfigRequest(Value):
     type: Literal["cloud"]
-    networking: Annotated[UnrestrictedRequest | LimitedRequest, Field(discriminator="type")] | None = None
+    networking: NetworkingRequest | None = None
     packages: PackagesRequest | None = None
+    isolation: Isolation | None = None
     limits: Limits | None = None
     hosting: Hosting | None = None
+    preset: Preset | None = None
 
 
 class CloudConfig(Value):
     """An environment's configuration as it is stored."""
 
     type: Literal["cloud"] = "cloud"
-    networking: Annotated[Unrestricted | Limited, Field(discriminator="type")] = Unrestricted()
+    networking: Networking = Unrestricted()
     packages: PackageLists = PackageLists()
+    isolation: Isolation = Isolation()
     limits: Limits = Limits()
     hosting: Hosting = Hosting()
+    preset: Preset | None = None
+    """None: the server's."""
 
     def wire(self) -> dict[str, Any]:
         """The wire's object. Our extensions appear only where they were set."""
         shown: dict[str, Any] = {
             "type": "cloud",
-            "networking": self.networking.model_dump(mode="json"),
+            "networking": self.networking.wire(),
             "packages": self.packages.model_dump(mode="json"),
         }
-        for name, part in (("limits", self.limits), ("hosting", self.hosting)):
+        for name, part in (("isolation", self.isolation), ("limits", self.limits), ("hosting", self.hosting)):
             if values := part.model_dump(mode="json", exclude_none=True):
                 shown[name] = values
-        return shown
+        return shown if self.preset is None else {**shown, "preset": self.preset}
 
 
 class SelfHostedConfigRequest(Value):
@@ -95,7 +100,7 @@ class UpdateEnvironment(Value):
     scope: OrganizationScope = None
 
 
-Part = TypeVar("Part", Limits, Hosting)
+Part = TypeVar("Part", Isolation, Limits, Hosting)
 
 
 def new_config(request: CloudConfigRequest | SelfHostedConfigRequest | None) -> CloudConfig | SelfHostedConfig:
@@ -128,18 +133,8 @@ def changed_config(
 
 def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudConfig:
     networking = stored.networking
-    match request.networking:
-        case UnrestrictedRequest():
-            networking = Unrestricted()
-        case LimitedRequest(allowed_hosts=hosts, allow_mcp_servers=servers, allow_package_managers=managers):
-            kept = networking if isinstance(networking, Limited) else Limited()
-            networking = Limited(
-                allowed_hosts=kept.allowed_hosts if hosts is None else hosts,
-                allow_mcp_servers=kept.allow_mcp_servers if servers is None else servers,
-                allow_package_managers=kept.allow_package_managers if managers is None else managers,
-            )
-        case None:
-            pass
+    if request.networking is not None:
+        networking = changed_networking(networking, request.networking)
     packages = changed_packages(stored.packages, request.packages)
     if isinstance(networking, Limited) and not networking.allow_package_managers and not packages.empty:
         raise InvalidRequest(
@@ -148,8 +143,10 @@ def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudCon
     return CloudConfig(
         networking=networking,
         packages=packages,
+        isolation=_overlaid(stored.isolation, request, "isolation"),
         limits=_overlaid(stored.limits, request, "limits"),
         hosting=_overlaid(stored.hosting, request, "hosting"),
+        preset=request.preset if "preset" in request.model_fields_set else stored.preset,
     )
 
 

@@ -194,8 +194,24 @@ def request_end(at: str, start_id: str, tokens: Body, is_error: bool) -> Event:
     return _event("span.model_request_end", at, model_request_start_id=start_id, model_usage=tokens, is_error=is_error)
 
 
-def error(at: str, type_: ErrorType, message: str, retry: RetryStatus) -> Event:
-    return _event("session.error", at, error={"type": type_, "message": message, "retry_status": {"type": retry}})
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit that a session ran into, for programs: our extension of an error."""
+
+    code: str
+    """Which one: `memory_limit_reached`, `pids_limit_reached`, `disk_limit_reached`, `disk_files_limit_reached`,
+    `turn_seconds_reached`, `max_turns_reached`."""
+    field: str
+    """What raises it, in an environment."""
+    value: float | None
+    """What it is now, in the unit of the field; None: not known here."""
+
+
+def error(at: str, type_: ErrorType, message: str, retry: RetryStatus, limit: Limit | None = None) -> Event:
+    body: Body = {"type": type_, "message": message, "retry_status": {"type": retry}}
+    if limit is not None:
+        body |= {"code": limit.code, "limit": {"field": limit.field, "value": limit.value}}
+    return _event("session.error", at, error=body)
 
 
 RepositoryError = Literal[
@@ -213,10 +229,38 @@ def repository_error(at: str, type_: RepositoryError, message: str, url: str) ->
     return _event("session.error", at, error=body)
 
 
+def credential_host_error(at: str, vault_id: str, credential_id: str, message: str) -> Event:
+    """A variable is for hosts that the environment doesn't let the session reach; the session goes on."""
+    error = {
+        "type": "credential_host_unreachable_error",
+        "vault_id": vault_id,
+        "credential_id": credential_id,
+        "message": message,
+        "retry_status": {"type": "retrying"},
+    }
+    return _event("session.error", at, error=error)
+
+
 def mcp_error(at: str, type_: ErrorType, server: str, message: str) -> Event:
     """An MCP server can't be used; the session goes on without it, and tries again when it next starts a process."""
     error = {"type": type_, "mcp_server_name": server, "message": message, "retry_status": {"type": "retrying"}}
     return _event("session.error", at, error=error)
+
+
+def notice(at: str, kind: str, message: str, details: Mapping[str, Any]) -> Event:
+    """Something that the user should know; the session goes on.
+
+    The wire's list of event types is closed for strict clients, and so is that of errors: only `unknown_error` is open.
+    What programs need is in `error.hostler`, our extension: `type`, which is `kind`, and `details`.
+    """
+    extension = {"type": kind, **details}
+    body = {
+        "type": "unknown_error",
+        "message": message,
+        "retry_status": {"type": "retrying"},
+        "hostler": extension,
+    }
+    return _event("session.error", at, error=body)
 
 
 def preview_start(type_: Literal["agent.message", "agent.thinking"], id_: str) -> str:

@@ -1,16 +1,39 @@
-"""How are an environment's sessions kept apart from their host, how much may each use, and how is it kept?"""
+"""How are an environment's sessions kept apart from their host, how much may each use, and how is it kept?
+
+All of it is our extension of the wire: `isolation`, `limits`, `hosting` and `preset` inside an environment's `config`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from hostler.domain.values import Value
+from hostler.domain.values import Value, problem
+
+Technology = Literal["bubblewrap", "docker", "podman", "gvisor", "microvm"]
+"""What separates a sandbox from its host."""
+TECHNOLOGIES: Final[tuple[Technology, ...]] = get_args(Technology)
+
+Preset = Literal["development", "production"]
+"""`development` is open and says so; `production` is locked, and refuses to run where a promise can't be kept."""
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9}){2}(?:-[0-9A-Za-z.]{1,32})?", text):
+        raise problem("is not a version; give one such as 2.1.300")
+    return text
+
+
+class Isolation(Value):
+    """What the sandboxes are made of. What is absent is the strongest that the host gives."""
+
+    technology: Technology | None = None
 
 
 class Limits(Value):
-    """Our extension: what one session may use. What is absent follows the server's defaults."""
+    """What one session may use. What is absent follows the server's defaults."""
 
     memory_mb: Annotated[int, Field(ge=256, le=1_048_576)] | None = None
     """Memory of the sandbox, in MiB."""
@@ -18,14 +41,25 @@ class Limits(Value):
     """Share of processor time, in whole processors."""
     pids: Annotated[int, Field(ge=16, le=1_000_000)] | None = None
     """Processes and threads together."""
+    disk_mb: Annotated[int, Field(ge=64, le=67_108_864)] | None = None
+    """What is kept of the session (workspace, outputs, state of the harness) together, in MiB."""
+    open_files: Annotated[int, Field(ge=256, le=1_048_576)] | None = None
+    """Descriptors of one process."""
     max_turns: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Model requests that one user message may cause."""
     turn_seconds: Annotated[int, Field(ge=1, le=604_800)] | None = None
     """Running time of one run, in seconds: a wait for a person ends it, the next run counts anew."""
 
 
+SandboxLimit = Literal["memory_mb", "cpus", "pids", "disk_mb", "open_files"]
+SANDBOX_LIMITS: Final[tuple[SandboxLimit, ...]] = get_args(SandboxLimit)
+"""The limits that the sandbox has to enforce; the others are the worker's own."""
+
+
 class Hosting(Value):
-    """Our extension: how a session is kept."""
+    """How a session is kept."""
 
     idle_timeout_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = None
     """How long an idle session keeps its processes, in seconds; 0 ends them at once."""
+    cli_version: Annotated[str, AfterValidator(_version)] | None = None
+    """Version of the `claude` program, exactly. What is absent is the one that the server brings along."""

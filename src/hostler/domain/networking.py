@@ -1,18 +1,25 @@
-"""What may an environment's sessions reach? The `networking` of its configuration."""
+"""What may an environment's sessions reach? The `networking` of its configuration.
+
+`rules` is our extension: a host for some ports, methods or paths only.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from hostler.domain.values import Items, Value, problem
 
 MAX_ALLOWED_HOSTS: Final = 256
+MAX_RULES: Final = 256
+MAX_RULE_ITEMS: Final = 32
+MAX_PATH: Final = 512
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~!$&'()+,=:@-][A-Za-z0-9_~!$&'()+,=:@.-]*)*/?")
 _PRIVATE_SUFFIXES = ("localhost", "local", "internal", "lan", "home.arpa", "localdomain")
 
 
@@ -56,10 +63,67 @@ def _host_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(host_rule(rule) for rule in rules))
 
 
+def _method(text: str) -> str:
+    method = text.upper()
+    if method == "CONNECT":
+        raise problem("has CONNECT, which is how a tunnel is asked for and says nothing; name what may be done inside")
+    if not re.fullmatch(r"[A-Z]{1,32}", method):
+        raise problem(f"has {text!r}, which is not a method; give one such as GET")
+    return method
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise problem(f"has {text!r}; a path begins with /")
+    if not _PLAIN_PATH.fullmatch(text):
+        # What two servers could read differently would allow one thing and be taken for another.
+        raise problem(
+            f"has {text!r}; give the plain beginning of a path: no query, wildcard or % escape, no empty segment and "
+            "none that begins with a dot"
+        )
+    return text
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+Ports = Annotated[
+    Items[Annotated[int, Field(ge=1, le=65_535)]], Field(max_length=MAX_RULE_ITEMS), AfterValidator(_once)
+]
+Methods = Annotated[
+    Items[Annotated[str, AfterValidator(_method)]], Field(max_length=MAX_RULE_ITEMS), AfterValidator(_once)
+]
+Paths = Annotated[
+    Items[Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_path)]],
+    Field(max_length=MAX_RULE_ITEMS),
+    AfterValidator(_once),
+]
+
+
+class Rule(Value):
+    """A host, and what for. An empty list says: anything."""
+
+    host: Annotated[str, AfterValidator(host_rule)]
+    ports: Ports = ()
+    """Other ports than those of http and https, too."""
+    methods: Methods = ()
+    """In upper case."""
+    paths: Paths = ()
+    """Beginnings, by whole segments: `/v1/files` allows `/v1/files/x`, not `/v1/filesystem`."""
+
+    def wire(self) -> dict[str, Any]:
+        shown = self.model_dump(mode="json")
+        return {name: value for name, value in shown.items() if value}
+
+
 class Unrestricted(Value):
     """Every public host."""
 
     type: Literal["unrestricted"] = "unrestricted"
+
+    def wire(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
 
 
 class Limited(Value):
@@ -70,6 +134,12 @@ class Limited(Value):
     allow_mcp_servers: bool = False
     allow_package_managers: bool = False
     """Whether the registries of package managers may be reached too."""
+    rules: Items[Rule] = ()
+
+    def wire(self) -> dict[str, Any]:
+        """The wire's object; our `rules` appear where there are any."""
+        shown = self.model_dump(mode="json", exclude={"rules"})
+        return {**shown, "rules": [rule.wire() for rule in self.rules]} if self.rules else shown
 
 
 class LimitedRequest(Value):
@@ -77,7 +147,29 @@ class LimitedRequest(Value):
     allowed_hosts: Annotated[Items[str], Field(max_length=MAX_ALLOWED_HOSTS), AfterValidator(_host_rules)] | None = None
     allow_mcp_servers: bool | None = None
     allow_package_managers: bool | None = None
+    rules: Annotated[Items[Rule], Field(max_length=MAX_RULES), AfterValidator(_once)] | None = None
 
 
 class UnrestrictedRequest(Value):
     type: Literal["unrestricted"]
+
+
+Networking = Annotated[Unrestricted | Limited, Field(discriminator="type")]
+NetworkingRequest = Annotated[UnrestrictedRequest | LimitedRequest, Field(discriminator="type")]
+
+
+def changed_networking(
+    stored: Unrestricted | Limited, request: UnrestrictedRequest | LimitedRequest
+) -> Unrestricted | Limited:
+    """`stored` with what `request` says. What a limited request leaves out stays; null too, but for our `rules`."""
+    if isinstance(request, UnrestrictedRequest):
+        return Unrestricted()
+    kept = stored if isinstance(stored, Limited) else Limited()
+    return Limited(
+        allowed_hosts=kept.allowed_hosts if request.allowed_hosts is None else request.allowed_hosts,
+        allow_mcp_servers=kept.allow_mcp_servers if request.allow_mcp_servers is None else request.allow_mcp_servers,
+        allow_package_managers=(
+            kept.allow_package_managers if request.allow_package_managers is None else request.allow_package_managers
+        ),
+        rules=(request.rules or ()) if "rules" in request.model_fields_set else kept.rules,
+    )

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from hostler.domain.clock import parse_rfc3339
 from hostler.domain.networking import host_rule
 from hostler.domain.values import Identifier, Items, Metadata, MetadataPatch, Text, Value, problem
+from hostler.domain.variables import steers
 
 MAX_CREDENTIALS: Final = 20
 """Of one vault, archived ones not counted."""
@@ -23,10 +24,9 @@ MAX_SESSION_VAULTS: Final = 20
 MAX_SECRET: Final = 16_384
 MAX_URL: Final = 2_048
 MAX_CREDENTIAL_HOSTS: Final = 16
+MAX_SCOPE_IDS: Final = 16
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_RESERVED = frozenset({"PATH", "HOME", "SHELL", "USER", "PWD", "IFS", "ENV", "BASH_ENV", "NODE_OPTIONS", "TMPDIR"})
-_RESERVED_PREFIXES = ("LD_", "HOSTLER_", "CLAUDE_CODE_")
 
 
 # ---------------------------------------------------------------------------------------------------------- secrets
@@ -213,7 +213,7 @@ class RefreshUpdate(Discreet):
 def _variable(name: str) -> str:
     if not _VARIABLE.fullmatch(name):
         raise problem("is not the name of a variable; use letters, digits and _, such as GITHUB_TOKEN")
-    if name in _RESERVED or name.startswith(_RESERVED_PREFIXES):
+    if steers(name):
         raise problem(f"{name} steers programs in the sandbox and can't hold a secret; choose another name")
     return name
 
@@ -256,6 +256,47 @@ def _not_null(value: object) -> object:
     return value
 
 
+Access = Literal["read", "read_write"]
+"""`read`: only requests with the methods GET, HEAD and OPTIONS may carry the value."""
+ScopeIds = Annotated[Items[Identifier], Field(min_length=1, max_length=MAX_SCOPE_IDS)]
+
+
+class WorkspaceScope(Value):
+    """Every session that has the vault."""
+
+    type: Literal["workspace"] = "workspace"
+    access: Access = "read_write"
+
+
+class AgentScope(Value):
+    """Sessions of these agents only, whatever their version."""
+
+    type: Literal["agent"]
+    agent_ids: ScopeIds
+    access: Access = "read_write"
+
+
+class SessionScope(Value):
+    """These sessions only."""
+
+    type: Literal["session"]
+    session_ids: ScopeIds
+    access: Access = "read_write"
+
+
+CredentialScope = Annotated[WorkspaceScope | AgentScope | SessionScope, Field(discriminator="type")]
+"""Our extension: which of the sessions with the vault have the variable, and what they may do with it."""
+
+
+def _scope_not_null(value: object) -> object:
+    if value is None:
+        raise problem('can\'t be null; leave it out, or send {"type": "workspace"} to lift every restriction')
+    return value
+
+
+ScopeField = Annotated[CredentialScope | None, BeforeValidator(_scope_not_null)]
+
+
 # -------------------------------------------------------------------------------------------------------- credentials
 
 
@@ -279,6 +320,7 @@ class EnvironmentVariableRequest(Discreet):
     secret_value: Secret
     networking: Networking
     injection_location: Annotated[Injection | None, BeforeValidator(_not_null)] = None
+    scope: ScopeField = None
 
 
 AuthRequest = Annotated[StaticBearerRequest | McpOauthRequest | EnvironmentVariableRequest, Field(discriminator="type")]
@@ -312,6 +354,8 @@ class EnvironmentVariableUpdate(Discreet):
     secret_value: Secret | None = None
     networking: Networking | None = None
     injection_location: Annotated[Injection | None, BeforeValidator(_not_null)] = None
+    scope: ScopeField = None
+    """Replaces the stored one as a whole."""
     secret_name: Fixed = None
 
 

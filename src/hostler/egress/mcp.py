@@ -23,7 +23,7 @@ import httpx2
 from hostler.egress import http1, jsonrpc
 from hostler.egress.connection import BodyTooLarge, ClientSide, EgressLimits, Head
 from hostler.egress.policy import BadTarget, McpTarget, Verdict, parse_server
-from hostler.egress.redact import Redactor
+from hostler.egress.redact import REDACTED, Forms, Redactor, stand_ins
 from hostler.engine.egress_port import Bearer, McpAccess, McpCredentials, McpFailure, McpRoute
 
 _log = logging.getLogger("hostler.egress")
@@ -222,7 +222,7 @@ class McpRelay:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise _Failed("connection", "The server compressed its answer, which was not asked for.")
         it.taken = status < 300  # a 4xx says that the call was not
-        redactor = Redactor("" if bearer is None else bearer.token)
+        redactor = _redactor(bearer)
         headers = [
             (name.lower(), _whole(value, bearer)) for name, value in response.headers.raw if name.lower() in _DOWN
         ]
@@ -238,7 +238,7 @@ class McpRelay:
                 raise _Failed("connection", f"An answer was larger than {self._limits.mcp_answer_bytes} bytes.")
             if clean := redactor.feed(data):
                 await side.say(http1.chunk(clean))
-        if rest := redactor.finish():
+        if rest := redactor.end():
             await side.say(http1.chunk(rest))
         await side.say(http1.LAST_CHUNK)
         side.finish()
@@ -261,7 +261,7 @@ class McpRelay:
                 raise _Failed("connection", f"The list of tools is larger than {self._limits.mcp_answer_bytes} bytes.")
             if kind != _JSON and data.endswith(b"\n") and (answer := jsonrpc.answer_to(it.message.id, kind, body)):
                 break  # the stream may stay open behind its answer
-        answer = answer or jsonrpc.answer_to(it.message.id, kind, body + redactor.finish())
+        answer = answer or jsonrpc.answer_to(it.message.id, kind, body + redactor.end())
         if answer is None:
             raise _Failed("connection", "The server did not answer with a list of tools.")
         offered = jsonrpc.only_offered(answer, lambda tool: self._access.gate.offers(it.route.alias, tool))
@@ -291,9 +291,16 @@ def _check_mirrored(headers: http1.Headers, message: jsonrpc.Message) -> None:
             raise jsonrpc.BadMessage(f"the header {name.decode()} contradicts the body")
 
 
+def _redactor(bearer: Bearer | None) -> Redactor:
+    return Redactor(_forms(bearer))
+
+
+def _forms(bearer: Bearer | None) -> Forms:
+    return Forms({} if bearer is None else stand_ins(bearer.token, REDACTED))
+
+
 def _whole(value: bytes, bearer: Bearer | None) -> bytes:
-    redactor = Redactor("" if bearer is None else bearer.token)
-    return redactor.feed(value) + redactor.finish()
+    return _forms(bearer).whole(value)
 
 
 def _status(it: _Exchange) -> int:

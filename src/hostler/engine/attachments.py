@@ -6,13 +6,18 @@ starts, says where they are mounted, and collects what the session has left ther
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hostler.domain.errors import HostlerError, NotFound
 from hostler.domain.events import Event
+from hostler.engine.homes import Homes
 from hostler.engine.sandbox_port import Mount
-from hostler.store.sessions import SessionRow
+from hostler.engine.volume_port import VolumeUnavailable
+from hostler.store.database import Database
+from hostler.store.sessions import SessionRow, get_session
 
 log = logging.getLogger("hostler.attachments")
 
@@ -42,6 +47,9 @@ class Attachment:
     async def collect(self, session: SessionRow, home: Path) -> None:
         """After a turn has ended and was announced, with the process still there or gone."""
 
+    async def catch_up(self, session: SessionRow, home: Path) -> None:
+        """Once, at start, without a process: what an earlier life of the server was cut off before collecting."""
+
 
 class Attachments:
     """All kinds, in the order in which they are mounted."""
@@ -59,10 +67,33 @@ class Attachments:
         for kind in self._kinds:
             await kind.refresh(session, home)
 
-    async def collect(self, session: SessionRow, home: Path) -> None:
-        """A kind that fails is reported in the log and keeps no other from its turn."""
+    async def collect(self, session: SessionRow, home: Path, *, left: bool = False) -> bool:
+        """A kind that fails is reported in the log and keeps no other from its turn; false then.
+
+        `left`: what an earlier life of the server has left (`Attachment.catch_up`).
+        """
+        well = True
         for kind in self._kinds:
             try:
-                await kind.collect(session, home)
+                await (kind.catch_up if left else kind.collect)(session, home)
             except Exception:
+                well = False
                 log.exception("not_collected", extra={"session": session.id, "kind": type(kind).__name__})
+        return well
+
+
+async def collect_left(homes: Homes, database: Database, attachments: Attachments) -> None:
+    """Once, at start: what sessions without a turn had when an earlier life of this server was cut off.
+
+    A session in a turn is looked at after it.
+    """
+    for session_id in await asyncio.to_thread(homes.unfinished):
+        try:
+            row = await database.read(lambda c, id_=session_id: get_session(c, None, id_))  # type: ignore[misc]
+            if row.status in ("idle", "terminated"):
+                async with homes.entered(session_id) as stay:
+                    stay.looked_through = await attachments.collect(row, stay.home, left=True)
+        except NotFound:
+            continue
+        except (HostlerError, OSError, VolumeUnavailable):
+            log.exception("not_collected", extra={"session": session_id})

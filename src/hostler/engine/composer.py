@@ -120,6 +120,9 @@ class Composer:
                 return [_append(lambda at: ev.context_compacted(at.text))]
             case runs.McpFailed():
                 return self._mcp_failed(event)
+            case runs.Notice(kind=kind, message=message, details=details):
+                told = (kind, message, details)
+                return [_append(lambda at: ev.notice(at.text, *told))]
             case runs.Retrying(error=kind, message=message):
                 self._discard()
                 return [

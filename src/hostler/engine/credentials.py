@@ -27,6 +27,7 @@ from hostler.domain.vaults import (
     StaticBearerRequest,
     StaticBearerUpdate,
     UpdateCredential,
+    WorkspaceScope,
     normalised_url,
     stored_injection,
 )
@@ -112,7 +113,7 @@ class Credentials:
                     changes["auth"] = auth
                     if auth.get("expires_at") != row.auth.get("expires_at"):
                         _check_expiry(auth, now)
-                if new_secrets:
+                if new_secrets or _bound(auth) != _bound(row.auth):
                     secrets = {**opened(self._sealer, row), **new_secrets}
                     changes["sealed"] = seal(self._sealer, workspace, vault_id, credential_id, auth, secrets)
                 if changes.keys() & {"auth", "sealed"}:
@@ -211,17 +212,24 @@ def opened(sealer: Sealer, row: CredentialRow) -> dict[str, str]:
 
 
 def _context(workspace: str, vault_id: str, credential_id: str, auth: Mapping[str, Any]) -> str:
-    """Where the secrets belong, and where they may go: what says that in the row, and never changes, is bound to them.
+    """Where the secrets belong, and where they may go: what says that in the row is bound to them.
 
     Whoever can write to the database could otherwise name a server of their own, and wait for the token.
     """
+    return f"{workspace}/{vault_id}/{credential_id}/{_bound(auth)}"
+
+
+def _bound(auth: Mapping[str, Any]) -> str:
+    """What of `auth` the secrets don't open without. When it changes, they are sealed again."""
     refresh = auth.get("refresh") or {}
-    fixed = [
+    bound = [
         auth["type"],
         auth.get("mcp_server_url") or auth.get("secret_name"),
         *(refresh.get(name) for name in ("token_endpoint", "client_id", "resource", "token_endpoint_auth")),
     ]
-    return f"{workspace}/{vault_id}/{credential_id}/{json.dumps(fixed)}"
+    if auth["type"] == "environment_variable":
+        bound += [auth[name] for name in ("networking", "injection_location", "scope")]
+    return json.dumps(bound, sort_keys=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- shapes
@@ -277,6 +285,7 @@ def _new_auth(
                 "secret_name": request.secret_name,
                 "networking": request.networking.model_dump(mode="json"),
                 "injection_location": _injection(None, request.injection_location),
+                "scope": (request.scope or WorkspaceScope()).model_dump(mode="json"),
             }
             return public, {"secret_value": request.secret_value}, f"variable {request.secret_name}"
 
@@ -314,6 +323,8 @@ def _changed_auth(
             if patch.networking is not None:
                 auth["networking"] = patch.networking.model_dump(mode="json")
             auth["injection_location"] = _injection(stored["injection_location"], patch.injection_location)
+            if patch.scope is not None:
+                auth["scope"] = patch.scope.model_dump(mode="json")
     return auth, {name: value for name, value in secrets.items() if value is not None}
 
 

@@ -18,15 +18,20 @@ from hostler.engine.ports import Road
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """Hosts that may be reached, and what for. An empty field of the last three means: anything."""
+    """Hosts that may be reached, and what for. An empty field of the last two means: anything."""
 
     host: str
     """Exact host name, or `*.example.com` for every name below it (not the name itself)."""
     ports: frozenset[int] = frozenset()
+    """Empty: those that are open to every rule (80 and 443). Another port is open for whatever protocol, unless the
+    rule looks inside."""
     methods: frozenset[str] = frozenset()
     """In upper case. A rule with methods or paths needs TLS to be ended by the proxy."""
     paths: tuple[str, ...] = ()
-    """Prefixes of whole segments: `/v1/files` allows `/v1/files/x` and `/v1/files?y`, not `/v1/filesystem`."""
+    """Prefixes of whole segments: `/v1/files` allows `/v1/files/x` and `/v1/files?y`, not `/v1/filesystem`.
+
+    Plain ones: no `%`, no `.` or `..` segment, no empty segment.
+    """
 
     @property
     def looks_inside(self) -> bool:
@@ -58,9 +63,13 @@ class EgressDecision:
     port: int
     allowed: bool
     reason: str
-    """`allowed_host`, `public_host`, `host_not_allowed`, `private_address`, `port_blocked`, `bad_request`, …"""
+    """A stable word; docs/how-to/read-a-denial.md lists them all."""
     hint: str = ""
     """For a person: what would have changed the decision."""
+    scheme: Literal["http", "https", ""] = ""
+    """Of the one request that this is about. Empty: it is about a tunnel, or can't be told."""
+    path: str = ""
+    """Of that request, as the sandbox sent it (so with placeholders, never with secrets), without the query."""
 
 
 MCP_HOST = "mcp.hostler.internal"
@@ -150,10 +159,15 @@ class RequestHead:
     target: bytes
     """Path and query."""
     headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    own_network: bool = False
+    """Whether the operator has listed the address that it goes to as one of their own network."""
 
 
 class Filter(Protocol):
-    """Bytes in, bytes out, possibly later and of another length."""
+    """Bytes in, bytes out, possibly later and of another length.
+
+    Both methods may raise SecretRefused: the message is broken off there, in a way that its reader can tell.
+    """
 
     def feed(self, piece: bytes) -> bytes: ...
 
@@ -172,7 +186,10 @@ class SecretExchange(Protocol):
 
     @property
     def body(self) -> Filter | None:
-        """What the request's body goes through. None: the body goes as it is, and so does its length."""
+        """What the request's body goes through. None: the body goes as it is, and so does its length.
+
+        With a filter, a body that is short enough is collected first, so that its new length can be told.
+        """
         ...
 
     def answer(
@@ -181,6 +198,8 @@ class SecretExchange(Protocol):
         """The answer's headers as the sandbox may see them, and what its body goes through. None: as it is.
 
         With a filter the body's length may change: the headers that are given back have no `content-length` then.
+        Called again for each message of a WebSocket that follows a status of 101: each has a filter of its own.
+        Raises SecretRefused when the answer can't be shown: then nothing of it is.
         """
         ...
 
@@ -205,6 +224,67 @@ class RoadSecrets(Protocol):
 
         Raises SecretRefused.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionVariable:
+    """An `environment_variable` credential, as one session has it, at the moment of one request."""
+
+    name: str
+    placeholder: str
+    """What stands in the sandbox's environment."""
+    vault_id: str
+    credential_id: str
+    value: str | None = field(repr=False)
+    """The secret. None: it is not for the host that was asked about."""
+    header: bool
+    """Whether the value may be put into headers."""
+    body: bool
+    read_only: bool
+    """Whether only requests with a safe method may carry it."""
+
+
+UsePlace = Literal["header", "body", "url"]
+UseOutcome = Literal["substituted", "host_not_allowed", "place_not_allowed", "read_only", "plain_http"]
+
+
+@dataclass(frozen=True, slots=True)
+class VariableUse:
+    """A placeholder was seen in a request, and this became of it."""
+
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: UsePlace
+    outcome: UseOutcome
+    """`substituted`, or why it went on as it was, or kept the request from being sent."""
+
+
+class SessionVariables(Protocol):
+    """One session's variables. Nothing of it is kept from one request to the next but names of hosts."""
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """What the sandbox's environment holds, by the name of the variable."""
+        ...
+
+    def concerns(self, host: str) -> bool:
+        """Whether one of them is for `host`, as far as is known. Asks nobody."""
+        ...
+
+    async def open(self, host: str) -> Sequence[SessionVariable]:
+        """All of them as they are now, those for `host` with their values. Raises HostlerError."""
+        ...
+
+    async def used(self, uses: Sequence[VariableUse]) -> None:
+        """Writes them down. Raises HostlerError."""
+        ...
+
+    def note(self, use: VariableUse) -> None:
+        """The same, soon, by somebody else, for a caller that can't wait."""
         ...
 
 

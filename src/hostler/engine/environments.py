@@ -20,6 +20,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
 from hostler.domain.values import Value, merge_metadata
+from hostler.engine.placement import Placement
 from hostler.store import catalog, webhooks
 from hostler.store.catalog import EnvironmentRow
 from hostler.store.database import Database
@@ -37,12 +38,14 @@ class EnvironmentBody(Value):
 class Environments:
     """The environments of every workspace, as the wire shows them. NotFound for another workspace's environment."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, placement: Placement) -> None:
         self._database = database
+        self._placement = placement
 
     async def create(self, workspace: str, request: CreateEnvironment) -> dict[str, Any]:
-        """Raises Conflict when the name is taken."""
+        """Raises Conflict when the name is taken, InvalidRequest when this host can't keep what it promises."""
         config = new_config(request.config)
+        (await self._placement.survey()).check(config)
         body = EnvironmentBody(description=request.description, config=config, metadata=dict(request.metadata))
         environment_id = new_id("env")
 
@@ -69,8 +72,10 @@ class Environments:
     async def update(self, workspace: str, environment_id: str, patch: UpdateEnvironment) -> dict[str, Any]:
         """Changed in place; sessions keep the configuration that they started with.
 
-        Raises InvalidRequest when it is archived, Conflict when the new name is taken.
+        Raises InvalidRequest when it is archived or promises what this host can't keep, Conflict when the new name is
+        taken.
         """
+        survey = await self._placement.survey()
 
         def update(conn: Connection) -> EnvironmentRow:
             row = catalog.get_environment(conn, workspace, environment_id, for_update=True)
@@ -81,6 +86,8 @@ class Environments:
             name = row.name if patch.name is None else patch.name
             if name == row.name and changed == stored:
                 return row
+            if changed.config != stored.config:
+                survey.check(changed.config)
             now = self._database.now(conn)
             webhooks.emit(conn, now, workspace, "environment.updated", {"id": environment_id})
             return catalog.update_environment(

@@ -30,7 +30,7 @@ from hostler.engine.sandbox_port import Mount
 from hostler.store import memories
 from hostler.store.database import Database
 from hostler.store.memories import Admit, MemoryRow, admit_anything
-from hostler.store.sessions import SessionRow, get_session
+from hostler.store.sessions import SessionRow
 
 log = logging.getLogger("hostler.memory")
 
@@ -115,22 +115,10 @@ class MemoryFiles(Attachment):
             if resource["access"] == "read_write" and (home / "memory" / resource["memory_store_id"]).exists():
                 await self._alike(session, home, resource)
 
-    async def collect_left(self, homes: Path) -> None:
-        """Once, at start: what agents had changed when an earlier life of this server was cut off before saving it.
-
-        `homes`: the folder that holds the homes of this host's sessions. A session in a turn is looked at after it.
-        """
-        for session_id in await asyncio.to_thread(lambda: sorted(path.parent.name for path in homes.glob("*/memory"))):
-            try:
-                row = await self._database.read(lambda c, id_=session_id: get_session(c, None, id_))  # type: ignore[misc]
-                if row.status in ("idle", "terminated"):
-                    for resource in _stores(row):
-                        if await asyncio.to_thread(_is_ahead, row, homes / session_id, resource):
-                            await self._alike(row, homes / session_id, resource)
-            except NotFound:
-                continue
-            except (HostlerError, OSError):
-                log.exception("not_collected", extra={"session": session_id})
+    async def catch_up(self, session: SessionRow, home: Path) -> None:
+        for resource in _stores(session):
+            if await asyncio.to_thread(_is_ahead, session, home, resource):
+                await self._alike(session, home, resource)
 
     # -- one store
 

@@ -16,6 +16,7 @@ from hostler.domain.ids import new_id
 from hostler.domain.resources import MAX_FILES, UPLOADS, FileResource
 from hostler.engine.attachments import Attachment
 from hostler.engine.files import check_not_expired
+from hostler.engine.homes import remove_tree
 from hostler.engine.mountpoints import MountPoints, surfaces
 from hostler.engine.resources import Resource, check_free
 from hostler.engine.sandbox_port import Mount
@@ -74,20 +75,27 @@ class FileKind:
 
 
 class MountedFiles(Attachment):
-    """Lays the session's files out in `files/` of its home: `uploads/` as one tree, the others one by one.
+    """Lays the session's files out: `uploads/` as one tree, the others one by one.
 
-    A file is a second name for its blob where nobody in the sandbox could write to the blob even if its mount were
-    writable (the worker is root, so the blob is root's); elsewhere it is a copy.
+    They are not in the session's home: what a client has attached is not what the session keeps, and its volume is
+    another file system. A file is a second name for its blob where nobody in the sandbox could write to the blob even
+    if its mount were writable (the worker is root, so the blob is root's); elsewhere it is a copy.
     """
 
-    def __init__(self, database: Database, blobs: Blobs) -> None:
+    def __init__(self, database: Database, blobs: Blobs, place: Path) -> None:
+        """`place`: a folder of ours on the file system of the blobs."""
         self._database = database
         self._blobs = blobs
+        self._laid_out = place
+
+    def forget(self, session_id: str) -> None:
+        """Removes what was laid out for a session that is gone. Blocks."""
+        remove_tree(self._laid_out / session_id)
 
     async def lay_out(self, session: SessionRow, home: Path) -> Sequence[Mount]:
         """Raises StoreDamaged when a blob is missing. A file that a client has deleted meanwhile is left out."""
         wanted = {r["file_id"]: r["mount_path"] for r in session.resources if r["type"] == "file"}
-        if not wanted and not (home / "files").exists():
+        if not wanted and not (self._laid_out / session.id).exists():
             return ()
         found = await self._database.read(lambda c: rows.find_files(c, session.workspace_id, wanted))
         if len(found) < len(wanted):
@@ -97,8 +105,8 @@ class MountedFiles(Attachment):
     def _lay_out(
         self, session: SessionRow, home: Path, wanted: Mapping[str, str], found: Sequence[FileRow]
     ) -> list[Mount]:
-        folder = home / "files"
-        folder.mkdir(mode=0o711, exist_ok=True)
+        folder = self._laid_out / session.id
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         for name in ("uploads", "single"):
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).mkdir(mode=0o755)

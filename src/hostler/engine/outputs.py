@@ -29,7 +29,7 @@ from hostler.store import files as rows
 from hostler.store.blobs import Blob, Blobs
 from hostler.store.database import Database
 from hostler.store.files import NewFile, OutputRow
-from hostler.store.sessions import SessionRow, get_session, lock_session
+from hostler.store.sessions import SessionRow, lock_session
 
 log = logging.getLogger("hostler.outputs")
 
@@ -112,20 +112,8 @@ class Outputs(Attachment):
                 "outputs_left_out", extra={"session": session.id, "reasons": left.reasons, "example": left.example}
             )
 
-    async def collect_left(self, homes: Path) -> None:
-        """Once, at start: what sessions without a turn had put out when an earlier life of this server was cut off.
-
-        `homes`: the folder that holds the homes of this host's sessions. A session in a turn is looked at after it.
-        """
-        for session_id in await asyncio.to_thread(lambda: sorted(os.listdir(homes)) if homes.is_dir() else []):
-            try:
-                row = await self._database.read(lambda c, id_=session_id: get_session(c, None, id_))  # type: ignore[misc]
-                if row.status in ("idle", "terminated"):
-                    await self.collect(row, homes / session_id)
-            except NotFound:
-                continue
-            except (HostlerError, OSError):
-                log.exception("not_collected", extra={"session": session_id})
+    async def catch_up(self, session: SessionRow, home: Path) -> None:
+        await self.collect(session, home)
 
     @asynccontextmanager
     async def _one_at_a_time(self, session_id: str) -> AsyncIterator[None]:

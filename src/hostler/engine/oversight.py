@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,12 +11,15 @@ from sqlalchemy import Connection
 from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import HostlerError
 from hostler.domain.sessions import Position
-from hostler.engine.sandbox_port import IsolationLabel
-from hostler.store import ledger, waiting
+from hostler.engine import labels
+from hostler.engine.denials import allowing
+from hostler.engine.sandbox_port import IsolationLabel, Rungs, Technology
+from hostler.store import ledger, variables, waiting
 from hostler.store.database import Database
 from hostler.store.ledger import EgressRow
 from hostler.store.pages import Page
 from hostler.store.pages import Position as StorePosition
+from hostler.store.variables import UseRow
 from hostler.store.waiting import WaitingRow
 
 log = logging.getLogger("hostler.oversight")
@@ -28,6 +31,7 @@ class Oversight:
 
     label            what this host's sandboxes really give; None: no sandboxes here.
     worker_is_well   whether the worker takes sessions; None: no worker in this process.
+    rungs            what every technology gives on this host; None: no sandboxes here.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -37,11 +41,13 @@ class Oversight:
         label: IsolationLabel | None = None,
         worker_is_well: Callable[[], bool] | None = None,
         hears_others: Callable[[], bool] | None = None,
+        rungs: Rungs | None = None,
     ) -> None:
         self._database = database
         self._label = label
         self._worker_is_well = worker_is_well
         self._hears_others = hears_others
+        self._rungs = rungs
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -55,13 +61,27 @@ class Oversight:
         return [_approval(row, now) for row in found.rows], found.has_next
 
     async def egress(
-        self, workspace: str, session_id: str, *, limit: int, after: Position | None
+        self, workspace: str, session_id: str, *, limit: int, after: Position | None, allowed: bool | None = None
     ) -> tuple[list[View], bool]:
-        """Decisions about a session's requests, newest first. Raises NotFound; a deleted session's decisions stay."""
+        """Decisions about a session's requests, newest first. Raises NotFound; a deleted session's decisions stay.
+
+        allowed  only decisions of this kind; None: of both.
+        """
         found = await self._database.read(
-            lambda conn: ledger.page_of_egress(conn, workspace, session_id, limit=limit, after=_position(after))
+            lambda conn: ledger.page_of_egress(
+                conn, workspace, session_id, limit=limit, after=_position(after), allowed=allowed
+            )
         )
         return [_decision(row) for row in found.rows], found.has_next
+
+    async def credential_uses(
+        self, workspace: str, session_id: str, *, limit: int, after: Position | None
+    ) -> tuple[list[View], bool]:
+        """What became of the placeholders in a session's requests, newest first. Raises NotFound, like `egress`."""
+        found = await self._database.read(
+            lambda conn: variables.page_of_uses(conn, workspace, session_id, limit=limit, after=_position(after))
+        )
+        return [_use(row) for row in found.rows], found.has_next
 
     async def health(self) -> View:
         """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
@@ -88,16 +108,20 @@ class Oversight:
             "status": "degraded" if reasons else "ok",
             "reasons": reasons,
             "database": {"kind": self._database.dialect, "ok": database},
-            "sandbox": None
-            if self._label is None
-            else {
-                "technology": self._label.technology,
-                "host_user": self._label.host_user,
-                "limits_by": self._label.limits_by,
-                "missing": list(self._label.missing),
-            },
+            "sandbox": None if self._label is None else labels.facts(self._label),
+            "rungs": {} if self._rungs is None else _rungs(await self._rungs.rungs()),
             "worker": None if working is None else {"ok": working},
         }
+
+
+def _rungs(given: Mapping[Technology, IsolationLabel | str]) -> View:
+    """Why one is not there is said by `hostler doctor`: it may name paths of the host."""
+    return {
+        technology: {"available": False, "isolation": None}
+        if isinstance(found, str)
+        else {"available": True, "isolation": labels.facts(found)}
+        for technology, found in given.items()
+    }
 
 
 def _approval(row: WaitingRow, now: float) -> View:
@@ -123,8 +147,27 @@ def _decision(row: EgressRow) -> View:
         "method": row.method,
         "host": row.host,
         "port": row.port,
+        "path": row.path,
         "allowed": row.allowed,
         "reason": row.reason,
+        "hint": row.hint,
+        "allow": None if row.allowed else allowing(row.reason, row.host, row.port, row.method, row.path),
+        "created_at": row.created_at,
+    }
+
+
+def _use(row: UseRow) -> View:
+    return {
+        "id": row.id,
+        "type": "credential_use",
+        "session_id": row.session_id,
+        "vault_id": row.vault_id,
+        "credential_id": row.credential_id,
+        "method": row.method,
+        "host": row.host,
+        "port": row.port,
+        "place": row.place,
+        "outcome": row.outcome,
         "created_at": row.created_at,
     }
 

@@ -11,6 +11,9 @@ policies, for which this server has no other. It never opens what a policy says 
 
 In `plan` every other tool is denied, MCP tools too: what they do is known to nobody here. Custom tools are the
 client's, under every mode: the client decides by answering or not.
+
+The preset `production` is stricter than both: whatever isn't a reading tool asks a person where this table says allow
+(`writing_asks`), so `always_allow` is the same as `always_ask` there, and `dontAsk` denies it.
 """
 
 from __future__ import annotations
@@ -80,6 +83,8 @@ class Permissions:
     """Enabled built-in tools by wire name, with their policy."""
     servers: Mapping[str, ServerRules] = field(default_factory=dict)
     """By the alias under which the harness knows the server."""
+    writing_asks: bool = False
+    """Whether a person is asked about every call that could change something, whatever the policy of its tool is."""
 
     def evaluate(self, name: str, server: str | None = None) -> Evaluation:
         """A call of the built-in tool `name`, or of that tool of the MCP server with the alias `server`."""
@@ -112,6 +117,12 @@ class Permissions:
 
     def _judged(self, policy: str, builtin: str | None) -> Evaluation:
         """`builtin`: the name of a built-in tool; None for a tool of an MCP server."""
+        judged = self._by_policy(policy, builtin)
+        if judged.permission == "allow" and self.writing_asks and builtin not in READING_TOOLS:
+            return self._by_policy("always_ask", builtin)
+        return judged
+
+    def _by_policy(self, policy: str, builtin: str | None) -> Evaluation:
         if policy == "deny":
             judgement = {"type": "deny", "reason_code": "policy"}
             return Evaluation(

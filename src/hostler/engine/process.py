@@ -8,60 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
-from hostler.engine.egress_port import EgressRoads, McpAccess
+from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, SessionVariables
+from hostler.engine.homes import Homes, remove_tree
 from hostler.engine.layers import HeldLayer, PackageLayers
+from hostler.engine.limits import LimitWatch
+from hostler.engine.placement import Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
 from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
+from hostler.engine.trust import NO_TRUST, write_trust
+from hostler.engine.volume_port import with_disk
 
 log = logging.getLogger("hostler.process")
-
-
-@dataclass(frozen=True, slots=True)
-class Homes:
-    """Where the files of sessions are. `kept` outlives processes; `sockets` has short paths (108 bytes at most)."""
-
-    kept: Path
-    sockets: Path
-
-    def of(self, session_id: str) -> Path:
-        return self.kept / session_id
-
-    def socket_folder(self, session_id: str) -> Path:
-        return self.sockets / session_id[-12:]
-
-    def make(self, session_id: str) -> None:
-        """Everything a process needs, with an empty place for the state of the harness."""
-        home = self.of(session_id)
-        for folder in (self.kept, home):  # nobody else lists who is here
-            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        for name in ("workspace", "outputs"):
-            (home / name).mkdir(exist_ok=True, mode=0o700)
-        remove_tree(home / "harness")
-        (home / "harness").mkdir()
-        sockets = self.socket_folder(session_id)
-        remove_tree(sockets)
-        sockets.mkdir(parents=True, mode=0o711)
-
-    def remove(self, session_id: str) -> None:
-        remove_tree(self.of(session_id))
-        remove_tree(self.socket_folder(session_id))
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove what an agent may have filled: a tree of any depth, with folders that forbid reading."""
-    remove = ["rm", "-rf", "--one-file-system", "--", str(folder)]
-    subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)
-    if folder.exists():
-        subprocess.run(["chmod", "-R", "u+rwX", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
-        subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +40,9 @@ class Surroundings:
     """Extra environment of every process."""
     allowed_models: frozenset[str] | None
     """Models that every sandbox may ask for, besides the model of its agent; None: any."""
+    placement: Placement
+    road_secrets: Callable[[SessionVariables], RoadSecrets]
+    """Makes what puts a session's variables into its requests."""
     layers: PackageLayers | None = None
     """What environments' packages are installed into; None: none can be."""
 
@@ -84,26 +50,29 @@ class Surroundings:
 class LiveProcess:
     """A run and all that it stands on. Close it exactly where it was opened; closing is idempotent."""
 
-    def __init__(self, run: Run, sandbox: Sandbox, model_road: Road, stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        run: Run,
+        sandbox: Sandbox,
+        cli_version: str,
+        label: IsolationLabel,
+        limits: LimitWatch,
+        stack: AsyncExitStack,
+    ) -> None:
+        """`cli_version`: of the `claude` that runs. `label`: of the sandbox and of the place where its files are.
+        `limits`: those that it runs under."""
         self.run = run
         self.sandbox = sandbox
-        self.model_road = model_road
+        self.cli_version = cli_version
+        self.label = label
+        self.limits = limits
         self._stack = stack
-
-    @property
-    def label(self) -> IsolationLabel:
-        return self.sandbox.label
 
     async def close(self, *, kill: bool) -> None:
         """`kill` ends it in the middle of whatever it does; otherwise an idle process is let go in peace."""
         if not kill:
             await self.run.close()
         await self._stack.aclose()
-
-    async def last_words(self) -> str:
-        """Why it may have died, as far as the sandbox knows."""
-        stats = await self.sandbox.stats()
-        return "The sandbox ran out of memory." if stats.oom_kills else ""
 
 
 async def _close_model_road(session_id: str, road: Road) -> None:
@@ -126,13 +95,18 @@ async def open_process(
     sequence: SequenceStore,
     mounts: Sequence[Mount],
     mcp: McpAccess | None = None,
+    variables: SessionVariables | None = None,
     layer: HeldLayer | None = None,
 ) -> LiveProcess:
-    """Start a process for the session, in the folders that `Homes.make` has made.
+    """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
     `layer` holds the packages of the session's environment; it is let go with the process. Raises what the first
-    failing part raises; then nothing is left open, the layer neither.
+    failing part raises, SandboxUnavailable when this host can't keep what the session was promised; then nothing is
+    left open, the layer neither.
     """
+    placement = around.placement
+    program = placement.programs.path(profile.cli_version)
+    place = await placement.place(profile.needs)
     spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
@@ -141,6 +115,7 @@ async def open_process(
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)
+        await asyncio.to_thread(homes.volumes.keep_reserve, home)
         model_road = await around.model_roads.open(
             session_id,
             sockets / "model.sock",
@@ -150,8 +125,13 @@ async def open_process(
             allowed_models=None if around.allowed_models is None else around.allowed_models | profile.model_names,
         )
         stack.push_async_callback(_close_model_road, session_id, model_road)
-        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp)
+        placeholders = variables.placeholders if variables is not None else {}
+        secrets = around.road_secrets(variables) if variables is not None and placeholders else None
+        egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp, secrets)
         stack.push_async_callback(egress_road.close)
+        trust = NO_TRUST
+        if egress_road.authority is not None:
+            trust = await asyncio.to_thread(write_trust, home / "trust", egress_road.authority)
         sandbox = await around.sandboxes.create(
             SandboxSpec(
                 session_id=session_id,
@@ -160,10 +140,12 @@ async def open_process(
                 harness_state=home / "harness",
                 model_socket=sockets / "model.sock",
                 egress_socket=sockets / "egress.sock",
-                program=around.harness.program,
-                environment=around.harness.environment(spec),
+                program=program,
+                # What the harness and its roads need counts, whatever a vault says.
+                environment={**placeholders, **around.harness.environment(spec), **trust.environment},
                 limits=profile.sandbox_limits,
-                mounts=tuple(mounts),
+                mounts=(*mounts, *trust.mounts),
+                technology=place.technology,
                 layer=None if layer is None else layer.path,
             )
         )
@@ -176,5 +158,8 @@ async def open_process(
 
         stack.push_async_callback(end)
         run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts)
-        return LiveProcess(run, sandbox, model_road, stack.pop_all())
+        label = with_disk(sandbox.label, around.homes.volumes, home)
+        limits = LimitWatch(sandbox, lambda: homes.volumes.room(home), profile.sandbox_limits)
+        version = profile.cli_version or placement.programs.bundled
+        return LiveProcess(run, sandbox, version, label, limits, stack.pop_all())
     raise AssertionError("unreachable")  # the stack swallows nothing

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
+from hostler.domain.isolation import SANDBOX_LIMITS
 from hostler.domain.packages import PackageLists
-from hostler.engine.egress_port import EgressRules, McpRoute
+from hostler.engine.egress_port import EgressRules, HostRule, McpRoute
 from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.mcp import aliases, harness_servers, routes
 from hostler.engine.models import spellings
 from hostler.engine.permissions import Permissions, permissions
+from hostler.engine.placement import Needs, PresetTerms
 from hostler.engine.runs import CustomTool, McpServer, RunSpec
 from hostler.engine.sandbox_port import SandboxLimits
 
@@ -44,6 +46,10 @@ class Profile:
     """True: a worker of the user's own runs the tools that touch files and run commands."""
     mcp_servers: tuple[McpServer, ...] = ()
     mcp_routes: tuple[McpRoute, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    """What it asks of the place that it runs in."""
+    cli_version: str | None = None
+    """Of `claude`. None: the bundled one."""
     packages: PackageLists = field(default_factory=PackageLists)
     """What is installed for the sandbox."""
     attached: str = ""
@@ -107,6 +113,7 @@ def profile(
     idle_timeout_seconds: float,
     sandbox_limits: SandboxLimits,
     turn_limits: TurnLimits,
+    presets: PresetTerms | None = None,
     attached: str = "",
     told: str | None = None,
 ) -> Profile:
@@ -117,10 +124,15 @@ def profile(
     model = agent["model"]
     config = environment["config"]
     self_hosted = config["type"] == "self_hosted"
-    rules = permissions(agent, aliases(agent))
+    presets = presets or PresetTerms()
+    preset = environment.get("preset") or presets.default
+    production = preset == "production"
+    asks = production and presets.approvals == "required"
+    rules = replace(permissions(agent, aliases(agent)), writing_asks=asks)
     effort = model.get("effort")
     limits = config.get("limits") or {}
-    idle = (config.get("hosting") or {}).get("idle_timeout_seconds")  # null when the environment says nothing
+    hosting = config.get("hosting") or {}
+    idle = hosting.get("idle_timeout_seconds")  # null when the environment says nothing
     return Profile(
         model=model["id"],
         effort=effort.get("type") if isinstance(effort, Mapping) else effort,
@@ -131,13 +143,19 @@ def profile(
             for tool in agent.get("tools") or ()
             if tool["type"] == "custom"
         ),
-        egress=_egress_of_web_tools(rules) if self_hosted else _egress(config.get("networking")),
+        egress=_egress_of_web_tools(rules, production) if self_hosted else egress_rules(config.get("networking")),
         sandbox_limits=_sandbox_limits(limits, sandbox_limits),
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
         idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
         self_hosted=self_hosted,
+        needs=Needs(
+            preset,
+            (config.get("isolation") or {}).get("technology"),
+            frozenset(name for name in SANDBOX_LIMITS if limits.get(name) is not None),
+        ),
+        cli_version=hosting.get("cli_version"),
         mcp_servers=harness_servers(agent),
         mcp_routes=routes(agent),
         packages=PackageLists.model_validate(config.get("packages") or {}),
@@ -145,28 +163,44 @@ def profile(
     )
 
 
-def _egress_of_web_tools(rules: Permissions) -> EgressRules:
-    """In a self-hosted environment nothing else runs beside the harness, so nothing else may reach out."""
-    return EgressRules("public") if "web_fetch" in rules.builtin else EgressRules("listed", mcp_servers=True)
+def _egress_of_web_tools(rules: Permissions, production: bool) -> EgressRules:
+    """In a self-hosted environment nothing else runs beside the harness, so nothing else may reach out.
+
+    It has no list of hosts, and production takes no network without one.
+    """
+    open_ = "web_fetch" in rules.builtin and not production
+    return EgressRules("public") if open_ else EgressRules("listed", mcp_servers=True)
 
 
-def _egress(networking: Mapping[str, Any] | None) -> EgressRules:
+def egress_rules(networking: Mapping[str, Any] | None) -> EgressRules:
+    """What the `networking` of an environment, as it is stored, allows."""
     if networking is not None and networking["type"] == "limited":
         hosts = tuple(networking.get("allowed_hosts") or ())
         return EgressRules(
             "listed",
             hosts,
             mcp_servers=bool(networking.get("allow_mcp_servers")),
+            rules=tuple(
+                HostRule(
+                    rule["host"],
+                    frozenset(rule.get("ports") or ()),
+                    frozenset(rule.get("methods") or ()),
+                    tuple(rule.get("paths") or ()),
+                )
+                for rule in networking.get("rules") or ()
+            ),
             package_managers=bool(networking.get("allow_package_managers")),
         )
     return EgressRules("public")
 
 
 def _sandbox_limits(limits: Mapping[str, Any], default: SandboxLimits) -> SandboxLimits:
-    memory = limits.get("memory_mb")
+    memory, disk = limits.get("memory_mb"), limits.get("disk_mb")
     return replace(
         default,
         memory_bytes=memory << 20 if memory else default.memory_bytes,
         cpus=limits.get("cpus") or default.cpus,
         pids=limits.get("pids") or default.pids,
+        disk_bytes=disk << 20 if disk else default.disk_bytes,
+        open_files=limits.get("open_files") or default.open_files,
     )

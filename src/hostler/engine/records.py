@@ -56,6 +56,7 @@ class Records:
         *,
         lease: Lease | None = None,
         workspace: str | None = None,
+        update: SessionUpdate | None = None,
     ) -> Applied:
         """Record what `decide` makes of the session's present state, and tell those who wait.
 
@@ -63,7 +64,9 @@ class Records:
         NotFound otherwise. Errors of `decide` change nothing.
         """
         applied = await self._database.write(
-            lambda connection: self.apply_in(connection, session_id, decide, lease=lease, workspace=workspace)
+            lambda connection: self.apply_in(
+                connection, session_id, decide, lease=lease, workspace=workspace, update=update
+            )
         )
         self.announce(session_id, applied, by_worker=lease is not None)
         return applied

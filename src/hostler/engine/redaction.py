@@ -1,6 +1,6 @@
 """How is text that somebody else wrote made fit to be shown, when it may repeat a secret?
 
-Every form in which a service is likely to echo what it was sent is replaced: as it is, JSON-escaped, percent-encoded,
+Every form in which a service is likely to echo what it was sent is replaced: as it is, escaped for JSON, HTML or a URL,
 in base64 (at any offset in a longer text) and in hexadecimal. It is a net under a wire, not a wall: who sends a secret
 to a hostile service has given it away.
 """
@@ -8,13 +8,19 @@ to a hostile service has given it away.
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
+from hostler.domain.events import Event
+
 REDACTED: Final = "[redacted]"
+SHORTEST: Final = 8
+"""Characters of a secret that is searched for in events."""
+_FIXED: Final = frozenset({"id", "type", "processed_at"})
 _TOKEN_FIELDS = re.compile(
     r'("?(?:access_token|refresh_token|id_token|client_secret|assertion)"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s&,}]+)',
     re.IGNORECASE,
@@ -26,7 +32,7 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
 
     cut  the text goes on somewhere else: a beginning of a secret at its end is removed too.
     """
-    forms = sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True)
+    forms = sorted({form for secret in secrets if secret for form in forms_of(secret)}, key=len, reverse=True)
     for form in forms:
         text = re.sub(re.escape(form), REDACTED, text, flags=re.IGNORECASE if _is_encoded(form) else 0)
     text = _TOKEN_FIELDS.sub(rf"\1{REDACTED}", text)
@@ -39,17 +45,67 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
     return text
 
 
-def _forms(secret: str) -> set[str]:
+class Replacer:
+    """Puts something else in the place of secrets in events."""
+
+    def __init__(self, stand_ins: Mapping[str, str]) -> None:
+        """`stand_ins`: by secret. Very short ones are left out: ordinary words would be torn apart."""
+        self._forms = {
+            form: stand_in
+            for secret, stand_in in stand_ins.items()
+            if len(secret) >= SHORTEST
+            for form in forms_of(secret)
+        }
+        self._longest_first = sorted(self._forms, key=len, reverse=True)
+
+    def event(self, event: Event) -> Event:
+        if not self._forms:
+            return event
+        return Event({key: value if key in _FIXED else self._value(value) for key, value in event.body.items()})
+
+    def _value(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._text(value)
+            case dict():
+                return {self._text(key): self._value(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self._value(item) for item in value]
+            case _:
+                return value
+
+    def _text(self, text: str) -> str:
+        for form in self._longest_first:
+            if form in text:
+                text = text.replace(form, self._forms[form])
+        return text
+
+
+def forms_of(secret: str) -> set[str]:
+    """How somebody may write `secret` down: what each of them holds is the secret's alone."""
     raw = secret.encode()
-    forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    forms |= {json.dumps(secret)[1:-1].replace("/", "\\/"), quote(secret, safe=""), quote(secret), quote_plus(secret)}
-    forms.add(raw.hex())
+    escaped = json.dumps(secret)[1:-1]
+    forms = {secret, escaped, escaped.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
+    forms |= {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
+    forms |= {_lower_escapes(form) for form in forms if "%" in form}
+    marked = html.escape(secret)
+    forms |= {marked, marked.replace("&#x27;", "&#39;"), html.escape(secret, quote=False)}
+    forms |= {raw.hex(), raw.hex().upper()}
     for offset in range(3):
         # The characters at either end also hold bits of the neighbours; what is between them is the secret's alone.
         padded = base64.b64encode(b"\x00" * offset + raw).decode().rstrip("=")
         inside = padded[(0, 2, 3)[offset] : len(padded) - (1 if (len(raw) + offset) % 3 else 0)]
-        forms |= {inside, inside.replace("+", "-").replace("/", "_")}
+        forms |= {
+            inside,
+            inside.replace("+", "-").replace("/", "_"),
+            inside.replace("/", "\\/"),
+            quote(inside, safe=""),
+        }
     return {form for form in forms if len(form) >= min(4, len(secret))}
+
+
+def _lower_escapes(form: str) -> str:
+    return re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), form)
 
 
 def _is_encoded(form: str) -> bool:

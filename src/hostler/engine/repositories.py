@@ -19,9 +19,9 @@ from hostler.domain.errors import InvalidRequest, SecretUnreadable
 from hostler.domain.ids import new_id
 from hostler.domain.resources import UPLOADS, WORKSPACE, GithubResource, repository_name
 from hostler.engine.attachments import Attachment, Complaint
+from hostler.engine.homes import remove_tree
 from hostler.engine.mountpoints import MountPoints, Surface, repository_folder
 from hostler.engine.ports import CloneFailed, CloneOrder, CloneProblem, Cloner, Sealer
-from hostler.engine.process import remove_tree
 from hostler.engine.resources import Resource, check_free
 from hostler.engine.sandbox_port import Mount
 from hostler.store import files as rows

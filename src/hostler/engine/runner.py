@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.domain.packages import PackageLists
-from hostler.engine import runs, state, turns
+from hostler.engine import labels, runs, state, turns
 from hostler.engine.attachments import Attachments
 from hostler.engine.budget import used_up
 from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
 from hostler.engine.content import ContentSource
-from hostler.engine.egress_port import McpAccess, McpFailure
+from hostler.engine.denials import Denials, TurnDenials
+from hostler.engine.egress_port import EgressDecision, McpAccess, McpFailure
+from hostler.engine.homes import Stay
 from hostler.engine.hub import Hub
 from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
 from hostler.engine.mcp import PermittedCalls
@@ -33,10 +35,12 @@ from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
+from hostler.engine.redaction import Replacer
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
-from hostler.store.sessions import SessionRow
+from hostler.engine.variables import BrokeredVariables, VariableBroker
+from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.runner")
@@ -48,7 +52,7 @@ CONTINUE = (
 """What the model is told when a turn goes on after a crash."""
 
 LINGER_SECONDS = 0.01
-"""How long the start of a model request may wait to be written together with what follows."""
+"""How long the start or the end of a model request may wait to be written together with what follows."""
 
 GO_ON = "The work was paused because its budget was used up. It may go on now: go on with the task."
 """What it is told when the budget was raised, after a run that the budget had stopped in the middle."""
@@ -61,6 +65,9 @@ BEGUN_BEFORE = (
 
 ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
+
+
+Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,9 @@ class RunnerParts:
     profile_of: Callable[[SessionRow], Profile]
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
+    denials: Denials = field(default_factory=Denials)
+    variables: VariableBroker | None = None
+    """Who knows the variables of sessions; None: they have none."""
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
@@ -101,8 +111,14 @@ class SessionRunner:
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
+        self._house = AsyncExitStack()
+        self._stay: Stay | None = None
+        """The session's files, from the first need of them to the end of `serve`."""
+        self._told: tuple[str, set[str]] = ("", set())
+        """A turn, and the limits that its user was told of."""
         self._process: LiveProcess | None = None
         self._process_profile: Profile | None = None
+        self._process_variables: BrokeredVariables | None = None
         self._more = False
         """True when the state as last seen has something to do."""
         self._busy = False
@@ -112,6 +128,11 @@ class SessionRunner:
         self._announced = asyncio.Condition()
         self._mcp_calls = PermittedCalls()
         self._mcp_failures: list[runs.McpFailed] = []
+        self._notices: list[runs.Notice] = []
+        """What the user is to be told with the next records."""
+        self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
+        """What the run under way says; None in it: look at the notices."""
+        self._denials = TurnDenials()
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
@@ -131,21 +152,39 @@ class SessionRunner:
     async def serve(self) -> None:
         """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                keeper = tasks.create_task(self._keep_lease())
-                try:
-                    await self._work()
-                finally:
-                    keeper.cancel()
+            with self._parts.denials.heard_by(self.lease.session_id, self._on_denied):
+                async with asyncio.TaskGroup() as tasks:
+                    keeper = tasks.create_task(self._keep_lease())
+                    try:
+                        await self._work()
+                    finally:
+                        keeper.cancel()
         except* (LeaseLost, NotFound) as lost:
             log.warning("lease_lost", extra={"session": self.lease.session_id, "reason": str(lost.exceptions[0])})
         finally:
-            await self._close()
+            try:
+                await self._close()
+            finally:
+                await self._house.aclose()
 
     async def give_up(self) -> None:
         """End the turn with an error: this worker can't serve it, and trying again has not helped."""
         end = RunEnd("failed", message="This server failed to run the turn; its log says why.")
         await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
+
+    # -- what the user is told
+
+    def notice(self, told: runs.Notice) -> None:
+        """Recorded soon while a turn runs; otherwise with the next one: nothing may stand behind `idle`."""
+        self._notices.append(told)
+        if self._arrived is not None:
+            with suppress(asyncio.QueueFull):  # then somebody is about to look anyway
+                self._arrived.put_nowait(None)
+
+    def _on_denied(self, decision: EgressDecision) -> None:
+        told = self._denials.note(decision)
+        if told is not None:
+            self.notice(told)
 
     # -- lease
 
@@ -280,18 +319,23 @@ class SessionRunner:
         """None: a person interrupted the turn while packages were being installed."""
         assert self._profile is not None
         assert self._session is not None
-        if self._process_profile != self._profile:
+        variables = await self._variables(self._session, self._profile)
+        if self._process_profile != self._profile or not _same(self._process_variables, variables):
             await self._close()
         if self._process is None:
             homes, session_id = self._parts.around.homes, self.lease.session_id
+            if self._stay is None:
+                entered = homes.entered(session_id, self._profile.sandbox_limits.disk_bytes)
+                self._stay = await self._house.enter_async_context(entered)
+            self._stay.looked_through = False
             await asyncio.to_thread(homes.make, session_id)
             mounts = []
             if not self._profile.self_hosted:  # there the worker lays out what the agent works with
-                mounts = await self._parts.attachments.lay_out(self._session, homes.of(session_id))
+                mounts = await self._parts.attachments.lay_out(self._session, self._stay.home)
             complaints = self._parts.attachments.complaints(session_id)
             if complaints:
                 await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
-            self._process_profile = self._profile
+            self._process_profile, self._process_variables = self._profile, variables
             self._mcp_calls, self._mcp_failures = PermittedCalls(), []
             self._composer = composer_of(self._profile)
             resume = await self._memory.exists()
@@ -313,11 +357,50 @@ class SessionRunner:
                 mcp=McpAccess(
                     self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
                 ),
+                variables=variables,
                 layer=layer,
             )
+            await self._label(self._process)
         elif not self._profile.self_hosted:
-            await self._parts.attachments.refresh(self._session, self._parts.around.homes.of(self.lease.session_id))
+            assert self._stay is not None
+            self._stay.looked_through = False
+            await self._parts.attachments.refresh(self._session, self._stay.home)
         return self._process
+
+    async def _label(self, process: LiveProcess) -> None:
+        """The session says what it runs in, before anything is asked of what runs there."""
+        assert self._session is not None
+        before = self._session.isolation
+        after = labels.running(before, process.label, process.cli_version)
+        if after != before:
+            applied = await self._parts.records.apply(
+                self.lease.session_id,
+                lambda s, *_: Step(s),
+                lease=self.lease,
+                update=SessionUpdate(isolation=after),
+            )
+            self._session = applied.session
+
+    async def _variables(self, session: SessionRow, profile: Profile) -> BrokeredVariables | None:
+        """What the process gets. A live one has the same already, or it has to go."""
+        broker = self._parts.variables
+        if broker is None or profile.self_hosted:
+            return None
+        found = await broker.of(session, profile.egress)
+        if found is None:
+            return None
+        if told := found.unreachable:
+
+            def tell(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+                errors = (
+                    ev.credential_host_error(at.text, one.vault_id, one.credential_id, one.message) for one in told
+                )
+                return Step(state, tuple(errors))
+
+            await self._apply(tell)
+        if self._process_variables is not None:
+            self._process_variables.follow(found)
+        return found
 
     async def _layer(self, packages: PackageLists) -> HeldLayer | None:
         layers = self._parts.around.layers
@@ -327,9 +410,11 @@ class SessionRunner:
 
     async def _collect(self) -> None:
         assert self._session is not None
-        if self._profile is not None and self._profile.self_hosted:
-            return
-        await self._parts.attachments.collect(self._session, self._parts.around.homes.of(self.lease.session_id))
+        if self._stay is not None:
+            hosted_elsewhere = self._profile is not None and self._profile.self_hosted
+            self._stay.looked_through = hosted_elsewhere or await self._parts.attachments.collect(
+                self._session, self._stay.home
+            )
 
     async def _close(self) -> None:
         process, self._process = self._process, None
@@ -341,28 +426,44 @@ class SessionRunner:
     async def _follow(self, process: LiveProcess, turn: Turn) -> None:
         """Record what the run does until it ends. Watches for an interrupt and for the turn's limits meanwhile."""
         assert self._profile is not None
-        arrived: asyncio.Queue[runs.RunEvent] = asyncio.Queue(maxsize=4096)
+        arrived: asyncio.Queue[runs.RunEvent | None] = asyncio.Queue(maxsize=4096)
 
         async def read() -> None:
             async for event in process.run.events():
                 await arrived.put(event)
 
-        self._busy = True
+        self._busy, self._arrived = True, arrived
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
             try:
-                ended = await self._consume(arrived)
+                ended, pending = await self._consume(arrived, process, turn.id)
             finally:
+                self._arrived = None
                 reader.cancel()
                 watcher.cancel()
         self._busy = ended.how in ("failed", "lost")
-        if ended.how == "lost":
-            words = await process.last_words()
-            ended = runs.Ended("lost", message=f"{words} {ended.message}".strip(), alive=False)
-        await self._end(ended)
+        await self._tell_limits(process, turn.id, pending)
+        await self._end(ended, pending)
 
-    async def _consume(self, arrived: asyncio.Queue[runs.RunEvent]) -> runs.Ended:
+    async def _tell_limits(self, process: LiveProcess, turn_id: str, pending: list[Op]) -> None:
+        """Says which limits were reached, each once in a turn: adds that to what is to be written."""
+        if self._told[0] != turn_id:
+            self._told = turn_id, set()
+        told = self._told[1]
+        hits = [hit for hit in await process.limits.look() if hit.kind not in told]
+        told.update(hit.kind for hit in hits)
+        if hits:
+            pending.append(
+                lambda s, at, _: Step(
+                    s, tuple(ev.error(at.text, "unknown_error", hit.message, "retrying", hit.limit) for hit in hits)
+                )
+            )
+
+    async def _consume(
+        self, arrived: asyncio.Queue[runs.RunEvent | None], process: LiveProcess, turn_id: str
+    ) -> tuple[runs.Ended, list[Op]]:
+        """How the run ended, and what is to be written together with that."""
         pending: list[Op] = []
         while True:
             try:
@@ -375,24 +476,33 @@ class SessionRunner:
                 batch.append(arrived.get_nowait())
             ended = await self._record(batch, pending)
             if ended is not None:
-                return ended
+                return ended, pending
+            if any(isinstance(event, runs.ToolResult) for event in batch):
+                await self._tell_limits(process, turn_id, pending)
+                await self._flush(pending)
 
-    async def _record(self, batch: Sequence[runs.RunEvent], pending: list[Op]) -> runs.Ended | None:
+    async def _record(self, batch: Sequence[runs.RunEvent | None], pending: list[Op]) -> runs.Ended | None:
         """Write down what came, in order, with as few transactions as the previews between allow.
 
-        The start of a request can linger in `pending`: it is soon followed by something that must be written.
+        Start and end of a request can linger in `pending`: they are soon followed by something that must be written.
         """
         session_id, hub = self.lease.session_id, self._parts.hub
         urgent = False
         failures, self._mcp_failures = self._mcp_failures, []
-        for event in (*failures, *batch):
+        notices, self._notices = self._notices, []
+        for event in (*failures, *notices, *batch):
+            if event is None:
+                continue
             if isinstance(event, runs.Ended):
-                await self._flush(pending)
+                if (rest := self._denials.rest()) is not None:
+                    pending += [op for op in self._composer.compose(rest) if not isinstance(op, Preview)]
+                if not event.alive:  # much is done before that is written
+                    await self._flush(pending)
                 return event
             for made in self._composer.compose(event):
                 if not isinstance(made, Preview):
                     pending.append(made)
-                    urgent |= not isinstance(event, runs.RequestStarted)
+                    urgent |= not isinstance(event, runs.RequestStarted | runs.RequestEnded)
                 elif hub.previews(session_id):
                     await self._flush(pending)
                     hub.preview(session_id, made.type, made.frame)
@@ -410,20 +520,25 @@ class SessionRunner:
         if turn is not None and self._profile is not None and turn.requests > self._profile.turn_limits.max_requests:
             most = self._profile.turn_limits.max_requests
             text = f"The turn was stopped after {most} model requests (max_turns)."
-            self._stop(RunEnd("failed", "tool_use_limit_reached_error", text))
+            limit = ev.Limit("max_turns_reached", "config.limits.max_turns", most)
+            self._stop(RunEnd("failed", "tool_use_limit_reached_error", text, limit=limit))
 
-    async def _end(self, ended: runs.Ended) -> None:
-        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run."""
+    async def _end(self, ended: runs.Ended, pending: Sequence[Op] = ()) -> None:
+        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run.
+
+        `pending` is what it did before that and is not written yet.
+        """
         if not ended.alive and ended.how != "deferred":
             await self._close()
         by_harness = ended.alive and ended.how == "interrupted"
-        end = RunEnd(ended.how, ended.error, ended.message, ended.details, by_harness)
+        end = RunEnd(ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness)
         if self._stopping is not None:
             stop = self._stopping
-            end = RunEnd(stop.how, stop.error, stop.message, closed_by_harness=by_harness)
+            end = RunEnd(stop.how, stop.error, stop.message, limit=stop.limit, closed_by_harness=by_harness)
         self._stopping = None
         self._composer.dropping_errors = False
-        await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
+        step = joined([*pending, lambda s, at, totals: turns.run_ended(s, at, totals, end)])
+        await self._apply(lambda s, at, totals, _: step(s, at, totals))
         if not ended.alive:
             await self._close()
 
@@ -440,8 +555,12 @@ class SessionRunner:
                         break
             self._stop(RunEnd("interrupted"))
         except TimeoutError:
-            text = f"The turn was stopped after {seconds:g} seconds (turn_seconds)."
-            self._stop(RunEnd("failed", "unknown_error", text))
+            text = (
+                f"The turn was stopped after {seconds:g} seconds (turn_seconds). The session goes on with the next "
+                "message; raise config.limits.turn_seconds of the environment for new sessions."
+            )
+            limit = ev.Limit("turn_seconds_reached", "config.limits.turn_seconds", seconds)
+            self._stop(RunEnd("failed", "unknown_error", text, limit=limit))
         killed_at = monotonic() + self._parts.interrupt_grace_seconds
         # A run that can't be asked is gone already, or doesn't answer: the agent can stop it with a signal.
         with suppress(Exception):
@@ -462,7 +581,10 @@ class SessionRunner:
             self._composer.dropping_errors = end.how != "capped"
             self._wake.set()
 
-    async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
+    async def _apply(self, decide: Decide) -> Applied:
+        variables = self._process_variables
+        if variables is not None and variables.placeholders:
+            decide = without(await variables.replacer(), decide)
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
         self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
@@ -573,3 +695,18 @@ class SessionRunner:
             return True
         self._stop(RunEnd("capped"))
         return False
+
+
+def without(secrets: Replacer, decide: Decide) -> Decide:
+    """The same decision, with events that repeat no secret. What the road did not see may have brought one."""
+
+    def decided(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+        step = decide(before, at, totals, row)
+        return replace(step, events=tuple(map(secrets.event, step.events)))
+
+    return decided
+
+
+def _same(held: BrokeredVariables | None, wanted: BrokeredVariables | None) -> bool:
+    """Whether a process that was started with the one serves for the other."""
+    return (held.placeholders if held else {}) == (wanted.placeholders if wanted else {})

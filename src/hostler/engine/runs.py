@@ -155,6 +155,18 @@ class McpFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the user should know; the run goes on. Not from the run: from what is around it."""
+
+    kind: str
+    """A stable word for programs, such as `egress_denied`."""
+    message: str
+    """For a person, with what to do."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """More for programs, as the wire shows it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEnded:
     """The answer of a model request is complete (or broke off)."""
 
@@ -208,6 +220,7 @@ RunEvent = (
     | ToolResult
     | Compacted
     | McpFailed
+    | Notice
     | Retrying
     | Ended
 )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-Technology = Literal["bubblewrap", "docker", "podman", "gvisor", "microvm"]
+from hostler.domain.isolation import SandboxLimit
+from hostler.domain.isolation import Technology as Technology
 
 LADDER: Final[tuple[frozenset[Technology], ...]] = (
     frozenset({"bubblewrap"}),
@@ -107,6 +108,14 @@ class IsolationLabel:
     """Name and version of the program that makes the sandbox, such as `bubblewrap 0.8.0`."""
     missing: tuple[str, ...] = ()
     """Promises that this host can't keep, each in a sentence for a person."""
+    unlimited: frozenset[SandboxLimit] = frozenset()
+    """Limits that are not enforced although `limits_by` and `disk_by` name who enforces limits here."""
+
+    @property
+    def unenforced(self) -> frozenset[SandboxLimit]:
+        """Every limit that a sandbox here may exceed."""
+        nobody: set[SandboxLimit] = {"memory_mb", "cpus", "pids"} if self.limits_by == "none" else set()
+        return self.unlimited | nobody | ({"disk_mb"} if self.disk_by == "none" else set())
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,17 @@ class SandboxProvider(Protocol):
 
     def close(self) -> None:
         """Lets another process use the state directory. Destroy the sandboxes first. Idempotent."""
+        ...
+
+
+class Rungs(Protocol):
+    """Who knows which technologies this host gives."""
+
+    async def rungs(self) -> Mapping[Technology, IsolationLabel | str]:
+        """What each technology gives here; or, for a person, why it gives nothing and what to do.
+
+        Trials are remembered: this may be asked for every request. A technology that is not there is not configured.
+        """
         ...
 
 

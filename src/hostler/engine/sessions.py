@@ -27,11 +27,12 @@ from hostler.domain.sessions import (
 )
 from hostler.domain.sessions import Position as ListPosition
 from hostler.domain.values import merge_metadata
-from hostler.engine import budget, content, inputs, skills, state, turns
+from hostler.engine import budget, content, inputs, labels, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
+from hostler.engine.placement import Placement, needs_of
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
@@ -66,6 +67,7 @@ class Sessions:
         resources: ResourceKinds,
         quotas: WorkspaceQuotas,
         prices: Prices,
+        placement: Placement,
     ) -> None:
         self._database = database
         self._hub = hub
@@ -74,11 +76,16 @@ class Sessions:
         self._resources = resources
         self._quotas = quotas
         self._prices = prices
+        self._placement = placement
 
     # -- create, read, change
 
     async def create(self, workspace: str, params: CreateSession) -> View:
-        """With initial events the session is running when this returns, otherwise idle. All or nothing."""
+        """With initial events the session is running when this returns, otherwise idle. All or nothing.
+
+        Raises InvalidRequest when this host can't keep what the environment promises, or not any more.
+        """
+        survey = await self._placement.survey()
         bodies = [wire_fields(event) for event in params.initial_events]
         session_id, thread_id = new_id("sesn"), new_id("sthr")
 
@@ -89,9 +96,11 @@ class Sessions:
             if params.budget is not None:
                 budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
             environment, config = session_environment(connection, workspace, params.environment_id)
+            survey.check(config)
+            preset = needs_of(config, survey.terms).preset
             self_hosted = config.type == "self_hosted"
             has_skills = skills.for_session(connection, workspace, snapshot["skills"])
-            session_vaults(connection, workspace, params.vault_ids)
+            session_vaults(connection, workspace, params.vault_ids, self_hosted=self_hosted)
             attached = self._resources.attach(
                 connection, now, workspace, session_id, params.resources, self_hosted=self_hosted
             )
@@ -107,7 +116,12 @@ class Sessions:
                     environment_id=environment.id,
                     thread_id=thread_id,
                     agent=snapshot,
-                    environment={"config": config.model_dump(mode="json"), "skills": skills.kept(has_skills)},
+                    environment={
+                        "config": config.model_dump(mode="json"),
+                        "preset": preset,
+                        "skills": skills.kept(has_skills),
+                    },
+                    isolation=labels.begun(config, preset),
                     state=begun.model_dump_json(),
                     title=params.title,
                     metadata=params.metadata,
@@ -395,14 +409,15 @@ class SessionStream:
 def view(row: SessionRow, now: float) -> View:
     """The wire's session object, every key present."""
     large = {"agent": row.agent, "resources": row.resources, "vault_ids": row.vault_ids, "metadata": row.metadata}
-    return {**_small(row, now), **large, "budget": row.budget}
+    return {**_small(row, now), **large, "budget": row.budget, "isolation": row.isolation}
 
 
 def view_text(row: SessionRow, now: float) -> str:
     """The same as JSON text. What is kept as JSON is not read and written again: a page has a hundred agents."""
     return (
         f'{encode(_small(row, now))[:-1]},"agent":{row.agent_json},"resources":{row.resources_json},'
-        f'"vault_ids":{row.vault_ids_json},"metadata":{row.metadata_json},"budget":{row.budget_json or "null"}}}'
+        f'"vault_ids":{row.vault_ids_json},"metadata":{row.metadata_json},"budget":{row.budget_json or "null"},'
+        f'"isolation":{row.isolation_json}}}'
     )
 
 

@@ -180,6 +180,8 @@ class RunEnd:
     message: str = ""
     details: Body | None = None
     """With `refused`: the wire's stop details."""
+    limit: ev.Limit | None = None
+    """With `failed`: the limit that ended it."""
     closed_by_harness: bool = False
     """True: the harness is alive and has ended the open calls in its transcript by itself."""
 
@@ -203,7 +205,7 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     if end.how == "deferred":
         return _deferred(state, at, totals, turn, events)
     if end.how == "failed":
-        events.append(ev.error(at.text, end.error, end.message, "exhausted"))
+        events.append(ev.error(at.text, end.error, end.message, "exhausted", end.limit))
     state, closing = close_calls(state, at, in_transcript=end.closed_by_harness)
     events += closing
     if end.how == "capped":

@@ -108,19 +108,21 @@ class Vaults:
 # ------------------------------------------------------------------------------------------------------- for sessions
 
 
-def session_vaults(conn: Connection, workspace: str, vault_ids: Sequence[str]) -> None:
+def session_vaults(conn: Connection, workspace: str, vault_ids: Sequence[str], *, self_hosted: bool) -> None:
     """Whether a new session may take these vaults. Raises NotFound, and InvalidRequest for what it couldn't use."""
     for vault_id in vault_ids:
         row = rows.get_vault(conn, workspace, vault_id)
         if row.archived_at is not None:
             raise InvalidRequest(f"vault_ids: vault {vault_id} is archived; leave it out, or name another one")
+        if not self_hosted:
+            continue
         for credential in rows.active_credentials(conn, workspace, vault_id):
             if credential.auth["type"] == "environment_variable":
-                # Without the value in its requests the agent would fail in ways that nobody could explain.
+                # Commands run in the user's own sandbox there, whose requests don't come by here.
                 raise InvalidRequest(
                     f"vault_ids: vault {vault_id} holds the environment_variable credential {credential.id} "
-                    f"({credential.auth['secret_name']}), and this server doesn't put such secrets into a session's "
-                    "requests yet; keep it in a vault of its own, and leave that vault out"
+                    f"({credential.auth['secret_name']}), which a self_hosted environment can't use: its requests "
+                    "don't pass this server; keep it in a vault of its own, and leave that vault out"
                 )
 
 

@@ -7,7 +7,7 @@ sentence that says why, and whoever asks for it gets that sentence. Nothing fall
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -28,9 +28,18 @@ PREFERENCE: Final[tuple[Technology, ...]] = ("microvm", "gvisor", "docker", "pod
 class Ladder:
     """Implements `SandboxProvider` for several technologies. Made of adapters that share nothing."""
 
-    def __init__(self, adapters: Mapping[Technology, SandboxProvider], default: Technology | None = None) -> None:
-        """`default` is for sandboxes whose specification names none; None: the strongest that this host gives."""
+    def __init__(
+        self,
+        adapters: Mapping[Technology, SandboxProvider],
+        default: Technology | None = None,
+        also: Callable[[IsolationLabel], IsolationLabel] = lambda label: label,
+    ) -> None:
+        """`default` is for sandboxes whose specification names none; None: the strongest that this host gives.
+
+        `also` puts into a label what this host gives on every rung; it may block.
+        """
         self._adapters = dict(adapters)
+        self._also = also
         self._wanted = default
         self._looking = asyncio.Lock()
         self._found: dict[Technology, IsolationLabel | str] | None = None
@@ -40,9 +49,15 @@ class Ladder:
         async with self._looking:
             if self._found is None:
                 async with asyncio.TaskGroup() as tasks:
-                    looking = {name: tasks.create_task(_look(self._adapters[name])) for name in self._ordered()}
+                    looking = {name: tasks.create_task(self._look(self._adapters[name])) for name in self._ordered()}
                 self._found = {name: task.result() for name, task in looking.items()}
             return self._found
+
+    async def _look(self, adapter: SandboxProvider) -> IsolationLabel | str:
+        try:
+            return await asyncio.to_thread(self._also, await adapter.probe())
+        except SandboxUnavailable as unavailable:
+            return str(unavailable)
 
     def _ordered(self) -> list[Technology]:
         return [name for name in PREFERENCE if name in self._adapters]
@@ -89,10 +104,3 @@ class Ladder:
     def close(self) -> None:
         for adapter in self._adapters.values():
             adapter.close()
-
-
-async def _look(adapter: SandboxProvider) -> IsolationLabel | str:
-    try:
-        return await adapter.probe()
-    except SandboxUnavailable as unavailable:
-        return str(unavailable)

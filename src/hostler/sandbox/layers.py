@@ -227,7 +227,7 @@ class LayerFolder:
             stage=launch.stage_point(),
             bwrap=tools.bwrap,
             entrances=[str(entrance) for entrance in group.entrances],
-            steps=steps(packages, image.rootfs),
+            steps=steps(packages, image.rootfs, image.suite),
         )
 
     def _why(self, result: dict[str, Any], out_of_memory: bool) -> str:

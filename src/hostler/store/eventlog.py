@@ -296,5 +296,5 @@ def _update_session(conn: Connection, view: LogView, change: Change, last_seq: i
         conn.execute(_UPDATE, {"session": session.id, **values})
     else:
         conn.execute(_UPDATE_AND_TELL, {"session": session.id, "told_others": told, **values}).close()
-    renamed = {name: f"{name}_json" for name in ("metadata", "agent", "resources", "budget")}
+    renamed = {name: f"{name}_json" for name in ("metadata", "agent", "resources", "budget", "isolation")}
     return replace(session, **{renamed.get(name, name): value for name, value in values.items()})

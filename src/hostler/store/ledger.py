@@ -42,7 +42,7 @@ class ModelRequestRow:
 
 @dataclass(frozen=True, slots=True)
 class EgressRow:
-    """One decision of the egress proxy, as `engine.ports.EgressDecision` tells it."""
+    """One decision of the egress proxy, as `engine.egress_port.EgressDecision` tells it."""
 
     id: str
     session_id: str
@@ -50,8 +50,11 @@ class EgressRow:
     method: str
     host: str
     port: int
+    path: str
     allowed: bool
     reason: str
+    hint: str
+    environment_id: str
     created_at: str
 
 
@@ -80,7 +83,7 @@ def record_model_request(
     """
     if lease is not None:
         check(conn, now, lease)
-    workspace_id = _workspace_of(conn, session_id)
+    workspace_id, _ = _owners_of(conn, session_id)
     row = ModelRequestRow(
         new_id("mreq"),
         session_id,
@@ -125,13 +128,23 @@ def total(conn: Connection, *, session_id: str | None = None, workspace_id: str 
 
 
 def record_egress(
-    conn: Connection, now: float, *, session_id: str, method: str, host: str, port: int, allowed: bool, reason: str
+    conn: Connection,
+    now: float,
+    *,
+    session_id: str,
+    method: str,
+    host: str,
+    port: int,
+    allowed: bool,
+    reason: str,
+    path: str = "",
+    hint: str = "",
 ) -> EgressRow:
     """Write a decision down. Raises NotFound for an unknown session.
 
-    Method and host come from inside the sandbox: what no column can hold is replaced.
+    Method, host and path come from inside the sandbox: what no column can hold is replaced.
     """
-    workspace_id = _workspace_of(conn, session_id)
+    workspace_id, environment_id = _owners_of(conn, session_id)
     row = EgressRow(
         new_id("egr"),
         session_id,
@@ -139,8 +152,11 @@ def record_egress(
         cleaned(method, 64),
         cleaned(host, _LONGEST),
         port,
+        cleaned(path, _LONGEST),
         allowed,
         reason,
+        cleaned(hint, _LONGEST),
+        environment_id,
         moment(now),
     )
     conn.execute(egress_decisions.insert().values(**asdict(row)))
@@ -156,10 +172,21 @@ def list_egress(conn: Connection, session_id: str, *, limit: int = 1000) -> Sequ
 
 
 def page_of_egress(
-    conn: Connection, workspace_id: str, session_id: str, *, limit: int, after: Position | None = None
+    conn: Connection,
+    workspace_id: str,
+    session_id: str,
+    *,
+    limit: int,
+    after: Position | None = None,
+    allowed: bool | None = None,
 ) -> Page[EgressRow]:
-    """The decisions about a session, newest first; those about a deleted one stay. Raises NotFound."""
+    """The decisions about a session, newest first; those about a deleted one stay. Raises NotFound.
+
+    allowed  only decisions of this kind; None: of both.
+    """
     mine = [egress_decisions.c.workspace_id == workspace_id, egress_decisions.c.session_id == session_id]
+    if allowed is not None:
+        mine.append(egress_decisions.c.allowed == allowed)
     found = page(
         conn,
         egress_decisions,
@@ -172,13 +199,74 @@ def page_of_egress(
         after=after,
         before=None,
     )
-    if not found.rows and not found.has_prev:
+    if not found.rows and not found.has_prev and not _known(conn, workspace_id, session_id):
         get_session(conn, workspace_id, session_id)
     return found
 
 
-def _workspace_of(conn: Connection, session_id: str) -> str:
-    found: str | None = conn.execute(sa.select(sessions.c.workspace_id).where(sessions.c.id == session_id)).scalar()
+@dataclass(frozen=True, slots=True)
+class EgressUse:
+    """Decisions that were alike, taken together."""
+
+    method: str
+    host: str
+    port: int
+    path: str
+    allowed: bool
+    reason: str
+    count: int
+    sessions: int
+    """In how many sessions."""
+    first_at: str
+    last_at: str
+
+
+def egress_uses(
+    conn: Connection,
+    workspace_id: str,
+    *,
+    environment_id: str | None = None,
+    session_id: str | None = None,
+    since: str | None = None,
+    most: int,
+) -> tuple[list[EgressUse], bool]:
+    """What was decided about a session, or about all sessions of an environment; the most frequent first.
+
+    since  RFC 3339 text: nothing from before.
+    most   rows; the second value says whether there were more.
+
+    Deleted sessions and environments count. Raises nothing: whoever asks looks up what it names.
+    """
+    table = egress_decisions.c
+    alike = (table.method, table.host, table.port, table.path, table.allowed, table.reason)
+    count = sa.func.count()
+    query = sa.select(
+        *alike,
+        count,
+        sa.func.count(sa.distinct(table.session_id)),
+        sa.func.min(table.created_at),
+        sa.func.max(table.created_at),
+    ).where(table.workspace_id == workspace_id)
+    if environment_id is not None:
+        query = query.where(table.environment_id == environment_id)
+    if session_id is not None:
+        query = query.where(table.session_id == session_id)
+    if since is not None:
+        query = query.where(table.created_at >= since)
+    query = query.group_by(*alike).order_by(count.desc(), *alike).limit(most + 1)
+    rows = [EgressUse(*row) for row in conn.execute(query)]
+    return rows[:most], len(rows) > most
+
+
+def _known(conn: Connection, workspace_id: str, session_id: str) -> bool:
+    mine = (egress_decisions.c.workspace_id == workspace_id, egress_decisions.c.session_id == session_id)
+    return conn.execute(sa.select(egress_decisions.c.id).where(*mine).limit(1)).first() is not None
+
+
+def _owners_of(conn: Connection, session_id: str) -> tuple[str, str]:
+    """The session's workspace and environment. Raises NotFound."""
+    query = sa.select(sessions.c.workspace_id, sessions.c.environment_id).where(sessions.c.id == session_id)
+    found = conn.execute(query).first()
     if found is None:
         raise missing(session_id)
-    return found
+    return found[0], found[1]

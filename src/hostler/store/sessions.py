@@ -6,7 +6,7 @@ The row of a session is also the lock and the counter of its event log: whoever 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -81,6 +81,8 @@ class NewSession:
     """What is mounted for the session, as the wire shows it. Secrets are not here."""
     vault_ids: Sequence[str] = ()
     budget: Mapping[str, Any] | None = None
+    isolation: Mapping[str, Any] = field(default_factory=dict)
+    """How it is isolated, as the wire shows it (`engine.labels`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class SessionRow:
     resources_json: str
     vault_ids_json: str
     budget_json: str | None
+    isolation_json: str
     state: str
     last_seq: int
     """Sequence number of the newest event; 0 when there is none."""
@@ -139,6 +142,11 @@ class SessionRow:
         found: dict[str, Any] | None = None if self.budget_json is None else decode(self.budget_json)
         return found
 
+    @property
+    def isolation(self) -> dict[str, Any]:
+        found: dict[str, Any] = decode(self.isolation_json)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdate:
@@ -149,6 +157,7 @@ class SessionUpdate:
     agent: Mapping[str, Any] | Keep = KEEP
     resources: Sequence[Mapping[str, Any]] | Keep = KEEP
     budget: Mapping[str, Any] | Keep | None = KEEP
+    isolation: Mapping[str, Any] | Keep = KEEP
     archived_at: str | Keep | None = KEEP
 
     def values(self) -> dict[str, Any]:
@@ -164,6 +173,8 @@ class SessionUpdate:
             found["resources"] = encode([dict(resource) for resource in self.resources])
         if self.budget is not KEEP:
             found["budget"] = None if self.budget is None else encode(dict(self.budget))
+        if self.isolation is not KEEP:
+            found["isolation"] = encode(dict(self.isolation))
         if self.archived_at is not KEEP:
             found["archived_at"] = self.archived_at
         return found
@@ -200,6 +211,7 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         "resources": encode([dict(resource) for resource in new.resources]),
         "vault_ids": encode(list(new.vault_ids)),
         "budget": None if new.budget is None else encode(dict(new.budget)),
+        "isolation": encode(dict(new.isolation)),
         "state": new.state,
         "last_seq": 0,
         "created_at": at,

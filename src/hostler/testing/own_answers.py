@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hostler.domain.administration import CreateKey, NameWorkspace
 from hostler.domain.environment_keys import CreateEnvironmentKey
+from hostler.domain.policies import SuggestPolicy, TestPolicy
 from hostler.domain.quotas import SetQuotas
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
 
@@ -107,8 +108,78 @@ class EgressDecision(Answer):
     method: str
     host: str
     port: int
+    path: str
     allowed: bool
     reason: str
+    hint: str
+    allow: dict[str, Any] | None
+    created_at: str
+
+
+class PastUse(Answer):
+    method: str
+    host: str
+    port: int
+    path: str
+    recorded: str
+    count: int
+    sessions: int
+    first_at: str
+    last_at: str
+
+
+class ChangedUse(PastUse):
+    reason: str
+    hint: str
+    allow: dict[str, Any] | None
+
+
+class Unchanged(Answer):
+    allowed: int
+    denied: int
+
+
+class PolicyTest(Answer):
+    type: Literal["policy_test"]
+    environment_id: str
+    since: str
+    until: str
+    networking: dict[str, Any]
+    would_block: list[ChangedUse]
+    newly_allowed: list[ChangedUse]
+    unknown: list[ChangedUse]
+    unchanged: Unchanged
+    complete: bool
+
+
+class Folded(Answer):
+    wildcard: str
+    hosts: list[str]
+
+
+class PolicySuggestion(Answer):
+    type: Literal["policy_suggestion"]
+    session_id: str | None
+    environment_id: str | None
+    networking: dict[str, Any]
+    folded: list[Folded]
+    unlisted: list[str]
+    covered: list[PastUse]
+    denied: list[PastUse]
+    complete: bool
+
+
+class CredentialUse(Answer):
+    id: str
+    type: Literal["credential_use"]
+    session_id: str
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: Literal["header", "body", "url"]
+    outcome: Literal["substituted", "host_not_allowed", "place_not_allowed", "read_only", "plain_http"]
     created_at: str
 
 
@@ -119,9 +190,18 @@ class HealthDatabase(Answer):
 
 class HealthSandbox(Answer):
     technology: str
+    runtime: str
     host_user: str
+    kernel: str
     limits_by: str
+    disk_by: str
+    unlimited: list[str]
     missing: list[str]
+
+
+class HealthRung(Answer):
+    available: bool
+    isolation: HealthSandbox | None
 
 
 class HealthWorker(Answer):
@@ -134,6 +214,7 @@ class Health(Answer):
     reasons: list[str]
     database: HealthDatabase
     sandbox: HealthSandbox | None
+    rungs: dict[str, HealthRung]
     worker: HealthWorker | None
 
 
@@ -211,7 +292,10 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
             **{name: {"type": "string"} for name in ("actor_id", "act", "target_id", "workspace_id")},
         },
     ),
-    "sessions.egress.list": (None, Page[EgressDecision], _PAGE),
+    "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
+    "policy.test": (TestPolicy, PolicyTest, {}),
+    "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
+    "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
     "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),
     "webhook_endpoints.list": (None, Page[WebhookEndpoint], _PAGE),
     "webhook_endpoints.retrieve": (None, WebhookEndpoint, {}),

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T05:30:24.522517Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T07:31:01.348517Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T05:30:24.522517Z','2026-11-21T05:30:24.522517Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T07:31:01.348517Z','2026-11-21T07:31:01.348517Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -51,6 +51,20 @@ CREATE TABLE audit_entries (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_audit_entries PRIMARY KEY (id)
 );
+CREATE TABLE credential_uses (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	vault_id TEXT NOT NULL, 
+	credential_id TEXT NOT NULL, 
+	method TEXT NOT NULL, 
+	host TEXT NOT NULL, 
+	port INTEGER NOT NULL, 
+	place TEXT NOT NULL, 
+	outcome TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_credential_uses PRIMARY KEY (id)
+);
 CREATE TABLE credentials (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -78,12 +92,15 @@ CREATE TABLE egress_decisions (
 	method TEXT NOT NULL, 
 	host TEXT NOT NULL, 
 	port INTEGER NOT NULL, 
+	path TEXT DEFAULT '' NOT NULL, 
 	allowed BOOLEAN NOT NULL, 
 	reason TEXT NOT NULL, 
+	hint TEXT DEFAULT '' NOT NULL, 
+	environment_id TEXT DEFAULT '' NOT NULL, 
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_dz1fcMmdrc362f1X0DEmmZWp','sesn_golden','wrkspc_default','CONNECT','x.org',443,0,'r','2026-11-21T05:30:24.550160Z');
+INSERT INTO "egress_decisions" VALUES('egr_CaFnpzdTRmEBGJhnCxGapBAW','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T07:31:01.379153Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -111,7 +128,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T05:30:24.522517Z','2026-11-21T05:30:24.522517Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T07:31:01.348517Z','2026-11-21T07:31:01.348517Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -210,7 +227,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_2yW3hh5xb6dCW1gQrSz3awQG','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T05:30:24.550160Z');
+INSERT INTO "model_requests" VALUES('mreq_5Z1FrfXRS5wTVjR7vPrDKyAS','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T07:31:01.379153Z');
 CREATE TABLE resource_secrets (
 	resource_id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -238,6 +255,14 @@ CREATE TABLE session_outputs (
 	file_id TEXT NOT NULL, 
 	CONSTRAINT pk_session_outputs PRIMARY KEY (session_id, path), 
 	CONSTRAINT fk_session_outputs_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_placeholders (
+	session_id TEXT NOT NULL, 
+	credential_id TEXT NOT NULL, 
+	placeholder TEXT NOT NULL, 
+	CONSTRAINT pk_session_placeholders PRIMARY KEY (session_id, credential_id), 
+	CONSTRAINT fk_session_placeholders_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
+	CONSTRAINT fk_session_placeholders_credential_id FOREIGN KEY(credential_id) REFERENCES credentials (id) ON DELETE CASCADE
 );
 CREATE TABLE session_skills (
 	session_id TEXT NOT NULL, 
@@ -274,6 +299,7 @@ CREATE TABLE sessions (
 	resources TEXT DEFAULT '[]' NOT NULL, 
 	vault_ids TEXT DEFAULT '[]' NOT NULL, 
 	budget TEXT, 
+	isolation TEXT DEFAULT '{}' NOT NULL, 
 	state TEXT NOT NULL, 
 	last_seq BIGINT NOT NULL, 
 	input_tokens BIGINT DEFAULT 0 NOT NULL, 
@@ -292,7 +318,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T05:30:24.538264Z','2026-11-21T05:30:24.542238Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T07:31:01.368520Z','2026-11-21T07:31:01.375111Z',NULL);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -339,7 +365,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795239024554,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795246261389,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -421,7 +447,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79523902453826403619e+09,1.79523902453826403619e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1795246261.36852,1795246261.36852,NULL,0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -472,7 +498,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T05:30:24.477109Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T07:31:01.273472Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -489,6 +515,7 @@ CREATE INDEX ix_work_leased ON work (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX ix_work_wanted ON work (enqueued_at, session_id) WHERE wanted = 1;
 CREATE INDEX ix_model_requests_session ON model_requests (session_id, created_at, id);
 CREATE INDEX ix_egress_decisions_session ON egress_decisions (session_id, created_at, id);
+CREATE INDEX ix_egress_decisions_environment ON egress_decisions (environment_id, created_at, id);
 CREATE INDEX ix_audit_entries_newest ON audit_entries (workspace_id, created_at, id);
 CREATE INDEX ix_waiting_calls_oldest ON waiting_calls (workspace_id, since, event_id);
 CREATE INDEX ix_files_expires ON files (expires_at);
@@ -504,6 +531,8 @@ CREATE INDEX ix_memory_versions_newest ON memory_versions (memory_store_id, crea
 CREATE INDEX ix_memory_versions_memory ON memory_versions (memory_id, created_at, id);
 CREATE INDEX ix_vaults_newest ON vaults (workspace_id, created_at, id);
 CREATE INDEX ix_credentials_newest ON credentials (vault_id, created_at, id);
+CREATE INDEX ix_session_placeholders_credential_id ON session_placeholders (credential_id);
+CREATE INDEX ix_credential_uses_session ON credential_uses (session_id, created_at, id);
 CREATE INDEX ix_environment_keys_environment ON environment_keys (environment_id, created_at, id);
 CREATE INDEX ix_work_items_session ON work_items (session_id);
 CREATE INDEX ix_work_items_newest ON work_items (environment_id, created_at, id);

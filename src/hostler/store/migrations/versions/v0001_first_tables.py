@@ -95,6 +95,7 @@ def upgrade() -> None:
         sa.Column("resources", sa.Text, nullable=False, server_default=sa.text("'[]'")),
         sa.Column("vault_ids", sa.Text, nullable=False, server_default=sa.text("'[]'")),
         sa.Column("budget", sa.Text),
+        sa.Column("isolation", sa.Text, nullable=False, server_default=sa.text("'{}'")),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("last_seq", sa.BigInteger, nullable=False),
         sa.Column("input_tokens", sa.BigInteger, nullable=False, server_default=sa.text("0")),
@@ -232,12 +233,16 @@ def upgrade() -> None:
         sa.Column("method", WORDS, nullable=False),
         sa.Column("host", WORDS, nullable=False),
         sa.Column("port", sa.Integer, nullable=False),
+        sa.Column("path", WORDS, nullable=False, server_default=sa.text("''")),
         sa.Column("allowed", sa.Boolean, nullable=False),
         sa.Column("reason", WORDS, nullable=False),
+        sa.Column("hint", WORDS, nullable=False, server_default=sa.text("''")),
+        sa.Column("environment_id", WORDS, nullable=False, server_default=sa.text("''")),
         sa.Column("created_at", WORDS, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_egress_decisions"),
     )
     op.create_index("ix_egress_decisions_session", "egress_decisions", ["session_id", "created_at", "id"])
+    op.create_index("ix_egress_decisions_environment", "egress_decisions", ["environment_id", "created_at", "id"])
     op.get_bind().execute(
         sa.text("INSERT INTO workspaces (id, name, created_at) VALUES ('wrkspc_default', 'Default', :now)"),
         {"now": rfc3339(SystemClock().now())},

@@ -1,4 +1,4 @@
-"""Vaults and credentials."""
+"""Vaults and credentials, and what sessions do with variables."""
 
 from __future__ import annotations
 
@@ -49,3 +49,33 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["vault_id"], ["vaults.id"], name="fk_credentials_vault_id", ondelete="CASCADE"),
     )
     op.create_index("ix_credentials_newest", "credentials", ["vault_id", "created_at", "id"])
+    op.create_table(
+        "session_placeholders",
+        sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("credential_id", WORDS, nullable=False),
+        sa.Column("placeholder", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("session_id", "credential_id", name="pk_session_placeholders"),
+        sa.ForeignKeyConstraint(
+            ["session_id"], ["sessions.id"], name="fk_session_placeholders_session_id", ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["credential_id"], ["credentials.id"], name="fk_session_placeholders_credential_id", ondelete="CASCADE"
+        ),
+    )
+    op.create_index("ix_session_placeholders_credential_id", "session_placeholders", ["credential_id"])
+    op.create_table(
+        "credential_uses",
+        sa.Column("id", WORDS, nullable=False),
+        sa.Column("workspace_id", WORDS, nullable=False),
+        sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("vault_id", WORDS, nullable=False),
+        sa.Column("credential_id", WORDS, nullable=False),
+        sa.Column("method", WORDS, nullable=False),
+        sa.Column("host", WORDS, nullable=False),
+        sa.Column("port", sa.Integer, nullable=False),
+        sa.Column("place", WORDS, nullable=False),
+        sa.Column("outcome", WORDS, nullable=False),
+        sa.Column("created_at", WORDS, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_credential_uses"),
+    )
+    op.create_index("ix_credential_uses_session", "credential_uses", ["session_id", "created_at", "id"])

@@ -1,0 +1,89 @@
+"""Where are the files of a session on this host, and who is using them?
+
+What is kept (workspace, outputs, state of the harness, clones, memories) lies in the session's *home*. A home is
+entered before its files are touched and left afterwards: in between, its volume is mounted there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostler.engine.volume_port import Volumes
+
+
+@dataclass(slots=True)
+class Stay:
+    """One visit of a home."""
+
+    home: Path
+    looked_through: bool = False
+    """Set it when all that the session has put there was collected: else the next start of the server does that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Homes:
+    """Where the files of sessions are. `kept` outlives processes; `sockets` has short paths (108 bytes at most)."""
+
+    kept: Path
+    sockets: Path
+    volumes: Volumes
+
+    def of(self, session_id: str) -> Path:
+        return self.kept / session_id
+
+    def socket_folder(self, session_id: str) -> Path:
+        return self.sockets / session_id[-12:]
+
+    @asynccontextmanager
+    async def entered(self, session_id: str, disk_bytes: int | None = None) -> AsyncIterator[Stay]:
+        """The files are there inside the block. `disk_bytes`: how much a session may keep that has no files yet.
+
+        Raises VolumeUnavailable.
+        """
+        stay = Stay(self.of(session_id))
+        self.kept.mkdir(parents=True, exist_ok=True, mode=0o711)
+        entering = asyncio.get_running_loop().run_in_executor(None, self.volumes.enter, stay.home, disk_bytes)
+        try:
+            await asyncio.shield(entering)
+            yield stay
+        finally:
+            await asyncio.wait([entering])  # a thread can't be stopped: what it enters has to be left
+            if entering.exception() is None:
+                await asyncio.to_thread(self.volumes.leave, stay.home, looked_through=stay.looked_through)
+
+    def make(self, session_id: str) -> None:
+        """Everything a process needs in a home that is entered, with an empty place for the state of the harness."""
+        home = self.of(session_id)
+        self.volumes.give_up_reserve(home)
+        for folder in (self.kept, home):  # nobody else lists who is here
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        remove_tree(home / "harness")  # first: on a full volume it makes room for the rest
+        for name in ("workspace", "outputs"):
+            (home / name).mkdir(exist_ok=True, mode=0o700)
+        (home / "harness").mkdir()
+        sockets = self.socket_folder(session_id)
+        remove_tree(sockets)
+        sockets.mkdir(parents=True, mode=0o711)
+
+    def remove(self, session_id: str) -> None:
+        self.volumes.remove(self.of(session_id))
+        remove_tree(self.of(session_id))
+        remove_tree(self.socket_folder(session_id))
+
+    def unfinished(self) -> Sequence[str]:
+        """Sessions in whose homes there may be something that was not collected."""
+        return self.volumes.unfinished()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove what an agent may have filled: a tree of any depth, with folders that forbid reading."""
+    remove = ["rm", "-rf", "--one-file-system", "--", str(folder)]
+    subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)
+    if folder.exists():
+        subprocess.run(["chmod", "-R", "u+rwX", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)

@@ -1,0 +1,126 @@
+"""Which variables does a session get from its vaults, under which placeholders, and what became of them?
+
+Every function runs inside the caller's transaction. Secrets pass through here only sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from hostler.domain.ids import new_id
+from hostler.store.jsontext import cleaned
+from hostler.store.moments import moment
+from hostler.store.pages import Page, Position, page
+from hostler.store.sessions import get_session
+from hostler.store.tables_vaults import credential_uses, credentials, session_placeholders
+from hostler.store.vaults import CredentialRow
+
+VARIABLE_KEY = "variable "
+"""What the match key of a variable begins with; its name follows."""
+
+_CREDENTIAL = tuple(credentials.c)
+
+
+@dataclass(frozen=True, slots=True)
+class UseRow:
+    """A placeholder that was seen in a request, and what became of it."""
+
+    id: str
+    workspace_id: str
+    session_id: str
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: str
+    outcome: str
+    created_at: str
+
+
+def variables_in(conn: Connection, workspace_id: str, vault_ids: Sequence[str]) -> list[CredentialRow]:
+    """The active variables of these vaults: those of the first vault first, the oldest of them first."""
+    if not vault_ids:
+        return []
+    query = sa.select(*_CREDENTIAL).where(
+        credentials.c.workspace_id == workspace_id,
+        credentials.c.vault_id.in_(vault_ids),
+        credentials.c.match_key.startswith(VARIABLE_KEY, autoescape=True),
+    )
+    order = {vault_id: number for number, vault_id in enumerate(vault_ids)}
+    found = [CredentialRow(*row) for row in conn.execute(query)]
+    return sorted(found, key=lambda row: (order[row.vault_id], row.created_at, row.id))
+
+
+def placeholders_of(conn: Connection, session_id: str) -> dict[str, str]:
+    """The session's placeholders by credential, those of archived credentials too."""
+    query = sa.select(session_placeholders.c.credential_id, session_placeholders.c.placeholder)
+    return {row[0]: row[1] for row in conn.execute(query.where(session_placeholders.c.session_id == session_id))}
+
+
+def add_placeholders(conn: Connection, session_id: str, made: Mapping[str, str]) -> None:
+    """By credential. Only the worker with the session's lease adds some."""
+    for credential_id, placeholder in made.items():
+        conn.execute(
+            session_placeholders.insert().values(
+                session_id=session_id, credential_id=credential_id, placeholder=placeholder
+            )
+        )
+
+
+def add_use(
+    conn: Connection,
+    now: float,
+    *,
+    workspace_id: str,
+    session_id: str,
+    vault_id: str,
+    credential_id: str,
+    method: str,
+    host: str,
+    port: int,
+    place: str,
+    outcome: str,
+) -> UseRow:
+    """Write a use down. Method and host come from inside the sandbox: what no column can hold is replaced."""
+    row = UseRow(
+        id=new_id("vuse"),
+        workspace_id=workspace_id,
+        session_id=session_id,
+        vault_id=vault_id,
+        credential_id=credential_id,
+        method=cleaned(method, 64),
+        host=cleaned(host, 1024),
+        port=port,
+        place=place,
+        outcome=outcome,
+        created_at=moment(now),
+    )
+    conn.execute(credential_uses.insert().values(**asdict(row)))
+    return row
+
+
+def page_of_uses(
+    conn: Connection, workspace_id: str, session_id: str, *, limit: int, after: Position | None = None
+) -> Page[UseRow]:
+    """The uses of a session, newest first; those of a deleted one stay. Raises NotFound."""
+    mine = [credential_uses.c.workspace_id == workspace_id, credential_uses.c.session_id == session_id]
+    found = page(
+        conn,
+        credential_uses,
+        [credential_uses.c[name] for name in UseRow.__slots__],
+        mine,
+        UseRow,
+        keys=(credential_uses.c.created_at, credential_uses.c.id),
+        order="desc",
+        limit=limit,
+        after=after,
+        before=None,
+    )
+    if not found.rows and not found.has_prev:
+        get_session(conn, workspace_id, session_id)
+    return found
