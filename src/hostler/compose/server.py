@@ -22,7 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.packages import layer_folder, package_layers
+from hostler.compose.packages import layer_folder, package_hosts, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.sandboxes import (
     homes,
@@ -211,6 +211,7 @@ async def running(
                 StoredDecisions(database, denials),
                 resolver=resolver,
                 private_allowed=private_allowed,
+                package_hosts=package_hosts(settings),
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
@@ -223,7 +224,7 @@ async def running(
             )
             harness = ClaudeHarness()
             placement = await open_placement(settings, provider, harness, verified)
-            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)

@@ -18,7 +18,16 @@ from hostler.egress import http1
 from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.connection import ClientSide, EgressLimits, Head, TargetSide
 from hostler.egress.mcp import McpClient, McpRelay
-from hostler.egress.policy import BadTarget, McpTarget, Policy, Target, Verdict, parse_absolute, parse_authority
+from hostler.egress.policy import (
+    PACKAGE_HOSTS,
+    BadTarget,
+    McpTarget,
+    Policy,
+    Target,
+    Verdict,
+    parse_absolute,
+    parse_authority,
+)
 from hostler.egress.resolve import Resolver, SystemResolver
 from hostler.engine.egress_port import (
     MCP_HOST,
@@ -65,6 +74,7 @@ class EgressProxy:
         resolver: Resolver | None = None,
         private_allowed: frozenset[str] = frozenset(),
         ports: frozenset[int] = WEB_PORTS,
+        package_hosts: Sequence[str] = PACKAGE_HOSTS,
         limits: EgressLimits | None = None,
         socket_mode: int = 0o666,
         credentials: McpCredentials | None = None,
@@ -77,6 +87,7 @@ class EgressProxy:
         self._resolver = resolver
         self._private_allowed = private_allowed
         self._ports = ports
+        self._package_hosts = package_hosts
         self._limits = limits or EgressLimits()
         self._socket_mode = socket_mode
         self._credentials = credentials or NoCredentials()
@@ -96,7 +107,7 @@ class EgressProxy:
             raise ValueError("this road can't put secrets into requests")
         road = EgressRoad(
             session_id,
-            Policy(rules, self._ports),
+            Policy(rules, self._ports, package_hosts=self._package_hosts),
             self._recorder,
             self._resolver,
             self._private_allowed,
