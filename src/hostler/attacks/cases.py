@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from hostler.engine.sandbox_port import IsolationLabel, Technology
 
 if TYPE_CHECKING:
-    from hostler.attacks.grounds import ProxyGround, SandboxGround
+    from hostler.attacks.grounds import ProxyGround
+    from hostler.attacks.rooms import SandboxGround
 
 Severity = Literal["critical", "high", "medium"]
 """`critical`: what gets through is a way out, a secret, or another session. A production session doesn't start then."""

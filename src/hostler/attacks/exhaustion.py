@@ -19,7 +19,7 @@ def _case(id_: str, title: str, attack: OnProxy, severity: Severity = "critical"
     return Case(id_, title, severity, "roads", proxy=attack)
 
 
-# ------------------------------------------------------------------------------------------------------------ A10: death
+# ----------------------------------------------------------------------------------------------------------- A10: death
 
 
 async def _closed_tunnel(ground: ProxyGround) -> Sequence[str]:
@@ -62,7 +62,10 @@ async def _closed_socket(ground: ProxyGround) -> Sequence[str]:
 async def _no_record(ground: ProxyGround) -> Sequence[str]:
     """A decision that can't be written down lets nothing through."""
     found: list[str] = []
-    for data in (connect("allowed.example", ground.canaries.port), get(f"http://allowed.example:{ground.canaries.port}/")):
+    for data in (
+        connect("allowed.example", ground.canaries.port),
+        get(f"http://allowed.example:{ground.canaries.port}/"),
+    ):
         async with ground.road(decisions=Decisions(fails=True)) as road:
             answer = await road.say(data)
             if ground.canaries.met:
@@ -73,12 +76,10 @@ async def _no_record(ground: ProxyGround) -> Sequence[str]:
 
 
 async def _no_resolver(ground: ProxyGround) -> Sequence[str]:
-    return await ground.refused(
-        connect("allowed.example", ground.canaries.port), names={"allowed.example": [[]]}
-    )
+    return await ground.refused(connect("allowed.example", ground.canaries.port), names={"allowed.example": [[]]})
 
 
-# ------------------------------------------------------------------------------------------------------ A11: wearing out
+# ----------------------------------------------------------------------------------------------------- A11: wearing out
 
 
 def _is_dropped(data: bytes, trickle: bytes = b"") -> OnProxy:
@@ -180,7 +181,6 @@ async def _slow_reader(ground: ProxyGround) -> Sequence[str]:
         return (f"the proxy took {taken >> 20} MiB for a reader that reads nothing",) if taken > 24 << 20 else ()
 
 
-
 _HEAD = b"GET http://allowed.example:PORT/ HTTP/1.1\r\nHost: allowed.example\r\n"
 
 CASES = (
@@ -190,7 +190,9 @@ CASES = (
     _case("A10.4", "a request while names can't be resolved", _no_resolver),
     _case("A11.1", "a request line that never ends", _is_dropped(b"CONNECT allo"), "high"),
     _case("A11.2", "a request line that trickles", _is_dropped(b"GET http://allowed.example/", b"a"), "high"),
-    _case("A11.3", "headers that trickle", _is_dropped(b"GET http://allowed.example/ HTTP/1.1\r\n", b"x: y\r\n"), "high"),
+    _case(
+        "A11.3", "headers that trickle", _is_dropped(b"GET http://allowed.example/ HTTP/1.1\r\n", b"x: y\r\n"), "high"
+    ),
     _case("A11.4", "a connection that says nothing", _is_dropped(b""), "high"),
     _case("A11.5", "a header without end", _too_large(_HEAD + b"X: " + b"y" * 40_000), "high"),
     _case("A11.6", "ten thousand headers", _too_large(_HEAD + b"x: y\r\n" * 10_000 + b"\r\n"), "high"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 from hostler.attacks.canary import ALLOWED_ADDRESS, Canaries, Decisions, Names
 from hostler.attacks.cases import CouldNotRun
 from hostler.engine.egress_port import EgressRecorder, EgressRoad, EgressRoads, EgressRules, RoadSecrets
+from hostler.engine.ports import ModelRoads
 
 DEADLINE = 5.0
 """How long an answer of the proxy may take before the attack is said to have hung it, in seconds."""
@@ -125,10 +126,33 @@ def is_denial(answer: bytes) -> bool:
     return not answer or b"\r\nx-hostler-egress: denied" in head
 
 
-class MakeSecrets(Protocol):
-    def __call__(self, placeholder: str, secret: str, hosts: Sequence[str]) -> RoadSecrets:
-        """One credential, as a session's road is given it: `placeholder` becomes `secret` towards `hosts` only."""
+class MakeModels(Protocol):
+    def __call__(self, upstream: str, key: str) -> ModelsUnderAttack:
+        """The product's gateway, in front of the server at `upstream`, to which it shows `key`."""
         ...
+
+
+class ModelsUnderAttack(ModelRoads, Protocol):
+    async def close(self) -> None: ...
+
+
+Volume = Callable[[Path, int], contextlib.AbstractAsyncContextManager[Path]]
+"""Makes a folder of so many bytes below a path."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The product's parts that are attacked, as `compose` makes them. None: this attack can't be made."""
+
+    make_proxy: MakeProxy
+    make_models: MakeModels | None = None
+    tls: ssl.SSLContext | None = None
+    """For a canary that ends TLS itself."""
+    trust: ssl.SSLContext | None = None
+    """Which trusts that canary."""
+    unpack: Callable[[bytes], Mapping[str, bytes]] | None = None
+    """Reads an uploaded archive: files by path. Raises ValueError for one that is refused."""
+    volume: Volume | None = None
 
 
 @dataclass
@@ -138,10 +162,10 @@ class ProxyGround:
     place: Path
     """A directory of its own, with a short name: sockets are in it."""
     canaries: Canaries
-    make_proxy: MakeProxy
-    make_secrets: MakeSecrets | None = None
-    trust: ssl.SSLContext | None = None
+    tools: Tools
     opened: int = 0
+    log: list[str] = field(default_factory=list)
+    """What the parts under attack have logged so far."""
 
     @asynccontextmanager
     async def road(
@@ -152,21 +176,21 @@ class ProxyGround:
         bounds: Bounds | None = None,
         decisions: Decisions | None = None,
         secrets: RoadSecrets | None = None,
-        more_ports: frozenset[int] = frozenset(),
+        socket: Path | None = None,
     ) -> AsyncIterator[OpenRoad]:
         """A proxy with one open road. The allowed address and the canaries' port are open; all else is as shipped."""
         self.canaries.forget()
         resolver, recorder = Names(dict(names or {})), decisions or Decisions()
-        proxy = self.make_proxy(
+        proxy = self.tools.make_proxy(
             recorder,
             resolver=resolver,
             private_allowed=frozenset({ALLOWED_ADDRESS}),
-            ports=frozenset({80, 443, self.canaries.port}) | more_ports,
+            ports=frozenset({80, 443, self.canaries.port}),
             bounds=bounds or Bounds(),
-            tls=self.trust,
+            tls=self.tools.trust,
         )
         self.opened += 1
-        socket = self.place / f"{self.opened}.sock"
+        socket = socket or self.place / f"{self.opened}.sock"
         opened: OpenRoad | None = None
         try:
             road = await proxy.open("sesn_attack", socket, rules, None, secrets)
@@ -210,5 +234,3 @@ class ProxyGround:
             answer = await road.say(get(url))
             if b"canary" not in answer:
                 raise CouldNotRun(f"an allowed request was answered {first_line(answer)!r}: nothing can be proved")
-
-

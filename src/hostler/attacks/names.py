@@ -177,8 +177,15 @@ async def _denied_whatever_case(ground: ProxyGround) -> Sequence[str]:
 
 _A2 = (
     *(_case(f"A2.{n}", f"CONNECT to {t}", _connects(h)) for n, (t, h) in enumerate(_LOOKALIKES, 1)),
-    *(_case(f"A2.{n}", f"GET with {t}", _sends(f"GET {u} HTTP/1.1\r\nHost: x\r\n\r\n")) for n, (t, u) in enumerate(_URLS, 41)),
-    _case("A2.50", "a denied host with an allowed Host header", _gets("http://evil.tld:PORT/", "Host: allowed.example:PORT")),
+    *(
+        _case(f"A2.{n}", f"GET with {t}", _sends(f"GET {u} HTTP/1.1\r\nHost: x\r\n\r\n"))
+        for n, (t, u) in enumerate(_URLS, 41)
+    ),
+    _case(
+        "A2.50",
+        "a denied host with an allowed Host header",
+        _gets("http://evil.tld:PORT/", "Host: allowed.example:PORT"),
+    ),
     _case(
         "A2.51",
         "CONNECT to a denied host with an allowed Host header",

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from hostler.attacks.canary import Met
 from hostler.attacks.cases import Case, OnProxy, Severity
-from hostler.attacks.grounds import LISTED, PUBLIC, ProxyGround, connect, first_line, get, heard
+from hostler.attacks.grounds import ProxyGround, connect, get, heard
 
 SMUGGLED = b"/smuggled"
+_NAME = "allowed.example:PORT"
+_AT = f"http://{_NAME}/"
 
 
 def _case(id_: str, title: str, attack: OnProxy, severity: Severity = "critical") -> Case:
@@ -74,7 +76,7 @@ def _strict_chunks(body: bytes) -> str | None:
 async def _eager(met: Met, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Takes in what comes for a moment before it answers, so that a second request is seen."""
     try:
-        async with asyncio.timeout(0.15):
+        async with asyncio.timeout(0.05):
             while piece := await reader.read(65536):
                 met.data += piece
     except TimeoutError:
@@ -226,8 +228,14 @@ _A6 = (
     _case("A6.24", "plain HTTP to an SSH server", _speaks(b"SSH-2.0-OpenSSH_9\r\n", b"SSH-2.0"), "high"),
     _case("A6.25", "plain HTTP to a database", _speaks(b"-ERR unknown command\r\n+PONG\r\n", b"PONG"), "high"),
     _case("A6.26", "a server that switches protocols unasked", _false_upgrade),
-    _case("A6.27", "a WebSocket to a denied host", _refused(_WEBSOCKET.replace("HOST", "evil.tld").replace("UPGRADE", "websocket"))),
-    _case("A6.28", "an upgrade to HTTP/2", _clear(_WEBSOCKET.replace("HOST", "allowed.example").replace("UPGRADE", "h2c"))),
+    _case(
+        "A6.27",
+        "a WebSocket to a denied host",
+        _refused(_WEBSOCKET.replace("HOST", "evil.tld").replace("UPGRADE", "websocket")),
+    ),
+    _case(
+        "A6.28", "an upgrade to HTTP/2", _clear(_WEBSOCKET.replace("HOST", "allowed.example").replace("UPGRADE", "h2c"))
+    ),
     _case("A6.29", "HTTP/2 prior knowledge", _refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")),
     _case("A6.30", "SOCKS 5", _refused("\x05\x01\x00\x05\x01\x00\x03\x08evil.tld\x01\xbb\r\n\r\n")),
     _case("A6.31", "SOCKS 4", _refused("\x04\x01\x01\xbb\x7f\x00\x00\x02\x00\r\n\r\n")),
@@ -235,16 +243,19 @@ _A6 = (
     _case("A6.33", "an ftp URL", _refused("GET ftp://allowed.example:PORT/ HTTP/1.1\r\nHost: x\r\n\r\n")),
     _case("A6.34", "a file URL", _refused("GET file:///etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n")),
     _case("A6.35", "a gopher URL", _refused("GET gopher://allowed.example:PORT/_x HTTP/1.1\r\nHost: x\r\n\r\n")),
-    _case("A6.36", "an https URL without CONNECT", _refused("GET https://allowed.example:PORT/ HTTP/1.1\r\nHost: x\r\n\r\n")),
+    _case(
+        "A6.36",
+        "an https URL without CONNECT",
+        _refused("GET https://allowed.example:PORT/ HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ),
     _case("A6.37", "a path without a host", _refused("GET /etc/passwd HTTP/1.1\r\nHost: allowed.example:PORT\r\n\r\n")),
     _case("A6.38", "OPTIONS *", _refused("OPTIONS * HTTP/1.1\r\nHost: allowed.example:PORT\r\n\r\n"), "high"),
 )
 
 # ------------------------------------------------------------------------------------------------------- A9: smuggling
 
-_AT = "http://allowed.example:PORT/"
 _HIDDEN = "GET /smuggled HTTP/1.1\r\nHost: evil.tld\r\n\r\n"
-_CHUNKED_END = "0\r\n\r\n"
+_END = "0\r\n\r\n"
 
 
 def _post(*headers: str, body: str = "") -> str:
@@ -252,8 +263,8 @@ def _post(*headers: str, body: str = "") -> str:
 
 
 _SMUGGLING = (
-    ("a length and chunks", _post("Content-Length: 4", "Transfer-Encoding: chunked", body=_CHUNKED_END + _HIDDEN)),
-    ("chunks and a length", _post("Transfer-Encoding: chunked", "Content-Length: 5", body=_CHUNKED_END + _HIDDEN)),
+    ("a length and chunks", _post("Content-Length: 4", "Transfer-Encoding: chunked", body=_END + _HIDDEN)),
+    ("chunks and a length", _post("Transfer-Encoding: chunked", "Content-Length: 5", body=_END + _HIDDEN)),
     ("two lengths that differ", _post("Content-Length: 0", f"Content-Length: {len(_HIDDEN)}", body=_HIDDEN)),
     ("the same length twice", _post("Content-Length: 3", "Content-Length: 3", body="abc")),
     ("a list of lengths", _post(f"Content-Length: 0, {len(_HIDDEN)}", body=_HIDDEN)),
@@ -262,29 +273,35 @@ _SMUGGLING = (
     ("a hexadecimal length", _post("Content-Length: 0x3", body="abc" + _HIDDEN)),
     ("a length that overflows", _post("Content-Length: 18446744073709551616", body=_HIDDEN)),
     ("a length with a blank inside", _post("Content-Length: 1 0", body="a" + _HIDDEN)),
-    ("two codings", _post("Transfer-Encoding: chunked, identity", body=_CHUNKED_END + _HIDDEN)),
-    ("chunked twice", _post("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=_CHUNKED_END + _HIDDEN)),
-    ("chunked and an unknown coding", _post("Transfer-Encoding: xchunked", body=_CHUNKED_END + _HIDDEN)),
-    ("a coding with a vertical tab", _post("Transfer-Encoding: \x0bchunked", body=_CHUNKED_END + _HIDDEN)),
-    ("a coding in quotes", _post('Transfer-Encoding: "chunked"', body=_CHUNKED_END + _HIDDEN)),
-    ("a blank before the colon", _post("Transfer-Encoding : chunked", "Content-Length: 5", body=_CHUNKED_END + _HIDDEN)),
+    ("two codings", _post("Transfer-Encoding: chunked, identity", body=_END + _HIDDEN)),
+    ("chunked twice", _post("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=_END + _HIDDEN)),
+    ("chunked and an unknown coding", _post("Transfer-Encoding: xchunked", body=_END + _HIDDEN)),
+    ("a coding with a vertical tab", _post("Transfer-Encoding: \x0bchunked", body=_END + _HIDDEN)),
+    ("a coding in quotes", _post('Transfer-Encoding: "chunked"', body=_END + _HIDDEN)),
+    (
+        "a blank before the colon",
+        _post("Transfer-Encoding : chunked", "Content-Length: 5", body=_END + _HIDDEN),
+    ),
     ("a folded length", _post("X: y", f" Content-Length: {len(_HIDDEN)}", body=_HIDDEN)),
-    ("a folded coding", _post("Transfer-Encoding:", " chunked", body=_CHUNKED_END + _HIDDEN)),
+    ("a folded coding", _post("Transfer-Encoding:", " chunked", body=_END + _HIDDEN)),
     ("a blank before the first header", f"POST {_AT} HTTP/1.1\r\n Host: x\r\nContent-Length: 0\r\n\r\n" + _HIDDEN),
     ("two Host headers", _post("Host: evil.tld", "Content-Length: 0")),
     ("bare line feeds", f"GET {_AT} HTTP/1.1\nHost: allowed.example\n\n" + _HIDDEN),
     ("a bare carriage return in a value", _post("X: a\rContent-Length: 99", "Content-Length: 0", body=_HIDDEN)),
-    ("a bare line feed in a value", _post("X: a\nTransfer-Encoding: chunked", "Content-Length: 5", body=_CHUNKED_END)),
+    ("a bare line feed in a value", _post("X: a\nTransfer-Encoding: chunked", "Content-Length: 5", body=_END)),
     ("NUL in a value", _post("X: a\0b", "Content-Length: 0")),
     ("NUL in a name", _post("X\0Y: a", "Content-Length: 0")),
     ("a blank in a name", _post("Content Length: 5", "Content-Length: 0", body=_HIDDEN)),
-    ("a header without a colon", _post("Transfer-Encoding chunked", "Content-Length: 5", body=_CHUNKED_END)),
+    ("a header without a colon", _post("Transfer-Encoding chunked", "Content-Length: 5", body=_END)),
     ("an underscored length", _post(f"Content_Length: {len(_HIDDEN)}", "Content-Length: 0", body=_HIDDEN)),
     ("a chunk size with 0x", _post("Transfer-Encoding: chunked", body="0x0\r\n\r\n" + _HIDDEN)),
     ("a chunk size with a sign", _post("Transfer-Encoding: chunked", body="+0\r\n\r\n" + _HIDDEN)),
     ("a negative chunk size", _post("Transfer-Encoding: chunked", body="-1\r\n\r\n" + _HIDDEN)),
     ("a chunk size that overflows", _post("Transfer-Encoding: chunked", body="10000000000000000\r\n\r\n" + _HIDDEN)),
-    ("a chunk extension with a line feed", _post("Transfer-Encoding: chunked", body="3;\nx\r\nabc\r\n0\r\n\r\n" + _HIDDEN)),
+    (
+        "a chunk extension with a line feed",
+        _post("Transfer-Encoding: chunked", body="3;\nx\r\nabc\r\n0\r\n\r\n" + _HIDDEN),
+    ),
     ("a chunk longer than it says", _post("Transfer-Encoding: chunked", body="1\r\nabc\r\n0\r\n\r\n" + _HIDDEN)),
     ("a length in a trailer", _post("Transfer-Encoding: chunked", body="0\r\nContent-Length: 99\r\n\r\n" + _HIDDEN)),
     ("a connection header that names the length", _post("Connection: content-length", "Content-Length: 3", body="abc")),
@@ -292,7 +309,10 @@ _SMUGGLING = (
     ("a version that doesn't exist", f"GET {_AT} HTTP/1.2\r\nHost: x\r\n\r\n"),
     ("no version", f"GET {_AT}\r\n\r\n" + _HIDDEN),
     ("two versions", f"GET {_AT} HTTP/1.1 HTTP/1.1\r\nHost: x\r\n\r\n"),
-    ("a blank in the path", f"GET {_AT}a HTTP/1.1\r\nX: /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".replace("a HTTP", "a b HTTP", 1)),
+    (
+        "a blank in the path",
+        f"GET {_AT}a HTTP/1.1\r\nX: /smuggled HTTP/1.1\r\nHost: x\r\n\r\n".replace("a HTTP", "a b HTTP", 1),
+    ),
     ("an encoded line break in the path", f"GET {_AT}%0d%0aX:%20y HTTP/1.1\r\nHost: x\r\n\r\n"),
     ("a control character in the path", f"GET {_AT}\x01\x7f HTTP/1.1\r\nHost: x\r\n\r\n"),
     ("a method with a line break", f"GET\r\nX: y {_AT} HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -350,11 +370,19 @@ _A9 = (
     *(_case(f"A9.{n}", f"a request with {t}", _clear(x)) for n, (t, x) in enumerate(_SMUGGLING, 1)),
     _case("A9.51", "a second request for a denied host on the same connection", _pipelined),
     _case("A9.52", "a second request for a denied host after the first answer", _late_second),
-    _case("A9.53", "an answer behind the answer", _answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + _SPLIT, SMUGGLED), "high"),
+    _case(
+        "A9.53",
+        "an answer behind the answer",
+        _answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + _SPLIT, SMUGGLED),
+        "high",
+    ),
     _case(
         "A9.54",
         "an answer with a length and chunks",
-        _answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n/smuggled\r\n0\r\n\r\n", b"content-length: 0\r\ntransfer"),
+        _answers(
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n/smuggled\r\n0\r\n\r\n",
+            b"content-length: 0\r\ntransfer",
+        ),
         "high",
     ),
     _case(

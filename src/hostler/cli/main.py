@@ -32,8 +32,9 @@ from hostler.cli.options import address_of as _address
 from hostler.cli.options import log_level_of as _log_level
 from hostler.cli.options import settings_of as _settings
 from hostler.cli.policycommands import register as register_policy_commands
-from hostler.cli.problem import Problem
+from hostler.cli.problem import WRONG, Problem
 from hostler.cli.webhookcommands import register as register_webhook_commands
+from hostler.engine.sandbox_port import Technology
 
 app = typer.Typer(
     name="hostler",
@@ -286,9 +287,28 @@ def secrets_prune(
 
 @app.command()
 def doctor(
-    state_dir: StateDir = None, config: ConfigFile = None, store_url: StoreUrl = None, as_json: AsJson = False
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+    store_url: StoreUrl = None,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack this host's sandboxes and proxy instead, and keep what that shows.")
+    ] = False,
+    technology: Annotated[
+        Technology | None, typer.Option("--technology", help="With --attack: only this isolation technology.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check what isolation this host gives, and what is missing."""
+    if technology is not None and not attack:
+        raise Problem(
+            "--technology is for --attack; without it doctor looks at all of them",
+            next_command="hostler doctor --attack --technology TECHNOLOGY",
+            code=WRONG,
+        )
+    if attack:
+        from hostler.cli.attack import attack as attack_now
+
+        raise typer.Exit(attack_now(_settings(state_dir, config, store_url), technology=technology, as_json=as_json))
     from hostler.cli.doctor import doctor as examine
 
     raise typer.Exit(examine(_settings(state_dir, config, store_url), as_json=as_json))

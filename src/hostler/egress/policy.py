@@ -7,15 +7,21 @@ Names are compared as the wire has them: ASCII, lower case, without the trailing
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from hostler.egress.paths import below, is_prefix
 from hostler.engine.egress_port import EgressRules
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _PORTS = {"http": 80, "https": 443}
+
+WEB_PORTS = frozenset({80, 443})
+BLOCKED_PORTS = frozenset({23, 25, 53, 135, 137, 138, 139, 445, 853})
+"""Telnet, mail relays, name servers, Windows networking: what a sandbox has no business with on the public Internet."""
 PACKAGE_HOSTS = (
     "pypi.org",
     "files.pythonhosted.org",
@@ -82,6 +88,10 @@ class Verdict:
     allowed: bool
     reason: str
     hint: str = ""
+    inside: bool = False
+    """Allowed for some requests only: what is said to the host has to be read."""
+    opened: bool = False
+    """Allowed by a rule that opens a port which is closed otherwise, for whatever protocol."""
 
 
 def parse_authority(text: str, *, default_port: int | None = None) -> Target:
@@ -149,50 +159,146 @@ def normalise(name: str) -> tuple[str, bool]:
 class Policy:
     """The rules of one session, ready to be asked."""
 
-    def __init__(self, rules: EgressRules, ports: frozenset[int] = frozenset({80, 443})) -> None:
-        """Raises ValueError, naming the entry, when a rule isn't a host name, `*.` and a host name, or an address."""
+    def __init__(
+        self,
+        rules: EgressRules,
+        ports: frozenset[int] = WEB_PORTS,
+        *,
+        package_hosts: Sequence[str] = PACKAGE_HOSTS,
+        blocked_ports: frozenset[int] = BLOCKED_PORTS,
+    ) -> None:
+        """`ports` are open wherever a rule names no ports; `blocked_ports` are closed whatever a rule says.
+
+        Raises ValueError, naming the entry, when a rule isn't a host name, `*.` and a host name, or an address, or
+        when a path of a rule can be read in several ways.
+        """
         self._public = rules.allow == "public"
         self._mcp_servers = rules.mcp_servers
-        self._ports = ports
-        self._exact: set[str] = set()
-        self._below: set[str] = set()
-        for entry in rules.hosts:
-            below = entry.startswith("*.")
-            try:
-                host, is_address = _rule_host(entry[2:] if below else entry)
-            except BadTarget as error:
-                raise ValueError(f"allowed host {entry!r}: {error}") from error
-            if below and is_address:
-                raise ValueError(f"allowed host {entry!r}: an address has no names below it")
-            (self._below if below else self._exact).add(host)
+        self._ports = ports - blocked_ports
+        self._blocked = blocked_ports
+        self._hosts = _Names(rules.hosts, "allowed host")
+        self._packages = _Names(package_hosts if rules.package_managers else (), "package host")
+        self._rules = [(_Names((rule.host,), "rule for host"), rule) for rule in rules.rules]
+        for rule in rules.rules:
+            for path in rule.paths:
+                if not is_prefix(path):
+                    raise ValueError(f"rule for host {rule.host!r}: {path!r} is not a plain path that begins with /")
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether there is a rule for which TLS has to be ended."""
+        return any(rule.looks_inside for _, rule in self._rules)
+
+    @property
+    def hides_nothing(self) -> bool:
+        """Whether every public name is allowed, so that a hidden one wins nobody anything."""
+        return self._public
+
+    @property
+    def inspected_names(self) -> tuple[str, ...]:
+        """The exact names among the rules for which TLS has to be ended."""
+        return tuple(name for names, rule in self._rules if rule.looks_inside for name in names.exact)
 
     def judge(self, target: Target) -> Verdict:
-        """The verdict on the name and the port; an allowed name's addresses are still to be judged."""
-        host = target.host
-        hint = f'To allow it, add "{host}" to the allowed hosts of the environment.'
-        if host in self._exact:
-            verdict = Verdict(True, "allowed_host")
-        elif target.is_address:
-            return Verdict(False, "address_literal", "Name the host: rules are for names, not for addresses.")
-        elif any(host.endswith("." + base) for base in self._below):
-            verdict = Verdict(True, "allowed_host")
-        elif self._public:
-            verdict = Verdict(True, "public_host")
-        else:
-            return Verdict(False, "host_not_allowed", hint)
-        if target.port not in self._ports:
-            ports = ", ".join(str(port) for port in sorted(self._ports))
-            return Verdict(False, "port_blocked", f"Only these ports are open: {ports}.")
-        return verdict
+        """The verdict on the name and the port; an allowed name's addresses are still to be judged.
+
+        `inside` of the verdict: it holds for some requests only, so each one is to be judged with `judge_request`.
+        """
+        port_open = target.port in self._ports
+        if (reason := self._reason_of_host(target)) is not None and port_open:
+            return Verdict(True, reason)
+        narrow = None
+        named = reason is not None
+        for names, rule in self._rules:
+            if not names.match(target):
+                continue
+            named = True
+            if target.port not in self._blocked and (target.port in rule.ports if rule.ports else port_open):
+                if not rule.looks_inside:
+                    return Verdict(True, "allowed_rule", opened=target.port not in self._ports)
+                narrow = Verdict(True, "allowed_rule", inside=True)
+        if narrow is not None:
+            return narrow
+        return self._denied(target, named)
+
+    def judge_request(self, target: Target, method: str, path: str) -> Verdict:
+        """The verdict on one request whose method and path are known (`path` with or without the query)."""
+        verdict = self.judge(target)
+        if not verdict.inside:
+            return verdict
+        method_fits = False
+        for names, rule in self._rules:
+            if not names.match(target) or (rule.ports and target.port not in rule.ports):
+                continue
+            if rule.methods and method not in rule.methods:
+                continue
+            method_fits = True
+            if not rule.paths or below(path, rule.paths):
+                return verdict
+        shown = path.partition("?")[0]
+        if not method_fits:
+            hint = f'To allow it, add {method} to the methods of a rule for "{target.host}".'
+            return Verdict(False, "method_not_allowed", hint)
+        hint = f'To allow it, add "{shown[:200]}" or a beginning of it to the paths of a rule for "{target.host}".'
+        return Verdict(False, "path_not_allowed", hint)
 
     def judge_server(self, target: McpTarget) -> Verdict:
         """The verdict on one of the session's own MCP servers, on whatever port: its address was given by the agent's
         owner, not by the session. The addresses are still to be judged."""
-        listed = target.host in self._exact or any(target.host.endswith("." + base) for base in self._below)
+        listed = self._hosts.match(Target(target.host, target.port, target.is_address))
         if self._public or self._mcp_servers or listed:
             return Verdict(True, "mcp_server")
         hint = "set allow_mcp_servers in the environment's networking, or add the host to its allowed_hosts"
         return Verdict(False, "host_not_allowed", hint)
+
+    def _reason_of_host(self, target: Target) -> str | None:
+        if self._hosts.match(target):
+            return "allowed_host"
+        if self._packages.match(target):
+            return "package_host"
+        return "public_host" if self._public and not target.is_address else None
+
+    def _denied(self, target: Target, named: bool) -> Verdict:
+        if named:
+            ports = ", ".join(str(port) for port in sorted(self._ports))
+            hint = f"These ports are open: {ports}; others by a rule that names the port."
+            if target.port in self._blocked:
+                hint = f"No rule opens port {target.port}: the operator's setting egress.blocked_ports closes it."
+            return Verdict(False, "port_blocked", hint)
+        if target.is_address:
+            return Verdict(False, "address_literal", "Name the host: rules are for names, not for addresses.")
+        hint = f'To allow it, add "{target.host}" to the allowed hosts of the environment.'
+        return Verdict(False, "host_not_allowed", hint)
+
+
+class _Names:
+    """Exact names, and names below which everything is meant."""
+
+    def __init__(self, entries: Sequence[str], what: str) -> None:
+        exact: set[str] = set()
+        self._below: set[str] = set()
+        for entry in entries:
+            below_it = entry.startswith("*.")
+            try:
+                host, is_address = _rule_host(entry[2:] if below_it else entry)
+            except BadTarget as error:
+                raise ValueError(f"{what} {entry!r}: {error}") from error
+            if below_it and is_address:
+                raise ValueError(f"{what} {entry!r}: an address has no names below it")
+            (self._below if below_it else exact).add(host)
+        self.exact = frozenset(exact)
+
+    def match(self, target: Target) -> bool:
+        if target.host in self.exact:
+            return True
+        if target.is_address or not self._below:
+            return False
+        _, _, above = target.host.partition(".")
+        while above:
+            if above in self._below:
+                return True
+            _, _, above = above.partition(".")
+        return False
 
 
 def _rule_host(text: str) -> tuple[str, bool]:

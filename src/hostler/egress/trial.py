@@ -28,7 +28,10 @@ def _judged(policy: Policy, asked: Asked) -> Judged:
     if asked.mcp:
         verdict = policy.judge_server(McpTarget("https", host, asked.port, asked.path or "/", is_address))
         return Judged(verdict.allowed, verdict.reason, verdict.hint)
-    verdict = policy.judge(Target(host, asked.port, is_address))
+    target = Target(host, asked.port, is_address)
+    verdict = policy.judge_request(target, asked.method, asked.path) if asked.path else policy.judge(target)
+    if verdict.inside and not asked.path:
+        return Judged(None, verdict.reason, "What was said in this tunnel was not read, so the rule can't be tried.")
     return Judged(verdict.allowed, verdict.reason, verdict.hint)
 
 

@@ -18,15 +18,20 @@ from hostler.engine.ports import Road
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """Hosts that may be reached, and what for. An empty field of the last three means: anything."""
+    """Hosts that may be reached, and what for. An empty field of the last two means: anything."""
 
     host: str
     """Exact host name, or `*.example.com` for every name below it (not the name itself)."""
     ports: frozenset[int] = frozenset()
+    """Empty: those that are open to every rule (80 and 443). Another port is open for whatever protocol, unless the
+    rule looks inside."""
     methods: frozenset[str] = frozenset()
     """In upper case. A rule with methods or paths needs TLS to be ended by the proxy."""
     paths: tuple[str, ...] = ()
-    """Prefixes of whole segments: `/v1/files` allows `/v1/files/x` and `/v1/files?y`, not `/v1/filesystem`."""
+    """Prefixes of whole segments: `/v1/files` allows `/v1/files/x` and `/v1/files?y`, not `/v1/filesystem`.
+
+    Plain ones: no `%`, no `.` or `..` segment, no empty segment.
+    """
 
     @property
     def looks_inside(self) -> bool:
@@ -58,11 +63,13 @@ class EgressDecision:
     port: int
     allowed: bool
     reason: str
-    """`allowed_host`, `public_host`, `host_not_allowed`, `private_address`, `port_blocked`, `bad_request`, …"""
+    """A stable word; docs/how-to/read-a-denial.md lists them all."""
     hint: str = ""
     """For a person: what would have changed the decision."""
+    scheme: Literal["http", "https", ""] = ""
+    """Of the one request that this is about. Empty: it is about a tunnel, or can't be told."""
     path: str = ""
-    """Of a request that the proxy could read, without the query; empty for a tunnel."""
+    """Of that request, as the sandbox sent it (so with placeholders, never with secrets), without the query."""
 
 
 MCP_HOST = "mcp.hostler.internal"
@@ -191,8 +198,8 @@ class SecretExchange(Protocol):
         """The answer's headers as the sandbox may see them, and what its body goes through. None: as it is.
 
         With a filter the body's length may change: the headers that are given back have no `content-length` then.
-        After 101 the filter is for what the other side of the connection says. Raises SecretRefused when the answer
-        can't be shown: then nothing of it is.
+        Called again for each message of a WebSocket that follows a status of 101: each has a filter of its own.
+        Raises SecretRefused when the answer can't be shown: then nothing of it is.
         """
         ...
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from hostler.domain import events as ev
@@ -35,6 +35,7 @@ from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess, Surroundings, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Records
+from hostler.engine.redaction import Replacer
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
@@ -64,6 +65,9 @@ BEGUN_BEFORE = (
 
 ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
+
+
+Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,7 +581,10 @@ class SessionRunner:
             self._composer.dropping_errors = end.how != "capped"
             self._wake.set()
 
-    async def _apply(self, decide: Callable[[SessionState, Moment, Totals, SessionRow], Step]) -> Applied:
+    async def _apply(self, decide: Decide) -> Applied:
+        variables = self._process_variables
+        if variables is not None and variables.placeholders:
+            decide = without(await variables.replacer(), decide)
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
         self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
@@ -688,6 +695,16 @@ class SessionRunner:
             return True
         self._stop(RunEnd("capped"))
         return False
+
+
+def without(secrets: Replacer, decide: Decide) -> Decide:
+    """The same decision, with events that repeat no secret. What the road did not see may have brought one."""
+
+    def decided(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+        step = decide(before, at, totals, row)
+        return replace(step, events=tuple(map(secrets.event, step.events)))
+
+    return decided
 
 
 def _same(held: BrokeredVariables | None, wanted: BrokeredVariables | None) -> bool:

@@ -1,8 +1,8 @@
 """How are probes run, one after the other, and their answers brought out?
 
 A request is one line of JSON on the standard input: `{"probes": [names], "given": {…}, "seconds": 10, "stay": false}`.
-Each answer is a line `{"probe": name, "found": [sentences]}`, or with `error`; the last one is `{"done": true}`. Then, if it is to stay,
-the program waits for the end of its input.
+Each answer is a line `{"probe": name, "found": [sentences]}`, or with `error`; the last one is `{"done": true}`. Then,
+if it is to stay, the program waits for the end of its input.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import select
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List
+from collections.abc import Callable
+from typing import Any
 
-Probe = Callable[[Dict[str, Any]], List[str]]
-PROBES: Dict[str, Probe] = {}
+Probe = Callable[[dict[str, Any]], list[str]]
+PROBES: dict[str, Probe] = {}
 
 
 def probe(function: Probe) -> Probe:
@@ -34,20 +35,20 @@ def main() -> None:
             pass
 
 
-def say(words: Dict[str, Any]) -> None:
+def say(words: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(words) + "\n")
     sys.stdout.flush()
 
 
-def _apart(name: str, given: Dict[str, Any], seconds: float) -> Dict[str, Any]:
-    """Runs one in a child of its own: what it does to itself, a killed process included, is not the others' business."""
+def _apart(name: str, given: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Runs one in a child of its own: what it does to itself, killing included, doesn't harm the others."""
     mine, its = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(mine)
         try:
             try:
-                answer: Dict[str, Any] = {"found": PROBES[name](given)}
+                answer: dict[str, Any] = {"found": PROBES[name](given)}
             except BaseException as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             os.write(its, json.dumps(answer).encode()[:60_000])
@@ -67,7 +68,7 @@ def _apart(name: str, given: Dict[str, Any], seconds: float) -> Dict[str, Any]:
     os.close(mine)
     _, status = os.waitpid(child, 0)
     if said:
-        answered: Dict[str, Any] = json.loads(said)
+        answered: dict[str, Any] = json.loads(said)
         return answered
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         return {"found": [], "killed": True}  # the filter ended it in the middle of the attack

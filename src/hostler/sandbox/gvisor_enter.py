@@ -1,0 +1,149 @@
+"""How does a command get into a gVisor sandbox that runs, and how does it end when its caller is killed?
+
+A program of its own, started as `python -I -S gvisor_enter.py RUNSC ROOT SANDBOX FOLDER COMMAND…` by the launcher and
+the entrance of a `GvisorSandbox`; it imports nothing but the standard library. `runsc exec` does the first half: it
+hands its streams to gVisor's kernel, passes signals on and gives the exit status. But the kernel keeps the streams, so
+a client that is killed leaves its command running. Therefore two processes: the one that the caller knows, and a keeper
+that nobody signals, sees the first one die by a pipe, and then kills the command by its number inside.
+"""
+
+import os
+import select
+import signal
+import stat
+import sys
+from types import FrameType
+
+NOT_ENTERED = 125
+CLIENT_FAILED = 128
+"""Exit status of `runsc exec` when it could not start the command; of a command, too, that chooses it."""
+USER = "1000:1000"
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PIECE = 1 << 16
+
+
+def main() -> int:
+    runsc, root, sandbox, folder, *command = sys.argv[1:]
+    os.closerange(3, 1 << 16)
+    pid_file = f"{folder}/{os.getpid()}"
+    pumps = [_through_a_pipe(number) for number in (0, 1, 2)]
+    watched, held = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        code = NOT_ENTERED
+        try:
+            os.close(held)
+            client = [runsc, "--root", root, "exec", "-user", USER, "-internal-pid-file", pid_file, sandbox, *command]
+            kill = [runsc, "--root", root, "kill", "-pid"]
+            code = _keep(client, [*kill, "{}", sandbox, "KILL"], pid_file, watched)
+        except BaseException as error:
+            os.write(2, f"enter: {error}\n".encode())
+        finally:
+            os._exit(code)
+    os.close(watched)
+    _let_go_of_streams()
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        os.kill(keeper, number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    code = os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1])
+    os.dup2(1, 2)  # nobody writes to the pumps any more
+    for pump in pumps[1:]:  # the one of the input may wait for it for ever
+        if pump:
+            os.waitpid(pump, 0)
+    return 128 - code if code < 0 else code
+
+
+def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> int:
+    """Runs the client; when the process at the other end of `watched` is gone, ends the command inside."""
+    os.setsid()  # what is sent to the caller's group is not meant for this one
+    process = os.posix_spawn(client[0], client, dict(os.environ))
+    _let_go_of_streams()
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        os.kill(process, number)
+
+    for number in _PASSED_ON:
+        signal.signal(number, pass_on)
+    ended = os.pidfd_open(process)
+    look = select.poll()
+    look.register(ended, select.POLLIN)
+    look.register(watched, select.POLLIN)
+    while ended not in (ready := [fd for fd, _ in look.poll()]):
+        if watched in ready:
+            _end_inside(kill, pid_file, ended)
+            break
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    entered = _number_inside(pid_file)
+    if entered:
+        os.unlink(pid_file)
+    if code == CLIENT_FAILED and not entered:
+        return NOT_ENTERED
+    return 128 - code if code < 0 else code
+
+
+def _end_inside(kill: list[str], pid_file: str, ended: int) -> None:
+    """Kills the command as soon as it has a number, and waits until the client has seen it end."""
+    look = select.poll()
+    look.register(ended, select.POLLIN)
+    killed = False
+    while not look.poll(5):
+        number = _number_inside(pid_file)
+        if number and not killed:
+            command = [word.format(number) for word in kill]
+            quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+            os.waitpid(os.posix_spawn(command[0], command, dict(os.environ), file_actions=quiet), 0)
+            killed = True
+
+
+def _number_inside(pid_file: str) -> str:
+    """Empty until the command runs."""
+    try:
+        with open(pid_file) as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _let_go_of_streams() -> None:
+    """Whoever reads the command's output must see its end when the command closes it. Errors stay to be said."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _through_a_pipe(number: int) -> int:
+    """gVisor reads and writes a regular file at offsets of its own: puts a pipe, and a process that copies, between.
+
+    Gives the process; 0 when the stream is no regular file."""
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            return 0
+    except OSError:  # closed: nothing of the sandbox's may get its number
+        os.open(os.devnull, os.O_RDWR)
+        return 0
+    reading, writing = os.pipe()
+    source, target = (number, writing) if number == 0 else (reading, number)
+    pump = os.fork()
+    if pump == 0:
+        os.closerange(3, min(reading, writing))
+        os.close(reading if number == 0 else writing)
+        try:
+            while piece := os.read(source, _PIECE):
+                while piece:
+                    piece = piece[os.write(target, piece) :]
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    os.dup2(reading if number == 0 else writing, number)
+    os.close(reading)
+    os.close(writing)
+    return pump
+
+
+if __name__ == "__main__":
+    sys.exit(main())
