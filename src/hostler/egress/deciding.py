@@ -62,6 +62,10 @@ class Decider:
                 return Verdict(False, "this_host", "A session doesn't reach the machine that it runs on."), ()
         return verdict, addresses
 
+    def own_network(self, addresses: Sequence[str]) -> bool:
+        """Whether these are all the operator's own."""
+        return bool(addresses) and self._private_allowed.issuperset(addresses)
+
     async def judge_server(self, target: McpTarget, method: str) -> tuple[Verdict, Sequence[str]]:
         """The verdict on an MCP server of the session, written down."""
         verdict, addresses = self.policy.judge_server(target), ()  # type: tuple[Verdict, Sequence[str]]
@@ -69,7 +73,7 @@ class Decider:
             verdict, addresses = await self.judge_addresses(
                 verdict, target.host, target.port, is_address=target.is_address
             )
-        if verdict.allowed and target.scheme == "http" and not self._private_allowed.issuperset(addresses):
+        if verdict.allowed and target.scheme == "http" and not self.own_network(addresses):
             hint = (
                 "a server that is not in the operator's own network (egress.private_allowed) is reached by https only"
             )
@@ -109,7 +113,14 @@ class Decider:
     async def record(self, method: str, host: str, port: int, verdict: Verdict, path: str = "") -> bool:
         """Whether the decision is written down. One that isn't lets nothing through."""
         decision = EgressDecision(
-            self.session_id, method, host, port, verdict.allowed, verdict.reason, verdict.hint, path.partition("?")[0]
+            self.session_id,
+            method,
+            host,
+            port,
+            verdict.allowed,
+            verdict.reason,
+            verdict.hint,
+            path=path.partition("?")[0],
         )
         try:
             await self._recorder.record(decision)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from hostler.egress.connection import ClientSide, Head
-from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, response_head
+from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, own_answer, response_head
 from hostler.egress.upstream import UpstreamConnection
-from hostler.engine.egress_port import Filter, SecretExchange
+from hostler.engine.egress_port import Filter, SecretExchange, SecretRefused
 
 Outcome = Literal["ended", "lost", "switched"]
 """`lost`: the server went before anything of its answer was passed on."""
@@ -108,7 +108,11 @@ class Exchange:
     def answer_head(self, status: int, headers: Headers) -> None:
         bodyless = self._head.method == b"HEAD" or status in (204, 304)
         if self.secret is not None:
-            shown, self._filter = self.secret.answer(status, headers)
+            try:
+                shown, self._filter = self.secret.answer(status, headers)
+            except SecretRefused as refused:
+                self._refuse(refused)
+                return
             headers = list(shown)
             if bodyless:
                 self._filter = None
@@ -122,8 +126,14 @@ class Exchange:
         self._down.append(response_head(status, headers, chunked=self._chunked_down, keep=self._keep))
 
     def answer_body(self, data: bytes) -> None:
+        if self._over:
+            return
         if self._filter is not None:
-            data = self._filter.feed(data)
+            try:
+                data = self._filter.feed(data)
+            except SecretRefused:
+                self._break_off()
+                return
         if data:
             self._down.append(chunk(data) if self._chunked_down else data)
 
@@ -133,7 +143,14 @@ class Exchange:
             self.side.write(data)
 
     def answer_end(self) -> None:
-        if self._filter is not None and (rest := self._filter.end()):
+        if self._over:
+            return
+        try:
+            rest = self._filter.end() if self._filter is not None else b""
+        except SecretRefused:
+            self._break_off()
+            return
+        if rest:
             self._down.append(chunk(rest) if self._chunked_down else rest)
         if self._chunked_down:
             self._down.append(LAST_CHUNK)
@@ -142,7 +159,22 @@ class Exchange:
         self._end("ended")
         self.side.done(keep=self._keep and self._sent)
 
+    def _refuse(self, refused: SecretRefused) -> None:
+        """Nothing of the answer can be shown."""
+        self._end("ended")
+        self.connection.abort()
+        self.side.answer(own_answer(502, "denied", refused.reason, f"Hostler: {refused}\n"))
+
+    def _break_off(self) -> None:
+        """The rest of the answer can't be shown, and the client must not take the beginning for all of it."""
+        self._end("ended")
+        self._down = []
+        self.connection.abort()
+        self.side.transport.abort()
+
     def answer_lost(self) -> None:
+        if self._over:
+            return
         if self._begun:
             self.side.transport.abort()
         self._end("ended" if self._begun else "lost")

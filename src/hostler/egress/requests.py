@@ -79,7 +79,7 @@ class RequestMaker:
             if subject.path is None:
                 path = _path_inside(head, origin)
             addresses = await self._judge(subject, head, method, path)
-            going = await self._with_secrets(subject, head, method, path)
+            going = await self._with_secrets(subject, head, method, path, addresses)
             outgoing, body, chunked = await self._outgoing(origin, head, going, side)
             verdict = Verdict(True, self._decider.policy.judge_request(subject.target, method, path).reason)
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
@@ -118,12 +118,22 @@ class RequestMaker:
             raise _Denied(verdict, 502 if verdict.reason == "unresolvable" else 403)
         return addresses or ()
 
-    async def _with_secrets(self, subject: Subject, head: Head, method: str, path: str) -> _Outgoing:
+    async def _with_secrets(
+        self, subject: Subject, head: Head, method: str, path: str, addresses: Sequence[str]
+    ) -> _Outgoing:
         going = _Outgoing(head.method, path.encode("ascii"), head.headers)
         if self._secrets is None:
             return going
         origin = subject.origin
-        asked = RequestHead(method, origin.scheme, origin.host, origin.port, going.target, tuple(head.headers))
+        asked = RequestHead(
+            method,
+            origin.scheme,
+            origin.host,
+            origin.port,
+            going.target,
+            tuple(head.headers),
+            own_network=self._decider.own_network(addresses),
+        )
         try:
             going.secret = await self._secrets.begin(asked)
         except SecretRefused as refused:
