@@ -12,6 +12,7 @@ from typing import Any
 import anthropic
 
 from hostler import compose, config
+from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
@@ -43,6 +44,7 @@ class House:
     model: RehearsalModel
     secret: str = ""
     mcp_credentials: McpCredentials | None = None
+    resolver: Resolver | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -51,7 +53,7 @@ class House:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
-            compose.running(loaded, mcp_credentials=self.mcp_credentials)
+            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver)
         )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
@@ -206,6 +208,7 @@ async def open_house(
     store_url: str,
     script: Script | None = None,
     mcp_credentials: McpCredentials | None = None,
+    resolver: Resolver | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -220,6 +223,7 @@ async def open_house(
             },
             model,
             mcp_credentials=mcp_credentials,
+            resolver=resolver,
         )
         await house.start()
         try:

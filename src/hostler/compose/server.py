@@ -51,6 +51,7 @@ from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.resolve import Resolver
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
@@ -154,12 +155,17 @@ def worker_name(settings: Settings) -> str:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, mcp_credentials: McpCredentials | None = None, verified: Verified | None = None
+    settings: Settings,
+    *,
+    mcp_credentials: McpCredentials | None = None,
+    verified: Verified | None = None,
+    resolver: Resolver | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
-    has shown here; None: it was never run.
+    has shown here; None: it was never run. `resolver` turns the names that sessions ask for into addresses; None: the
+    system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -204,6 +210,7 @@ async def running(
             stack.push_async_callback(variables.close)
             egress = EgressProxy(
                 StoredDecisions(database, denials),
+                resolver=resolver,
                 private_allowed=private_allowed,
                 credentials=mcp_credentials or broker,
             )

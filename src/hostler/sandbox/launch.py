@@ -219,7 +219,8 @@ def _script(
     arguments: Path,
     filter_: Path,
 ) -> str:
-    mount_namespace = f"{tools.unshare} --mount --propagation private " if identity.uid is not None else ""
+    # `slave`: what is unmounted on the host, such as the volume of another session, goes away here as well.
+    mount_namespace = f"{tools.unshare} --mount --propagation slave " if identity.uid is not None else ""
     become = ""
     if identity.uid is not None:
         become = f"{tools.setpriv} --reuid {identity.uid} --regid {identity.uid} --clear-groups --no-new-privs "
