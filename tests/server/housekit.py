@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class House:
     secret: str = ""
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
+    trusts: ssl.SSLContext | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -53,7 +55,7 @@ class House:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
-            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver)
+            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver, trusts=self.trusts)
         )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
@@ -209,6 +211,7 @@ async def open_house(
     script: Script | None = None,
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
+    trusts: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -224,6 +227,7 @@ async def open_house(
             model,
             mcp_credentials=mcp_credentials,
             resolver=resolver,
+            trusts=trusts,
         )
         await house.start()
         try:
