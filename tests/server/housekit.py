@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class House:
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
     verified: Verified | None = None
+    trusts: ssl.SSLContext | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -58,7 +60,11 @@ class House:
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
             compose.running(
-                loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver, verified=self.verified
+                loaded,
+                mcp_credentials=self.mcp_credentials,
+                resolver=self.resolver,
+                verified=self.verified,
+                trusts=self.trusts,
             )
         )
         if not self.secret:
@@ -246,6 +252,7 @@ async def open_house(
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
     verified: Verified | None = None,
+    trusts: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -263,6 +270,7 @@ async def open_house(
             mcp_credentials=mcp_credentials,
             resolver=resolver,
             verified=verified,
+            trusts=trusts,
         )
         await house.start()
         try:

@@ -21,7 +21,7 @@ from hostler.sandbox.bubblewrap import BubblewrapProvider
 from hostler.sandbox.gvisor import GvisorProvider
 from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
-from hostler.sandbox.layers import lower_directories
+from hostler.sandbox.layer_files import lower_directories
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 

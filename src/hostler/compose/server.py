@@ -11,6 +11,7 @@ import fcntl
 import gc
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -159,12 +160,14 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
+    trusts: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
-    into addresses; None: the system does.
+    into addresses; None: the system does. `trusts` says whose certificates the egress proxy takes where it ends TLS;
+    None: the system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -210,6 +213,7 @@ async def running(
             egress = EgressProxy(
                 StoredDecisions(database, denials),
                 resolver=resolver,
+                tls=trusts,
                 private_allowed=private_allowed,
                 package_hosts=package_hosts(settings),
                 credentials=mcp_credentials or broker,

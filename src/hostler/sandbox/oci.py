@@ -28,7 +28,16 @@ from hostler.engine.sandbox_port import (
     SandboxUnavailable,
     Technology,
 )
-from hostler.sandbox import handing_over, leftovers, oci_container, oci_launchers, oci_seccomp, oci_stats, snapshots, users
+from hostler.sandbox import (
+    handing_over,
+    leftovers,
+    oci_container,
+    oci_launchers,
+    oci_seccomp,
+    oci_stats,
+    snapshots,
+    users,
+)
 from hostler.sandbox.bubblewrap_host import within_host
 from hostler.sandbox.cgroups import Group
 from hostler.sandbox.oci_container import LABEL_SANDBOX, LABEL_SESSION, LABEL_STATE, Ground, name_of
