@@ -392,8 +392,8 @@ async def test_a_plain_request_goes_on_with_the_checked_host_and_without_hop_by_
     async with road(tmp_path, answers(response)) as r:
         answer = await r.say(
             f"POST http://allowed.example:{r.port}/a?b=c HTTP/1.1\r\nHost: internal.example\r\nContent-Length: 4\r\n"
-            "Proxy-Authorization: Basic x\r\nProxy-Connection: keep-alive\r\nConnection: X-Named, close\r\nX-Named: 1\r\n"
-            "X-Kept: 2\r\n\r\nbody".encode()
+            "Proxy-Authorization: Basic x\r\nProxy-Connection: keep-alive\r\nConnection: X-Named, close\r\n"
+            "X-Named: 1\r\nX-Kept: 2\r\n\r\nbody".encode()
         )
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.split(b"\r\n") == [b"HTTP/1.1 200 OK", b"content-length: 2", b"x-kept: 1", b"connection: close"]
@@ -416,7 +416,8 @@ async def test_chunked_bodies_cross_both_ways(tmp_path: Path) -> None:
 
     async with road(tmp_path, serve) as r:
         reader, writer = await r.connect()
-        head = f"POST http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
+        head = f"POST http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        head += "Connection: close\r\n"
         writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
         async with asyncio.timeout(DEADLINE):
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -74,7 +74,7 @@ def _handshake(data: bytes) -> tuple[bytes, int] | None:
             raise NotTls("it does not begin with a TLS handshake")
         piece = data[at + 5 : at + 5 + length]
         collected += piece
-        if collected[0] != _CLIENT_HELLO:
+        if collected[:1] not in (b"", bytes((_CLIENT_HELLO,))):
             raise NotTls("the first message is not a ClientHello")
         if len(collected) >= 4:
             whole = 4 + int.from_bytes(collected[1:4])

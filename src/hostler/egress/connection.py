@@ -142,8 +142,8 @@ class ClientSide(asyncio.Protocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        if self._meter is not None and not self._meter.moved(len(data)):
-            self.transport.abort()
+        if self._meter is not None and not self._meter.moved(len(data)) and self._current is not None:
+            self.transport.abort()  # Otherwise it is a wish, which gets an answer.
         elif self._phase == "open":
             self._parse(data)
         elif self._phase == "rest":
@@ -241,12 +241,12 @@ class ClientSide(asyncio.Protocol):
     def done(self, *, keep: bool) -> None:
         """The current request's answer is complete. `keep`: the client may ask for more."""
         current, self._current = self._current, None
-        if self._phase != "open" or self.transport.is_closing():
+        if self._phase == "closing" or self.transport.is_closing():
             return
         if current is None or not current.complete:
             self.answer(b"")  # Lingers: what still comes of the request is dropped.
             return
-        if not keep or (self._broken and not self._waiting):
+        if not keep or self._phase == "rest" or (self._broken and not self._waiting):
             self.finish()
             return
         self._since = self._loop.time()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.client_hello import Hello, NotTls
+from hostler.egress.http1 import own_answer
 from hostler.egress.limits import EgressLimits
 from hostler.egress.policy import BadTarget, McpTarget, Policy, Target, Verdict, normalise
 from hostler.egress.resolve import Resolver
@@ -63,7 +64,7 @@ class Decider:
         return verdict, addresses
 
     def own_network(self, addresses: Sequence[str]) -> bool:
-        """Whether these are all the operator's own."""
+        """Whether the operator has listed all of them as addresses of their own network."""
         return bool(addresses) and self._private_allowed.issuperset(addresses)
 
     async def judge_server(self, target: McpTarget, method: str) -> tuple[Verdict, Sequence[str]]:
@@ -128,6 +129,17 @@ class Decider:
             _log.exception("egress.decision_not_recorded", extra={"session_id": self.session_id})
             return False
         return True
+
+
+def denial(where: str, verdict: Verdict, status: int) -> bytes:
+    """What a denied client gets to read."""
+    text = f"Hostler denied {where} ({verdict.reason}). {verdict.hint}\n"
+    return own_answer(status, "denied", verdict.reason, text)
+
+
+UNRECORDED = own_answer(
+    503, "denied", "not_recorded", "Hostler can't write this decision down, so it lets nothing through.\n"
+)
 
 
 def printable(text: str) -> str:

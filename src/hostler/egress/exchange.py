@@ -16,8 +16,8 @@ from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, own_answe
 from hostler.egress.upstream import UpstreamConnection
 from hostler.engine.egress_port import Filter, SecretExchange, SecretRefused
 
-Outcome = Literal["ended", "lost", "switched"]
-"""`lost`: the server went before anything of its answer was passed on."""
+Outcome = Literal["ended", "lost", "switched", "refused"]
+"""`lost`: the server went before anything of its answer was passed on. `refused`: see `Exchange.refusal`."""
 Switch = Callable[["Exchange", Headers, bytes], None]
 
 
@@ -49,6 +49,8 @@ class Exchange:
         """What goes to the server together with the head."""
         self._sent = False
         self._down: list[bytes] = []
+        self.refusal: SecretRefused | None = None
+        """Why it was broken off, when its request or its answer can't be shown to the other side."""
         self._begun = False
         self._over = False
         self._filter: Filter | None = None
@@ -68,6 +70,20 @@ class Exchange:
             self.connection.ask(b"".join(up), self, head_only=self._head.method == b"HEAD", upgrade=self._head.upgrade)
         return await self.outcome
 
+    @property
+    def begun(self) -> bool:
+        """Whether the client has some of the answer."""
+        return self._begun
+
+    def _refuse(self, refusal: SecretRefused) -> None:
+        if self._over:
+            return
+        self.refusal = refusal
+        self.connection.abort()
+        if self._begun:
+            self.side.transport.abort()
+        self._end("refused")
+
     def _end(self, outcome: Outcome) -> None:
         self._over = True
         if not self.outcome.done():
@@ -77,16 +93,27 @@ class Exchange:
 
     def body(self, data: bytes) -> None:
         if self._body_filter is not None:
-            data = self._body_filter.feed(data)
+            try:
+                data = self._body_filter.feed(data)
+            except SecretRefused as refusal:
+                self._refuse(refusal)
+        if self._over:
+            return
         if data and self._body is None:
             self._send(chunk(data) if self._chunked_up else data)
 
     def body_end(self) -> None:
         if self._sent:
             return
+        if self._body_filter is not None and not self._over:
+            try:
+                rest = self._body_filter.end()
+            except SecretRefused as refusal:
+                self._refuse(refusal)
+                return
+            if rest:
+                self._send(chunk(rest))
         self._sent = True
-        if self._body_filter is not None and (rest := self._body_filter.end()):
-            self._send(chunk(rest))
         if self._chunked_up:
             self._send(LAST_CHUNK)
 
@@ -110,8 +137,8 @@ class Exchange:
         if self.secret is not None:
             try:
                 shown, self._filter = self.secret.answer(status, headers)
-            except SecretRefused as refused:
-                self._refuse(refused)
+            except SecretRefused as refusal:
+                self._refuse(refusal)
                 return
             headers = list(shown)
             if bodyless:
@@ -131,27 +158,27 @@ class Exchange:
         if self._filter is not None:
             try:
                 data = self._filter.feed(data)
-            except SecretRefused:
-                self._break_off()
-                return
-        if data:
+            except SecretRefused as refusal:
+                self._refuse(refusal)
+        if data and not self._over:
             self._down.append(chunk(data) if self._chunked_down else data)
 
     def answer_flush(self) -> None:
-        if self._down:
+        if self._down and not self._over:
             data, self._down = b"".join(self._down), []
             self.side.write(data)
 
     def answer_end(self) -> None:
         if self._over:
             return
-        try:
-            rest = self._filter.end() if self._filter is not None else b""
-        except SecretRefused:
-            self._break_off()
-            return
-        if rest:
-            self._down.append(chunk(rest) if self._chunked_down else rest)
+        if self._filter is not None:
+            try:
+                rest = self._filter.end()
+            except SecretRefused as refusal:
+                self._refuse(refusal)
+                return
+            if rest:
+                self._down.append(chunk(rest) if self._chunked_down else rest)
         if self._chunked_down:
             self._down.append(LAST_CHUNK)
         self.answer_flush()

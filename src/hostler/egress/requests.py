@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hostler.egress import http1
 from hostler.egress.connection import BodyTooLarge, ClientSide, Head
-from hostler.egress.deciding import Decider
+from hostler.egress.deciding import UNRECORDED, Decider, denial
 from hostler.egress.exchange import Exchange
 from hostler.egress.metering import Traffic
 from hostler.egress.policy import BadTarget, Target, Verdict, parse_authority
@@ -83,20 +83,19 @@ class RequestMaker:
             outgoing, body, chunked = await self._outgoing(origin, head, going, side)
             verdict = Verdict(True, self._decider.policy.judge_request(subject.target, method, path).reason)
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
-                side.answer(_UNRECORDED)
+                side.answer(UNRECORDED)
                 return
         except _Denied as denied:
             verdict = denied.verdict
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
-                side.answer(_UNRECORDED)
+                side.answer(UNRECORDED)
                 return
-            text = f"Hostler denied {method} {origin.host}:{origin.port} ({verdict.reason}). {verdict.hint}\n"
-            side.answer(http1.own_answer(denied.status, "denied", verdict.reason, text))
+            side.answer(denial(f"{method} {origin.host}:{origin.port}", verdict, denied.status))
             return
         except ConnectionResetError:
             side.transport.abort()
             return
-        await self._forward(origin, addresses, head, going, outgoing, body, chunked, side)
+        await self._forward(origin, addresses, head, going, outgoing, body, chunked, side, path)
 
     # ------------------------------------------------------------------------------------------------------ decisions
 
@@ -125,15 +124,8 @@ class RequestMaker:
         if self._secrets is None:
             return going
         origin = subject.origin
-        asked = RequestHead(
-            method,
-            origin.scheme,
-            origin.host,
-            origin.port,
-            going.target,
-            tuple(head.headers),
-            own_network=self._decider.own_network(addresses),
-        )
+        own = self._decider.own_network(addresses)
+        asked = RequestHead(method, origin.scheme, origin.host, origin.port, going.target, tuple(head.headers), own)
         try:
             going.secret = await self._secrets.begin(asked)
         except SecretRefused as refused:
@@ -192,6 +184,7 @@ class RequestMaker:
         body: bytes | None,
         chunked: bool,
         side: ClientSide,
+        path: str,
     ) -> None:
         names = {name for name, _ in head.headers}
         repeatable = head.method in _REPEATABLE and not names & {b"content-length", b"transfer-encoding"}
@@ -211,6 +204,9 @@ class RequestMaker:
             except BaseException:
                 connection.abort()
                 raise
+            if exchange.refusal is not None:
+                await self._refused(origin, head, exchange.refusal, side, path)
+                return
             if outcome != "lost":
                 return
             if not (reused and repeatable):
@@ -218,6 +214,14 @@ class RequestMaker:
             fresh = True  # The server had closed a connection that it kept; nothing was answered.
         text = f"Hostler: {origin.host}:{origin.port} ended the connection, or did not answer in HTTP.\n"
         side.answer(http1.own_answer(502, "failed", "bad_answer", text))
+
+    async def _refused(self, origin: Origin, head: Head, refusal: SecretRefused, side: ClientSide, path: str) -> None:
+        """Request or answer were broken off on the way."""
+        verdict = Verdict(False, refusal.reason, str(refusal))
+        method = head.method.decode("ascii", "replace")
+        recorded = await self._decider.record(method, origin.host, origin.port, verdict, path)
+        if not side.transport.is_closing():
+            side.answer(denial(f"{method} {origin.host}:{origin.port}", verdict, 403) if recorded else UNRECORDED)
 
     def _switch(self, exchange: Exchange, headers: http1.Headers, rest: bytes) -> None:
         """The server has agreed to a WebSocket: from here on bytes are passed on as they are."""
@@ -265,8 +269,3 @@ def _path_inside(head: Head, origin: Origin) -> str:
         hint = f'The tunnel was asked for "{origin.host}", the request in it is for "{named.host}".'
         raise _Denied(Verdict(False, "host_header_mismatch", f"{hint} Ask for a tunnel to that host."))
     return head.target.decode("latin-1")
-
-
-_UNRECORDED = http1.own_answer(
-    503, "denied", "not_recorded", "Hostler can't write this decision down, so it lets nothing through.\n"
-)

@@ -19,7 +19,7 @@ from hostler.egress import http1
 from hostler.egress.authority import Authority
 from hostler.egress.client_hello import ACCESS_DENIED, Hello, NotTls
 from hostler.egress.connection import ClientSide, Head
-from hostler.egress.deciding import Decider, printable
+from hostler.egress.deciding import UNRECORDED, Decider, denial, printable
 from hostler.egress.limits import EgressLimits
 from hostler.egress.mcp import McpRelay
 from hostler.egress.metering import ConnectionMeter, Traffic
@@ -178,7 +178,7 @@ class EgressRoad:
     async def _recorded(self, side: ClientSide, method: str, host: str, port: int, verdict: Verdict) -> bool:
         if await self._decider.record(method, host, port, verdict):
             return True
-        side.answer(unrecorded())
+        side.answer(UNRECORDED)
         return False
 
     # --------------------------------------------------------------------------------------------------- one tunnel
@@ -348,15 +348,5 @@ class _Inside:
         self._road.spawn(self._road.serve_inside(subject, head, side), side)
 
 
-def denial(where: str, verdict: Verdict, status: int) -> bytes:
-    text = f"Hostler denied {where} ({verdict.reason}). {verdict.hint}\n"
-    return http1.own_answer(status, "denied", verdict.reason, text)
-
-
 def unreachable(text: str) -> bytes:
     return http1.own_answer(502, "failed", "unreachable", f"Hostler: {text}\n")
-
-
-def unrecorded() -> bytes:
-    text = "Hostler can't write this decision down, so it lets nothing through.\n"
-    return http1.own_answer(503, "denied", "not_recorded", text)
