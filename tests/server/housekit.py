@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from hostler import compose, config
 from hostler.compose import sandboxes
 from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
+from hostler.engine.placement import Verified
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
@@ -47,6 +49,8 @@ class House:
     secret: str = ""
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
+    verified: Verified | None = None
+    trusts: ssl.SSLContext | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -55,7 +59,13 @@ class House:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
-            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver)
+            compose.running(
+                loaded,
+                mcp_credentials=self.mcp_credentials,
+                resolver=self.resolver,
+                verified=self.verified,
+                trusts=self.trusts,
+            )
         )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
@@ -241,6 +251,8 @@ async def open_house(
     script: Script | None = None,
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
+    verified: Verified | None = None,
+    trusts: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -251,11 +263,14 @@ async def open_house(
                 "store__url": store_url,
                 "model__base_url": model.url,
                 "model__retries": 2,
+                "sandbox__technology": "bubblewrap",  # on every machine the same, and the fastest
                 **settings,
             },
             model,
             mcp_credentials=mcp_credentials,
             resolver=resolver,
+            verified=verified,
+            trusts=trusts,
         )
         await house.start()
         try:
