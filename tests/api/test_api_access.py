@@ -38,6 +38,7 @@ from hostler.engine.sessions import Sessions
 from hostler.store.catalog import create_agent, create_environment
 from hostler.store.keys import create_key, create_workspace
 from hostler.store.sessions import NewSession, create_session
+from hostler.testing.one_rung import PLACEMENT
 
 # ------------------------------------------------------------------- the contract's words (section 1.2), as sets
 

@@ -27,6 +27,8 @@ _KEY = (
     '"last_used_at", "revoked_at"'
 )
 _WORKSPACE = '"id", "type": "workspace", "name", "created_at", "archived_at"'
+_IMAGE = '"digest", "current", "suite", "built_at", "packages", "bytes", "rootfs"'
+_LAYER = '"key", "image", "packages", "built_at", "bytes", "entries"'
 _ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
 _WEBHOOK = (
@@ -61,6 +63,10 @@ SHAPES: dict[str, str] = {
     "hostler environment key create": f'`{{{_ENVIRONMENT_KEY}, "secret"}}`',
     "hostler environment key list": f'`{{"keys": [{{{_ENVIRONMENT_KEY}}}, …]}}`',
     "hostler environment key revoke": "The key, as in the list.",
+    "hostler environment build": f'`{{"environment_id", "layer": {{{_LAYER}}}}}`; the layer is null without packages.',
+    "hostler image build": f"`{{{_IMAGE}}}`",
+    "hostler image list": f'`{{"images": [{{{_IMAGE}}}, …], "layers": [{{{_LAYER}}}, …]}}`',
+    "hostler image remove": '`{"removed": "<digest>", "layers": ["<key>", …]}`',
     "hostler workspace create": f"`{{{_WORKSPACE}}}`",
     "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
     "hostler webhook create": f'`{{{_WEBHOOK}, "signing_secret"}}`',

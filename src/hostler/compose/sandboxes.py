@@ -18,7 +18,10 @@ from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
 from hostler.engine.volume_port import Volumes
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sandbox.gvisor import GvisorProvider
+from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
+from hostler.sandbox.layer_files import lower_directories
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
@@ -28,10 +31,30 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> La
     box = settings.sandbox
     uids = range(box.first_uid, box.first_uid + box.uids)
     return Ladder(
-        {"bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids)},
+        {
+            "bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids),
+            "gvisor": GvisorProvider(
+                settings.state_dir / "gvisor",
+                lowers=lambda layer: root_folders(settings, layer),
+                runsc=box.gvisor.runsc,
+                platform=None if box.gvisor.platform == "auto" else box.gvisor.platform,
+                uid_range=uids,
+            ),
+        },
         default=box.technology or None,
         also=(trial or volume_trial(settings)).amend,
     )
+
+
+def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
+    """What a sandbox's root file system is laid together from, the upper folder first.
+
+    Nothing: there is no image, and the programs are the host's. Raises SandboxUnavailable for a layer that is gone.
+    """
+    if layer is not None:
+        return lower_directories(layer)
+    image = BaseImages(settings.state_dir).current()
+    return () if image is None else (image,)
 
 
 def volume_trial(settings: Settings) -> VolumeTrial:

@@ -11,6 +11,7 @@ import fcntl
 import gc
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.packages import layer_folder, package_layers
+from hostler.compose.packages import layer_folder, package_hosts, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.sandboxes import (
     homes,
@@ -84,7 +85,7 @@ from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
-from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
@@ -159,12 +160,14 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
+    trusts: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
-    into addresses; None: the system does.
+    into addresses; None: the system does. `trusts` says whose certificates the egress proxy takes where it ends TLS;
+    None: the system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -210,7 +213,9 @@ async def running(
             egress = EgressProxy(
                 StoredDecisions(database, denials),
                 resolver=resolver,
+                tls=trusts,
                 private_allowed=private_allowed,
+                package_hosts=package_hosts(settings),
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
@@ -223,7 +228,7 @@ async def running(
             )
             harness = ClaudeHarness()
             placement = await open_placement(settings, provider, harness, verified)
-            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
