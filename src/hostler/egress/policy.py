@@ -237,7 +237,7 @@ class Policy:
                 return verdict
         shown = path.partition("?")[0]
         if not method_fits:
-            hint = f"To allow it, add {method} to the methods of a rule for \"{target.host}\"."
+            hint = f'To allow it, add {method} to the methods of a rule for "{target.host}".'
             return Verdict(False, "method_not_allowed", hint)
         hint = f'To allow it, add "{shown[:200]}" or a beginning of it to the paths of a rule for "{target.host}".'
         return Verdict(False, "path_not_allowed", hint)
