@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,12 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
-from hostler.engine.placement import Placement, Programs
 from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
-from hostler.engine.sandbox_port import IsolationLabel, Technology
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -59,6 +57,7 @@ from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
 from hostler.store.work_items import session_of_work
+from hostler.testing.one_rung import PLACEMENT
 
 T = TypeVar("T")
 
@@ -91,16 +90,6 @@ class AgentsThatFail(Agents):
         if self.failures:
             raise self.failures.popleft()
         return await super().retrieve(workspace, agent_id, version)
-
-
-class OneRung:
-    """A host that gives bubblewrap sandboxes in which every limit holds."""
-
-    async def rungs(self) -> Mapping[Technology, IsolationLabel | str]:
-        return {"bubblewrap": IsolationLabel("bubblewrap", "per_sandbox", "cgroup_v2", disk_by="volume")}
-
-
-PLACEMENT = Placement(OneRung(), Programs("2.1.300", {"2.1.300": Path("/nonexistent")}))
 
 
 class RunningServer:

@@ -305,6 +305,13 @@ BODIES: dict[str, Any] = {
 """By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
 
 REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
+    ("hostler.policy.test", "environment_id"): lambda mine, theirs: [
+        Sent(body={"environment_id": theirs["environment_id"]})
+    ],
+    ("hostler.policy.suggest", "environment_id"): lambda mine, theirs: [
+        Sent(body={"environment_id": theirs["environment_id"]})
+    ],
+    ("hostler.policy.suggest", "session_id"): lambda mine, theirs: [Sent(body={"session_id": theirs["session_id"]})],
     ("sessions.create", "agent"): lambda mine, theirs: [
         Sent(body={"agent": agent, "environment_id": mine["environment_id"]})
         for agent in (
@@ -414,6 +421,8 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
     "sessions.credential_uses.list": (),
+    "policy.test": ("environment_id",),
+    "policy.suggest": ("session_id", "environment_id"),
     "health.retrieve": (),
     "webhook_endpoints.create": (),
     "webhook_endpoints.list": (),

@@ -31,6 +31,7 @@ from hostler.sealing.masterkeys import KeyFile
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.sessions import NewSession, SessionRow, create_session
+from hostler.testing.one_rung import PLACEMENT
 
 WORKSPACE = DEFAULT_WORKSPACE
 URL = "https://mcp.example.com/mcp"
@@ -173,4 +174,6 @@ async def open_bench(url: str, key_file: Path, skew: Skew, heard: Heard) -> Asyn
         variables = VariableBroker(database, sealer)
         stack.push_async_callback(variables.close)
         vaults, agents = Vaults(database, heard), Agents(database, Models(CATALOGUE))
-        yield Bench(database, keys, sealer, vaults, credentials, broker, variables, agents, Environments(database))
+        yield Bench(
+            database, keys, sealer, vaults, credentials, broker, variables, agents, Environments(database, PLACEMENT)
+        )

@@ -11,6 +11,7 @@ import fcntl
 import gc
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,11 +23,10 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.packages import layer_folder, package_layers
+from hostler.compose.packages import layer_folder, package_hosts, package_layers
+from hostler.compose.placement import open_placement
 from hostler.compose.sandboxes import (
-    claude_programs,
     homes,
-    preset_terms,
     profile_reader,
     repository_cloner,
     sandbox_provider,
@@ -51,6 +51,7 @@ from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.resolve import Resolver
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
@@ -75,7 +76,7 @@ from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.placement import Placement, Verified
+from hostler.engine.placement import Verified
 from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
@@ -84,7 +85,7 @@ from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
-from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
@@ -154,12 +155,19 @@ def worker_name(settings: Settings) -> str:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, mcp_credentials: McpCredentials | None = None, verified: Verified | None = None
+    settings: Settings,
+    *,
+    mcp_credentials: McpCredentials | None = None,
+    verified: Verified | None = None,
+    resolver: Resolver | None = None,
+    trusts: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
-    has shown here; None: it was never run.
+    has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
+    into addresses; None: the system does. `trusts` says whose certificates the egress proxy takes where it ends TLS;
+    None: the system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -204,7 +212,10 @@ async def running(
             stack.push_async_callback(variables.close)
             egress = EgressProxy(
                 StoredDecisions(database, denials),
+                resolver=resolver,
+                tls=trusts,
                 private_allowed=private_allowed,
+                package_hosts=package_hosts(settings),
                 credentials=mcp_credentials or broker,
             )
             stack.push_async_callback(egress.close)
@@ -216,8 +227,8 @@ async def running(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
             harness = ClaudeHarness()
-            placement = Placement(provider, await claude_programs(settings, harness), preset_terms(settings), verified)
-            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            placement = await open_placement(settings, provider, harness, verified)
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)

@@ -31,7 +31,7 @@ def _judged(policy: Policy, asked: Asked) -> Judged:
     target = Target(host, asked.port, is_address)
     verdict = policy.judge_request(target, asked.method, asked.path) if asked.path else policy.judge(target)
     if verdict.inside and not asked.path:
-        return Judged(None, verdict.reason, "It depends on what is said inside of the tunnel.")
+        return Judged(None, verdict.reason, "What was said in this tunnel was not read, so the rule can't be tried.")
     return Judged(verdict.allowed, verdict.reason, verdict.hint)
 
 

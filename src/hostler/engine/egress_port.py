@@ -67,8 +67,8 @@ class EgressDecision:
     hint: str = ""
     """For a person: what would have changed the decision."""
     path: str = ""
-    """Of a request that the proxy could read, as the sandbox sent it (so with placeholders, never with secrets), without
-    the query; empty for a tunnel."""
+    """Of a request that the proxy could read, without the query, as the sandbox sent it: with placeholders, never with
+    secrets. Empty for a tunnel."""
 
 
 MCP_HOST = "mcp.hostler.internal"

@@ -11,11 +11,16 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
+from hostler.domain.events import Event
+
 REDACTED: Final = "[redacted]"
+SHORTEST: Final = 8
+"""Characters of a secret that is searched for in events."""
+_FIXED: Final = frozenset({"id", "type", "processed_at"})
 _TOKEN_FIELDS = re.compile(
     r'("?(?:access_token|refresh_token|id_token|client_secret|assertion)"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s&,}]+)',
     re.IGNORECASE,
@@ -38,6 +43,42 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
                     text = text[:-length] + REDACTED
                     break
     return text
+
+
+class Replacer:
+    """Puts something else in the place of secrets in events."""
+
+    def __init__(self, stand_ins: Mapping[str, str]) -> None:
+        """`stand_ins`: by secret. Very short ones are left out: ordinary words would be torn apart."""
+        self._forms = {
+            form: stand_in
+            for secret, stand_in in stand_ins.items()
+            if len(secret) >= SHORTEST
+            for form in forms_of(secret)
+        }
+        self._longest_first = sorted(self._forms, key=len, reverse=True)
+
+    def event(self, event: Event) -> Event:
+        if not self._forms:
+            return event
+        return Event({key: value if key in _FIXED else self._value(value) for key, value in event.body.items()})
+
+    def _value(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self._text(value)
+            case dict():
+                return {self._text(key): self._value(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self._value(item) for item in value]
+            case _:
+                return value
+
+    def _text(self, text: str) -> str:
+        for form in self._longest_first:
+            if form in text:
+                text = text.replace(form, self._forms[form])
+        return text
 
 
 def forms_of(secret: str) -> set[str]:

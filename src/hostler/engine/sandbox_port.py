@@ -108,14 +108,14 @@ class IsolationLabel:
     """Name and version of the program that makes the sandbox, such as `bubblewrap 0.8.0`."""
     missing: tuple[str, ...] = ()
     """Promises that this host can't keep, each in a sentence for a person."""
-    unlimited: frozenset[SandboxLimit] = frozenset()
+    unlimited: tuple[SandboxLimit, ...] = ()
     """Limits that are not enforced although `limits_by` and `disk_by` name who enforces limits here."""
 
     @property
     def unenforced(self) -> frozenset[SandboxLimit]:
         """Every limit that a sandbox here may exceed."""
         nobody: set[SandboxLimit] = {"memory_mb", "cpus", "pids"} if self.limits_by == "none" else set()
-        return self.unlimited | nobody | ({"disk_mb"} if self.disk_by == "none" else set())
+        return frozenset(self.unlimited) | nobody | ({"disk_mb"} if self.disk_by == "none" else set())
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ VARIABLES: Final = (
     TrustVariable("REQUESTS_CA_BUNDLE", BUNDLE, "Python's requests, which otherwise brings its own list"),
     TrustVariable("PIP_CERT", BUNDLE, "pip, of every version: newer ones would ask the system's list"),
     TrustVariable("NODE_EXTRA_CA_CERTS", SESSION, "Node.js and npm, which add it to the list that they bring along"),
+    TrustVariable("NPM_CONFIG_CAFILE", BUNDLE, "npm again: a list that its own configuration names would win"),
     TrustVariable("DENO_CERT", SESSION, "Deno, which adds it to the list that it brings along"),
     TrustVariable("CARGO_HTTP_CAINFO", BUNDLE, "cargo, which has libcurl take its own file"),
     TrustVariable("AWS_CA_BUNDLE", BUNDLE, "the AWS command line and botocore, which bring their own list"),

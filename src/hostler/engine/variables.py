@@ -7,6 +7,7 @@ hosts counts from the next request on, in sessions that run already too. No open
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import HostlerError
+from hostler.domain.errors import HostlerError, SecretUnreadable
 from hostler.domain.events import Event, credential_host_error
 from hostler.domain.variables import steers
 from hostler.engine.credentials import opened
 from hostler.engine.egress_port import EgressRules, SessionVariable, VariableUse
 from hostler.engine.placeholders import new_placeholder
 from hostler.engine.ports import Sealer
+from hostler.engine.redaction import REDACTED, Replacer
 from hostler.engine.tasks import Tasks
 from hostler.store import variables as rows
 from hostler.store.database import Database
@@ -121,6 +123,20 @@ class VariableBroker:
 
         return await self._database.read(unit)
 
+    async def replacer(self, session: SessionRow) -> Replacer:
+        """What takes the session's secrets, as they are now, out of what is recorded about it."""
+
+        def unit(conn: Connection) -> dict[str, str]:
+            known = rows.placeholders_of(conn, session.id)
+            found = {}
+            for row, _ in _mine(conn, session):
+                # One that can't be opened can't have been sent either.
+                with contextlib.suppress(SecretUnreadable):
+                    found[opened(self._sealer, row)["secret_value"]] = known.get(row.id, REDACTED)
+            return found
+
+        return Replacer(await self._database.read(unit))
+
     async def record(self, session: SessionRow, uses: Sequence[VariableUse]) -> None:
         def unit(conn: Connection) -> None:
             now = self._database.now(conn)
@@ -186,6 +202,9 @@ class BrokeredVariables:
 
     async def used(self, uses: Sequence[VariableUse]) -> None:
         await self._broker.record(self._session, uses)
+
+    async def replacer(self) -> Replacer:
+        return await self._broker.replacer(self._session)
 
     def note(self, use: VariableUse) -> None:
         self._broker.record_soon(self._session, use)

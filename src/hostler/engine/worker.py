@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 
 from hostler.domain.errors import HostlerError
 from hostler.engine.hub import Hub
-from hostler.engine.runner import LeaseTerms, RunnerParts, SessionRunner
+from hostler.engine.runner import SessionRunner
+from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.store import work
 from hostler.store.database import Database
 from hostler.store.signals import News, tell

@@ -158,6 +158,7 @@ class CgroupsV1:
             cpu_seconds=None if cpu is None else cpu / 1e9,
             pids=_number(group, "pids.current"),
             oom_kills=oom,
+            pids_refused=_keyed(group, "pids.events").get("max"),
         )
 
 
@@ -193,6 +194,7 @@ class CgroupsV2:
             cpu_seconds=None if cpu is None else cpu / 1e6,
             pids=_number(group, "pids.current"),
             oom_kills=_keyed(group, "memory.events").get("oom_kill"),
+            pids_refused=_keyed(group, "pids.events").get("max"),
         )
 
 

@@ -47,8 +47,12 @@ _ETC_FILES = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "resolv.conf": "",
 }
-_ETC_FROM_HOST = ("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust")
-"""What of the host's `/etc` is visible: links of Debian's alternatives, the loader's cache, public certificates."""
+ETC_FROM_HOST = (
+    *("alternatives", "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust"),
+    *sorted(folder.name for folder in Path("/etc").glob("java-*-openjdk")),
+)
+"""What of the host's `/etc` is visible: links of Debian's alternatives, the loader's cache, public certificates, and
+the part of Debian's Java without which it doesn't start."""
 
 _PACKAGES = {
     "bwrap": "bubblewrap",
@@ -112,7 +116,7 @@ def prepare_etc(directory: Path) -> None:
         new.write_text(text)
         new.chmod(0o644)
         new.replace(directory / name)
-    for name in _ETC_FROM_HOST:
+    for name in ETC_FROM_HOST:
         source, target = Path("/etc", name), directory / name
         if source.is_dir():
             target.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -215,7 +219,8 @@ def _script(
     arguments: Path,
     filter_: Path,
 ) -> str:
-    mount_namespace = f"{tools.unshare} --mount --propagation private " if identity.uid is not None else ""
+    # `slave`: what is unmounted on the host, such as the volume of another session, goes away here as well.
+    mount_namespace = f"{tools.unshare} --mount --propagation slave " if identity.uid is not None else ""
     become = ""
     if identity.uid is not None:
         become = f"{tools.setpriv} --reuid {identity.uid} --regid {identity.uid} --clear-groups --no-new-privs "
@@ -283,7 +288,7 @@ def _host_system(visible: Mapping[str, str]) -> list[str]:
         elif system.is_dir():
             words += ["--ro-bind", str(system), str(system)]
     words += ["--ro-bind", visible["etc"], "/etc"]
-    for name in _ETC_FROM_HOST:
+    for name in ETC_FROM_HOST:
         if Path("/etc", name).exists():
             words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     return words

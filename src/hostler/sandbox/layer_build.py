@@ -57,7 +57,7 @@ ENVIRONMENT: Final = {
     "GOBIN": "/usr/local/bin",
     "GOPROXY": "https://proxy.golang.org",
     "GOTOOLCHAIN": "local",
-    "CARGO_INSTALL_ROOT": "/usr/local",
+    "CARGO_REGISTRIES_CRATES_IO_PROTOCOL": "sparse",  # the other one is a git repository on another host
 }
 
 
