@@ -68,7 +68,7 @@ def podman() -> Iterator[Engine]:
             # Locks in shared memory are the whole host's: a second store would free those of the first.
             '[engine]\nlock_type = "file"\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
             f'tmp_dir = "{home}/tmp"\nvolume_path = "{home}/volumes"\n'
-            '[containers]\ndefault_ulimits = []\n'
+            "[containers]\ndefault_ulimits = []\n"
         )
         socket = home / "podman.sock"
         command = [

@@ -107,9 +107,11 @@ async def test_no_secret_of_a_vault_is_found_anywhere(
     async def keep(response: Any) -> None:
         answers.append(await response.aread())
 
-    private: Any = {"egress__private_allowed": "127.0.0.1"}
+    bundle = tmp_path / "authority.pem"
+    private: Any = {"egress__private_allowed": "127.0.0.1", "egress__ca_bundle": str(bundle)}
     with FakeProvider() as provider, echoing() as echo:
-        async with open_house(tmp_path, store_url, resolver=echo, trusts=echo.trusts, **private) as house:
+        bundle.write_bytes(echo.authority)
+        async with open_house(tmp_path, store_url, resolver=echo, **private) as house:
             client = house.new_client(
                 http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [keep]}), max_retries=0
             )
