@@ -573,4 +573,3 @@ async def _run_trial(launcher: Path) -> None:
     if process.returncode != 0:
         words = said.decode(errors="replace").strip()[-600:]
         raise SandboxUnavailable(f"a program in a trial container failed ({process.returncode}): {words}")
-
