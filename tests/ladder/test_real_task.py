@@ -6,7 +6,6 @@ sandbox. Real server, real `claude`, real sandbox, real network: the town's host
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,10 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path, town: Town) -> A
     settings = {
         **rung.settings(request, tmp_path / "state"),
         "egress__private_allowed": ",".join({town.address, *registry_addresses()}),
+        "egress__ca_bundle": str(town.authority),
     }
-    trusts = ssl.create_default_context(cafile=str(town.authority))
     url = f"sqlite:///{tmp_path / 'hostler.db'}"
-    async with open_house(tmp_path, url, resolver=town, trusts=trusts, **settings) as opened:
+    async with open_house(tmp_path, url, resolver=town, **settings) as opened:
         yield opened
 
 

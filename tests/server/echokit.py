@@ -49,7 +49,8 @@ class Echo:
 
     port: int
     plain_port: int
-    trusts: ssl.SSLContext
+    authority: bytes
+    """Who signed for both, as PEM."""
     got: list[Got] = field(default_factory=list)
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
@@ -76,8 +77,7 @@ def echoing() -> Iterator[Echo]:
     plain = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     secure = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
-    trusts = ssl.create_default_context(cadata=authority.pem.decode())
-    echo = Echo(secure.server_address[1], plain.server_address[1], trusts)
+    echo = Echo(secure.server_address[1], plain.server_address[1], authority.pem)
     threads = []
     for server in (plain, secure):
         server.echo = echo  # type: ignore[attr-defined]

@@ -27,8 +27,10 @@ def echo() -> Iterator[Echo]:
 
 @pytest_asyncio.fixture
 async def house(tmp_path: Path, store_url: str, echo: Echo) -> AsyncIterator[House]:
-    settings: Any = {"egress__private_allowed": ["127.0.0.1"]}
-    async with open_house(tmp_path, store_url, resolver=echo, trusts=echo.trusts, **settings) as opened:
+    bundle = tmp_path / "authority.pem"
+    bundle.write_bytes(echo.authority)
+    settings: Any = {"egress__private_allowed": ["127.0.0.1"], "egress__ca_bundle": str(bundle)}
+    async with open_house(tmp_path, store_url, resolver=echo, **settings) as opened:
         yield opened
 
 
