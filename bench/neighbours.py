@@ -1,4 +1,4 @@
-"""What does a session notice of a flood in another one? One command; each flood alternates with quiet in the same run.
+"""What does a session notice of a flood in another one? One command: floods and quiet alternate.
 
     .venv/bin/python bench/neighbours.py [--technology bubblewrap] [--rounds 15] [--only forks,disk] [--set sandbox.cpus=1]
 
