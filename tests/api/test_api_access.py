@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import anthropic
 import pytest
 from apikit_raw import send
-from apikit_server import RunningServer
+from apikit_server import PLACEMENT, RunningServer
 from fastapi import FastAPI
 from sqlalchemy import Connection
 from starlette.responses import PlainTextResponse
@@ -38,6 +38,7 @@ from hostler.engine.sessions import Sessions
 from hostler.store.catalog import create_agent, create_environment
 from hostler.store.keys import create_key, create_workspace
 from hostler.store.sessions import NewSession, create_session
+from hostler.testing.one_rung import PLACEMENT
 
 # ------------------------------------------------------------------- the contract's words (section 1.2), as sets
 
@@ -119,7 +120,7 @@ class WorkersServer(RunningServer):
     def make_sessions(self, models: Models, quotas: WorkspaceQuotas) -> Any:
         hub = Hub()
         return QuietSessions(
-            self.database, hub, Records(self.database, hub), models, ResourceKinds({}), quotas, Prices()
+            self.database, hub, Records(self.database, hub), models, ResourceKinds({}), quotas, Prices(), PLACEMENT
         )
 
 

@@ -130,6 +130,18 @@ async def test_page_of_sharing_makes_keys_sets_quotas_and_shows_what_waits(serve
     assert (row["session_id"], row["tool_name"], row["input"]) == (session, "bash", {"command": "ls"})
 
 
+async def test_page_of_packages_names_what_is_taken(server: Running) -> None:
+    made = (await server.does("install-packages.md"))["environment"]
+    assert made.config.packages.npm == ["typescript@5.6.3"]
+    text = (HOW_TO / "install-packages.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    packages: Any = {name: re.findall(r"`([^`@][^`]*|@\w+/[^`]*)`", entries) for name, entries in rows}
+    config: Any = {"type": "cloud", "packages": packages}
+    shown = await server.call(lambda: server.client.beta.environments.create(name="all", config=config))
+    assert {name: getattr(shown.config.packages, name) for name in packages} == packages
+
+
 async def test_page_of_limits(server: Running) -> None:
     made = (await server.does("choose-limits.md"))["environment"]
     assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}

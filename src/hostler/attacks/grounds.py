@@ -92,16 +92,26 @@ class OpenRoad:
 
 
 async def heard(reader: asyncio.StreamReader, *, seconds: float = DEADLINE) -> bytes:
-    """What is answered: up to the end of a tunnel's greeting, else up to the end, or what came within `seconds`."""
+    """What is answered: a tunnel's greeting, or everything up to the end, or what came within `seconds`."""
     answer = bytearray()
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(seconds):
             while piece := await reader.read(1 << 16):
                 answer += piece
-                head, end, _ = bytes(answer).partition(b"\r\n\r\n")
-                if end and head.startswith((b"HTTP/1.1 200 Connection established", b"HTTP/1.0 200 Connection")):
+                if _is_whole(bytes(answer)):
                     break
     return bytes(answer)
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    lines = head.lower().split(b"\r\n")
+    if lines[0].startswith(b"http/1.1 200 connection"):
+        return True
+    lengths = [line.partition(b":")[2].strip() for line in lines if line.startswith(b"content-length:")]
+    return len(lengths) == 1 and lengths[0].isdigit() and len(body) >= int(lengths[0]) > 0
 
 
 def connect(host: str, port: int, *headers: str) -> bytes:

@@ -22,7 +22,7 @@ from hostler.compose.sandboxes import sandbox_provider
 from hostler.config import Settings
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
-from hostler.egress.connection import EgressLimits
+from hostler.egress.limits import EgressLimits
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.egress_port import EgressRecorder
 from hostler.engine.sandbox_port import IsolationLabel, Technology

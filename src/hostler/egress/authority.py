@@ -51,20 +51,27 @@ class Authority:
 
     async def context(self, host: str) -> ssl.SSLContext:
         """What to end TLS for `host` with: a name in lower case, or an address."""
-        known = self.ready(host)
-        if known is not None:
-            return known
+        known = self._ready(host)
+        return known if known is not None else await asyncio.shield(self._begin(host))
+
+    def prepare(self, host: str) -> None:
+        """Begins to make it, if it isn't there."""
+        if self._ready(host) is None:
+            self._begin(host)
+
+    def _begin(self, host: str) -> asyncio.Future[ssl.SSLContext]:
         making = self._making.get(host)
         if making is None:
-            making = asyncio.get_running_loop().run_in_executor(None, self.make, host)
-            self._making[host] = making
-            making.add_done_callback(lambda _: self._making.pop(host, None))
-        context = await asyncio.shield(making)
-        self._keep(host, context)
-        return context
+            making = self._making[host] = asyncio.get_running_loop().run_in_executor(None, self.make, host)
+            making.add_done_callback(lambda made: self._made(host, made))
+        return making
 
-    def ready(self, host: str) -> ssl.SSLContext | None:
-        """The same if it is there already."""
+    def _made(self, host: str, made: asyncio.Future[ssl.SSLContext]) -> None:
+        self._making.pop(host, None)
+        if not made.cancelled() and made.exception() is None:
+            self._keep(host, made.result())
+
+    def _ready(self, host: str) -> ssl.SSLContext | None:
         known = self._contexts.get(host)
         if known is None or known[1] <= self._clock.now():
             return None

@@ -107,7 +107,7 @@ def write(
     (home / "bundle" / "config.json").write_text(json.dumps(config))
     mark = f"{MARK}={holding.sandbox_id}"
     script = [
-        f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation private {tools.bash} -p",
+        f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation slave {tools.bash} -p",
         "set -eu",
         "cd /",
         *(f"echo 0 > {shlex.quote(str(entrance))}" for entrance in entrances),
@@ -122,11 +122,11 @@ def write(
         ),
     ]
     start = _script(home / "start", script)
-    enter = [sys.executable, "-I", "-S", "-E", str(Path(__file__).with_name("gvisor_enter.py")), tools.runsc]
-    enter += [str(runsc_root(home)), holding.sandbox_id, str(home / "runs")]
+    enter = shlex.join([sys.executable, "-I", "-S", "-E", str(Path(__file__).with_name("gvisor_enter.py"))])
+    there = shlex.join([tools.runsc, str(runsc_root(home)), holding.sandbox_id, str(home / "runs")])
     first = f"#!{tools.env} -S -i {mark} {tools.bash} -p"
-    entrance = _script(home / "entrance", [first, "cd /", f'exec {shlex.join(enter)} "$@"'])
-    launcher = _script(home / "launcher", [first, "cd /", f'exec {shlex.join(enter)} {_PROGRAM} "$@"'])
+    entrance = _script(home / "entrance", [first, "cd /", f'exec {enter} enter {there} "$@"'])
+    launcher = _script(home / "launcher", [first, "cd /", f'exec {enter} launch {there} {_PROGRAM} "$@"'])
     return Bundle(start, launcher, entrance)
 
 

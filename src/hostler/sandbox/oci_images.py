@@ -20,7 +20,7 @@ from typing import Final
 
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox.layer_tree import OPAQUE
-from hostler.sandbox.layers import lower_directories
+from hostler.sandbox.layer_files import lower_directories
 from hostler.sandbox.oci_engine import Engine, EngineError
 
 REPOSITORY: Final = "localhost/hostler-sandbox"
