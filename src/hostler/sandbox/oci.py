@@ -30,6 +30,7 @@ from hostler.engine.sandbox_port import (
     Technology,
 )
 from hostler.sandbox import (
+    cgroups,
     handing_over,
     leftovers,
     oci_container,
@@ -149,11 +150,22 @@ class OciSandbox:
         return bool(found["State"].get("Paused"))
 
     async def stats(self) -> SandboxStats:
+        await self._find_groups()
+        return await oci_stats.stats(self._host.engine, self.container, self._groups)
+
+    async def _find_groups(self) -> None:
         if not self._groups.directories:
             found = await self._host.engine.inspect(self.container)
             if found is not None:
                 self._groups = await asyncio.to_thread(oci_stats.groups_of, found)
-        return await oci_stats.stats(self._host.engine, self.container, self._groups)
+
+    async def glance(self) -> SandboxStats:
+        await self._find_groups()
+        return await asyncio.to_thread(cgroups.glance, self._groups)
+
+    async def yield_processors(self, yes: bool) -> None:
+        await self._find_groups()
+        await asyncio.to_thread(lambda: cgroups.weigh(self._groups, low=yes))
 
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxUnavailable when the engine doesn't answer, and
