@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/starts.py [--rounds 20] [--only bubblewrap,session]
 
-`bubblewrap`: `create` to the first byte of a program that does nothing but write one. `session`: a session created with
-an event until its first model request, against the same server with no sandbox at all (`bench/unsandboxed.py`).
-Figures are medians.
+`bubblewrap`: `create` to the first byte of a program that does nothing but write one. `gvisor`: the same, against
+`runsc run` of the same bundle. `session`: a session created with an event until its first model request, against the
+same server with no sandbox at all (`bench/unsandboxed.py`). Figures are medians.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import anthropic
 import uvloop
 
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sandbox.gvisor import GvisorProvider
 from hostler.testing.rehearsal import RehearsalModel
 from hostler.testing.sandboxes import Ground
 from main_job import HELLO, MODEL, Server, first_request_after, median, show, until_idle
@@ -115,7 +116,62 @@ async def session(rounds: int) -> None:
     )
 
 
-PARTS = {"bubblewrap": bubblewrap, "session": session}
+async def gvisor(rounds: int) -> None:
+    """Ours against `runsc run` of the same bundle, mounts included, with the program as its first process."""
+    with tempfile.TemporaryDirectory(prefix="hostler-bench-") as root:
+        name = f"hb{secrets.token_hex(4)}"
+        async with Ground(Path(root), lambda state: GvisorProvider(state, cgroup_name=name)) as ground:
+            await ground.provider.sweep()
+            ours, bare = [], []
+            for number in range(rounds):
+                spec = ground.spec(f"s{number}")
+                begun = monotonic()
+                sandbox = await ground.provider.create(spec)
+                ours.append((await first_byte(sandbox.launcher, "/bin/echo", "x") - begun) * 1000)
+                engine = engine_alone(sandbox.launcher.parent)
+                begun = monotonic()
+                bare.append((await first_byte(engine) - begun) * 1000)
+                # Destroyed at the end: the kernel takes network namespaces apart for a while, and new ones wait for it.
+                ground.sandboxes.append(sandbox)
+    show(
+        "gVisor: create → first byte",
+        f"runsc run {median(bare):.0f} ms",
+        f"{median(ours):.0f} ms",
+        f"ratio {median([a / b for a, b in zip(ours, bare, strict=True)]):.2f} (≤ 1.2)",
+    )
+
+
+async def first_byte(*command: str | Path) -> float:
+    """When it came. Waits until the program has ended."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout
+    await process.stdout.readexactly(1)
+    at = monotonic()
+    await process.wait()
+    return at
+
+
+def engine_alone(home: Path) -> Path:
+    """A program that runs the bundle of a sandbox once more, with `echo` in place of the holder."""
+    (home / "bench").mkdir()
+    config = json.loads((home / "bundle" / "config.json").read_text())
+    config["process"] |= {"args": ["/bin/echo", "x"], "user": {"uid": 1000, "gid": 1000}}
+    (home / "bench" / "config.json").write_text(json.dumps(config))
+    script = (home / "start").read_text()
+    for ours, theirs in (
+        (f"--root {home}/runsc", f"--root {home}/bench"),
+        ("run --detach", "run"),
+        (f"--bundle {home}/bundle {home.name}", f"--bundle {home}/bench bench-{home.name}"),
+    ):
+        assert ours in script
+        script = script.replace(ours, theirs)
+    engine = home / "bench" / "start"
+    engine.write_text(script)
+    engine.chmod(0o700)
+    return engine
+
+
+PARTS = {"bubblewrap": bubblewrap, "gvisor": gvisor, "session": session}
 
 
 async def main() -> None:

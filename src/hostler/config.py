@@ -85,6 +85,17 @@ class Prices(_Section):
     file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
+class Gvisor(_Section):
+    """How gVisor makes sandboxes."""
+
+    runsc: str = Field("runsc", description="Its program: a name on the PATH, or a path.")
+    platform: Literal["auto", "systrap", "ptrace", "kvm"] = Field(
+        "auto",
+        description="How it gets at system calls. `auto`: systrap, else ptrace, whichever runs a trial sandbox. "
+        "`kvm` is never chosen by itself.",
+    )
+
+
 class Sandbox(_Section):
     """What a sandbox gets when its environment says nothing."""
 
@@ -99,6 +110,7 @@ class Sandbox(_Section):
     )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
+    gvisor: Gvisor = Gvisor()
 
 
 class Presets(_Section):

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
-import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from hostler.compose.terms import preset_terms
 from hostler.config import Settings
-from hostler.domain.errors import InvalidRequest
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.engine.homes import Homes
 from hostler.engine.memory_resource import memory_section
 from hostler.engine.mounted_skills import skills_section
-from hostler.engine.placement import Placement, PresetTerms, Programs, Survey
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
 from hostler.engine.volume_port import Volumes
-from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
+from hostler.sandbox.gvisor import GvisorProvider
+from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
+from hostler.sandbox.layer_files import lower_directories
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
@@ -33,68 +31,30 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> La
     box = settings.sandbox
     uids = range(box.first_uid, box.first_uid + box.uids)
     return Ladder(
-        {"bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids)},
+        {
+            "bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids),
+            "gvisor": GvisorProvider(
+                settings.state_dir / "gvisor",
+                lowers=lambda layer: root_folders(settings, layer),
+                runsc=box.gvisor.runsc,
+                platform=None if box.gvisor.platform == "auto" else box.gvisor.platform,
+                uid_range=uids,
+            ),
+        },
         default=box.technology or None,
         also=(trial or volume_trial(settings)).amend,
     )
 
 
-def preset_terms(settings: Settings) -> PresetTerms:
-    presets = settings.presets
-    return PresetTerms(
-        default=presets.default,
-        minimum=presets.production_minimum,
-        approvals=presets.production_approvals,
-        limits=presets.production_limits,
-        attacks=presets.production_attacks,
-        preferred=settings.sandbox.technology or None,
-    )
+def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
+    """What a sandbox's root file system is laid together from, the upper folder first.
 
-
-async def survey(settings: Settings) -> Survey:
-    """What this host gives for sessions now, by trying. Raises InvalidRequest for a wrong `claude.directories`."""
-    provider = sandbox_provider(settings)
-    try:
-        programs = await claude_programs(settings, ClaudeHarness())
-        return await Placement(provider, programs, preset_terms(settings)).survey()
-    finally:
-        provider.close()
-
-
-async def claude_programs(settings: Settings, harness: ClaudeHarness) -> Programs:
-    """The versions of `claude` that environments may name. Each is run once, to hear which version it is.
-
-    Raises InvalidRequest, naming the folder, for one that holds no program that answers, or a version for the second
-    time.
+    Nothing: there is no image, and the programs are the host's. Raises SandboxUnavailable for a layer that is gone.
     """
-    paths = {harness.version: harness.program}
-    for name in settings.claude.directories:
-        program = Path(name).expanduser() / "claude"
-        version = await asyncio.to_thread(_version_of, program)
-        if version is None:
-            raise InvalidRequest(
-                f"claude.directories: {program} does not say which version it is; put the program of one version there"
-            )
-        if version in paths:
-            raise InvalidRequest(
-                f"claude.directories: {program} is claude {version}, which is there already "
-                f"({paths[version]}); remove one of the two"
-            )
-        paths[version] = program
-    return Programs(harness.version, paths)
-
-
-def _version_of(program: Path) -> str | None:
-    # Outside every sandbox, so with nothing of ours in its environment; it is the operator's program.
-    environment = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "DISABLE_AUTOUPDATER": "1"}
-    try:
-        done = subprocess.run(
-            [program, "--version"], env=environment, capture_output=True, timeout=30, check=False, cwd="/"
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.match(rb"(\d+\.\d+\.\d+(?:-[0-9A-Za-z.]+)?)\b", done.stdout.strip())
-    return found.group(1).decode() if found and done.returncode == 0 else None
+    if layer is not None:
+        return lower_directories(layer)
+    image = BaseImages(settings.state_dir).current()
+    return () if image is None else (image,)
 
 
 def volume_trial(settings: Settings) -> VolumeTrial:

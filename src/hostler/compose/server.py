@@ -23,11 +23,10 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
+from hostler.compose.placement import open_placement
 from hostler.compose.roads import egress_proxy
 from hostler.compose.sandboxes import (
-    claude_programs,
     homes,
-    preset_terms,
     profile_reader,
     repository_cloner,
     sandbox_provider,
@@ -76,7 +75,7 @@ from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.placement import Placement, Verified
+from hostler.engine.placement import Verified
 from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
@@ -85,7 +84,7 @@ from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
-from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
@@ -164,8 +163,8 @@ async def running(
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
-    has shown here; None: it was never run. `resolver` turns the names that sessions ask for into addresses; None: the
-    system does.
+    has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
+    into addresses; None: the system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -218,8 +217,8 @@ async def running(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
             harness = ClaudeHarness()
-            placement = Placement(provider, await claude_programs(settings, harness), preset_terms(settings), verified)
-            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            placement = await open_placement(settings, provider, harness, verified)
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)

@@ -15,7 +15,7 @@ from hostler.engine.denials import Denials
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
-from hostler.engine.runner import LeaseTerms
+from hostler.engine.runner_parts import LeaseTerms
 from hostler.store import eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database

@@ -114,7 +114,14 @@ class Decider:
     async def record(self, method: str, host: str, port: int, verdict: Verdict, path: str = "") -> bool:
         """Whether the decision is written down. One that isn't lets nothing through."""
         decision = EgressDecision(
-            self.session_id, method, host, port, verdict.allowed, verdict.reason, verdict.hint, path.partition("?")[0]
+            self.session_id,
+            method,
+            host,
+            port,
+            verdict.allowed,
+            verdict.reason,
+            verdict.hint,
+            path=path.partition("?")[0],
         )
         try:
             await self._recorder.record(decision)

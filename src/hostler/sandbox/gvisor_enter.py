@@ -1,10 +1,11 @@
 """How does a command get into a gVisor sandbox that runs, and how does it end when its caller is killed?
 
-A program of its own, started as `python -I -S gvisor_enter.py RUNSC ROOT SANDBOX FOLDER COMMAND…` by the launcher and
-the entrance of a `GvisorSandbox`; it imports nothing but the standard library. `runsc exec` does the first half: it
-hands its streams to gVisor's kernel, passes signals on and gives the exit status. But the kernel keeps the streams, so
-a client that is killed leaves its command running. Therefore two processes: the one that the caller knows, and a keeper
-that nobody signals, sees the first one die by a pipe, and then kills the command by its number inside.
+A program of its own, started as `python -I -S gvisor_enter.py launch|enter RUNSC ROOT SANDBOX FOLDER COMMAND…` by the
+launcher and the entrance of a `GvisorSandbox`; it imports nothing but the standard library. `runsc exec` hands its
+streams to gVisor's kernel and gives the exit status. But it passes no signal on, and the kernel keeps the streams: a
+client that is killed leaves its command running. Therefore two processes. One is known to the caller. The other, the
+keeper, is signalled by nobody else, sees by a pipe that the first one died, and then kills the command by its number
+inside. With the launcher's program everything ends that the agent has started, as with process 1 of a namespace.
 """
 
 import os
@@ -18,13 +19,15 @@ NOT_ENTERED = 125
 CLIENT_FAILED = 128
 """Exit status of `runsc exec` when it could not start the command; of a command, too, that chooses it."""
 USER = "1000:1000"
+_END_ALL = ("-cap", "CAP_SYS_RESOURCE", "-user", USER)
+"""Who ends the agent's processes: its own user, so that it can't hit the holder's, past the limit of processes."""
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PIECE = 1 << 16
 
 
 def main() -> int:
-    runsc, root, sandbox, folder, *command = sys.argv[1:]
+    how, runsc, root, sandbox, folder, *command = sys.argv[1:]
     os.closerange(3, 1 << 16)
     pid_file = f"{folder}/{os.getpid()}"
     pumps = [_through_a_pipe(number) for number in (0, 1, 2)]
@@ -34,9 +37,11 @@ def main() -> int:
         code = NOT_ENTERED
         try:
             os.close(held)
-            client = [runsc, "--root", root, "exec", "-user", USER, "-internal-pid-file", pid_file, sandbox, *command]
-            kill = [runsc, "--root", root, "kill", "-pid"]
-            code = _keep(client, [*kill, "{}", sandbox, "KILL"], pid_file, watched)
+            run = [runsc, "--root", root]
+            client = [*run, "exec", "-user", USER, "-internal-pid-file", pid_file, sandbox, *command]
+            code = _keep(client, [*run, "kill", "-pid", "{pid}", sandbox, "{signal}"], pid_file, watched)
+            if how == "launch":
+                _quietly([*run, "exec", *_END_ALL, sandbox, "/bin/sh", "-c", "kill -9 -1"])
         except BaseException as error:
             os.write(2, f"enter: {error}\n".encode())
         finally:
@@ -58,24 +63,31 @@ def main() -> int:
 
 
 def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> int:
-    """Runs the client; when the process at the other end of `watched` is gone, ends the command inside."""
+    """Runs the client; when the process at the other end of `watched` is gone, ends the command inside.
+
+    `kill` has `{pid}` and `{signal}` in it: `runsc exec` passes no signal on by itself.
+    """
     os.setsid()  # what is sent to the caller's group is not meant for this one
-    process = os.posix_spawn(client[0], client, dict(os.environ))
-    _let_go_of_streams()
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        os.kill(process, number)
-
+    waiting: list[int] = []
+    heard, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     for number in _PASSED_ON:
-        signal.signal(number, pass_on)
+        signal.signal(number, lambda number, frame: waiting.append(number))
+    process = os.posix_spawn(client[0], client, dict(os.environ), setsigdef=_PASSED_ON)
+    _let_go_of_streams()
     ended = os.pidfd_open(process)
     look = select.poll()
-    look.register(ended, select.POLLIN)
-    look.register(watched, select.POLLIN)
-    while ended not in (ready := [fd for fd, _ in look.poll()]):
+    for descriptor in (ended, watched, heard):
+        look.register(descriptor, select.POLLIN)
+    while ended not in (ready := [descriptor for descriptor, _ in look.poll()]):
         if watched in ready:
-            _end_inside(kill, pid_file, ended)
-            break
+            look.unregister(watched)
+            waiting.append(signal.SIGKILL)
+        else:
+            os.read(heard, 64)
+        while waiting:
+            _send(waiting.pop(0), kill, pid_file, ended)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     entered = _number_inside(pid_file)
     if entered:
@@ -85,18 +97,19 @@ def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> in
     return 128 - code if code < 0 else code
 
 
-def _end_inside(kill: list[str], pid_file: str, ended: int) -> None:
-    """Kills the command as soon as it has a number, and waits until the client has seen it end."""
+def _send(number: int, kill: list[str], pid_file: str, ended: int) -> None:
+    """Signals the command as soon as it has a number inside."""
     look = select.poll()
     look.register(ended, select.POLLIN)
-    killed = False
-    while not look.poll(5):
-        number = _number_inside(pid_file)
-        if number and not killed:
-            command = [word.format(number) for word in kill]
-            quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-            os.waitpid(os.posix_spawn(command[0], command, dict(os.environ), file_actions=quiet), 0)
-            killed = True
+    while not (pid := _number_inside(pid_file)):
+        if look.poll(5):
+            return
+    _quietly([word.format(pid=pid, signal=number) for word in kill])
+
+
+def _quietly(command: list[str]) -> None:
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    os.waitpid(os.posix_spawn(command[0], command, dict(os.environ), file_actions=quiet), 0)
 
 
 def _number_inside(pid_file: str) -> str:

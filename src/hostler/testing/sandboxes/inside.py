@@ -125,9 +125,12 @@ async def the_kernel_is_not_to_be_set(ground: Ground) -> None:
         sandbox.launcher,
         "for f in /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/power/state; do"
         " ( echo x > $f ) 2>/dev/null && echo written: $f; done; mount -t tmpfs none /mnt 2>/dev/null && echo mounted;"
-        " mknod /tmp/disk b 8 0 2>/dev/null && echo made; true",
+        " mknod /tmp/disk b 8 0 2>/dev/null && echo made; head -c 1 /tmp/disk >/dev/null 2>&1 && echo read; true",
     )
-    assert done.out == "", done
+    said = done.out.split("\n")[:-1]
+    if sandbox.label.kernel != "host" and said == ["made"]:
+        return  # the name of a device that the sandbox's own kernel doesn't have
+    assert said == [], done
 
 
 async def there_is_private_room_to_write(ground: Ground) -> None:
