@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from hostler.engine.sandbox_port import SandboxUnavailable
-from hostler.sandbox.layer_tree import OPAQUE
 from hostler.sandbox.layer_files import lower_directories
+from hostler.sandbox.layer_tree import OPAQUE
 from hostler.sandbox.oci_engine import Engine, EngineError
 
 REPOSITORY: Final = "localhost/hostler-sandbox"
