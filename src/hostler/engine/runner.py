@@ -308,6 +308,10 @@ class SessionRunner:
         self._lodging.busy = ended.how in ("failed", "lost")
         await self._tell_limits(process, turn.id, pending)
         await self._end(ended, pending)
+        if process.limits.crowded:  # a fork bomb that has outlived its turn: the next message gets a sandbox without it
+            self._lodging.busy = True
+            await self._lodging.close()
+            self._lodging.busy = False
 
     async def _tell_limits(self, process: LiveProcess, turn_id: str, pending: list[Op]) -> None:
         """Says which limits were reached, each once in a turn: adds that to what is to be written."""
