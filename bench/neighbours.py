@@ -1,6 +1,6 @@
-"""What does a session notice of a flood in another one? One command; each flood alternates with quiet in the same run.
+"""What does a session notice of a flood in another one? One command: floods and quiet alternate.
 
-    .venv/bin/python bench/neighbours.py [--technology bubblewrap] [--rounds 15] [--only forks,disk] [--set sandbox.cpus=1]
+    .venv/bin/python bench/neighbours.py [--technology bubblewrap] [--rounds 15] [--only forks,disk]
 
 Two sessions on one server: one takes turns (a message, a call of bash, an answer), the other floods for as long as it
 is measured. Printed is the median turn under the flood, divided by the median of the quiet turns around it: 1.5 is the

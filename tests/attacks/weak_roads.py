@@ -198,6 +198,7 @@ def open_proxy(
     resolver: Resolver,
     private_allowed: frozenset[str],
     ports: frozenset[int],
+    plain_ports: frozenset[int],
     bounds: Bounds,
     tls: ssl.SSLContext | None,
 ) -> OpenProxy:
@@ -210,6 +211,7 @@ def gullible_proxy(
     resolver: Resolver,
     private_allowed: frozenset[str],
     ports: frozenset[int],
+    plain_ports: frozenset[int],
     bounds: Bounds,
     tls: ssl.SSLContext | None,
 ) -> OpenProxy:

@@ -311,7 +311,9 @@ async def test_page_of_vaults(server: Running) -> None:
     assert page["verdict"].status == "unknown", "nobody is there"
     listed = server.client.beta.vaults.credentials.list
     rows = await server.call(lambda: list(listed(page["vault"].id, include_archived=True)))
-    assert {row.id: row.archived_at is None for row in rows} == {page["linear"].id: False, page["notion"].id: True}
+    active = {page["linear"].id: False, page["notion"].id: True, page["github"].id: True}
+    assert {row.id: row.archived_at is None for row in rows} == active
+    assert page["github"].auth.scope["agent_ids"] == [page["agent"].id]
 
 
 async def test_page_of_isolation_shows_a_label(server: Running) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import anthropic
 import pytest
 from echokit import ECHOES, HOST, Echo, echoing
-from housekit import House, content_of, custom, open_house, result
+from housekit import House, custom, open_house, result
 from oauthkit import FakeProvider
 
 from hostler import compose

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from hostler.attacks import exhaustion, lives, names, requests, sandboxed
+from hostler.attacks import exhaustion, lives, names, requests, sandboxed, server_names
 from hostler.attacks.cases import CLASSES, Case, Promise
 
 CASES: Final[tuple[Case, ...]] = (
     *names.CASES,
+    *server_names.CASES,
     *requests.CASES,
     *exhaustion.CASES,
     *sandboxed.INSIDE,

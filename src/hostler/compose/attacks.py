@@ -22,6 +22,8 @@ from hostler.compose.sandboxes import sandbox_provider
 from hostler.config import Settings
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
+from hostler.egress.authority import Authority
+from hostler.egress.injection import InjectingSecrets
 from hostler.egress.limits import EgressLimits
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.egress_port import EgressRecorder
@@ -37,7 +39,15 @@ EMULATED_SECONDS = 180.0
 
 def attack_tools() -> Tools:
     """The product's parts as they are, except for the names, the addresses and the small limits of the attack."""
-    return Tools(make_proxy=_proxy, make_models=_models, unpack=_unpack)
+    names = Authority("canaries of an attack")
+    return Tools(
+        make_proxy=_proxy,
+        make_models=_models,
+        make_secrets=InjectingSecrets,
+        tls=lambda host: names.make(host) if host == "allowed.example" else Authority("nobody's").make(host),
+        trust=lambda: ssl.create_default_context(cadata=names.pem.decode()),
+        unpack=_unpack,
+    )
 
 
 def _proxy(
@@ -46,6 +56,7 @@ def _proxy(
     resolver: Resolver,
     private_allowed: frozenset[str],
     ports: frozenset[int],
+    plain_ports: frozenset[int],
     bounds: Bounds,
     tls: ssl.SSLContext | None,
 ) -> ProxyUnderAttack:
@@ -54,6 +65,7 @@ def _proxy(
         resolver=resolver,
         private_allowed=private_allowed,
         ports=ports,
+        plain_ports=plain_ports,
         tls=tls,
         limits=EgressLimits(
             head_bytes=bounds.head_bytes,
