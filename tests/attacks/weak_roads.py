@@ -7,15 +7,30 @@ lets go of a connection. Each attack on the road must succeed against it, or the
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import logging
 import socket as sockets
 import ssl
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from hostler.attacks.grounds import Bounds, Resolver
-from hostler.engine.egress_port import EgressDecision, EgressRecorder, EgressRules, McpAccess, RoadSecrets
+from hostler.engine.egress_port import (
+    EgressDecision,
+    EgressRecorder,
+    EgressRules,
+    Filter,
+    McpAccess,
+    RequestHead,
+    RoadSecrets,
+    SecretExchange,
+    SecretRefused,
+    SessionVariables,
+)
 
 
 class OpenRoad:
@@ -216,3 +231,65 @@ def gullible_proxy(
     tls: ssl.SSLContext | None,
 ) -> OpenProxy:
     return OpenProxy(recorder, resolver, reads_tunnels=True)
+
+
+class CarelessSecrets:
+    """Puts the secret wherever its placeholder stands, to whomever; tells it in the log; takes it out of nothing.
+
+    Implements `RoadSecrets`.
+    """
+
+    def __init__(self, variables: SessionVariables) -> None:
+        self._variables = variables
+
+    def concerns(self, host: str) -> bool:
+        return True
+
+    async def begin(self, head: RequestHead) -> SecretExchange | None:
+        (variable,) = await self._variables.open("allowed.example")
+        placeholder, value = variable.placeholder.encode(), (variable.value or "").encode()
+        logging.getLogger("hostler.egress").warning("egress.secret_used %s", variable.value)
+        if head.method == "POST" and placeholder not in head.target and head.port == 80:
+            raise SecretRefused("careless", f"{variable.value} can't be sent")
+        basic = base64.b64encode(b"user:" + placeholder), base64.b64encode(b"user:" + value)
+        short = base64.b64encode(b"u:" + placeholder), base64.b64encode(b"u:" + value)
+
+        def put(text: bytes) -> bytes:
+            return text.replace(placeholder, value).replace(*basic).replace(*short)
+
+        headers = tuple((name, put(text)) for name, text in head.headers)
+        return CarelessExchange(
+            replace(head, headers=headers, target=head.target.replace(placeholder, quote(value).encode())),
+            placeholder,
+            value,
+        )
+
+
+@dataclass
+class CarelessExchange:
+    head: RequestHead
+    placeholder: bytes
+    value: bytes
+
+    @property
+    def body(self) -> Filter | None:
+        return Replacing(self.placeholder, self.value)
+
+    def answer(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[Sequence[tuple[bytes, bytes]], Filter | None]:
+        return headers, None
+
+
+@dataclass
+class Replacing:
+    """Implements `Filter`, for texts that come in one piece."""
+
+    old: bytes
+    new: bytes
+
+    def feed(self, piece: bytes) -> bytes:
+        return piece.replace(self.old, self.new)
+
+    def end(self) -> bytes:
+        return b""

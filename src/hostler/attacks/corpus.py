@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from hostler.attacks import exhaustion, lives, names, requests, sandboxed, server_names
+from hostler.attacks import exhaustion, lives, names, requests, sandboxed, secrets_out, server_names
 from hostler.attacks.cases import CLASSES, Case, Promise
 
 CASES: Final[tuple[Case, ...]] = (
@@ -13,6 +13,7 @@ CASES: Final[tuple[Case, ...]] = (
     *server_names.CASES,
     *requests.CASES,
     *exhaustion.CASES,
+    *secrets_out.CASES,
     *sandboxed.INSIDE,
     *lives.CASES,
 )
