@@ -17,7 +17,15 @@ from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
 _LISTS = frozenset(
-    {"allowed_hosts", "directories", "extra_packages", "package_hosts", "previous_keys", "private_allowed"}
+    {
+        "allowed_hosts",
+        "blocked_ports",
+        "directories",
+        "extra_packages",
+        "package_hosts",
+        "previous_keys",
+        "private_allowed",
+    }
 )
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
@@ -158,6 +166,28 @@ class Egress(_Section):
         (),
         description="Registries of package managers: what `allow_package_managers` allows, and all that installers "
         "reach. Empty: the public ones of apt, cargo, gem, go, npm and pip.",
+    )
+    ca_bundle: str = Field(
+        "",
+        description="PEM file with authorities of your own network, trusted besides this host's where the proxy makes "
+        "the request itself: to MCP servers, and to hosts whose TLS it ends.",
+    )
+    blocked_ports: tuple[int, ...] = Field(
+        (23, 25, 53, 135, 137, 138, 139, 445, 853), description="Ports that no rule opens."
+    )
+    connections: int = Field(256, ge=1, le=10_000, description="Open connections of one session.")
+    head_kb: int = Field(64, ge=8, le=1024, description="Head of a request or an answer, in KiB.")
+    head_seconds: float = Field(30.0, gt=0, description="How long a head, or a TLS handshake, may take.")
+    connect_seconds: float = Field(10.0, gt=0, description="How long connecting to one address may take.")
+    idle_seconds: float = Field(600.0, gt=0, description="After that a connection that moves nothing is closed.")
+    connection_mb: int = Field(
+        0, ge=0, le=1 << 24, description="MiB that one connection may move, both directions together. 0: no bound."
+    )
+    session_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 24,
+        description="MiB that a session may move while its process lives, both directions together. 0: no bound.",
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import anthropic
 import pytest
 from apikit_raw import send
-from apikit_server import PLACEMENT, RunningServer
+from apikit_server import RunningServer
 from fastapi import FastAPI
 from sqlalchemy import Connection
 from starlette.responses import PlainTextResponse

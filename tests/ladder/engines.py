@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -29,8 +30,7 @@ RUNSC_ARGUMENTS = ("--network=none", "--host-uds=open", "--platform=systrap", "-
 class Engine:
     """A running one."""
 
-    kind: str
-    """`docker` or `podman`."""
+    kind: Literal["docker", "podman"]
     socket: Path
     home: Path
     """Everything that it keeps is below."""
@@ -47,7 +47,6 @@ def docker() -> Iterator[Engine]:
     """`dockerd` with a `containerd` of its own; gVisor is its runtime `runsc`, where this machine has it."""
     with _home("hd-") as home:
         runtimes = {"runsc": {"path": runsc(), "runtimeArgs": list(RUNSC_ARGUMENTS)}} if runsc() else {}
-        # `raw.io.containerd`: pulling is never done here, so the features of newer stores are not wanted.
         (home / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
         socket = home / "docker.sock"
         command = [
@@ -68,7 +67,7 @@ def podman() -> Iterator[Engine]:
             # Locks in shared memory are the whole host's: a second store would free those of the first.
             '[engine]\nlock_type = "file"\nevents_logger = "file"\ncgroup_manager = "cgroupfs"\nruntime = "runc"\n'
             f'tmp_dir = "{home}/tmp"\nvolume_path = "{home}/volumes"\n'
-            '[containers]\ndefault_ulimits = []\n'
+            "[containers]\ndefault_ulimits = []\n"
         )
         socket = home / "podman.sock"
         command = [
@@ -93,11 +92,20 @@ def _home(prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def _service(
-    kind: str, command: Sequence[str], home: Path, socket: Path, environment: dict[str, str] | None = None
+    kind: Literal["docker", "podman"],
+    command: Sequence[str],
+    home: Path,
+    socket: Path,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Engine]:
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
+            command,
+            cwd=home,  # conmon writes a file there when a container runs out of memory
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **(environment or {})},
         )
     try:
         _until_it_answers(process, socket, home / "log")

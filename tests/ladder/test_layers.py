@@ -6,6 +6,7 @@ Real installers, real registries, and a real sandbox around them.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from hostler.egress.policy import PACKAGE_HOSTS
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.layers import LayerDecisions, LayerFailed, PackageLayers
-from hostler.sandbox.image_recipe import AGENT_UID
+from hostler.engine.sandbox_port import SandboxUnavailable
+from hostler.sandbox.image_recipe import AGENT_UID, Recipe, host_recipe
 from hostler.sandbox.images import BaseImages
 from hostler.sandbox.layer_files import lower_directories
 from hostler.sandbox.layers import LayerFolder, LayerTerms
@@ -75,8 +78,10 @@ class Bench:
         names = [entry.name for entry in (self.state / "layers").iterdir()]
         assert not [name for name in names if name.startswith((".new-", ".unlocked-"))]
         assert str(self.state) not in Path("/proc/mounts").read_text()
-        loops = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
-        assert str(self.state) not in loops
+        deadline = time.monotonic() + 10
+        while str(self.state) in _loops():  # the kernel lets go of a device some time after its last user
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert not list(self.sockets.iterdir())
         assert not [pid for pid in _processes() if str(self.state) in pid]
         found = subprocess.run(
@@ -86,6 +91,10 @@ class Bench:
             check=False,
         )
         assert found.stdout == ""
+
+
+def _loops() -> str:
+    return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
 
 
 def _processes() -> Iterator[str]:
@@ -164,6 +173,9 @@ async def test_a_build_that_takes_too_long_is_ended(bench: Bench) -> None:
 async def test_packages_have_no_more_room_than_the_limit(bench: Bench) -> None:
     with pytest.raises(LayerFailed, match=r"more room than 8 MiB \(packages\.layer_mb\)"):
         await bench.layers(layer_bytes=8 << 20).acquire(PackageLists(npm=("typescript@5.6.3",)))
+    with pytest.raises(LayerFailed, match=r"more room than 24 MiB \(packages\.layer_mb\)"):
+        # What is kept of it is small; the lists that apt reads first are not, and they count too.
+        await bench.layers(layer_bytes=24 << 20).acquire(PackageLists(apt=("hello",)))
     bench.assert_nothing_left()
 
 
@@ -269,6 +281,32 @@ async def test_a_host_without_an_image_says_how_to_get_one(bench: Bench, tmp_pat
     bench.state = tmp_path / "empty"
     with pytest.raises(LayerFailed, match="hostler image build"):
         await bench.layers().acquire(TINY)
+
+
+def test_an_image_that_can_not_be_built_leaves_nothing(tmp_path: Path) -> None:
+    own = host_recipe()
+    recipe = Recipe("no-such-release", own.sources.replace(f" {own.suite}", " no-such-release"))
+    images = BaseImages(tmp_path, lambda: recipe)
+    with pytest.raises(SandboxUnavailable, match=r"no-such-release.*does not have a Release file"):
+        images.build()
+    assert [entry.name for entry in images.home.iterdir()] == [".lock"]
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+def test_an_image_is_built_once_and_not_removed_while_it_is_used(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(host_recipe(), packages=("netbase",))
+    images, said = BaseImages(tmp_path, lambda: recipe), list[str]()
+    image = images.build(said.append)
+    assert said
+    assert images.current() == image.rootfs
+    assert "netbase:all" in image.packages
+    assert images.build(said.append) == image
+    assert len(said) == len(set(said))  # the second time there was nothing to say
+    with images.hold(image), pytest.raises(SandboxUnavailable, match="is in use"):
+        images.remove(image.digest[:8])
+    assert images.remove(image.digest[:8])
+    assert (images.current(), images.list()) == (None, [])
+    assert sorted(entry.name for entry in images.home.iterdir()) == [".lock"]
 
 
 def test_the_image_has_no_rights_for_anybody_and_nothing_of_the_host() -> None:

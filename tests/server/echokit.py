@@ -49,7 +49,8 @@ class Echo:
 
     port: int
     plain_port: int
-    trusts: ssl.SSLContext
+    authority: bytes
+    """Who signed for both, as PEM."""
     got: list[Got] = field(default_factory=list)
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
@@ -76,8 +77,7 @@ def echoing() -> Iterator[Echo]:
     plain = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     secure = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
-    trusts = ssl.create_default_context(cadata=authority.pem.decode())
-    echo = Echo(secure.server_address[1], plain.server_address[1], trusts)
+    echo = Echo(secure.server_address[1], plain.server_address[1], authority.pem)
     threads = []
     for server in (plain, secure):
         server.echo = echo  # type: ignore[attr-defined]
@@ -112,6 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         echo: Echo = self.server.echo  # type: ignore[attr-defined]
         headers = {name.lower(): value for name, value in self.headers.items()}
         echo.got.append(Got(self.command, self.path, headers, body))
+        if self.path.startswith("/private.git"):
+            self._git("authorization" in headers)
+            return
         how, _, _ = self.path.strip("/").partition("?")
         said = (headers.get("x-token") or headers.get("authorization") or "").encode("latin-1") or body
         self._answer(how, said)
@@ -127,6 +130,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return body
+
+    def _git(self, knows_who: bool) -> None:
+        """What `git ls-remote` wants to hear, once it says who it is."""
+        first, line = "# service=git-upload-pack\n", f"{'1' * 40} refs/heads/main\0agent=x\n"
+        data = "".join((f"{len(first) + 4:04x}{first}0000", f"{len(line) + 4:04x}{line}0000")).encode()
+        self.send_response(200 if knows_who else 401)
+        if not knows_who:
+            self.send_header("www-authenticate", "Basic realm=x")
+            data = b""
+        self.send_header("content-type", "application/x-git-upload-pack-advertisement")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _answer(self, how: str, said: bytes) -> None:
         extra: dict[str, str] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +49,6 @@ class House:
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
     verified: Verified | None = None
-    trusts: ssl.SSLContext | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -64,7 +62,6 @@ class House:
                 mcp_credentials=self.mcp_credentials,
                 resolver=self.resolver,
                 verified=self.verified,
-                trusts=self.trusts,
             )
         )
         if not self.secret:
@@ -252,7 +249,6 @@ async def open_house(
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
     verified: Verified | None = None,
-    trusts: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -270,7 +266,6 @@ async def open_house(
             mcp_credentials=mcp_credentials,
             resolver=resolver,
             verified=verified,
-            trusts=trusts,
         )
         await house.start()
         try:

@@ -12,7 +12,8 @@ from typing import Any
 
 import anthropic
 import pytest
-from housekit import House, content_of, custom, open_house, result
+from echokit import ECHOES, HOST, Echo, echoing
+from housekit import House, custom, open_house, result
 from oauthkit import FakeProvider
 
 from hostler import compose
@@ -106,16 +107,20 @@ async def test_no_secret_of_a_vault_is_found_anywhere(
     async def keep(response: Any) -> None:
         answers.append(await response.aread())
 
-    private = {"egress__private_allowed": "127.0.0.1"}
-    with FakeProvider() as provider:
-        async with open_house(tmp_path, store_url, **private) as house:
+    bundle = tmp_path / "authority.pem"
+    private: Any = {"egress__private_allowed": "127.0.0.1", "egress__ca_bundle": str(bundle)}
+    with FakeProvider() as provider, echoing() as echo:
+        bundle.write_bytes(echo.authority)
+        async with open_house(tmp_path, store_url, resolver=echo, **private) as house:
             client = house.new_client(
                 http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [keep]}), max_retries=0
             )
             vault = (await client.beta.vaults.create(display_name=marker)).id
             await _fill(client, vault, provider, canaries)
             await _be_refused(client, vault, canaries)
-            session = await _work(house, client, vault)
+            used = canaries.new("used")
+            session = await _work(house, client, echo, vault, await _variable(client, used))
+            assert [got.headers.get("x-token") for got in echo.taken()] == [used] * len(ECHOES)
             processes = _processes()
             assert b"claude" in processes, "the session has its processes still"
             await house.turn(session, [step("Bye.")])
@@ -205,13 +210,30 @@ async def _be_refused(client: anthropic.AsyncAnthropic, vault: str, canaries: Ca
         assert 400 <= caught.value.status_code < 500
 
 
-async def _work(house: House, client: anthropic.AsyncAnthropic, vault: str) -> str:
-    """A session with the vault: its agent looks around inside, then waits with its process for a person."""
+async def _variable(client: anthropic.AsyncAnthropic, value: str) -> str:
+    """A vault with a variable for the server that echoes."""
+    vault = (await client.beta.vaults.create(display_name="variable")).id
+    auth: Any = {
+        "type": "environment_variable",
+        "secret_name": "USED",
+        "secret_value": value,
+        "networking": {"type": "limited", "allowed_hosts": [HOST]},
+    }
+    await client.beta.vaults.credentials.create(vault, auth=auth)
+    return vault
+
+
+async def _work(house: House, client: anthropic.AsyncAnthropic, echo: Echo, *vaults: str) -> str:
+    """A session with the vaults: its agent sends the secret to a server that repeats it in every form, keeps what it
+    says, looks around inside, then waits with its process for a person."""
     tools = [{"type": "agent_toolset_20260401"}, custom("wait")]
     agent = await client.beta.agents.create(name="A", model="claude-opus-5-5", tools=tools)  # type: ignore[arg-type]
-    environment = await house.environment()
-    made = await client.beta.sessions.create(agent=agent.id, environment_id=environment, vault_ids=[vault])
-    events = await house.turn(made.id, [step(tool("bash", command=INSIDE)), step(tool("wait", q="x")), step("Done.")])
+    environment = await house.environment(networking=echo.networking)
+    made = await client.beta.sessions.create(agent=agent.id, environment_id=environment, vault_ids=list(vaults))
+    urls = " ".join(f"https://{HOST}:{echo.port}/{how}" for how in ECHOES)
+    use = f'curl -sSi -H "X-Token: $USED" {urls} | tee said; env > environment; {INSIDE}'
+    events = await house.turn(made.id, [step(tool("bash", command=use)), step(tool("wait", q="x")), step("Done.")])
+    assert any("hostler_placeholder_" in event.to_json() for event in events if event.type == "agent.tool_result")
     assert any("searched" in event.to_json() for event in events if event.type == "agent.tool_result")
     (waiting,) = [event for event in events if event.type == "agent.custom_tool_use"]
     before = len(await house.events(made.id))
@@ -243,7 +265,7 @@ async def _renew(
     assert bearer is not None
     assert bearer.token.startswith("canary-token-2")
     keys = compose.master_keys(house.hostler.settings)
-    assert (await rotation.rotate(house.hostler.database, keys)).rewrapped == 4
+    assert (await rotation.rotate(house.hostler.database, keys)).rewrapped == 5
     assert await house.hostler.broker.bearer_for("wrkspc_default", [vault], "https://a.example.com/") == bearer
 
 

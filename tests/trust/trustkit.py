@@ -80,7 +80,12 @@ CLIENTS = (
     Client(
         "curl", "curl --version | head -1 | cut -d' ' -f1-2", "curl -sS -f $URL/hello", variables=("CURL_CA_BUNDLE",)
     ),
-    Client("wget", "wget --version | head -1 | cut -d' ' -f1-3", "wget -q -O - $URL/hello", variables=("SYSTEM_WGETRC",)),
+    Client(
+        "wget",
+        "wget --version | head -1 | cut -d' ' -f1-3",
+        "wget -q -O - $URL/hello",
+        variables=("SYSTEM_WGETRC",),
+    ),
     Client(
         "openssl",
         "openssl version | cut -d' ' -f1-2",

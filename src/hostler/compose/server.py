@@ -11,7 +11,6 @@ import fcntl
 import gc
 import logging
 import signal
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.packages import layer_folder, package_hosts, package_layers
+from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
+from hostler.compose.roads import egress_proxy
 from hostler.compose.sandboxes import (
     homes,
     profile_reader,
@@ -50,7 +50,6 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
-from hostler.egress.proxy import EgressProxy
 from hostler.egress.resolve import Resolver
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
@@ -160,14 +159,12 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
-    trusts: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
-    into addresses; None: the system does. `trusts` says whose certificates the egress proxy takes where it ends TLS;
-    None: the system does.
+    into addresses; None: the system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -210,14 +207,7 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            egress = EgressProxy(
-                StoredDecisions(database, denials),
-                resolver=resolver,
-                tls=trusts,
-                private_allowed=private_allowed,
-                package_hosts=package_hosts(settings),
-                credentials=mcp_credentials or broker,
-            )
+            egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
@@ -284,7 +274,7 @@ async def running(
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
-                policies=Policies(database, PolicyTrials()),
+                policies=Policies(database, PolicyTrials(egress.policy)),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from hostler.egress.connection import ClientSide, Head
-from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, own_answer, response_head
+from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, response_head
 from hostler.egress.upstream import UpstreamConnection
 from hostler.engine.egress_port import Filter, SecretExchange, SecretRefused
 
@@ -153,8 +153,6 @@ class Exchange:
         self._down.append(response_head(status, headers, chunked=self._chunked_down, keep=self._keep))
 
     def answer_body(self, data: bytes) -> None:
-        if self._over:
-            return
         if self._filter is not None:
             try:
                 data = self._filter.feed(data)
@@ -186,22 +184,7 @@ class Exchange:
         self._end("ended")
         self.side.done(keep=self._keep and self._sent)
 
-    def _refuse(self, refused: SecretRefused) -> None:
-        """Nothing of the answer can be shown."""
-        self._end("ended")
-        self.connection.abort()
-        self.side.answer(own_answer(502, "denied", refused.reason, f"Hostler: {refused}\n"))
-
-    def _break_off(self) -> None:
-        """The rest of the answer can't be shown, and the client must not take the beginning for all of it."""
-        self._end("ended")
-        self._down = []
-        self.connection.abort()
-        self.side.transport.abort()
-
     def answer_lost(self) -> None:
-        if self._over:
-            return
         if self._begun:
             self.side.transport.abort()
         self._end("ended" if self._begun else "lost")

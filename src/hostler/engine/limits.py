@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from hostler.domain.events import Limit
-from hostler.engine.sandbox_port import Sandbox, SandboxLimits
+from hostler.engine.sandbox_port import InGroups, Sandbox, SandboxLimits
 from hostler.engine.volume_port import Room
 
 LimitKind = Literal["memory", "pids", "disk", "files"]
@@ -44,7 +44,7 @@ class LimitWatch:
 
     async def look(self) -> list[LimitHit]:
         """What was reached since the last look; a volume is full each time for as long as it is."""
-        stats = await self._sandbox.stats()
+        stats = await (self._sandbox.glance() if isinstance(self._sandbox, InGroups) else self._sandbox.stats())
         hits = []
         if stats.oom_kills is not None and stats.oom_kills > self._oom_kills:
             self._oom_kills = stats.oom_kills

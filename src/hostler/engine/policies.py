@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from hostler.domain.environments import CloudConfig
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.networking import Limited, Unrestricted, changed_networking
-from hostler.domain.policies import SuggestPolicy, TestPolicy, since
+from hostler.domain.policies import SuggestPolicy, TryPolicy, since
 from hostler.engine.denials import allowing
 from hostler.engine.environments import body_of
 from hostler.engine.policy_port import Asked, Judge, Judged, PolicyTrial
@@ -43,7 +43,7 @@ class Policies:
         self._database = database
         self._trial = trial
 
-    async def test(self, workspace: str, request: TestPolicy) -> View:
+    async def test(self, workspace: str, request: TryPolicy) -> View:
         """What the list would have blocked and newly allowed. Raises NotFound; InvalidRequest for a self-hosted one."""
 
         def unit(conn: Connection) -> tuple[Unrestricted | Limited, str, str, list[EgressUse], bool]:

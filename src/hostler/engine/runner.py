@@ -33,6 +33,7 @@ from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Decide
 from hostler.engine.redaction import Replacer
 from hostler.engine.runner_parts import RunnerParts
+from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
 from hostler.store.sessions import SessionRow
@@ -98,6 +99,11 @@ class SessionRunner:
         """Give the session back at the next idle moment."""
         self._retired = True
         self._wake.set()
+
+    @property
+    def sandbox(self) -> Sandbox | None:
+        """The one that its process lives in now."""
+        return None if self._lodging.process is None else self._lodging.process.sandbox
 
     async def serve(self) -> None:
         """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from hostler.domain.isolation import SandboxLimit
 from hostler.domain.isolation import Technology as Technology
@@ -183,6 +183,22 @@ class Sandbox(Protocol):
     async def stats(self) -> SandboxStats: ...
 
     async def destroy(self) -> None: ...
+
+
+@runtime_checkable
+class InGroups(Protocol):
+    """What a sandbox can do besides when its programs are in control groups that this process sees."""
+
+    async def glance(self) -> SandboxStats:
+        """What the groups say by themselves: cheap, for looking every second. What they don't say is None."""
+        ...
+
+    async def yield_processors(self, yes: bool) -> None:
+        """From now on its programs get what others leave of the processors, or their even share again.
+
+        Its limit stays. Idempotent; does nothing once it has ended.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from hostler.engine.sandbox_port import (
     Technology,
 )
 from hostler.sandbox import (
+    cgroups,
     handing_over,
     leftovers,
     oci_container,
@@ -148,11 +150,22 @@ class OciSandbox:
         return bool(found["State"].get("Paused"))
 
     async def stats(self) -> SandboxStats:
+        await self._find_groups()
+        return await oci_stats.stats(self._host.engine, self.container, self._groups)
+
+    async def _find_groups(self) -> None:
         if not self._groups.directories:
             found = await self._host.engine.inspect(self.container)
             if found is not None:
                 self._groups = await asyncio.to_thread(oci_stats.groups_of, found)
-        return await oci_stats.stats(self._host.engine, self.container, self._groups)
+
+    async def glance(self) -> SandboxStats:
+        await self._find_groups()
+        return await asyncio.to_thread(cgroups.glance, self._groups)
+
+    async def yield_processors(self, yes: bool) -> None:
+        await self._find_groups()
+        await asyncio.to_thread(lambda: cgroups.weigh(self._groups, low=yes))
 
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxUnavailable when the engine doesn't answer, and
@@ -322,8 +335,8 @@ class OciProvider:
             )
         if about.rootless and (self._root or about.kind == "docker"):
             raise SandboxUnavailable(
-                f"{about.name} at {self._engine.socket} runs without root, and its containers' users can't own the folders "
-                "of sessions; use the engine of the system, or bubblewrap"
+                f"{about.name} at {self._engine.socket} runs without root, and its containers' users can't own the "
+                "folders of sessions; use the engine of the system, or bubblewrap"
             )
         if self._runtime and self._runtime not in about.runtimes:
             raise SandboxUnavailable(
@@ -407,9 +420,11 @@ class OciProvider:
                 )
             )
             try:
-                await _run_trial(sandbox.launcher)
+                code, said = await _run(sandbox.launcher)
             finally:
                 await sandbox.destroy()
+            if code != 0:
+                raise SandboxUnavailable(f"a program in a trial container failed ({code}): {said}")
             return sandbox.label
         except EngineError as error:
             raise SandboxUnavailable(f"a trial container failed: {error}") from error
@@ -493,7 +508,9 @@ class OciProvider:
         found = await host.engine.inspect(name)
         if found is not None and found["State"].get("Paused"):
             await host.engine.unpause(name)
-        await host.engine.run_inside(name, ["/usr/bin/perl", "-e", "kill 9, -1"])
+        code, said = await _run(directory / "entrance", "/usr/bin/perl", "-e", "kill 9, -1")
+        if code not in (0, 137):  # the tether goes, too
+            raise SandboxUnavailable(f"the container of sandbox {record.sandbox_id} takes no commands: {said}")
         return OciSandbox(self, host, record, directory, spec)
 
     async def _end(self, record: leftovers.Record, directory: Path) -> None:
@@ -514,11 +531,7 @@ class OciProvider:
 
     def _clear(self, record: leftovers.Record, directory: Path, uid_is_ours: bool) -> None:
         """What is on the host of a sandbox whose container is gone. Blocks. Idempotent."""
-        roads = self._roads_of(record.sandbox_id)
-        for name in ("model.sock", "egress.sock"):
-            (roads / name).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            roads.rmdir()
+        shutil.rmtree(self._roads_of(record.sandbox_id), ignore_errors=True)
         leftovers.end(record, directory, uid_is_ours=uid_is_ours)
 
     def _forget(self, record: leftovers.Record) -> None:
@@ -556,21 +569,24 @@ def _listen(path: Path) -> socket.socket:
     return end
 
 
-async def _run_trial(launcher: Path) -> None:
+async def _run(program: str | Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and words of something that is quick. Raises SandboxUnavailable when it isn't."""
     process = await asyncio.create_subprocess_exec(
-        launcher, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        program,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             said, _ = await process.communicate()
     except TimeoutError as error:
-        raise SandboxUnavailable("a trial container did not answer") from error
+        raise SandboxUnavailable("a command in a container did not answer") from error
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    if process.returncode != 0:
-        words = said.decode(errors="replace").strip()[-600:]
-        raise SandboxUnavailable(f"a program in a trial container failed ({process.returncode}): {words}")
-
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace").strip()[-600:]

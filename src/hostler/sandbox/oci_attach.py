@@ -111,9 +111,8 @@ class _Call:
 
     def _start(self, container: str, user: str, command: list[str]) -> socket.socket:
         words = ",".join(f'"{word}"' for word in command)  # all of them are ours, without anything to escape
-        made = (
-            f'{{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Tty":false,"User":"{user}","Cmd":[{words}]}}'
-        )
+        streams = '"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Tty":false'
+        made = f'{{{streams},"User":"{user}","Cmd":[{words}]}}'
         connection, head, rest = self._ask(f"/containers/{container}/exec", made, "Connection: close")
         while b'"Id":"' not in rest or b"}" not in rest:
             piece = connection.recv(1 << 16)

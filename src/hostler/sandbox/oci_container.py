@@ -31,8 +31,9 @@ KEEPER = (
 """Process 1: forwards the port to the egress socket, again if somebody inside ends the forwarder, and takes over
 orphans. It can't be killed from inside, being process 1 without a handler."""
 
-OPEN_PROCESSES = 1 << 16
-"""Bound for processes of one user where an engine insists on one; the limit of the sandbox is that of its group."""
+OPEN_PROCESSES = 1 << 14
+"""Bound for processes of one user where an engine insists on one: half of what Podman's service has itself. The limit
+of the sandbox is that of its group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,13 @@ def config(
     user = f"{ground.user}:{ground.user}"
     room = f"rw,noexec,nosuid,nodev,size={limits.tmp_bytes}"
     # Podman takes no owner here; the home is nobody else's either way, there is one user inside.
-    home = "mode=1777" if kind == "podman" else f"mode=0700,uid={ground.user},gid={ground.user}"
+    home = "mode=1777,notmpcopyup" if kind == "podman" else f"mode=0700,uid={ground.user},gid={ground.user}"
+    tmpfs = {"/tmp": f"{room},mode=1777", "/dev/shm": f"{room},mode=1777", "/home/agent": f"{room},{home}"}
     ulimits = [_ulimit("nofile", limits.open_files), _ulimit("core", 0)]
     if kind == "podman":  # it would ask for more than a service without that privilege may have
         ulimits.append(_ulimit("nproc", _most_processes()))
+        # It makes both writable, without a limit, unless they are something else already.
+        tmpfs |= dict.fromkeys(("/run", "/var/tmp"), "rw,noexec,nosuid,nodev,size=64k,mode=0755,notmpcopyup")
     host: dict[str, Any] = {
         "NetworkMode": "none",
         "IpcMode": "none",
@@ -96,7 +100,7 @@ def config(
         "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp}"],
         "ReadonlyRootfs": True,
         "Privileged": False,
-        "Tmpfs": {"/tmp": f"{room},mode=1777", "/dev/shm": f"{room},mode=1777", "/home/agent": f"{room},{home}"},
+        "Tmpfs": tmpfs,
         "Mounts": _mounts(spec, ground, kind),
         "Ulimits": ulimits,
         "LogConfig": {"Type": "none"},

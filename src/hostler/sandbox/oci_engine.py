@@ -80,8 +80,8 @@ class Engine:
         newest, oldest = _pair(version.get("ApiVersion")), _pair(version.get("MinAPIVersion"))
         if newest < SPOKEN:
             raise SandboxUnavailable(
-                f"the engine at {self.socket} speaks version {version.get('ApiVersion')} of the Engine API; Docker 20.10 "
-                "or Podman 4.3, or a newer one, is needed"
+                f"the engine at {self.socket} speaks version {version.get('ApiVersion')} of the Engine API; "
+                "Docker 20.10 or Podman 4.3, or a newer one, is needed"
             )
         api = ".".join(map(str, max(SPOKEN, oldest)))
         self._prefix = f"/v{api}"
@@ -119,7 +119,8 @@ class Engine:
     async def inspect(self, container: str) -> dict[str, Any] | None:
         """None: there is no such container."""
         try:
-            return await self._json("GET", f"/containers/{container}/json")
+            found: dict[str, Any] = await self._json("GET", f"/containers/{container}/json")
+            return found
         except EngineError as error:
             if error.status == 404:
                 return None
@@ -133,10 +134,12 @@ class Engine:
         return found
 
     async def stats(self, container: str) -> dict[str, Any]:
-        return await self._json("GET", f"/containers/{container}/stats", {"stream": False, "one-shot": True})
+        query = {"stream": False, "one-shot": True}
+        found: dict[str, Any] = await self._json("GET", f"/containers/{container}/stats", query)
+        return found
 
     async def remove(self, container: str) -> None:
-        """Kills it. Whoever else removes it at this moment does no harm. Raises EngineError when it can't be removed."""
+        """Kills it. Whoever else removes it at this moment does no harm. Raises EngineError when it stays."""
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
         while True:
             try:
@@ -152,17 +155,6 @@ class Engine:
                     await self.unpause(container)
                 await asyncio.sleep(0.02)
 
-    async def run_inside(self, container: str, command: list[str]) -> int:
-        """Runs a command in it that says nothing; gives its exit status."""
-        made = await self._json("POST", f"/containers/{container}/exec", None, {"Cmd": command})
-        await self._call("POST", f"/exec/{made['Id']}/start", None, {"Detach": True, "Tty": False})
-        async with asyncio.timeout(ANSWER_SECONDS):
-            while True:
-                state = await self._json("GET", f"/exec/{made['Id']}/json")
-                if not state["Running"] and state.get("ExitCode") is not None:
-                    return int(state["ExitCode"])
-                await asyncio.sleep(0.01)
-
     # ---------------------------------------------------------------------------------------------------------- images
 
     async def has_image(self, name: str) -> bool:
@@ -176,19 +168,18 @@ class Engine:
 
     async def import_image(self, repository: str, tag: str, archive: AsyncIterator[bytes]) -> None:
         """Makes an image of one layer from a tar archive."""
-        said = await self._call(
-            "POST", "/images/create", {"fromSrc": "-", "repo": repository, "tag": tag}, archive, patience=None
-        )
+        query = {"fromSrc": "-", "repo": f"{repository}:{tag}"}  # Podman doesn't look at a tag of its own
+        said = await self._call("POST", "/images/create", query, archive, patience=None)
         _refuse_progress_error(said)
 
     async def put_archive(self, container: str, archive: AsyncIterator[bytes]) -> None:
         """Unpacks a tar archive over the root of a container that has not been started."""
-        query = {"path": "/", "noOverwriteDirNonDir": False}
+        query: Query = {"path": "/", "noOverwriteDirNonDir": False}
         await self._call("PUT", f"/containers/{container}/archive", query, archive, patience=None)
 
     async def commit(self, container: str, repository: str, tag: str) -> None:
         """Makes an image of what a container's files are now."""
-        query = {"container": container, "repo": repository, "tag": tag, "pause": False}
+        query: Query = {"container": container, "repo": repository, "tag": tag, "pause": False}
         await self._call("POST", "/commit", query, {}, patience=None)
 
     async def images(self, repository: str) -> list[str]:

@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import Final
 
 from hostler.engine.sandbox_port import SandboxUnavailable
-from hostler.sandbox.layer_tree import OPAQUE
 from hostler.sandbox.layer_files import lower_directories
+from hostler.sandbox.layer_tree import OPAQUE
 from hostler.sandbox.oci_engine import Engine, EngineError
 
 REPOSITORY: Final = "localhost/hostler-sandbox"
 """The part before the slash says that no registry has it."""
+
+FORMAT: Final = 1
+"""Raised when images are made in another way than before, so that they are made anew."""
+
+LEFT_OUT: Final = "./home/agent"
+"""Each sandbox has a file system of its own there. Where a folder is already, runtimes give that one's mode to it."""
 
 REMOVALS: Final = "/.hostler-removals"
 PIECE: Final = 1 << 18
@@ -38,7 +44,6 @@ class Root:
     digest: str
     """Letters and digits, at most 100."""
     tree: Path
-    """Directory, or a tar archive."""
 
 
 class EngineImages:
@@ -53,11 +58,12 @@ class EngineImages:
 
         Raises SandboxUnavailable.
         """
-        name = f"{REPOSITORY}:base-{root.digest}"
+        tag = f"base-{FORMAT}-{root.digest}"
+        name = f"{REPOSITORY}:{tag}"
         async with self._locks.setdefault(name, asyncio.Lock()):
             if not await self._engine.has_image(name):
                 try:
-                    await self._engine.import_image(REPOSITORY, f"base-{root.digest}", _archive(root.tree))
+                    await self._engine.import_image(REPOSITORY, tag, _archive(root.tree))
                 except EngineError as error:
                     raise SandboxUnavailable(f"the engine did not take the base image: {error}") from error
         return name
@@ -66,7 +72,7 @@ class EngineImages:
         """Name of the image of a layer of packages over its base. Raises SandboxUnavailable."""
         tree, root = await asyncio.to_thread(lower_directories, layer)
         base = await self.base(Root(root.parent.name, root))
-        tag = f"layer-{layer.parent.name}"
+        tag = f"layer-{FORMAT}-{layer.parent.name}"
         name = f"{REPOSITORY}:{tag}"
         async with self._locks.setdefault(name, asyncio.Lock()):
             if not await self._engine.has_image(name):
@@ -124,29 +130,31 @@ def removals(tree: Path) -> list[bytes]:
 
 
 async def _archive(tree: Path, *, leave_out_devices: bool = False) -> AsyncIterator[bytes]:
-    """The tree as a tar archive, piece by piece, or the archive that `tree` is."""
-    if tree.is_file():
-        with open(tree, "rb") as file:
-            while piece := await asyncio.to_thread(file.read, PIECE):
-                yield piece
-        return
+    """The tree as a tar archive, piece by piece."""
     find, tar = shutil.which("find"), shutil.which("tar")
     if find is None or tar is None:
         raise SandboxUnavailable("an image needs find and tar: apt-get install findutils tar")
     kinds: Sequence[str] = ("!", "-type", "c", "!", "-type", "b") if leave_out_devices else ()
-    names = await asyncio.create_subprocess_exec(
-        *(find, ".", *kinds, "-print0"), cwd=tree, stdout=(pipe := os.pipe())[1], stdin=asyncio.subprocess.DEVNULL
-    )
-    os.close(pipe[1])
-    packing = await asyncio.create_subprocess_exec(
-        *(tar, "--create", "--format=gnu", "--numeric-owner", "--no-recursion", "--null", "--verbatim-files-from"),
-        *("--files-from=-", "--warning=no-file-ignored"),
-        cwd=tree,
-        stdin=pipe[0],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    os.close(pipe[0])
+    looking = (find, ".", "-path", LEFT_OUT, "-prune", "-o", *kinds, "-print0")
+    reading, writing = os.pipe()
+    try:
+        names = await asyncio.create_subprocess_exec(
+            *looking, cwd=tree, stdin=asyncio.subprocess.DEVNULL, stdout=writing
+        )
+        os.close(writing)
+        writing = -1
+        packing = await asyncio.create_subprocess_exec(
+            *(tar, "--create", "--format=gnu", "--numeric-owner", "--no-recursion", "--null", "--verbatim-files-from"),
+            *("--files-from=-", "--warning=no-file-ignored"),
+            cwd=tree,
+            stdin=reading,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    finally:
+        for end in (reading, writing):
+            if end >= 0:
+                os.close(end)
     assert packing.stdout is not None
     assert packing.stderr is not None
     try:

@@ -74,6 +74,7 @@ def renew_roads(directory: Path, spec: SandboxSpec) -> None:
         new.unlink(missing_ok=True)
         os.link(socket, new)
         new.replace(directory / name)
+        new.unlink(missing_ok=True)  # both names of the same socket: then replacing one by the other does nothing
 
 
 def _sockets(spec: SandboxSpec) -> Mapping[str, Path]:

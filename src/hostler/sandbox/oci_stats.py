@@ -44,8 +44,9 @@ def groups_of(inspected: dict[str, Any]) -> Group:
 def _of_groups(groups: Group) -> SandboxStats:
     if not groups.directories:
         return NOTHING_KNOWN
-    second = any((directory / "cgroup.controllers").exists() for directory in groups.directories)
-    version = CgroupsV2(groups.directories[0], frozenset()) if second else CgroupsV1({})
+    # An engine also makes a directory in a second version that has no controllers: the first one counts then.
+    first = any((directory / "memory.usage_in_bytes").exists() for directory in groups.directories)
+    version = CgroupsV1({}) if first else CgroupsV2(groups.directories[0], frozenset())
     return version.stats(groups)
 
 
