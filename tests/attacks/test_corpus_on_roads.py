@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from weak_roads import gullible_proxy, open_proxy
+from weak_roads import gullible_proxy, weak_tools
 
 from hostler.attacks import corpus
 from hostler.attacks.cases import CLASSES, Case
@@ -43,7 +42,7 @@ async def test_every_attack_on_the_roads_fails(place: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", classes())
 async def test_every_attack_on_the_roads_can_succeed(place: Path, name: str) -> None:
-    weak = dataclasses.replace(attack_tools(), make_proxy=open_proxy)
+    weak = weak_tools(attack_tools())
     report = await attack_roads(place, weak, [case for case in cases(name) if case.id not in READS_TUNNELS])
     assert [(o.case.id, o.case.title, o.verdict, o.found) for o in report.outcomes if o.verdict != "broken"] == []
 

@@ -66,7 +66,7 @@ def _letters(number: int) -> str:
     return base64.b32encode(os.urandom(number)).decode().lower()[:number]
 
 
-# ------------------------------------------------------------------------------------------------------------ B1: echoes
+# ----------------------------------------------------------------------------------------------------------- B1: echoes
 
 Form = Callable[[bytes], bytes]
 
@@ -96,21 +96,35 @@ def _json_slashes(secret: bytes) -> bytes:
     return json.dumps(secret.decode())[1:-1].replace("/", "\\/").encode()
 
 
-def _json_unicode(secret: bytes) -> bytes:
-    return "".join(f"\\u{byte:04x}" if chr(byte) in '"<>&+/=' else chr(byte) for byte in secret).encode()
+def _by_numbers(chars: str, written: str) -> Form:
+    """In JSON, with these characters by their numbers, as several encoders do."""
+
+    def form(secret: bytes) -> bytes:
+        text = "".join(f"\\u{ord(c):{written}}" if c in chars else json.dumps(c)[1:-1] for c in secret.decode())
+        return text.encode()
+
+    return form
+
+
+_NUMBERED: dict[str, Form] = {
+    "in JSON as .NET writes it": _by_numbers("<>&'\"+`", "04X"),
+    "in JSON as Gson writes it": _by_numbers("<>&='", "04x"),
+    "in JSON as Go writes it": _by_numbers("<>&", "04x"),
+    "in JSON as PHP can write it": _by_numbers("<>&'\"", "04X"),
+}
 
 
 def told_by(answer: bytes, secret: bytes) -> list[str]:
     """The forms in which an answer tells the secret, also when it has to be unpacked first."""
     body = answer.partition(b"\r\n\r\n")[2]
-    readings = [answer, _unchunked(body)]
+    readings = [answer, body, _unchunked(body)]
     readings += [unpack(reading) for reading in readings for unpack in (_gunzip, _inflate)]
     everything = b"\n".join(readings)
     known = {
         **forms(secret),
         "URL-encoded in small letters": _lower_percent(secret),
         "in JSON, slashes too": _json_slashes(secret),
-        "in JSON by numbers": _json_unicode(secret),
+        **{name: form(secret) for name, form in _NUMBERED.items()},
     }
     return [name for name, form in known.items() if name != "backwards" and form in everything]
 
@@ -303,7 +317,7 @@ _B1 = (
     _case("B1.8", "URL-encoded as in a form", _echoes(_as("URL-encoded as a form"))),
     _case("B1.9", "escaped in JSON", _echoes(_as("in JSON"))),
     _case("B1.10", "escaped in JSON, slashes too", _echoes(_json_slashes)),
-    _case("B1.11", "escaped in JSON by numbers", _echoes(_json_unicode)),
+    *(_case(f"B1.{n}", f"escaped {name}", _echoes(form)) for n, (name, form) in enumerate(_NUMBERED.items(), 31)),
     _case("B1.12", "escaped in HTML", _echoes(_as("in HTML"))),
     _case("B1.13", "packed with gzip", _echoes(lambda secret: secret, coding="gzip")),
     _case("B1.14", "packed with deflate", _echoes(lambda secret: secret, coding="deflate")),
@@ -326,7 +340,9 @@ _B1 = (
 # --------------------------------------------------------------------------------------- B2: the placeholder elsewhere
 
 
-def _elsewhere(make: Callable[[str, str, str], bytes], *, read_only: bool = False, recorded: bool = True) -> OnProxy:
+def _elsewhere(
+    make: Callable[[str, str, str], bytes], *, read_only: bool = False, recorded: bool = True, twice: bool = False
+) -> OnProxy:
     """`make` gets the allowed host with its port, another one, and the placeholder. The secret must not be sent."""
 
     async def attack(ground: ProxyGround) -> Sequence[str]:
@@ -336,7 +352,7 @@ def _elsewhere(make: Callable[[str, str, str], bytes], *, read_only: bool = Fals
         async with ground.road(LISTED, secrets=ground.tools.make_secrets(known)) as road:
             port = ground.canaries.port
             ground.canaries.answer = _all_in
-            await road.say(make(f"{HOST}:{port}", f"{OTHER}:{port}", known.placeholder), seconds=2.0)
+            await road.say(make(f"{HOST}:{port}", f"{OTHER}:{port}", known.placeholder), seconds=1.0, to_end=twice)
             seen = ground.canaries.seen
             found = [f"the secret arrived {name}" for name, form in forms(known.value.encode()).items() if form in seen]
             if recorded and not any(use.outcome != "substituted" for use in known.uses):
@@ -411,7 +427,7 @@ _B2 = (
     _case(
         "B2.12",
         "in a second request, to another host, on the same connection",
-        _elsewhere(lambda a, o, p: _headers(a) + _headers(o, f"Authorization: Bearer {p}"), recorded=False),
+        _elsewhere(lambda a, o, p: _headers(a) + _headers(o, f"Authorization: Bearer {p}"), recorded=False, twice=True),
     ),
 )
 
