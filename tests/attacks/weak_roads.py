@@ -17,7 +17,8 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,6 +28,7 @@ from hostler.engine.egress_port import (
     EgressDecision,
     EgressRecorder,
     EgressRules,
+    Filter,
     McpAccess,
     RequestHead,
     RoadSecrets,
@@ -301,6 +303,40 @@ class OpenModels:
             task.cancel()
         if self._serving:
             await asyncio.wait(list(self._serving))
+
+
+class UnpackingSecrets(CarelessSecrets):
+    """Reads an answer as a whole, whatever it unpacks into."""
+
+    async def begin(self, head: RequestHead) -> SecretExchange | None:
+        headers = [(name, await self.put(value)) for name, value in head.headers]
+        return UnpackingExchange(replace(head, headers=tuple(headers)))
+
+
+@dataclass
+class UnpackingExchange:
+    head: RequestHead
+    body: Filter | None = None
+
+    def answer(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[Sequence[tuple[bytes, bytes]], Filter | None]:
+        dropped = (b"content-encoding", b"content-length")
+        return [(name, value) for name, value in headers if name not in dropped], Unpacking()
+
+
+class Unpacking:
+    """Implements `Filter`."""
+
+    def __init__(self) -> None:
+        self._all = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        self._all += piece
+        return b""
+
+    def end(self) -> bytes:
+        return zlib.decompress(self._all, 31) if self._all.startswith(b"\x1f\x8b") else self._all
 
 
 def credulous_unpack(data: bytes) -> dict[str, bytes]:

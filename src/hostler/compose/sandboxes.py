@@ -26,15 +26,18 @@ from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
 
-def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> Ladder:
-    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
-    box = settings.sandbox
+def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None, place: Path | None = None) -> Ladder:
+    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing.
+
+    `place` is the folder for what the adapters keep; None: the server's own, which it has to itself.
+    """
+    box, place = settings.sandbox, place or settings.state_dir
     uids = range(box.first_uid, box.first_uid + box.uids)
     return Ladder(
         {
-            "bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids),
+            "bubblewrap": BubblewrapProvider(place / "sandbox", uid_range=uids),
             "gvisor": GvisorProvider(
-                settings.state_dir / "gvisor",
+                place / "gvisor",
                 lowers=lambda layer: root_folders(settings, layer),
                 runsc=box.gvisor.runsc,
                 platform=None if box.gvisor.platform == "auto" else box.gvisor.platform,
