@@ -22,6 +22,11 @@ REDACTED: Final = "[redacted]"
 SHORTEST: Final = 8
 """Characters of a secret that is searched for in events."""
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_JSON_NUMBERS: Final = tuple(
+    {char: f"\\u{ord(char):04{hexadecimal}}" for char in chars}
+    for chars, hexadecimal in (("<>&", "x"), ("<>&", "X"), ("<>&='", "x"), ("<>&'\"", "X"), ("<>&'\"+`", "X"))
+)
+"""Which characters JSON encoders write by number, though they needn't: Go, PHP, Gson and .NET do."""
 _FIXED: Final = frozenset({"id", "type", "processed_at"})
 _TOKEN_FIELDS = re.compile(
     r'("?(?:access_token|refresh_token|id_token|client_secret|assertion)"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s&,}]+)',
@@ -102,7 +107,9 @@ def forms_of(secret: str) -> set[str]:
     escaped = json.dumps(secret)[1:-1]
     forms = {secret, escaped, escaped.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
     forms |= {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
+    forms |= {form.replace("~", "%7E") for form in forms if "%" in form}
     forms |= {_lower_escapes(form) for form in forms if "%" in form}
+    forms |= {_by_numbers(escaped, escapes) for escapes in _JSON_NUMBERS}
     marked = html.escape(secret)
     forms |= {marked, marked.replace("&#x27;", "&#39;"), html.escape(secret, quote=False)}
     forms |= {raw.hex(), raw.hex().upper()}
@@ -117,6 +124,11 @@ def forms_of(secret: str) -> set[str]:
             quote(inside, safe=""),
         }
     return {form for form in forms if len(form) >= min(4, len(secret))}
+
+
+def _by_numbers(escaped: str, escapes: Mapping[str, str]) -> str:
+    """A JSON string whose encoder writes some characters as `\\u` and a number."""
+    return re.sub(r'\\"|.', lambda found: escapes.get(found[0].removeprefix("\\"), found[0]), escaped, flags=re.S)
 
 
 def _lower_escapes(form: str) -> str:
