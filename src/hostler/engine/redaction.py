@@ -22,7 +22,7 @@ SHORTEST: Final = 8
 """Characters of a secret that is searched for in events."""
 _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _FIXED: Final = frozenset({"id", "type", "processed_at"})
-_PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]*")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._-]*")
 _BY_NUMBER: Final = ("", "<>&", "<>&'\"", "<>&='", "<>&'\"+`")
 """Characters that JSON libraries escape: Python and PHP · Go · PHP when asked · Gson · .NET."""
 _MARKS: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -139,6 +139,7 @@ def _escaped(secret: str) -> set[str]:
     for text in {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], *_numbered(secret)}:
         forms |= {text, text.replace("/", "\\/")}
     percent = {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
+    percent |= {form.replace("~", "%7E") for form in percent}
     forms |= percent | {_lower_escapes(form) for form in percent}
     return forms | {secret.translate(marks) for marks in _HTML}
 
