@@ -156,7 +156,7 @@ def test_production_takes_no_host_user_that_all_sandboxes_share_on_one_kernel() 
 
 def test_production_starts_only_where_no_critical_attack_succeeded() -> None:
     failing = Corpus(gvisor=["C3, the socket of the engine: it answered."])
-    message, code = refusal(survey({"gvisor": GVISOR}, failing), config(preset="production"))
+    message, _code = refusal(survey({"gvisor": GVISOR}, failing), config(preset="production"))
     assert "C3, the socket of the engine" in message
     assert "hostler doctor --attack" in message
     survey({"gvisor": GVISOR}, failing).check(config())

@@ -112,6 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         echo: Echo = self.server.echo  # type: ignore[attr-defined]
         headers = {name.lower(): value for name, value in self.headers.items()}
         echo.got.append(Got(self.command, self.path, headers, body))
+        if self.path.startswith("/private.git"):
+            self._git("authorization" in headers)
+            return
         how, _, _ = self.path.strip("/").partition("?")
         said = (headers.get("x-token") or headers.get("authorization") or "").encode("latin-1") or body
         self._answer(how, said)
@@ -127,6 +130,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return body
+
+    def _git(self, knows_who: bool) -> None:
+        """What `git ls-remote` wants to hear, once it says who it is."""
+        first, line = "# service=git-upload-pack\n", f"{'1' * 40} refs/heads/main\0agent=x\n"
+        data = "".join((f"{len(first) + 4:04x}{first}0000", f"{len(line) + 4:04x}{line}0000")).encode()
+        self.send_response(200 if knows_who else 401)
+        if not knows_who:
+            self.send_header("www-authenticate", "Basic realm=x")
+            data = b""
+        self.send_header("content-type", "application/x-git-upload-pack-advertisement")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _answer(self, how: str, said: bytes) -> None:
         extra: dict[str, str] = {}

@@ -102,8 +102,8 @@ async def test_a_program_uses_a_secret_that_it_never_has(house: House, echo: Ech
     assert seen[-2:] == [("GET", OTHER, "header", "host_not_allowed"), ("GET", HOST, "url", "place_not_allowed")]
 
     refused = await ran(house, made, f'curl -sS -H "X-Token: $TOKEN" {url}/br')
-    assert "answer_unreadable" not in refused or "canary" not in refused
-    assert SECRET not in refused
+    assert "answer_unreadable" in refused
+    assert "canary" not in refused
 
     update: Any = {"type": "environment_variable", "secret_value": "canary-second"}
     await house.client.beta.vaults.credentials.update(key, vault_id=vault, auth=update)
@@ -135,6 +135,29 @@ async def test_scope_and_plain_http_are_refused_with_a_way_out(house: House, ech
         ("DELETE", HOST, "header", "read_only"),
         ("GET", HOST, "header", "substituted"),
     ]
+
+
+async def test_git_clones_with_a_token_that_it_does_not_have(house: House, echo: Echo) -> None:
+    vault = (await house.client.beta.vaults.create(display_name="v")).id
+    await credential(house, vault)
+    made = await session(house, echo, vault)
+    said = await ran(house, made, f"git ls-remote https://x:$TOKEN@{HOST}:{echo.port}/private.git")
+    assert "refs/heads/main" in said
+    asked, allowed = echo.taken()
+    assert "authorization" not in asked.headers
+    assert base64.b64decode(allowed.headers["authorization"].split()[1]).decode() == f"x:{SECRET}"
+
+
+async def test_what_came_in_by_another_way_is_not_recorded_either(house: House, echo: Echo) -> None:
+    vault = (await house.client.beta.vaults.create(display_name="v")).id
+    await credential(house, vault)
+    made = await session(house, echo, vault)
+    form = base64.b64encode(b"k" + SECRET.encode()).decode()
+    command = f"echo '{SECRET}' {form}; echo '{SECRET}' > kept; cat kept"
+    events = await house.turn(made, [step(tool("bash", command=command)), step(f"It is {SECRET}.")])
+    of_agent = [event.to_json() for event in events if event.type.startswith("agent.")]
+    assert len(of_agent) == 3
+    assert all("hostler_placeholder_" in text and "canary-" not in text and form[6:-6] not in text for text in of_agent)
 
 
 async def test_a_host_that_the_environment_forbids_is_told(house: House, echo: Echo) -> None:

@@ -32,7 +32,7 @@ class KeptResults:
 async def open_placement(
     settings: Settings, rungs: Rungs, harness: ClaudeHarness, verified: Verified | None = None
 ) -> Placement:
-    """`verified` None: what `hostler doctor --attack` has kept. Raises InvalidRequest: `claude.directories` is wrong."""
+    """`verified` None: what `hostler doctor --attack` has kept. InvalidRequest: wrong `claude.directories`."""
     programs = await claude_programs(settings, harness)
     return Placement(rungs, programs, preset_terms(settings), verified or KeptResults(settings))
 

@@ -29,19 +29,22 @@ from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
 
-def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> Ladder:
-    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
-    box = settings.sandbox
+def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None, place: Path | None = None) -> Ladder:
+    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing.
+
+    `place` is the folder for what the adapters keep; None: the server's own, which it has to itself.
+    """
+    box, place = settings.sandbox, place or settings.state_dir
     uids = range(box.first_uid, box.first_uid + box.uids)
     return Ladder(
         {
-            "bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids),
-            "docker": engine_provider(settings, "docker", "docker"),
-            "podman": engine_provider(settings, "podman", "podman"),
-            "gvisor": engine_provider(settings, "gvisor", box.gvisor.engine, box.gvisor.runtime)
+            "bubblewrap": BubblewrapProvider(place / "sandbox", uid_range=uids),
+            "docker": engine_provider(settings, place, "docker", "docker"),
+            "podman": engine_provider(settings, place, "podman", "podman"),
+            "gvisor": engine_provider(settings, place, "gvisor", box.gvisor.engine, box.gvisor.runtime)
             if box.gvisor.engine
             else GvisorProvider(
-                settings.state_dir / "gvisor",
+                place / "gvisor",
                 lowers=lambda layer: root_folders(settings, layer),
                 runsc=box.gvisor.runsc,
                 platform=None if box.gvisor.platform == "auto" else box.gvisor.platform,
@@ -55,6 +58,7 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> La
 
 def engine_provider(
     settings: Settings,
+    place: Path,
     technology: Literal["docker", "podman", "gvisor"],
     kind: Literal["docker", "podman"],
     runtime: str = "",
@@ -67,14 +71,14 @@ def engine_provider(
         return None if found is None else Root(found.digest, found.rootfs)
 
     return OciProvider(
-        settings.state_dir / technology,
+        place / technology,
         technology=technology,
         kind=kind,
         engine_socket=Path(box.docker.socket) if kind == "docker" else podman_socket(settings),
         image=image,
         runtime=runtime,
         uid_range=range(box.first_uid, box.first_uid + box.uids),
-        roads_dir=sockets_folder(settings) / "roads",
+        roads_dir=(sockets_folder(settings) if place == settings.state_dir else place) / "roads",
     )
 
 

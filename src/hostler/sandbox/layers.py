@@ -358,7 +358,7 @@ async def _locked(file: Path) -> AsyncIterator[None]:
         yield
 
 
-_NO_SPACE = re.compile("no space left on device|ENOSPC", re.IGNORECASE)
+_NO_SPACE = re.compile("no space left on device|ENOSPC|enough free space in", re.IGNORECASE)
 _UNREADABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\S\n]*\r|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
