@@ -116,7 +116,6 @@ def sockets_folder(settings: Settings) -> Path:
 
 
 def homes(settings: Settings, volumes: Volumes) -> Homes:
-    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     return Homes(settings.state_dir / "sessions", sockets_folder(settings), volumes)
 
 
