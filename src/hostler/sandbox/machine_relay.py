@@ -8,11 +8,11 @@ entrance on, and connects the guest's streams to the two roads by their names. S
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -121,7 +121,7 @@ class Relay:
         self._said = self._process.stdout.fileno()
         os.set_blocking(self._said, False)
         self.loop.watch(self._said, read=self._hear)
-        self.guest = Line(self.loop, line.detach(), self._from_guest, self._over)
+        self.guest = Line(self.loop, line.detach(), self._from_guest, self.over)
         self._control = control
         control.setblocking(False)
         self._control_in = b""
@@ -140,13 +140,13 @@ class Relay:
         except BlockingIOError:
             return
         if not data:
-            self._over()
+            self.over()
             return
         self._console.append(data)
         while sum(map(len, self._console)) > CONSOLE_BYTES:
             self._console.popleft()
 
-    def _over(self) -> None:
+    def over(self) -> None:
         """Machine or line have ended: so does everything."""
         self._process.kill()
         self._process.wait()
@@ -179,7 +179,7 @@ class Relay:
         except (OSError, KeyError):
             self.guest.send(stream, frames.GONE)
 
-    # ------------------------------------------------------------------------------------------------ QEMU's own control
+    # ----------------------------------------------------------------------------------------------- QEMU's own control
 
     def control(self, command: str, then: Callable[[bytes], None]) -> None:
         """`stop`, `cont` and the like; `then` gets the answer."""
@@ -194,7 +194,7 @@ class Relay:
         except BlockingIOError:
             return
         if not data:
-            self._over()
+            self.over()
         self._control_in += data
         while b"\n" in self._control_in:
             line, self._control_in = self._control_in.split(b"\n", 1)
@@ -207,7 +207,7 @@ class Relay:
             try:
                 self.loop.once()
             except Broken:
-                self._over()
+                self.over()
 
 
 def main() -> int:
@@ -217,10 +217,10 @@ def main() -> int:
     child = os.fork()
     if child:
         os.close(tell)
-        deadline = time.monotonic() + settings["seconds"]
         said = b""
-        signal.alarm(int(settings["seconds"]) + 1)
-        while time.monotonic() < deadline and (piece := os.read(told, 4096)):
+        if not select.select([told], [], [], settings["seconds"])[0]:
+            os.kill(child, signal.SIGTERM)  # it says how far the machine came, and ends
+        while piece := os.read(told, 4096):
             said += piece
         sys.stderr.write(said[1:].decode(errors="replace"))
         return 0 if said[:1] == b"+" else 1
@@ -238,7 +238,9 @@ def main() -> int:
                 os.dup2(null, number)
 
     try:
-        Relay(settings, ready).run()
+        relay = Relay(settings, ready)
+        signal.signal(signal.SIGTERM, lambda number, frame: relay.over())
+        relay.run()
     except BaseException as error:
         ready(f"relay: {error!r}")
     os._exit(1)
