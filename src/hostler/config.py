@@ -17,7 +17,15 @@ from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
 _LISTS = frozenset(
-    {"allowed_hosts", "directories", "extra_packages", "package_hosts", "previous_keys", "private_allowed"}
+    {
+        "allowed_hosts",
+        "blocked_ports",
+        "directories",
+        "extra_packages",
+        "package_hosts",
+        "previous_keys",
+        "private_allowed",
+    }
 )
 """Options that are lists: separated by commas where they are one text."""
 _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "HOSTLER_PYTHON", "HOSTLER_COMMAND"})
@@ -77,9 +85,29 @@ class Prices(_Section):
     file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
+class Docker(_Section):
+    """Where Docker is."""
+
+    socket: str = Field("/var/run/docker.sock", description="Unix socket of its Engine API.")
+
+
+class Podman(_Section):
+    """Where Podman's service is."""
+
+    socket: str = Field(
+        "",
+        description="Unix socket of its Engine API. "
+        "Empty: `/run/podman/podman.sock` for root, the user's own below `XDG_RUNTIME_DIR` otherwise.",
+    )
+
+
 class Gvisor(_Section):
     """How gVisor makes sandboxes."""
 
+    engine: Literal["", "docker", "podman"] = Field(
+        "", description="A container engine that has gVisor as a runtime, and makes the sandboxes. Empty: none."
+    )
+    runtime: str = Field("runsc", description="Name of that runtime in the engine's configuration.")
     runsc: str = Field("runsc", description="Its program: a name on the PATH, or a path.")
     platform: Literal["auto", "systrap", "ptrace", "kvm"] = Field(
         "auto",
@@ -102,6 +130,8 @@ class Sandbox(_Section):
     )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
+    docker: Docker = Docker()
+    podman: Podman = Podman()
     gvisor: Gvisor = Gvisor()
 
 
@@ -158,6 +188,28 @@ class Egress(_Section):
         (),
         description="Registries of package managers: what `allow_package_managers` allows, and all that installers "
         "reach. Empty: the public ones of apt, cargo, gem, go, npm and pip.",
+    )
+    ca_bundle: str = Field(
+        "",
+        description="PEM file with authorities of your own network, trusted besides this host's where the proxy makes "
+        "the request itself: to MCP servers, and to hosts whose TLS it ends.",
+    )
+    blocked_ports: tuple[int, ...] = Field(
+        (23, 25, 53, 135, 137, 138, 139, 445, 853), description="Ports that no rule opens."
+    )
+    connections: int = Field(256, ge=1, le=10_000, description="Open connections of one session.")
+    head_kb: int = Field(64, ge=8, le=1024, description="Head of a request or an answer, in KiB.")
+    head_seconds: float = Field(30.0, gt=0, description="How long a head, or a TLS handshake, may take.")
+    connect_seconds: float = Field(10.0, gt=0, description="How long connecting to one address may take.")
+    idle_seconds: float = Field(600.0, gt=0, description="After that a connection that moves nothing is closed.")
+    connection_mb: int = Field(
+        0, ge=0, le=1 << 24, description="MiB that one connection may move, both directions together. 0: no bound."
+    )
+    session_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 24,
+        description="MiB that a session may move while its process lives, both directions together. 0: no bound.",
     )
 
 

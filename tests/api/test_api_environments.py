@@ -60,6 +60,36 @@ def test_left_out_keeps_inside_config_too(client: anthropic.Anthropic) -> None:
     assert network(closed)["allowed_hosts"] == []
 
 
+@pytest.mark.endpoint("environments.create", "environments.update", "environments.retrieve")
+def test_packages_are_kept_as_sent_and_changed_list_by_list(client: anthropic.Anthropic) -> None:
+    wanted: Any = {"type": "packages", "pip": ["pandas==2.3.1", "six", "six"], "npm": ["@types/node@^22"]}
+    limited: Any = {"type": "limited", "allowed_hosts": [], "allow_package_managers": True}
+    made = client.beta.environments.create(
+        name="dev", config={"type": "cloud", "networking": limited, "packages": wanted}
+    )
+
+    def packages(environment: Any) -> dict[str, Any]:
+        shown: dict[str, Any] = environment.config.packages.to_dict()
+        return {name: entries for name, entries in shown.items() if entries and name != "type"}
+
+    assert packages(made) == {"pip": ["pandas==2.3.1", "six"], "npm": ["@types/node@^22"]}
+    assert made.config.to_dict()["packages"]["go"] == []  # type: ignore[index]
+    assert made.config.to_dict()["networking"]["allow_package_managers"] is True  # type: ignore[index]
+    same = client.beta.environments.update(made.id, config={"type": "cloud", "packages": {"type": "packages"}})
+    assert same.to_dict() == made.to_dict()
+    changed = client.beta.environments.update(
+        made.id, extra_body={"config": {"type": "cloud", "packages": {"apt": ["jq"], "npm": [], "pip": None}}}
+    )
+    assert packages(changed) == {"pip": ["pandas==2.3.1", "six"], "apt": ["jq"]}
+    assert packages(client.beta.environments.retrieve(made.id)) == packages(changed)
+    with pytest.raises(anthropic.BadRequestError, match="under limited networking packages need"):
+        client.beta.environments.update(
+            made.id, config={"type": "cloud", "networking": {"type": "limited", "allow_package_managers": False}}
+        )
+    opened = client.beta.environments.update(made.id, config={"type": "cloud", "networking": {"type": "unrestricted"}})
+    assert packages(opened) == packages(changed)
+
+
 @pytest.mark.endpoint("environments.archive", "environments.list", "environments.update")
 def test_archived_environment_is_kept_hidden_and_unchangeable(client: anthropic.Anthropic) -> None:
     made, other = client.beta.environments.create(name="a"), client.beta.environments.create(name="b")
@@ -102,14 +132,22 @@ def test_names_are_unique_until_deleted(client: anthropic.Anthropic) -> None:
         ({"type": "cloud", "gpu": 1}, "config.gpu: is not a field"),
         ({"type": "cloud", "networking": {"type": "open"}}, "config.networking: has type 'open'"),
         (
-            {"type": "cloud", "networking": {"type": "limited", "allow_package_managers": True}},
-            "config.networking.allow_package_managers: true is not supported",
+            {"type": "cloud", "networking": {"type": "limited", "allow_package_managers": "yes"}},
+            "config.networking.allow_package_managers: must be true or false",
         ),
         (
             {"type": "cloud", "networking": {"type": "limited", "allowed_hosts": ["ok.example.com", "10.0.0.1"]}},
             "config.networking.allowed_hosts: has '10.0.0.1', which is an address",
         ),
-        ({"type": "cloud", "packages": {"pip": ["requests"]}}, "config.packages: lists pip packages"),
+        ({"type": "cloud", "packages": {"brew": ["jq"]}}, "config.packages.brew: is not a field"),
+        ({"type": "cloud", "packages": {"pip": "six"}}, "config.packages.pip: must be an array"),
+        ({"type": "cloud", "packages": {"pip": ["-r"]}}, "config.packages.pip: has '-r', which is not a pip package"),
+        ({"type": "cloud", "packages": {"apt": ["a" * 201]}}, "config.packages.apt: has an entry of 201 characters"),
+        ({"type": "cloud", "packages": {"npm": ["a"] * 129}}, "config.packages.npm: must have at most 128 items"),
+        (
+            {"type": "cloud", "networking": {"type": "limited"}, "packages": {"pip": ["six"]}},
+            "config.packages: under limited networking packages need networking.allow_package_managers",
+        ),
         ({"type": "cloud", "limits": {"memory_mb": 1}}, "config.limits.memory_mb: must be at least"),
         ({"type": "cloud", "limits": {"memory": 1}}, "config.limits.memory: is not a field"),
         ({"type": "cloud", "hosting": {"idle_timeout_seconds": -1}}, "idle_timeout_seconds: must be at least 0"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from attackkit import shell
-from housekit import House, open_house
+from housekit import House, content_of, open_house
 
 from hostler.testing.rehearsal import step
 
@@ -59,7 +59,7 @@ async def test_canaries_are_not_found_from_inside(
         for folder in files:
             for path in folder.rglob("*"):
                 if path.is_file() and not path.is_symlink():
-                    data = path.read_bytes()
+                    data = content_of(path)
                     assert UPSTREAM.encode() not in data, path
                     assert canary.encode() not in data, path
                     assert ENVIRONMENT.encode() not in data, path

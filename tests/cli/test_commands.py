@@ -453,8 +453,14 @@ def test_saved_key_is_not_sent_to_another_server(server: Server) -> None:
 def test_doctor_says_what_this_host_gives(server: Server) -> None:
     result = server.hostler("doctor", "--json")
     findings = {finding["check"]: finding for finding in result.json["findings"]}
-    assert {"python", "bwrap", "socat", "seccomp", "cgroups", "claude", "database", "model", "sandbox"} <= set(findings)
-    assert findings["sandbox"]["verdict"] == "ok"
+    assert {"python", "bwrap", "socat", "seccomp", "cgroups", "claude", "database", "model"} <= set(findings)
+    assert findings["rung 1, bubblewrap"]["verdict"] == "ok"
+    assert findings["preset development"]["verdict"] == "ok"
+    rungs = result.json["rungs"]
+    assert set(rungs) == {"bubblewrap", "docker", "podman", "gvisor", "microvm"}
+    assert rungs["bubblewrap"]["isolation"]["technology"] == "bubblewrap"
+    for name, rung in rungs.items():  # whatever this host gives: a label, or why not
+        assert (rung["isolation"] is None) == bool(rung["why"]) == (not rung["available"]), name
     assert findings["model"]["verdict"] == "warn"
     assert findings["server"]["found"].startswith("answers at")
     assert result.code == 0

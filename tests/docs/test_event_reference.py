@@ -30,6 +30,8 @@ SAMPLES: dict[str, Any] = {
     "permission": "allow",
     "evaluation": {"type": "always_allow"},
     "stop_details": None,
+    "details": {},
+    "limit": None,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from standardwebhooks import WebhookVerificationError
 from test_tutorial import run_blocks
 
 from hostler import compose, config
+from hostler.domain.environments import CloudConfigRequest
+from hostler.domain.values import parse
 from hostler.domain.webhooks import EVENT_TYPES
 from hostler.store import ledger
 from hostler.testing.rehearsal import prompt, step, tool
@@ -128,6 +131,18 @@ async def test_page_of_sharing_makes_keys_sets_quotas_and_shows_what_waits(serve
     await server.call(look)
     (row,) = await server.call(lambda: list(page["waiting"](server.client)))
     assert (row["session_id"], row["tool_name"], row["input"]) == (session, "bash", {"command": "ls"})
+
+
+async def test_page_of_packages_names_what_is_taken(server: Running) -> None:
+    made = (await server.does("install-packages.md"))["environment"]
+    assert made.config.packages.npm == ["typescript@5.6.3"]
+    text = (HOW_TO / "install-packages.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 6
+    packages: Any = {name: re.findall(r"`([^`@][^`]*|@\w+/[^`]*)`", entries) for name, entries in rows}
+    config: Any = {"type": "cloud", "packages": packages}
+    shown = await server.call(lambda: server.client.beta.environments.create(name="all", config=config))
+    assert {name: getattr(shown.config.packages, name) for name in packages} == packages
 
 
 async def test_page_of_limits(server: Running) -> None:
@@ -296,4 +311,48 @@ async def test_page_of_vaults(server: Running) -> None:
     assert page["verdict"].status == "unknown", "nobody is there"
     listed = server.client.beta.vaults.credentials.list
     rows = await server.call(lambda: list(listed(page["vault"].id, include_archived=True)))
-    assert {row.id: row.archived_at is None for row in rows} == {page["linear"].id: False, page["notion"].id: True}
+    active = {page["linear"].id: False, page["notion"].id: True, page["github"].id: True}
+    assert {row.id: row.archived_at is None for row in rows} == active
+    assert page["github"].auth.scope["agent_ids"] == [page["agent"].id]
+
+
+async def test_page_of_isolation_shows_a_label(server: Running) -> None:
+    page = await server.does("choose-an-isolation.md")
+    assert page["label"]["earlier"] == []
+
+
+async def test_production_is_what_its_page_says(server: Running) -> None:
+    text = (HOW_TO / "go-to-production.md").read_text("utf-8")
+    shown = next(json.loads(block.body) for block in blocks(text) if block.name == "json")
+    parsed = parse(CloudConfigRequest, shown)
+    assert parsed.preset == "production"
+    loosened = [block.body for block in blocks(text) if block.name == "toml"][-1]
+    assert {line.partition(" ")[0] for line in loosened.splitlines()[1:]} == {
+        name for name in config.Presets.model_fields if name.startswith("production_")
+    }
+
+
+async def test_page_of_policies_tries_and_suggests(server: Running, tmp_path: Path) -> None:
+    environment = await server.environment()
+    session = await server.session(environment, [], "Hello.")
+    database = server.hostler.database
+    for host in ("cdn.example.com", "api.example.com"):
+        await database.write(
+            lambda c, host=host: ledger.record_egress(  # type: ignore[misc]
+                c,
+                database.now(c),
+                session_id=session,
+                method="CONNECT",
+                host=host,
+                port=443,
+                allowed=True,
+                reason="public_host",
+            )
+        )
+
+    class Id:
+        def __init__(self, id_: str) -> None:
+            self.id = id_
+
+    names = {"__name__": "page", "client": server.client, "environment": Id(environment), "session": Id(session)}
+    await server.call(run_blocks, blocks((HOW_TO / "try-a-network-policy.md").read_text("utf-8")), names)

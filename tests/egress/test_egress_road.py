@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from hostler.egress import EgressLimits, EgressProxy, EgressRoad, SystemResolver
-from hostler.engine.egress_port import EgressDecision, EgressRules
+from hostler.engine.egress_port import EgressDecision, EgressRules, HostRule
 
 DEADLINE = 10.0
 LISTED = EgressRules("listed", ("allowed.example", "*.below.example", "rebinds.example", "mixed.example"))
@@ -117,7 +117,10 @@ async def road(
     limits: EgressLimits | None = None,
     all_ports: bool = False,
 ) -> AsyncIterator[Road]:
-    """A road whose allowed names lead to a server on this machine that keeps what it reads first."""
+    """A road whose allowed names lead to a server on this machine that keeps what it reads first.
+
+    Its port is one that a rule opens, so a tunnel to it may carry anything.
+    """
     connected: list[bytes] = []
     ended = asyncio.Event()
     open_writers: list[asyncio.StreamWriter] = []
@@ -150,10 +153,11 @@ async def road(
         recorder,
         resolver=names,
         private_allowed=frozenset({"127.0.0.1"}),
-        ports=frozenset({port, 80, 443}),
+        ports=frozenset({80, 443} if rules.allow == "listed" else {port, 80, 443}),
         limits=limits,
     )
-    opened = await proxy.open("sesn_1", tmp_path / "egress.sock", rules)
+    raw = tuple(HostRule(host, ports=frozenset({port})) for host in rules.hosts)
+    opened = await proxy.open("sesn_1", tmp_path / "egress.sock", replace(rules, rules=raw))
     made = Road(tmp_path / "egress.sock", recorder, names, opened, port, connected, ended)
     try:
         yield made
@@ -177,7 +181,7 @@ async def test_a_tunnel_carries_bytes_both_ways_and_is_recorded_first(tmp_path: 
     async with road(tmp_path) as r:
         reader, writer = await r.tunnel()
         assert r.recorder.decisions == [
-            EgressDecision("sesn_1", "CONNECT", "allowed.example", r.port, True, "allowed_host")
+            EgressDecision("sesn_1", "CONNECT", "allowed.example", r.port, True, "allowed_rule")
         ]
         writer.write(b"\x16\x03\x01hello")
         async with asyncio.timeout(DEADLINE):
@@ -187,7 +191,7 @@ async def test_a_tunnel_carries_bytes_both_ways_and_is_recorded_first(tmp_path: 
 async def test_names_below_a_wildcard_are_allowed(tmp_path: Path) -> None:
     async with road(tmp_path) as r:
         await r.tunnel("A.below.example.")
-        assert r.recorder.last() == ("CONNECT", "a.below.example", True, "allowed_host")
+        assert r.recorder.last() == ("CONNECT", "a.below.example", True, "allowed_rule")
 
 
 async def test_bytes_sent_before_the_answer_arrive_after_it(tmp_path: Path) -> None:
@@ -375,7 +379,7 @@ async def test_connections_of_a_session_are_bounded(tmp_path: Path) -> None:
 
 async def test_an_allowed_host_that_does_not_answer_is_502(tmp_path: Path) -> None:
     async with road(tmp_path) as r:
-        answer = await r.say(b"CONNECT allowed.example:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await r.say(b"CONNECT allowed.example:443 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 502 ")
         assert b"x-hostler-egress: failed; reason=unreachable" in answer
 
@@ -388,8 +392,8 @@ async def test_a_plain_request_goes_on_with_the_checked_host_and_without_hop_by_
     async with road(tmp_path, answers(response)) as r:
         answer = await r.say(
             f"POST http://allowed.example:{r.port}/a?b=c HTTP/1.1\r\nHost: internal.example\r\nContent-Length: 4\r\n"
-            "Proxy-Authorization: Basic x\r\nProxy-Connection: keep-alive\r\nConnection: X-Named\r\nX-Named: 1\r\n"
-            "X-Kept: 2\r\n\r\nbody".encode()
+            "Proxy-Authorization: Basic x\r\nProxy-Connection: keep-alive\r\nConnection: X-Named, close\r\n"
+            "X-Named: 1\r\nX-Kept: 2\r\n\r\nbody".encode()
         )
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.split(b"\r\n") == [b"HTTP/1.1 200 OK", b"content-length: 2", b"x-kept: 1", b"connection: close"]
@@ -400,10 +404,9 @@ async def test_a_plain_request_goes_on_with_the_checked_host_and_without_hop_by_
             f"host: allowed.example:{r.port}",
             "content-length: 4",
             "x-kept: 2",
-            "connection: close",
         ]
         assert sent_body == b"body"
-        assert r.recorder.last() == ("POST", "allowed.example", True, "allowed_host")
+        assert r.recorder.last() == ("POST", "allowed.example", True, "allowed_rule")
 
 
 async def test_chunked_bodies_cross_both_ways(tmp_path: Path) -> None:
@@ -414,13 +417,14 @@ async def test_chunked_bodies_cross_both_ways(tmp_path: Path) -> None:
     async with road(tmp_path, serve) as r:
         reader, writer = await r.connect()
         head = f"POST http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        head += "Connection: close\r\n"
         writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
         async with asyncio.timeout(DEADLINE):
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
             writer.write(b"4\r\nwxyz\r\n")
             writer.write(b"0\r\n\r\n")
             answer = await reader.read()
-        assert answer.endswith(b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert answer.endswith(b"\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
         assert r.connected[0].endswith(b"transfer-encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\n\r\n")
         assert b"expect" not in r.connected[0].lower()
 
@@ -428,7 +432,7 @@ async def test_chunked_bodies_cross_both_ways(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        (b"HTTP/1.1 200 OK\r\n\r\nto the end", b"to the end"),
+        (b"HTTP/1.1 200 OK\r\n\r\nto the end", b"a\r\nto the end\r\n0\r\n\r\n"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
         (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", b"x"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n", b""),
@@ -436,14 +440,18 @@ async def test_chunked_bodies_cross_both_ways(tmp_path: Path) -> None:
 )
 async def test_answers_of_every_framing_arrive(tmp_path: Path, response: bytes, expected: bytes) -> None:
     async with road(tmp_path, answers(response)) as r:
-        answer = await r.say(f"GET http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = await r.say(
+            f"GET http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
         assert answer.partition(b"\r\n\r\n")[2] == expected
         assert b"Early Hints" not in answer
 
 
 async def test_the_answer_to_head_has_no_body(tmp_path: Path) -> None:
     async with road(tmp_path, answers(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")) as r:
-        answer = await r.say(f"HEAD http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = await r.say(
+            f"HEAD http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
         assert b"content-length: 999\r\n" in answer
 
 
@@ -457,7 +465,9 @@ async def test_the_answer_to_head_has_no_body(tmp_path: Path) -> None:
 async def test_a_cut_answer_is_cut_for_the_client(tmp_path: Path, response: bytes) -> None:
     async with road(tmp_path, answers(response)) as r:
         try:
-            answer = await r.say(f"GET http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = await r.say(
+                f"GET http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            )
         except ConnectionError:
             return
         assert not answer.endswith(b"0\r\n\r\n")
@@ -468,19 +478,35 @@ async def test_a_cut_answer_is_cut_for_the_client(tmp_path: Path, response: byte
 )
 async def test_what_is_not_http_does_not_answer_plain_http(tmp_path: Path, response: bytes) -> None:
     async with road(tmp_path, answers(response)) as r:
-        answer = await r.say(f"GET http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = await r.say(
+            f"GET http://allowed.example:{r.port}/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
         assert answer.startswith(b"HTTP/1.1 502 ")
         assert b"SSH" not in answer
         assert b"ERR" not in answer
 
 
-async def test_a_second_request_on_the_same_connection_is_not_served(tmp_path: Path) -> None:
+async def test_requests_on_one_connection_are_answered_in_their_order(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + head[5:7])
+
+    async with road(tmp_path, serve) as r:
+        one = f"GET http://allowed.example:{r.port}/11 HTTP/1.1\r\nHost: x\r\n\r\n"
+        two = f"GET http://allowed.example:{r.port}/22 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        answer = await r.say((one + two).encode())
+        assert answer.index(b"\r\n\r\n11") < answer.index(b"\r\n\r\n22")
+        assert len(r.connected) == 1  # The second went over the connection that the first had left.
+        assert [d.path for d in r.recorder.decisions] == ["/11", "/22"]
+
+
+async def test_nothing_is_served_behind_a_request_that_said_it_is_the_last(tmp_path: Path) -> None:
     async with road(tmp_path, answers(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")) as r:
-        one = f"GET http://allowed.example:{r.port}/1 HTTP/1.1\r\nHost: x\r\n\r\n"
+        one = f"GET http://allowed.example:{r.port}/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         two = f"GET http://allowed.example:{r.port}/2 HTTP/1.1\r\nHost: x\r\n\r\n"
-        with contextlib.suppress(ConnectionError):
-            await r.say((one + two).encode())
+        assert (await r.say((one + two).encode())).endswith(b"ok")
         assert not any(b"/2" in seen for seen in r.connected)
+        assert [d.path for d in r.recorder.decisions] == ["/1"]
 
 
 # ------------------------------------------------------------------------------------------------------ roads and rules

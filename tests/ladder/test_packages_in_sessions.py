@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-import socket
+import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from housekit import House, open_house
+from housekit import House, open_house, types
 from image import base_image, image_home
+from registries import registry_addresses
+from rungs import RUNGS, Rung
 
-from hostler.egress.policy import PACKAGE_HOSTS
 from hostler.testing.rehearsal import step, tool
 
 pytestmark = [pytest.mark.ladder, pytest.mark.needs_root]
 
 
-def registry_addresses() -> str:
-    """On a machine with a mirror of its own the registries' names lead to addresses that are not public."""
-    found: set[str] = set()
-    for host in PACKAGE_HOSTS:
-        try:
-            found |= {str(entry[4][0]) for entry in socket.getaddrinfo(host, 443)}
-        except OSError:
-            continue
-    return ",".join(sorted(found))
+@asynccontextmanager
+async def opened(request: pytest.FixtureRequest, tmp_path: Path, rung: Rung) -> AsyncIterator[House]:
+    base_image()
+    state = tmp_path / "state"
+    state.mkdir(mode=0o711)
+    settings = rung.settings(request, state)
+    if not (state / "images").exists():
+        (state / "images").symlink_to(image_home() / "images")
+    settings["egress__private_allowed"] = ",".join(registry_addresses())
+    async with open_house(tmp_path, f"sqlite:///{tmp_path / 'hostler.db'}", **settings) as house:
+        yield house
 
 
 @pytest_asyncio.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    base_image()
-    state = tmp_path / "state"
-    state.mkdir()
-    (state / "images").symlink_to(image_home() / "images")
-    settings: dict[str, Any] = {"egress__private_allowed": registry_addresses()}
-    async with open_house(tmp_path, f"sqlite:///{tmp_path / 'hostler.db'}", **settings) as opened:
-        yield opened
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
+    async with opened(request, tmp_path, Rung("bubblewrap")) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(params=RUNGS, ids=lambda rung: rung.name)
+async def each(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[House]:
+    """The same on every rung."""
+    async with opened(request, tmp_path, request.param) as made:
+        yield made
 
 
 async def session_with(house: House, **packages: list[str]) -> str:
@@ -55,14 +64,58 @@ def output(events: list[Any]) -> str:
     return "\n".join(block.text for event in results for block in event.content if block.type == "text")
 
 
-async def test_a_sessions_bash_uses_the_packages_of_its_environment(house: House) -> None:
-    session = await session_with(house, pip=["iniconfig==2.0.0"], npm=["is-number@7.0.0"], apt=["hello"])
+async def test_a_sessions_bash_uses_the_packages_of_its_environment(each: House) -> None:
+    session = await session_with(each, pip=["iniconfig==2.0.0"], npm=["is-number@7.0.0"], apt=["hello"])
     look = (
         "python3 -c 'import iniconfig; print(iniconfig.__name__)'; "
         'node -e \'console.log("number", require("is-number")(3))\'; '
         "hello; id -u; touch /usr/local/x || echo read-only; ls /home/agent/.claude > /dev/null && echo home"
     )
-    said = output(await house.turn(session, [step(tool("bash", command=look)), step("done")]))
+    said = output(await each.turn(session, [step(tool("bash", command=look)), step("done")]))
     assert "iniconfig\nnumber true\nHello, world!\n1000" in said
     assert "read-only" in said
-    assert said.endswith("home") or "home" in said
+    assert said.rstrip().endswith("home")
+
+
+async def test_a_failed_installation_is_a_session_error_and_the_session_can_go_on(house: House) -> None:
+    agent = await house.client.beta.agents.create(name="Coder", model="claude-opus-5-5")
+    networking = {"type": "limited", "allowed_hosts": [], "allow_package_managers": True}
+    environment = await house.environment(networking=networking, packages={"npm": ["is-number@0.0.0-not-there"]})
+    session = (await house.client.beta.sessions.create(agent=agent.id, environment_id=environment)).id
+    for attempt in ("one", "two"):
+        events = await house.turn(session, [step(f"answer {attempt}")])
+        [error] = [event.error for event in events if event.type == "session.error"]
+        assert "Installing the environment's npm packages failed" in error.message
+        assert "No matching version found for is-number@0.0.0-not-there" in error.message
+        assert error.retry_status.type == "exhausted"
+        assert events[-1].stop_reason.type == "retries_exhausted"
+
+
+async def test_an_interrupt_ends_the_wait_for_packages(house: House) -> None:
+    session = await session_with(house, apt=["hello"], pip=["iniconfig==2.0.0"])
+    await house.say(session, [step("never")])
+    await house.until_event(session, "session.status_running")
+    await house.answer(session, {"type": "user.interrupt"})
+    events = await house.until_idle(session)
+    assert [event for event in events if event.type == "session.error"] == []
+    assert "agent.message" not in types(events)
+    said = await house.turn(session, [step("now")])  # the build has gone on, or is begun again
+    assert [event.content[0].text for event in said if event.type == "agent.message"] == ["now"]
+
+
+async def test_packages_are_installed_ahead_and_sessions_reach_registries_too(house: House) -> None:
+    session = await session_with(house, npm=["is-number@7.0.0"])
+    environment = (await house.client.beta.sessions.retrieve(session)).environment_id
+    state, private = house.settings["state_dir"], house.settings["egress__private_allowed"]
+    program = Path(sys.executable).with_name("hostler")
+    command = [str(program), "environment", "build", environment, "--json", "--state-dir", state]
+    command += ["--store-url", house.settings["store__url"]]
+    environ = {**os.environ, "HOSTLER_EGRESS__PRIVATE_ALLOWED": private}
+    building = await asyncio.create_subprocess_exec(*command, env=environ, stdout=asyncio.subprocess.PIPE)
+    out, _ = await building.communicate()
+    layer = json.loads(out)["layer"]
+    assert layer["packages"]["npm"] == ["is-number@7.0.0"]
+    look = "pip install -q --target p iniconfig==2.0.0 && PYTHONPATH=p python3 -c 'import iniconfig; print(7)'"
+    said = output(await house.turn(session, [step(tool("bash", command=look)), step("done")]))
+    assert said.strip() == "7"
+    assert [entry.name for entry in Path(state, "layers").iterdir() if len(entry.name) == 32] == [layer["key"]]

@@ -6,7 +6,6 @@ sandbox. Real server, real `claude`, real sandbox, real network: the town's host
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,21 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from housekit import House, open_house
+from registries import registry_addresses
 from rungs import RUNGS, Rung
 from town import API, GIT, Town, open_town
 
-from hostler.egress.policy import PACKAGE_HOSTS
 from hostler.testing.rehearsal import step, tool
 
 pytestmark = [pytest.mark.ladder, pytest.mark.needs_root]
 
 TASK = f"""
 git clone -q http://{GIT}/repo.git && cat repo/README
-python3 -m venv --without-pip v >/dev/null && pip -q --disable-pip-version-check install --target libs iniconfig==2.0.0 &&
+python3 -m pip -q --disable-pip-version-check install --target libs iniconfig==2.0.0
 PYTHONPATH=libs python3 -c 'import iniconfig; print("imported", iniconfig.IniConfig.__name__)'
 curl -sS --fail-with-body -H "Authorization: Bearer $TOWN_TOKEN" https://{API}/private
 echo "token: $TOWN_TOKEN"
 """
-
-
-def addresses(hosts: tuple[str, ...] | frozenset[str]) -> set[str]:
-    """On a machine with a mirror of its own the registries' names lead to addresses that are not public."""
-    found: set[str] = set()
-    for host in hosts:
-        try:
-            found |= {str(entry[4][0]) for entry in socket.getaddrinfo(host, 443)}
-        except OSError:
-            continue
-    return found
 
 
 @pytest_asyncio.fixture
@@ -50,15 +38,16 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         yield opened
 
 
-@pytest_asyncio.fixture(params=RUNGS, ids=lambda rung: rung.name)
+@pytest_asyncio.fixture(params=RUNGS, ids=str)
 async def house(request: pytest.FixtureRequest, tmp_path: Path, town: Town) -> AsyncIterator[House]:
     rung: Rung = request.param
     settings = {
         **rung.settings(request, tmp_path / "state"),
-        "egress__private_allowed": ",".join({town.address, *addresses(PACKAGE_HOSTS)}),
-        "egress__ca_file": str(town.authority),
+        "egress__private_allowed": ",".join({town.address, *registry_addresses()}),
+        "egress__ca_bundle": str(town.authority),
     }
-    async with open_house(tmp_path, f"sqlite:///{tmp_path / 'h.db'}", resolver=town, **settings) as opened:
+    url = f"sqlite:///{tmp_path / 'hostler.db'}"
+    async with open_house(tmp_path, url, resolver=town, **settings) as opened:
         yield opened
 
 

@@ -1,4 +1,4 @@
-"""S3: what a session keeps is bounded, is still there after any end of the server, and takes no room once it is gone."""
+"""S3: what a session keeps is bounded, outlives any end of the server, and takes no room once it is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ SIZE = 64 * MB
 def state(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-    assert devices(tmp_path) == []
+    until_free(tmp_path)
 
 
 @pytest.fixture
@@ -62,16 +64,31 @@ def devices(folder: Path) -> list[str]:
     return found
 
 
+def until_free(folder: Path) -> None:
+    """Other tests' sandboxes copy all mounts of the host for the moment in which they are made."""
+    deadline = time.monotonic() + 10
+    while devices(folder):
+        assert time.monotonic() < deadline, "a loop device is left"
+        os.sched_yield()
+
+
 def fill(file: Path) -> int:
     """Writes until nothing more goes in; gives the number of bytes."""
     written = 0
     with file.open("wb", buffering=0) as out:
-        try:
+        with suppress_full():
             while True:
                 written += out.write(bytes(MB))
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
     return written
+
+
+@contextmanager
+def suppress_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 def allocated(state: Path, name: str = "sesn_one") -> int:
@@ -95,10 +112,10 @@ def test_a_flood_of_files_ends_inside(state: Path, volumes: Volumes) -> None:
     home = home_of(state)
     volumes.enter(home, SIZE)
     made = 0
-    with pytest.raises(OSError, match="No space left") as raised:
-        for made in range(1 << 20):
+    with suppress_full():
+        while made < 1 << 20:
             os.close(os.open(home / str(made), os.O_CREAT | os.O_WRONLY))
-    assert raised.value.errno == errno.ENOSPC
+            made += 1
     assert 10_000 < made < 100_000
     assert os.statvfs(state).f_favail > 10_000
     volumes.leave(home, looked_through=True)
@@ -157,7 +174,7 @@ def test_who_enters_last_leaves_first_without_taking_the_files_away(state: Path,
     assert troubles == []
     assert (home / "file").exists()
     volumes.leave(home, looked_through=True)
-    assert devices(state) == []
+    until_free(state)
 
 
 def test_programs_gain_nothing_from_what_is_kept(state: Path, volumes: Volumes) -> None:
@@ -188,7 +205,7 @@ def test_nothing_is_left_of_a_removed_session(state: Path, volumes: Volumes) -> 
         volumes.remove(home)
         assert not os.path.ismount(home)
     assert list((state / "volumes").iterdir()) == []
-    assert devices(state) == []
+    until_free(state)
     volumes.leave(home, looked_through=True)
     volumes.enter(home, SIZE)
     assert os.listdir(home) == [".reserve"], "a new one has nothing of it"
@@ -219,15 +236,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_server_loses_no_file_and_leaves_no_mount(state: Path) -> None:
-    for life in range(2):
+    for _ in range(2):
         done = subprocess.run([sys.executable, "-c", CRASH, state], check=False)
         assert done.returncode == -signal.SIGKILL
         assert os.path.ismount(home_of(state)), "or the test tests nothing"
     volumes, said = opened(state)
     assert said == ["volume of session sesn_one: unmounted"]
     assert not os.path.ismount(home_of(state))
-    assert devices(state) == []
-    assert volumes.unfinished() == ["sesn_one"], life
+    until_free(state)
+    assert volumes.unfinished() == ["sesn_one"]
     volumes.enter(home_of(state), SIZE)
     assert (home_of(state) / "work").read_text() == "kept"
     volumes.leave(home_of(state), looked_through=True)
@@ -247,7 +264,10 @@ def test_another_sandbox_that_has_copied_the_mount_does_no_harm(
             assert holder.stdout.readline() == b"ready\n"
             (home / "file").write_text("one")
             volumes.leave(home, looked_through=True)
-            assert (devices(state) == []) is freed
+            if freed:
+                until_free(state)
+            else:
+                assert len(devices(state)) == 1
             volumes.enter(home, SIZE)
             (home / "file").write_text("two")
             assert len(devices(state)) == 1, "two devices over one image destroy it"
@@ -302,9 +322,9 @@ def test_a_volume_that_can_not_be_used_says_so_and_leaves_nothing_mounted(state:
         size = file.seek(0, os.SEEK_END)
         file.truncate(0)
         file.truncate(size)
-    with pytest.raises(VolumeUnavailable, match="volume of this session"):
+    with pytest.raises(VolumeUnavailable, match="damaged; an operator can repair sesn_one.img"):
         volumes.enter(home, SIZE)
-    assert devices(state) == []
+    until_free(state)
     assert image.exists(), "what may hold somebody's work is never removed"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import anthropic
 
 from hostler import compose, config
+from hostler.compose import sandboxes
 from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
+from hostler.engine.placement import Verified
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
@@ -45,6 +48,7 @@ class House:
     secret: str = ""
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
+    verified: Verified | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -53,7 +57,12 @@ class House:
         self._stack = AsyncExitStack()
         loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
-            compose.running(loaded, mcp_credentials=self.mcp_credentials, resolver=self.resolver)
+            compose.running(
+                loaded,
+                mcp_credentials=self.mcp_credentials,
+                resolver=self.resolver,
+                verified=self.verified,
+            )
         )
         if not self.secret:
             _, self.secret = await compose.create_key(self.hostler.database, "test")
@@ -174,6 +183,36 @@ class House:
     def workspace(self, session: str) -> Path:
         return Path(self.settings["state_dir"]) / "sessions" / session / "workspace"
 
+    @contextmanager
+    def left_by_a_killed_server(self, session: str) -> Iterator[Path]:
+        """The files of a session while no server runs. The next one takes what is done to them for what a server has
+        left that was killed."""
+        assert self.hostler is None, "stop it first"
+        settings = config.load({"HOME": "/nonexistent"}, **self.settings)
+        volumes, _ = sandboxes.volumes(settings, sandboxes.volume_trial(settings))
+        home = self.workspace(session).parent
+        try:
+            volumes.enter(home, None)
+            yield home
+            volumes.leave(home, looked_through=False)
+        finally:
+            volumes.close()
+
+
+def content_of(path: Path) -> bytes:
+    """What is in a file, without its holes: an image of a volume is mostly a hole of gigabytes."""
+    found = []
+    with path.open("rb") as file:
+        end, offset = file.seek(0, os.SEEK_END), 0
+        while offset < end:
+            try:
+                start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            except OSError:
+                break
+            offset = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            found.append(os.pread(file.fileno(), offset - start, start))
+    return b"".join(found)
+
 
 def _busy(events: Sequence[Any]) -> bool:
     statuses = [e.type for e in events if e.type.startswith("session.status_")]
@@ -209,6 +248,7 @@ async def open_house(
     script: Script | None = None,
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
+    verified: Verified | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -225,6 +265,7 @@ async def open_house(
             model,
             mcp_credentials=mcp_credentials,
             resolver=resolver,
+            verified=verified,
         )
         await house.start()
         try:

@@ -223,7 +223,8 @@ async def test_outputs_that_a_crash_kept_from_being_taken_are_taken_at_the_next_
     await outputs(house, session, {"first"})
     await house.stop()
     # As if the server had been killed between the end of the turn and its look at the folder.
-    (house.workspace(session).parent / "outputs" / "second").write_text("2")
+    with house.left_by_a_killed_server(session) as home:
+        (home / "outputs" / "second").write_text("2")
     await house.start()
     await outputs(house, session, {"first", "second"})
 

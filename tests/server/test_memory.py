@@ -205,9 +205,10 @@ async def test_changes_of_a_turn_whose_server_died_before_it_saved_them_are_save
     await until(house, store_id, bool)
     await house.stop()
     # As if the server had been killed between the end of a turn and saving: the folder is ahead of the store.
-    files = folder(house, session, store_id)
-    (files / "note.md").write_text("two\n")
-    (files / "late.md").write_text("late\n")
+    with house.left_by_a_killed_server(session):
+        files = folder(house, session, store_id)
+        (files / "note.md").write_text("two\n")
+        (files / "late.md").write_text("late\n")
     await house.start()  # which saves it without waiting for the session's next turn
     found = await until(house, store_id, lambda m: m.get("/note.md") == "two\n" and "/late.md" in m)
     assert found == {"/late.md": "late\n", "/note.md": "two\n"}
@@ -272,10 +273,11 @@ async def test_memory_that_came_just_before_a_crash_and_was_deleted_since_does_n
     session = await session_with(house, store_id)
     await bash(house, session, "true")
     await house.stop()
-    manifest = folder(house, session, store_id).parent / "manifest.json"
-    known = json.loads(manifest.read_text())
     # As if the server had died with the file in place, before it noted that it was.
-    manifest.write_text(json.dumps({**known, "known": {}, "coming": known["known"]}))
+    with house.left_by_a_killed_server(session):
+        manifest = folder(house, session, store_id).parent / "manifest.json"
+        known = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**known, "known": {}, "coming": known["known"]}))
     await house.start()
     await house.client.beta.memory_stores.memories.delete(made.id, memory_store_id=store_id)
     assert await bash(house, session, "ls -A /mnt/memory/user-preferences | wc -l") == "0"

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from githost import TOKEN, GitHost, git, git_host
-from housekit import House, open_house
+from housekit import House, content_of, open_house
 
 from hostler.store.tables_files import resource_secrets
 from hostler.testing.rehearsal import step, tool
@@ -91,7 +91,7 @@ async def test_private_repository_is_there_to_work_in_and_its_token_is_not(house
     for place in (state, state.parent):
         for file in place.rglob("*"):
             if file.is_file() and not file.is_symlink():
-                assert TOKEN.encode() not in file.read_bytes(), file
+                assert TOKEN.encode() not in content_of(file), file
     assert house.hostler is not None
     (sealed,) = await house.hostler.database.read(
         lambda c: c.execute(sa.select(resource_secrets.c.sealed)).scalars().all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from echokit import ECHOES, HOST, Echo, echoing
 from housekit import House, custom, open_house, result
 from oauthkit import FakeProvider
 
@@ -25,27 +27,65 @@ INSIDE = (
 )
 
 
+BEGINNING = "canary-"
 _OF_THE_TEST = ("anthropic", "httpx", "httpcore", "mcp")
 """Logs of the client and of the MCP server, which are not ours."""
 
 
 class Canaries:
-    """Secrets that occur nowhere else, and every form in which one might lie about."""
+    """Secrets that occur nowhere else, all with the same beginning: where that isn't, none of them is."""
 
     def __init__(self) -> None:
         self._planted: list[str] = []
+        self._hints = tuple(_forms(BEGINNING))
 
     def new(self, name: str) -> str:
-        made = f"canary-{name}-{secrets.token_hex(8)}"
+        made = f"{BEGINNING}{name}-{secrets.token_hex(8)}"
         self._planted.append(made)
         return made
 
     def take(self, *texts: str) -> None:
         """Secrets that somebody else made up."""
+        assert all(text.startswith(BEGINNING) for text in texts)
         self._planted.extend(texts)
 
     def found_in(self, data: bytes) -> list[str]:
+        if not any(hint in data for hint in self._hints):
+            return []
         return [secret for secret in self._planted if any(form in data for form in _forms(secret))]
+
+    def found_below(self, folder: Path) -> list[str]:
+        """In the files of `folder`. Holes in them are not read: the volume of a session is mostly one."""
+        found = []
+        for path in folder.rglob("*"):
+            try:
+                if path.is_file() and not path.is_symlink():
+                    found += [f"{secret} in {path}" for piece in _pieces(path) for secret in self.found_in(piece)]
+            except OSError:
+                continue  # It has gone meanwhile.
+        return found
+
+
+PIECE, OVERLAP = 4 << 20, 4096
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The data of a file, each piece with the end of the one before it."""
+    with path.open("rb", buffering=0) as file:
+        size, at = os.fstat(file.fileno()).st_size, 0
+        while at < size:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return  # Nothing but a hole is left.
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            while at < end:
+                piece = os.pread(file.fileno(), min(PIECE, end - at) + OVERLAP, max(0, at - OVERLAP))
+                if not piece:
+                    return
+                yield piece
+                at += PIECE
+            at = end
 
 
 def _forms(secret: str) -> Iterator[bytes]:
@@ -67,16 +107,20 @@ async def test_no_secret_of_a_vault_is_found_anywhere(
     async def keep(response: Any) -> None:
         answers.append(await response.aread())
 
-    private = {"egress__private_allowed": "127.0.0.1"}
-    with FakeProvider() as provider:
-        async with open_house(tmp_path, store_url, **private) as house:
+    bundle = tmp_path / "authority.pem"
+    private: Any = {"egress__private_allowed": "127.0.0.1", "egress__ca_bundle": str(bundle)}
+    with FakeProvider() as provider, echoing() as echo:
+        bundle.write_bytes(echo.authority)
+        async with open_house(tmp_path, store_url, resolver=echo, **private) as house:
             client = house.new_client(
                 http_client=anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [keep]}), max_retries=0
             )
             vault = (await client.beta.vaults.create(display_name=marker)).id
             await _fill(client, vault, provider, canaries)
             await _be_refused(client, vault, canaries)
-            session = await _work(house, client, vault)
+            used = canaries.new("used")
+            session = await _work(house, client, echo, vault, await _variable(client, used))
+            assert [got.headers.get("x-token") for got in echo.taken()] == [used] * len(ECHOES)
             processes = _processes()
             assert b"claude" in processes, "the session has its processes still"
             await house.turn(session, [step("Bye.")])
@@ -86,19 +130,19 @@ async def test_no_secret_of_a_vault_is_found_anywhere(
             assert canaries.found_in(processes) == []
             assert canaries.found_in(await _all_events(client, session)) == []
             assert canaries.found_in(repr(house.model.requests).encode()) == []
-            running = _files(tmp_path)
-        stopped = _files(tmp_path)
-    assert canaries.found_in(running + stopped) == []
+            assert canaries.found_below(tmp_path) == []
+    assert canaries.found_below(tmp_path) == []
     logged = [record.__dict__ for record in caplog.records if not record.name.startswith(_OF_THE_TEST)]
     assert canaries.found_in(repr(logged).encode()) == []
     assert "vault_credential.refresh_failed" in caplog.text, "it logged"
-    kept = stopped
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("hostler.db*"))
     if store_url.startswith("postgresql"):
         cluster: PostgresCluster = request.getfixturevalue("server_cluster")
         name = store_url.split("/")[3].split("?")[0]
         kept = cluster.dump(name).encode()
         cluster.sql("CHECKPOINT")
-        assert canaries.found_in(kept + cluster.log.encode() + _files(cluster.directory)) == []
+        assert canaries.found_in(kept + cluster.log.encode()) == []
+        assert canaries.found_below(cluster.directory) == []
     assert marker.encode() in kept, "the search looks where the data is"
     assert b"hs1.mk_" in kept
 
@@ -166,13 +210,30 @@ async def _be_refused(client: anthropic.AsyncAnthropic, vault: str, canaries: Ca
         assert 400 <= caught.value.status_code < 500
 
 
-async def _work(house: House, client: anthropic.AsyncAnthropic, vault: str) -> str:
-    """A session with the vault: its agent looks around inside, then waits with its process for a person."""
+async def _variable(client: anthropic.AsyncAnthropic, value: str) -> str:
+    """A vault with a variable for the server that echoes."""
+    vault = (await client.beta.vaults.create(display_name="variable")).id
+    auth: Any = {
+        "type": "environment_variable",
+        "secret_name": "USED",
+        "secret_value": value,
+        "networking": {"type": "limited", "allowed_hosts": [HOST]},
+    }
+    await client.beta.vaults.credentials.create(vault, auth=auth)
+    return vault
+
+
+async def _work(house: House, client: anthropic.AsyncAnthropic, echo: Echo, *vaults: str) -> str:
+    """A session with the vaults: its agent sends the secret to a server that repeats it in every form, keeps what it
+    says, looks around inside, then waits with its process for a person."""
     tools = [{"type": "agent_toolset_20260401"}, custom("wait")]
     agent = await client.beta.agents.create(name="A", model="claude-opus-5-5", tools=tools)  # type: ignore[arg-type]
-    environment = await house.environment()
-    made = await client.beta.sessions.create(agent=agent.id, environment_id=environment, vault_ids=[vault])
-    events = await house.turn(made.id, [step(tool("bash", command=INSIDE)), step(tool("wait", q="x")), step("Done.")])
+    environment = await house.environment(networking=echo.networking)
+    made = await client.beta.sessions.create(agent=agent.id, environment_id=environment, vault_ids=list(vaults))
+    urls = " ".join(f"https://{HOST}:{echo.port}/{how}" for how in ECHOES)
+    use = f'curl -sSi -H "X-Token: $USED" {urls} | tee said; env > environment; {INSIDE}'
+    events = await house.turn(made.id, [step(tool("bash", command=use)), step(tool("wait", q="x")), step("Done.")])
+    assert any("hostler_placeholder_" in event.to_json() for event in events if event.type == "agent.tool_result")
     assert any("searched" in event.to_json() for event in events if event.type == "agent.tool_result")
     (waiting,) = [event for event in events if event.type == "agent.custom_tool_use"]
     before = len(await house.events(made.id))
@@ -204,7 +265,7 @@ async def _renew(
     assert bearer is not None
     assert bearer.token.startswith("canary-token-2")
     keys = compose.master_keys(house.hostler.settings)
-    assert (await rotation.rotate(house.hostler.database, keys)).rewrapped == 4
+    assert (await rotation.rotate(house.hostler.database, keys)).rewrapped == 5
     assert await house.hostler.broker.bearer_for("wrkspc_default", [vault], "https://a.example.com/") == bearer
 
 
@@ -224,15 +285,3 @@ def _processes() -> bytes:
             continue  # It has ended, or isn't ours to read.
         found += facts
     return found
-
-
-def _files(folder: Path) -> bytes:
-    """Everything in the files below `folder`."""
-    found = []
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink():
-                found.append(path.read_bytes())
-        except OSError:
-            continue  # It has gone meanwhile.
-    return b"\n".join(found)

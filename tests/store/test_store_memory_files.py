@@ -273,4 +273,5 @@ async def test_worker_elsewhere_looks_after_its_folders_itself(db: Database, tmp
     assert await files.lay_out(elsewhere, tmp_path) == []
     await files.refresh(elsewhere, tmp_path)
     await files.collect(elsewhere, tmp_path)
+    await files.catch_up(elsewhere, tmp_path)
     assert list(tmp_path.iterdir()) == []

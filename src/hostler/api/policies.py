@@ -10,7 +10,7 @@ from hostler.api.context import caller_of, services_of
 from hostler.api.query import Query
 from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter
-from hostler.domain.policies import SuggestPolicy, TestPolicy
+from hostler.domain.policies import SuggestPolicy, TryPolicy
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -19,7 +19,7 @@ router = OwnRouter()
 @router.serves("policy.test")
 async def test_policy(request: Request) -> Response:
     Query(request).finish()
-    wanted = parse(TestPolicy, await json_object(request))
+    wanted = parse(TryPolicy, await json_object(request))
     return json_response(await services_of(request).policies.test(caller_of(request).workspace, wanted))
 
 

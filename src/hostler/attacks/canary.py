@@ -45,14 +45,23 @@ class Canaries:
         self.port = 0
         self.other_port = 0
         """Another port of the allowed address, which the proxy was not told to open."""
+        self.raw_port = 0
+        """For TLS that the proxy passes through: what arrives is kept as it is."""
         self.tls_port = 0
+        """Ends TLS as `allowed.example`. 0: there is none, because nobody gave it a certificate."""
+        self.false_port = 0
+        """Ends TLS as another host. 0: see above."""
         self.answer: Answer = plain_ok
         self.has_ipv6 = False
         self._servers: list[asyncio.Server] = []
         self._serving: set[asyncio.Task[None]] = set()
 
-    async def open(self, tls: ssl.SSLContext | None = None) -> None:
-        """`tls`: also a server that ends TLS, on a port of its own."""
+    @property
+    def tls_ports(self) -> frozenset[int]:
+        return frozenset({self.raw_port, self.tls_port, self.false_port} - {0})
+
+    async def open(self, tls: Callable[[str], ssl.SSLContext] | None = None) -> None:
+        """`tls` makes certificates: then there are servers that end TLS, too."""
         for _ in range(20):
             first = await self._listen(ALLOWED_ADDRESS, 0)
             self.port = first.sockets[0].getsockname()[1]
@@ -66,13 +75,17 @@ class Canaries:
         with contextlib.suppress(OSError):
             self._servers.append(await self._listen("::1", self.port))
             self.has_ipv6 = True
-        other = await self._listen(ALLOWED_ADDRESS, 0)
-        self.other_port = other.sockets[0].getsockname()[1]
-        self._servers.append(other)
+        self.other_port = await self._another()
+        self.raw_port = await self._another()
         if tls is not None:
-            server = await self._listen(ALLOWED_ADDRESS, 0, tls)
-            self._servers.append(server)
-            self.tls_port = server.sockets[0].getsockname()[1]
+            self.tls_port = await self._another(tls("allowed.example"))
+            self.false_port = await self._another(tls("evil.tld"))
+
+    async def _another(self, tls: ssl.SSLContext | None = None) -> int:
+        server = await self._listen(ALLOWED_ADDRESS, 0, tls)
+        self._servers.append(server)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
 
     async def _listen(self, address: str, port: int, tls: ssl.SSLContext | None = None) -> asyncio.Server:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

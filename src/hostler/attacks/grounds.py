@@ -13,7 +13,14 @@ from typing import Protocol
 
 from hostler.attacks.canary import ALLOWED_ADDRESS, Canaries, Decisions, Names
 from hostler.attacks.cases import CouldNotRun
-from hostler.engine.egress_port import EgressRecorder, EgressRoad, EgressRoads, EgressRules, RoadSecrets
+from hostler.engine.egress_port import (
+    EgressRecorder,
+    EgressRoad,
+    EgressRoads,
+    EgressRules,
+    RoadSecrets,
+    SessionVariables,
+)
 from hostler.engine.ports import ModelRoads
 
 DEADLINE = 5.0
@@ -49,10 +56,13 @@ class MakeProxy(Protocol):
         resolver: Resolver,
         private_allowed: frozenset[str],
         ports: frozenset[int],
+        plain_ports: frozenset[int],
         bounds: Bounds,
         tls: ssl.SSLContext | None,
     ) -> ProxyUnderAttack:
-        """The product's proxy. `tls`: whom it trusts when it ends TLS and begins it anew."""
+        """The product's proxy. `plain_ports`: those of `ports` on which a tunnel need not begin with TLS.
+
+        `tls`: whom it trusts when it ends TLS and begins it anew."""
         ...
 
 
@@ -73,11 +83,11 @@ class OpenRoad:
         self.writers.append(writer)
         return reader, writer
 
-    async def say(self, data: bytes, *, seconds: float = DEADLINE) -> bytes:
-        """Sends `data`; gives the answer: of a CONNECT that was granted its head, else everything up to the end."""
+    async def say(self, data: bytes, *, seconds: float = DEADLINE, to_end: bool = False) -> bytes:
+        """Sends `data`; gives the answer as `heard` does."""
         reader, writer = await self.connect()
         writer.write(data)
-        return await heard(reader, seconds=seconds)
+        return await heard(reader, seconds=seconds, to_end=to_end)
 
     async def tunnel(
         self, host: str = "allowed.example", port: int = 0
@@ -91,17 +101,32 @@ class OpenRoad:
         return reader, writer
 
 
-async def heard(reader: asyncio.StreamReader, *, seconds: float = DEADLINE) -> bytes:
-    """What is answered: up to the end of a tunnel's greeting, else up to the end, or what came within `seconds`."""
+async def heard(reader: asyncio.StreamReader, *, seconds: float = DEADLINE, to_end: bool = False) -> bytes:
+    """What is answered: a tunnel's greeting, or one whole answer, or what came within `seconds`.
+
+    `to_end`: what follows the answer, too.
+    """
     answer = bytearray()
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(seconds):
             while piece := await reader.read(1 << 16):
                 answer += piece
-                head, end, _ = bytes(answer).partition(b"\r\n\r\n")
-                if end and head.startswith((b"HTTP/1.1 200 Connection established", b"HTTP/1.0 200 Connection")):
+                if not to_end and _is_whole(bytes(answer)):
                     break
     return bytes(answer)
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    lines = head.lower().split(b"\r\n")
+    if lines[0].startswith(b"http/1.1 200 connection"):
+        return True
+    if b"transfer-encoding: chunked" in lines:
+        return body.endswith(b"0\r\n\r\n")
+    lengths = [line.partition(b":")[2].strip() for line in lines if line.startswith(b"content-length:")]
+    return len(lengths) == 1 and lengths[0].isdigit() and len(body) >= int(lengths[0])
 
 
 def connect(host: str, port: int, *headers: str) -> bytes:
@@ -146,10 +171,12 @@ class Tools:
 
     make_proxy: MakeProxy
     make_models: MakeModels | None = None
-    tls: ssl.SSLContext | None = None
-    """For a canary that ends TLS itself."""
-    trust: ssl.SSLContext | None = None
-    """Which trusts that canary."""
+    make_secrets: Callable[[SessionVariables], RoadSecrets] | None = None
+    """What puts the secrets of a session's variables into its requests."""
+    tls: Callable[[str], ssl.SSLContext] | None = None
+    """What a canary ends TLS with, as the host of this name."""
+    trust: Callable[[], ssl.SSLContext] | None = None
+    """Trusts the canary that ends TLS as `allowed.example`, and nobody else."""
     unpack: Callable[[bytes], Mapping[str, bytes]] | None = None
     """Reads an uploaded archive: files by path. Raises ValueError for one that is refused."""
     volume: Volume | None = None
@@ -185,9 +212,10 @@ class ProxyGround:
             recorder,
             resolver=resolver,
             private_allowed=frozenset({ALLOWED_ADDRESS}),
-            ports=frozenset({80, 443, self.canaries.port}),
+            ports=frozenset({80, 443, self.canaries.port, *self.canaries.tls_ports}),
+            plain_ports=frozenset({80, self.canaries.port}),
             bounds=bounds or Bounds(),
-            tls=self.tools.trust,
+            tls=self.tools.trust() if self.tools.trust else None,
         )
         self.opened += 1
         socket = socket or self.place / f"{self.opened}.sock"

@@ -10,6 +10,7 @@ import contextlib
 import os
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hostler.attacks.cases import Case, CouldNotRun, OnSandbox, Promise, Severity
@@ -24,15 +25,17 @@ def _case(id_: str, title: str, attack: OnSandbox, severity: Severity = "critica
 # ---------------------------------------------------------------------------------------------------------- C3: floods
 
 
-def _flood(probe: str) -> OnSandbox:
-    """A flood in one sandbox; a neighbour is asked for a sign of life while it lasts and afterwards."""
+def _flood(probe: str, cpus: float | None = None) -> OnSandbox:
+    """A flood in one sandbox; a neighbour is asked for a sign of life afterwards."""
 
     async def attack(ground: SandboxGround) -> Sequence[str]:
-        async with ground.room() as good, ground.room() as bad:
+        limits = replace(LIMITS, cpus=cpus or LIMITS.cpus)
+        async with ground.room() as good, ground.room(limits=limits) as bad:
             neighbour = await good.visit([], stay=True)
             if not neighbour.finished:
                 raise CouldNotRun(f"a neighbour doesn't start: {neighbour.said}")
-            visit = await bad.visit([probe], each=max(20.0, ground.seconds / 3))
+            given = {"cpus": limits.cpus}
+            visit = await bad.visit([probe], each=max(20.0, ground.seconds / 3), given=given)
             answer = visit.answers.get(probe)
             found = list(answer.found) if answer is not None else []
             if answer is not None and answer.error and not _killed(answer.error):
@@ -91,7 +94,7 @@ _C3 = (
     _case("C3.7", "a flood of the home folder", _flood("home_flood"), "high", needs="world"),
     _case("C3.8", "a flood of empty files", _flood("file_flood"), "high", needs="limits"),
     _case("C3.9", "a flood of descriptors", _flood("descriptor_flood"), "high", needs="limits"),
-    _case("C3.10", "a flood of busy loops", _flood("processor_flood"), "high", needs="limits"),
+    _case("C3.10", "a flood of busy loops", _flood("processor_flood", 0.2), "high", needs="limits"),
     _case("C3.11", "a flood of the workspace", _disk, "high", needs="disk"),
 )
 
@@ -100,11 +103,13 @@ _C3 = (
 SURVIVORS = frozenset({"forked", "nohup", "setsid"})
 
 
-async def _all_gone(room: Room, seconds: float) -> Sequence[str]:
+async def _all_gone(room: Room) -> Sequence[str]:
+    """The other end of each one's connection is told of its death."""
+    until = asyncio.get_running_loop().time() + max(3.0, room.ground.seconds / 10)
     found = []
     for name, gone in room.models.alive.items():
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(until):
                 await gone.wait()
         except TimeoutError:
             found.append(f"the process started as `{name}` is still there")
@@ -122,14 +127,14 @@ async def _destroyed(ground: SandboxGround) -> Sequence[str]:
     async with ground.room() as room:
         await _with_survivors(room)
         await room.sandbox.destroy()
-        return await _all_gone(room, 10.0)
+        return await _all_gone(room)
 
 
 async def _program_ended(ground: SandboxGround) -> Sequence[str]:
     async with ground.room() as room:
         await _with_survivors(room)
         await room.visits[0].end(ground.seconds)
-        return await _all_gone(room, 10.0)
+        return await _all_gone(room)
 
 
 async def _destroyed_while_suspended(ground: SandboxGround) -> Sequence[str]:
@@ -137,7 +142,7 @@ async def _destroyed_while_suspended(ground: SandboxGround) -> Sequence[str]:
         await _with_survivors(room)
         await room.sandbox.suspend()
         await room.sandbox.destroy()
-        return await _all_gone(room, 10.0)
+        return await _all_gone(room)
 
 
 async def _launcher_killed(ground: SandboxGround) -> Sequence[str]:
@@ -146,7 +151,7 @@ async def _launcher_killed(ground: SandboxGround) -> Sequence[str]:
         await _with_survivors(room)
         room.visits[0].process.kill()
         await room.sandbox.destroy()
-        return await _all_gone(room, 10.0)
+        return await _all_gone(room)
 
 
 async def _by_entrance(ground: SandboxGround) -> Sequence[str]:
@@ -159,7 +164,7 @@ async def _by_entrance(ground: SandboxGround) -> Sequence[str]:
         if not await room.models.until_alive(SURVIVORS, ground.seconds):
             raise CouldNotRun(f"only {sorted(room.models.alive)} of the processes that should survive began")
         await room.sandbox.destroy()
-        return await _all_gone(room, 10.0)
+        return await _all_gone(room)
 
 
 async def _launcher_again(ground: SandboxGround) -> Sequence[str]:
@@ -169,10 +174,12 @@ async def _launcher_again(ground: SandboxGround) -> Sequence[str]:
         paths = (room.sandbox.launcher, room.sandbox.entrance)
         await room.sandbox.destroy()
         found = []
-        for path in paths:
+        for path, words in zip(paths, ((), ("/opt/hostler/claude",)), strict=True):
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *(path, "/opt/hostler/claude", '{"probes": ["capabilities"], "given": {}, "seconds": 5}'),
+                    path,
+                    *words,
+                    '{"probes": ["capabilities"], "given": {}, "seconds": 5}',
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.DEVNULL,
@@ -253,7 +260,6 @@ _C5 = (
     _case("C5.1", "files of an earlier sandbox of the same session", _leaves("finds_elsewhere", same_session=True)),
     _case("C5.2", "files of an earlier sandbox of another session", _leaves("finds_anywhere", same_session=False)),
     _case("C5.3", "variables of an earlier sandbox", _remains("environments", "SECRET")),
-    _case("C5.4", "words of an earlier sandbox, anywhere in a file", _remains("finds_anywhere", "TOKEN")),
     _case("C5.5", "a neighbour that lives at the same time", _beside, needs="world"),
     _case("C5.6", "the same user of the host for two sessions", _owner, "high", needs="users"),
 )

@@ -41,7 +41,7 @@ ENVIRONMENT: Final[dict[str, str]] = {
     "LANG": "C.UTF-8",
 }
 LIMITS: Final = SandboxLimits(
-    memory_bytes=192 << 20, pids=64, cpus=0.5, open_files=256, tmp_bytes=8 << 20, disk_bytes=32 << 20
+    memory_bytes=96 << 20, pids=64, cpus=0.5, open_files=256, tmp_bytes=8 << 20, disk_bytes=32 << 20
 )
 """Small, so that a flood that reaches them costs the host nothing."""
 

@@ -98,7 +98,7 @@ _C6 = (
     _case("C6.15", "a user namespace, in which one is root", "user_namespace", needs="calls"),
     _case("C6.16", "socket families beyond unix, internet and netlink", "socket_families", "high", needs="calls"),
     _case("C6.17", "typing into a terminal", "typing", "high", needs="calls"),
-    _case("C6.18", "the same calls by x32 numbers", "other_abi", needs="calls"),
+    _case("C6.18", "the same calls by x32 numbers", "other_abi", "high", needs="calls"),
     _case("C6.19", "the same calls by int 0x80", "old_gate", needs="calls"),
     _case("C6.20", "settings of the kernel", "settings"),
     _case("C6.21", "/sys", "system_tree"),

@@ -8,7 +8,9 @@ import typer
 
 from hostler.cli.options import AsJson, ConfigFile, StateDir, StoreUrl, settings_of
 
-environment_app = typer.Typer(help="Keys of self-hosted environments.", no_args_is_help=True, rich_markup_mode=None)
+environment_app = typer.Typer(
+    help="Packages of environments, and keys of self-hosted ones.", no_args_is_help=True, rich_markup_mode=None
+)
 environment_key_app = typer.Typer(
     help="Make, list and revoke the keys with which workers serve a self-hosted environment.",
     no_args_is_help=True,

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hostler.cli.environmentcommands import register as register_environment_commands
+from hostler.cli.imagecommands import register as register_image_commands
 from hostler.cli.keycommands import register as register_key_commands
 from hostler.cli.options import (
     ApiKey,
@@ -246,6 +247,7 @@ def sessions_delete(
 register_key_commands(app)
 register_policy_commands(app)
 register_environment_commands(app)
+register_image_commands(app)
 register_webhook_commands(app)
 
 

@@ -27,6 +27,8 @@ _KEY = (
     '"last_used_at", "revoked_at"'
 )
 _WORKSPACE = '"id", "type": "workspace", "name", "created_at", "archived_at"'
+_IMAGE = '"digest", "current", "suite", "built_at", "packages", "bytes", "rootfs"'
+_LAYER = '"key", "image", "packages", "built_at", "bytes", "entries"'
 _ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
 _WEBHOOK = (
@@ -50,6 +52,8 @@ SHAPES: dict[str, str] = {
     "hostler sessions show": "The session, as the API shows it.",
     "hostler sessions tail": 'One line for each event: `{"seq", "event": <event of the API>}`. `seq` is null for input '
     "that still waits for its turn.",
+    "hostler sessions denials": '`{"denials": [{"method", "host", "port", "path", "reason", "hint", "allow", "count", '
+    '"last_at"}, …]}`, the newest first; alike ones are one.',
     "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
     "hostler sessions archive": '`{"id", "done": "archive"}`',
     "hostler sessions delete": '`{"id", "done": "delete"}`',
@@ -59,6 +63,10 @@ SHAPES: dict[str, str] = {
     "hostler environment key create": f'`{{{_ENVIRONMENT_KEY}, "secret"}}`',
     "hostler environment key list": f'`{{"keys": [{{{_ENVIRONMENT_KEY}}}, …]}}`',
     "hostler environment key revoke": "The key, as in the list.",
+    "hostler environment build": f'`{{"environment_id", "layer": {{{_LAYER}}}}}`; the layer is null without packages.',
+    "hostler image build": f"`{{{_IMAGE}}}`",
+    "hostler image list": f'`{{"images": [{{{_IMAGE}}}, …], "layers": [{{{_LAYER}}}, …]}}`',
+    "hostler image remove": '`{"removed": "<digest>", "layers": ["<key>", …]}`',
     "hostler workspace create": f"`{{{_WORKSPACE}}}`",
     "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
     "hostler webhook create": f'`{{{_WEBHOOK}, "signing_secret"}}`',
@@ -66,6 +74,10 @@ SHAPES: dict[str, str] = {
     "hostler webhook test": f"`{{{_DELIVERY}}}`",
     "hostler webhook deliveries": f'`{{"deliveries": [{{{_DELIVERY}}}, …]}}`, newest first.',
     "hostler webhook rotate": f'`{{{_WEBHOOK}, "signing_secret"}}`',
+    "hostler policy test": '`{"type": "policy_test", "environment_id", "since", "until", "networking", "would_block", '
+    '"newly_allowed", "unknown", "unchanged": {"allowed", "denied"}, "complete"}`.',
+    "hostler policy suggest": '`{"type": "policy_suggestion", "session_id", "environment_id", "networking", "folded", '
+    '"unlisted", "covered", "denied", "complete"}`.',
     "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '
     '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
     "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '
@@ -74,7 +86,8 @@ SHAPES: dict[str, str] = {
     "the key; `secrets`: how many are sealed with it.",
     "hostler secrets rotate": '`{"key", "rewrapped", "kept": [id, …]}`',
     "hostler secrets prune": '`{"removed": [id, …]}`',
-    "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "warn" | "fail", "found", "advice"}, …]}`',
+    "hostler doctor": '`{"ok", "findings": [{"check", "verdict": "ok" | "off" | "warn" | "fail", "found", '
+    '"advice"}, …], "rungs": {"gvisor": {"available", "why", "isolation"}, …}}`',
     "hostler rehearse": '`{"type": "serving", "base_url"}`, one line, as soon as it listens.',
     "hostler version": '`{"hostler", "claude", "agent_sdk", "client", "python"}`',
 }

@@ -1,7 +1,8 @@
 """How are the parts put together? The composition root: settings in, a running Hostler out."""
 
 from hostler.compose.database import create_key, has_key, open_database
-from hostler.compose.sandboxes import sandbox_provider, survey
+from hostler.compose.placement import survey
+from hostler.compose.sandboxes import sandbox_provider
 from hostler.compose.secrets import master_keys
 from hostler.compose.server import Hostler, running, until_signal
 from hostler.compose.terms import quota_defaults, webhook_lease_seconds

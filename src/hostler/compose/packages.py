@@ -13,6 +13,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.egress.cloning import CloneLimits
 from hostler.egress.policy import PACKAGE_HOSTS
 from hostler.egress.proxy import EgressProxy
+from hostler.egress.resolve import Resolver
 from hostler.engine.layers import LayerDecisions, PackageLayers
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox.idmapped import IDS
@@ -68,10 +69,13 @@ def layer_folder(settings: Settings) -> LayerFolder:
 
 
 @asynccontextmanager
-async def package_layers(settings: Settings, sockets: Path) -> AsyncIterator[PackageLayers]:
-    """`sockets`: a folder with a short path. Leaving the block ends the builds that run."""
+async def package_layers(
+    settings: Settings, sockets: Path, resolver: Resolver | None = None
+) -> AsyncIterator[PackageLayers]:
+    """`sockets`: a folder with a short path. `resolver`: the host's if None. Leaving the block ends the builds."""
     decisions = LayerDecisions()
-    roads = EgressProxy(decisions, private_allowed=frozenset(settings.egress.private_allowed))
+    private_allowed = frozenset(settings.egress.private_allowed)
+    roads = EgressProxy(decisions, resolver=resolver, private_allowed=private_allowed)
     layers = PackageLayers(layer_folder(settings), roads, decisions, package_hosts(settings), sockets)
     try:
         yield layers

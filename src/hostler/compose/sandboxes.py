@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
-import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
+from hostler.compose.terms import preset_terms
 from hostler.config import Settings
-from hostler.domain.errors import InvalidRequest
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.engine.homes import Homes
 from hostler.engine.memory_resource import memory_section
 from hostler.engine.mounted_skills import skills_section
-from hostler.engine.placement import Placement, PresetTerms, Programs, Survey
 from hostler.engine.profile import Profile, TurnLimits, profile
 from hostler.engine.sandbox_port import SandboxLimits
 from hostler.engine.volume_port import Volumes
-from hostler.harness.claude import ClaudeHarness
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 from hostler.sandbox.gvisor import GvisorProvider
 from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
-from hostler.sandbox.layers import lower_directories
+from hostler.sandbox.layer_files import lower_directories
+from hostler.sandbox.oci import OciProvider
+from hostler.sandbox.oci_images import Root
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
 
-def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> Ladder:
-    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing."""
-    box = settings.sandbox
+def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None, place: Path | None = None) -> Ladder:
+    """Every technology that this server is configured for, whether the host gives it or not. Touches nothing.
+
+    `place` is the folder for what the adapters keep; None: the server's own, which it has to itself.
+    """
+    box, place = settings.sandbox, place or settings.state_dir
     uids = range(box.first_uid, box.first_uid + box.uids)
     return Ladder(
         {
-            "bubblewrap": BubblewrapProvider(settings.state_dir / "sandbox", uid_range=uids),
-            "gvisor": GvisorProvider(
-                settings.state_dir / "gvisor",
+            "bubblewrap": BubblewrapProvider(place / "sandbox", uid_range=uids),
+            "docker": engine_provider(settings, place, "docker", "docker"),
+            "podman": engine_provider(settings, place, "podman", "podman"),
+            "gvisor": engine_provider(settings, place, "gvisor", box.gvisor.engine, box.gvisor.runtime)
+            if box.gvisor.engine
+            else GvisorProvider(
+                place / "gvisor",
                 lowers=lambda layer: root_folders(settings, layer),
                 runsc=box.gvisor.runsc,
                 platform=None if box.gvisor.platform == "auto" else box.gvisor.platform,
@@ -49,6 +54,40 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None) -> La
         default=box.technology or None,
         also=(trial or volume_trial(settings)).amend,
     )
+
+
+def engine_provider(
+    settings: Settings,
+    place: Path,
+    technology: Literal["docker", "podman", "gvisor"],
+    kind: Literal["docker", "podman"],
+    runtime: str = "",
+) -> OciProvider:
+    """Sandboxes of a container engine. Touches nothing."""
+    box = settings.sandbox
+
+    def image() -> Root | None:
+        found = BaseImages(settings.state_dir).current_image()
+        return None if found is None else Root(found.digest, found.rootfs)
+
+    return OciProvider(
+        place / technology,
+        technology=technology,
+        kind=kind,
+        engine_socket=Path(box.docker.socket) if kind == "docker" else podman_socket(settings),
+        image=image,
+        runtime=runtime,
+        uid_range=range(box.first_uid, box.first_uid + box.uids),
+        roads_dir=(sockets_folder(settings) if place == settings.state_dir else place) / "roads",
+    )
+
+
+def podman_socket(settings: Settings) -> Path:
+    """Where `podman system service` and its systemd unit listen, unless it is set."""
+    if settings.sandbox.podman.socket:
+        return Path(settings.sandbox.podman.socket)
+    own = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return Path("/run" if os.geteuid() == 0 else own) / "podman" / "podman.sock"
 
 
 def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
@@ -62,76 +101,23 @@ def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
     return () if image is None else (image,)
 
 
-def preset_terms(settings: Settings) -> PresetTerms:
-    presets = settings.presets
-    return PresetTerms(
-        default=presets.default,
-        minimum=presets.production_minimum,
-        approvals=presets.production_approvals,
-        limits=presets.production_limits,
-        attacks=presets.production_attacks,
-        preferred=settings.sandbox.technology or None,
-    )
-
-
-async def survey(settings: Settings) -> Survey:
-    """What this host gives for sessions now, by trying. Raises InvalidRequest for a wrong `claude.directories`."""
-    provider = sandbox_provider(settings)
-    try:
-        programs = await claude_programs(settings, ClaudeHarness())
-        return await Placement(provider, programs, preset_terms(settings)).survey()
-    finally:
-        provider.close()
-
-
-async def claude_programs(settings: Settings, harness: ClaudeHarness) -> Programs:
-    """The versions of `claude` that environments may name. Each is run once, to hear which version it is.
-
-    Raises InvalidRequest, naming the folder, for one that holds no program that answers, or a version for the second
-    time.
-    """
-    paths = {harness.version: harness.program}
-    for name in settings.claude.directories:
-        program = Path(name).expanduser() / "claude"
-        version = await asyncio.to_thread(_version_of, program)
-        if version is None:
-            raise InvalidRequest(
-                f"claude.directories: {program} does not say which version it is; put the program of one version there"
-            )
-        if version in paths:
-            raise InvalidRequest(
-                f"claude.directories: {program} is claude {version}, which is there already "
-                f"({paths[version]}); remove one of the two"
-            )
-        paths[version] = program
-    return Programs(harness.version, paths)
-
-
-def _version_of(program: Path) -> str | None:
-    # Outside every sandbox, so with nothing of ours in its environment; it is the operator's program.
-    environment = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "DISABLE_AUTOUPDATER": "1"}
-    try:
-        done = subprocess.run(
-            [program, "--version"], env=environment, capture_output=True, timeout=30, check=False, cwd="/"
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.match(rb"(\d+\.\d+\.\d+(?:-[0-9A-Za-z.]+)?)\b", done.stdout.strip())
-    return found.group(1).decode() if found and done.returncode == 0 else None
-
-
 def volume_trial(settings: Settings) -> VolumeTrial:
     """Whether this host gives volumes. Touches nothing before it is asked."""
     return VolumeTrial(settings.state_dir)
 
 
-def homes(settings: Settings, volumes: Volumes) -> Homes:
+def sockets_folder(settings: Settings) -> Path:
     """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     sockets = settings.state_dir / "run"
     if len(str(sockets)) > 60:
         name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
         sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
-    return Homes(settings.state_dir / "sessions", sockets, volumes)
+    return sockets
+
+
+def homes(settings: Settings, volumes: Volumes) -> Homes:
+    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
+    return Homes(settings.state_dir / "sessions", sockets_folder(settings), volumes)
 
 
 def volumes(settings: Settings, trial: VolumeTrial) -> tuple[Volumes, list[str]]:

@@ -20,13 +20,14 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.compose.attacks import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
+from hostler.compose.placement import open_placement
+from hostler.compose.roads import egress_proxy
 from hostler.compose.sandboxes import (
-    claude_programs,
     homes,
-    preset_terms,
     profile_reader,
     repository_cloner,
     sandbox_provider,
@@ -50,7 +51,6 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
-from hostler.egress.proxy import EgressProxy
 from hostler.egress.resolve import Resolver
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
@@ -60,7 +60,7 @@ from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
-from hostler.engine.denials import Denials
+from hostler.engine.denials import Allowing, Denials
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
@@ -76,7 +76,7 @@ from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
-from hostler.engine.placement import Placement, Verified
+from hostler.engine.placement import Verified
 from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
@@ -85,7 +85,7 @@ from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
-from hostler.engine.runner import LeaseTerms, RunnerParts
+from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
@@ -164,8 +164,8 @@ async def running(
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
-    has shown here; None: it was never run. `resolver` turns the names that sessions ask for into addresses; None: the
-    system does.
+    has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
+    into addresses; None: the system does.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -208,13 +208,10 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            egress = EgressProxy(
-                StoredDecisions(database, denials),
-                resolver=resolver,
-                private_allowed=private_allowed,
-                credentials=mcp_credentials or broker,
-            )
+            egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
+            trials = PolicyTrials(egress.policy)
+            allowing = Allowing(trials)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
             owner = worker_name(settings)
@@ -223,8 +220,9 @@ async def running(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
             harness = ClaudeHarness()
-            placement = Placement(provider, await claude_programs(settings, harness), preset_terms(settings), verified)
-            layers = await stack.enter_async_context(package_layers(settings, places.sockets))
+            gate = AttackGate(settings)
+            placement = await open_placement(settings, provider, harness, verified or gate)
+            layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
             records = Records(database, hub)
@@ -262,6 +260,7 @@ async def running(
                 ),
                 content=FileContent(database, blobs),
                 denials=denials,
+                allowing=allowing,
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -280,7 +279,7 @@ async def running(
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
-                policies=Policies(database, PolicyTrials()),
+                policies=Policies(database, trials),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -292,7 +291,9 @@ async def running(
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
-                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others, provider),
+                oversight=Oversight(
+                    database, label, worker.takes_sessions, neighbours.hears_others, provider, allowing
+                ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),
@@ -332,6 +333,7 @@ async def running(
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),
+                    tasks.create_task(gate.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

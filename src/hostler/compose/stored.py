@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -13,7 +15,7 @@ from hostler.engine.denials import Denials
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
-from hostler.engine.runner import LeaseTerms
+from hostler.engine.runner_parts import LeaseTerms
 from hostler.store import eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -21,6 +23,9 @@ from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
+
+_MOST_AT_ONCE: Final = 256
+"""Decisions that are written by one transaction."""
 
 
 class StoredSequence:
@@ -39,30 +44,65 @@ class StoredSequence:
         )
 
 
+@dataclass(slots=True, eq=False)
+class _Entry:
+    decision: EgressDecision
+    written: bool = False
+    error: Exception | None = None
+
+
 class StoredDecisions:
-    """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down."""
+    """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down.
+
+    `record` returns when the decision is committed. While one transaction is under way, those that come are gathered,
+    and written by the next one together: many sessions cost no more commits than the database can do one after the
+    other.
+    """
 
     def __init__(self, database: Database, denials: Denials) -> None:
         self._database = database
         self._denials = denials
+        self._turn = asyncio.Lock()
+        self._waiting: list[_Entry] = []
 
     async def record(self, decision: EgressDecision) -> None:
-        await self._database.write(
-            lambda c: ledger.record_egress(
-                c,
-                self._database.now(c),
-                session_id=decision.session_id,
-                method=decision.method,
-                host=decision.host,
-                port=decision.port,
-                allowed=decision.allowed,
-                reason=decision.reason,
-                path=decision.path,
-                hint=decision.hint,
-            )
-        )
+        entry = _Entry(decision)
+        self._waiting.append(entry)
+        try:
+            async with self._turn:
+                if not entry.written and entry.error is None:
+                    await self._write_waiting()
+        finally:
+            if entry in self._waiting:  # Cancelled before its turn.
+                self._waiting.remove(entry)
+        if entry.error is not None:
+            raise entry.error
         if not decision.allowed:
             self._denials.told(decision)
+
+    async def _write_waiting(self) -> None:
+        batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+        try:
+            await self._write(batch)
+        except asyncio.CancelledError:
+            # Whether it was committed isn't known: those who wait write theirs again, rather twice than never.
+            self._waiting = [*batch, *self._waiting]
+            raise
+        except Exception:
+            for entry in batch:  # One of them may be what can't be written.
+                try:
+                    await self._write([entry])
+                except Exception as error:
+                    entry.error = error
+
+    async def _write(self, batch: list[_Entry]) -> None:
+        facts = [
+            ledger.EgressFacts(d.session_id, d.method, d.host, d.port, d.allowed, d.reason, d.path, d.hint)
+            for d in (entry.decision for entry in batch)
+        ]
+        await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), facts))
+        for entry in batch:
+            entry.written = True
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:

@@ -11,6 +11,7 @@ from hostler.egress.webhooks import WebhookRules
 from hostler.engine.files import FileTerms
 from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.outputs import OutputLimits
+from hostler.engine.placement import PresetTerms
 from hostler.engine.webhook_courier import CourierSettings
 
 
@@ -59,3 +60,15 @@ def webhook_lease_seconds(settings: Settings) -> float:
 
 def courier_settings(settings: Settings) -> CourierSettings:
     return CourierSettings(settings.webhooks.retry_seconds, settings.webhooks.disable_after)
+
+
+def preset_terms(settings: Settings) -> PresetTerms:
+    presets = settings.presets
+    return PresetTerms(
+        default=presets.default,
+        minimum=presets.production_minimum,
+        approvals=presets.production_approvals,
+        limits=presets.production_limits,
+        attacks=presets.production_attacks,
+        preferred=settings.sandbox.technology or None,
+    )

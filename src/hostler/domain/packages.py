@@ -32,7 +32,7 @@ _SPELLINGS: Final = {
         "golang.org/x/tools/cmd/goimports@v0.30.0",
     ),
     "npm": (
-        rf"(?:@{_NPM_NAME}/)?{_NPM_NAME}(?:@(?:\^|~|>=|<=|>|<|=)?[0-9A-Za-z*][0-9A-Za-z.+*-]*)?",
+        rf"(?:@{_NPM_NAME}/)?{_NPM_NAME}(?:@(?:(?:\^|~|>=|<=|>|<|=)?[0-9*][0-9A-Za-z.+*-]*|[A-Za-z][0-9A-Za-z.-]*))?",
         "typescript or @types/node@22.1.0",
     ),
     "pip": (

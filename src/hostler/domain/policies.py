@@ -33,7 +33,7 @@ def since(window: str, now: float) -> str:
     return window if found is None else rfc3339_of(max(0.0, now - int(found[1]) * _SECONDS[found[2]]))
 
 
-class TestPolicy(Value):
+class TryPolicy(Value):
     """The body of `POST /hostler/v1/policy/test`."""
 
     environment_id: Identifier

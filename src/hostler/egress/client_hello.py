@@ -31,6 +31,8 @@ class Hello:
     """As it was sent."""
     encrypted: bool
     """There is a second, encrypted hello inside, or something that looks like one; its name may be another."""
+    size: int = 0
+    """Bytes that it takes, with its records."""
 
 
 def looks_like_tls(data: bytes) -> bool:
@@ -39,8 +41,12 @@ def looks_like_tls(data: bytes) -> bool:
 
 def read_hello(data: bytes) -> Hello | None:
     """The hello at the beginning of `data`; None when more bytes are needed. Raises NotTls."""
-    message = _handshake(data)
-    return None if message is None else _read(message)
+    found = _handshake(data)
+    if found is None:
+        return None
+    message, size = found
+    name, encrypted = _read(message)
+    return Hello(name, encrypted, size)
 
 
 def is_retry_request(data: bytes) -> bool | None:
@@ -52,8 +58,8 @@ def is_retry_request(data: bytes) -> bool | None:
     return data[5] == _SERVER_HELLO and data[11:43] == _RETRY_RANDOM
 
 
-def _handshake(data: bytes) -> bytes | None:
-    """The body of the first handshake message, which may be spread over records."""
+def _handshake(data: bytes) -> tuple[bytes, int] | None:
+    """The body of the first handshake message, and where it ends. It may be spread over records."""
     collected, at = b"", 0
     while True:
         if len(data) < at + 5:
@@ -68,14 +74,14 @@ def _handshake(data: bytes) -> bytes | None:
             raise NotTls("it does not begin with a TLS handshake")
         piece = data[at + 5 : at + 5 + length]
         collected += piece
-        if collected[0] != _CLIENT_HELLO:
+        if collected[:1] not in (b"", bytes((_CLIENT_HELLO,))):
             raise NotTls("the first message is not a ClientHello")
         if len(collected) >= 4:
             whole = 4 + int.from_bytes(collected[1:4])
             if len(collected) > whole:
                 raise NotTls("something follows the ClientHello in its record")
             if len(collected) == whole:
-                return collected[4:]
+                return collected[4:], at + 5 + length
         if len(piece) < length:
             return None
         at += 5 + length
@@ -104,7 +110,7 @@ class _Reader:
         return self.take(self.number(size))
 
 
-def _read(message: bytes) -> Hello:
+def _read(message: bytes) -> tuple[str | None, bool]:
     reader = _Reader(message)
     if reader.take(1) != b"\x03":
         raise NotTls("the version is not one of TLS")
@@ -113,7 +119,7 @@ def _read(message: bytes) -> Hello:
     reader.block(2)  # cipher suites
     reader.block(1)  # compression methods
     if reader.done:
-        return Hello(None, False)
+        return None, False
     extensions = _Reader(reader.block(2))
     if not reader.done:
         raise NotTls("something follows the extensions of the ClientHello")
@@ -126,7 +132,7 @@ def _read(message: bytes) -> Hello:
         seen.add(kind)
         if kind == _SERVER_NAME:
             name = _name(content)
-    return Hello(name, _ENCRYPTED_HELLO in seen)
+    return name, _ENCRYPTED_HELLO in seen
 
 
 def _name(content: bytes) -> str:

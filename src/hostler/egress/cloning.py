@@ -204,7 +204,7 @@ class _Git:
         if uid is not None:
             # A namespace of its own: the way to the folder need not be open to this user, and nothing outlives git.
             script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-            self._before += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+            self._before += ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "slave"]
             self._before += ["sh", "-c", script, "sh", str(staging), place]
             self._before += ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--no-new-privs"]
         self._before += ["prlimit", f"--fsize={limits.bytes}", "--core=0", "--"]

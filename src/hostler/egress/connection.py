@@ -1,445 +1,376 @@
-"""How do bytes move between a sandbox and a target, once it is decided that they may?
+"""How does the sandbox's side of a connection speak HTTP/1.1?
 
-Two protocols that hold each other: the client's side, which first reads one request head, and the target's side.
-Neither reads while the other can't write (back-pressure), the end of one direction is passed on as such (half-close),
-and a pair that moves nothing for long is closed.
+Reads requests, one after the other, and gives each head to its `Host`, which decides in a task of its own and then
+calls `stream`, `collect`, `answer` or `hand_over`. The same for the socket of the road (requests to a proxy) and for
+the inside of a tunnel that the proxy ends (requests to a server). A request that comes before the one in front of it
+is answered waits, unread as far as possible.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Protocol, cast
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
 import httptools
 
-from hostler.egress.http1 import CONTINUE, LAST_CHUNK, Headers, ambiguity, chunk, is_chunked, own_answer, response_head
+from hostler.egress.client_hello import Hello, NotTls, looks_like_tls, read_hello
+from hostler.egress.heads import BodySink, Collector, Head, Host
+from hostler.egress.http1 import CONTINUE, Headers, ambiguity, names_in, own_answer, wants_websocket
+
+_LINGER_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class EgressLimits:
-    """Bounds of one session's connections. Times in seconds."""
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One request; its body is kept until there is somebody to take it."""
 
-    head_bytes: int = 64 << 10
-    head_seconds: float = 30.0
-    connect_seconds: float = 10.0
-    """For one address; a name's addresses are tried one after the other."""
-    idle_seconds: float = 600.0
-    """Longest time in which an open connection moves no byte in either direction."""
-    connections: int = 256
-    lookups: int = 4
-    """Names of one session that are being resolved at the same moment."""
-    mcp_request_bytes: int = 8 << 20
-    """Of one message to an MCP server."""
-    mcp_answer_bytes: int = 16 << 20
-    """Of one answer of an MCP server."""
+    head: Head | None = None
+    target: bytes = b""
+    headers: Headers = field(default_factory=list)
+    pieces: list[bytes] = field(default_factory=list)
+    complete: bool = False
+    sink: BodySink | None = None
 
 
-class BodyTooLarge(Exception):
-    """The body of a request is larger than its reader takes."""
-
-
-@dataclass(slots=True)
-class Head:
-    """One request head, as it came."""
-
-    method: bytes
-    target: bytes
-    version: str
-    headers: Headers
-    problem: str | None
-    """Why it can't be taken, whatever it asks for."""
-
-    @property
-    def is_connect(self) -> bool:
-        return self.method == b"CONNECT"
-
-
-class Host(Protocol):
-    """The road that a connection belongs to."""
-
-    limits: EgressLimits
-
-    def joined(self, side: ClientSide) -> bool: ...
-
-    def left(self, side: ClientSide) -> None: ...
-
-    def begin(self, head: Head, side: ClientSide) -> None:
-        """Decides about the request, in a task of its own, and calls `tunnel`, `exchange` or `answer`."""
-        ...
-
-
-class Side(asyncio.Protocol):
-    """What both sides have in common. `peer` is None until they are joined and after the pair is closed."""
-
-    def __init__(self) -> None:
-        self.peer: Side | None = None
-        self.transport: asyncio.Transport
-        self.lost = asyncio.Event()
-        self.moved_at = 0.0
-        self._ended = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-        peer, self.peer = self.peer, None
-        if peer is not None:
-            peer.peer_lost(exc)
-
-    def peer_lost(self, exc: Exception | None) -> None:
-        """The other side is gone: what it had said is still delivered, unless it broke off."""
-        self.peer = None
-        if exc is None:
-            self.transport.close()
-        else:
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self.peer is not None:
-            self.moved_at = asyncio.get_running_loop().time()
-            self.peer.transport.write(data)
-
-    def eof_received(self) -> bool:
-        peer = self.peer
-        if peer is None:
-            return False
-        self._ended = True
-        if peer._ended:
-            return False  # Both directions have ended: closing this side closes the other.
-        if peer.transport.can_write_eof() and not peer.transport.is_closing():
-            peer.transport.write_eof()
-        return True
-
-    def pause_writing(self) -> None:
-        if self.peer is not None and not self.peer.transport.is_closing():
-            self.peer.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self.peer is not None and not self.peer.transport.is_closing():
-            self.peer.transport.resume_reading()
-
-
-class ClientSide(Side):
-    """The sandbox's side of one connection; serves one request, or one tunnel."""
+class ClientSide(asyncio.Protocol):
+    """See the module."""
 
     def __init__(self, host: Host) -> None:
-        super().__init__()
+        self.transport: asyncio.Transport
+        self.lost = asyncio.Event()
         self._host = host
+        self._limits = host.limits
+        self._meter = host.meter()
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
+        self._reading: _Request | None = None
+        """Whose head or body is to come next."""
+        self._current: _Request | None = None
+        """The one that is being served."""
+        self._waiting: deque[_Request] = deque()
+        self._unused = True
+        self._head_size = 0
+        self._passed = False
+        self._broken: str | None = None
+        """What was read last can't be understood; nothing behind it will be."""
+        self._phase: Literal["open", "rest", "closing"] = "open"
+        self._rest = b""
+        """What came behind a request after which no HTTP follows."""
+        self._hello: asyncio.Future[Hello | NotTls | None] | None = None
+        self._since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._phase = "head"
-        self._target = b""
-        self._headers: Headers = []
-        self._size = 0
-        self._head: Head | None = None
-        self._early: list[bytes] = []
-        """Bytes as they came, before the sides were joined."""
-        self._body: list[bytes] = []
-        """What has come of a plain request's body, without its framing."""
-        self._collecting: asyncio.Future[bytes] | None = None
-        self._most = 0
         self._can_write = asyncio.Event()
         self._can_write.set()
-        self._body_done = False
-        self._chunked = False
 
     # ------------------------------------------------------------------------------------------ transport callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, transport)
         if not self._host.joined(self):
             self._phase = "closing"
             self.transport.write(own_answer(503, "denied", "too_many_connections", "Too many connections.\n"))
             self.transport.close()
             return
-        self._timer = self._loop.call_later(self._host.limits.head_seconds, self.transport.close)
+        self._arm()
 
     def data_received(self, data: bytes) -> None:
-        match self._phase:
-            case "tunnel":
-                super().data_received(data)
-            case "head":
-                self._read_head(data)
-            case "deciding":
-                self._early.append(data)  # Reading is paused: this is at most what was under way already.
-            case "exchange" | "collect":
-                self._read_body(data)
+        if self._meter is not None and not self._meter.moved(len(data)) and self._current is not None:
+            self.transport.abort()  # Otherwise it is a wish, which gets an answer.
+        elif self._phase == "open":
+            self._parse(data)
+        elif self._phase == "rest":
+            self._rest += data
+            self._look_at_rest()
 
     def pause_writing(self) -> None:
         self._can_write.clear()
-        super().pause_writing()
+        if self._current is not None and self._current.sink is not None:
+            self._current.sink.client_blocked(True)
 
     def resume_writing(self) -> None:
         self._can_write.set()
-        super().resume_writing()
+        if self._current is not None and self._current.sink is not None:
+            self._current.sink.client_blocked(False)
 
     def eof_received(self) -> bool:
-        if self._phase == "tunnel":
-            return super().eof_received()
-        return self._phase == "exchange" and self._body_done
+        """An end behind a whole request still lets the answer through."""
+        current = self._current
+        self._broken = self._broken or "the client has ended"
+        if self._phase != "open" or current is None or not current.complete:
+            return False
+        return current.sink is not None and not isinstance(current.sink, Collector)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self.lost.set()
         self._can_write.set()
-        if self._collecting is not None and not self._collecting.done():
-            self._collecting.set_exception(ConnectionResetError("the sandbox hung up"))
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_result(None)
+        current, self._current = self._current, None
+        if current is not None and current.sink is not None:
+            current.sink.client_lost()
+        self._waiting.clear()
         self._host.left(self)
-        super().connection_lost(exc)
 
-    # ---------------------------------------------------------------------------------- what the road calls, only once
+    # -------------------------------------------------------------------------------------------- what the host calls
 
     def answer(self, data: bytes) -> None:
         """Says `data` and closes."""
         self._phase = "closing"
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if data:
             self.transport.write(data)
-            self.transport.resume_reading()  # What still comes is read and dropped: unread bytes would reset us.
+        self.transport.resume_reading()  # What still comes is read and dropped: unread bytes would reset us.
+        if self.transport.can_write_eof():
             self.transport.write_eof()
-            self._timer = self._loop.call_later(2.0, self.transport.close)
+        self._since = self._loop.time()
+        self._arm()
 
-    def tunnel(self, target: TargetSide, greeting: bytes) -> None:
-        """Joins the two sides; from here on every byte goes to the other."""
-        self._phase = "tunnel"
-        self._join(target)
-        self.transport.write(greeting)
-        self._forward_early()
-
-    def exchange(self, target: TargetSide, head: bytes, greeting: bytes) -> None:
-        """Joins the two sides for one plain request, whose head for the target is `head`, and its answer."""
-        self._phase = "exchange"
-        self._join(target)
-        body, self._body = [self._framed(part) for part in self._body], []
-        end = LAST_CHUNK if self._chunked and self._body_done else b""
-        target.transport.write(head + b"".join(body) + end)
-        if greeting:
-            self.transport.write(greeting)
-        self._forward_early()
+    def stream(self, sink: BodySink) -> None:
+        """Gives the current request's body to `sink`, as it comes."""
+        request = self._current
+        if request is None or self.transport.is_closing():
+            sink.client_lost()
+            return
+        self._since = self._loop.time()
+        request.sink = sink
+        pieces, request.pieces = request.pieces, []
+        for piece in pieces:
+            sink.body(piece)
+        if request.complete:
+            sink.body_end()
+        else:
+            if request.head is not None and request.head.expects:
+                self.transport.write(CONTINUE)
+        self.read_on()
 
     async def collect(self, most: int) -> bytes:
-        """The whole body of a plain request that the road answers itself, with `say` and `finish`.
+        """The whole body of the current request. Raises BodyTooLarge when it has more than `most` bytes,
+        ConnectionResetError when the client is gone."""
+        collector = Collector(most)
+        self.stream(collector)
+        return await collector.whole
 
-        Raises BodyTooLarge when it has more than `most` bytes, ConnectionResetError when the client is gone.
-        """
-        if self.transport.is_closing():
-            raise ConnectionResetError("the sandbox hung up")
-        self._phase, self._most = "collect", most
-        self._collecting = self._loop.create_future()
-        if self._head is not None and dict(self._head.headers).get(b"expect", b"").lower() == b"100-continue":
-            self.transport.write(CONTINUE)
-        self._collected()
-        self._forward_early()
-        return await self._collecting
+    def write(self, data: bytes) -> None:
+        """A piece of an answer, whatever the client can take. `sink.client_blocked` tells when that is too much."""
+        self._since = self._loop.time()
+        if self._meter is not None and not self._meter.moved(len(data)):
+            self.transport.abort()
+        else:
+            self.transport.write(data)
 
     async def say(self, data: bytes) -> None:
-        """Writes a piece of an answer, and waits while the client can't take more."""
-        self.transport.write(data)
+        """The same, and waits while the client can't take more."""
+        self.write(data)
         await self._can_write.wait()
 
+    def moved(self) -> None:
+        """Something of the current exchange moved, so that the connection isn't idle."""
+        self._since = self._loop.time()
+
+    def done(self, *, keep: bool) -> None:
+        """The current request's answer is complete. `keep`: the client may ask for more."""
+        current, self._current = self._current, None
+        if self._phase == "closing" or self.transport.is_closing():
+            return
+        if current is None or not current.complete:
+            self.answer(b"")  # Lingers: what still comes of the request is dropped.
+            return
+        if not keep or self._phase == "rest" or (self._broken and not self._waiting):
+            self.finish()
+            return
+        self._since = self._loop.time()
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        if not self._waiting:
+            self.read_on()
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether nothing more is to be read for now."""
+        current = self._current
+        return bool(self._waiting or (current and not current.complete and current.sink is None))
+
     def finish(self) -> None:
-        """The answer is complete."""
+        """No more will be said."""
         self._phase = "closing"
         self.transport.close()
 
-    def _collected(self) -> None:
-        waiting = self._collecting
-        if waiting is None or waiting.done():
-            return
-        if sum(map(len, self._body)) > self._most:
-            waiting.set_exception(BodyTooLarge(f"the body has more than {self._most} bytes"))
-        elif self._body_done:
-            waiting.set_result(b"".join(self._body))
-
-    def _join(self, target: TargetSide) -> None:
-        self.peer, target.peer = target, self
-        self.moved_at = target.moved_at = self._loop.time()
-        self._timer = self._loop.call_later(self._host.limits.idle_seconds, self._check_idle)
-
-    def _forward_early(self) -> None:
-        early, self._early = self._early, []
-        for data in early:
-            self.data_received(data)
-        if not self.transport.is_closing():
+    def read_on(self) -> None:
+        """After back-pressure."""
+        if not self.transport.is_closing() and len(self._waiting) == 0:
             self.transport.resume_reading()
 
-    def _check_idle(self) -> None:
-        peer = self.peer
-        if peer is None:
-            return
-        left = max(self.moved_at, peer.moved_at) + self._host.limits.idle_seconds - self._loop.time()
-        if left > 0.001:
-            self._timer = self._loop.call_later(left, self._check_idle)
-        else:
-            self.transport.abort()
-            peer.transport.abort()
+    async def first_words(self) -> Hello | NotTls | None:
+        """For what follows a CONNECT that was agreed to: the TLS client's hello; NotTls for anything else.
 
-    # ------------------------------------------------------------------------------------------------- the request
+        None: the client is gone, or was too slow. Nothing is consumed: `hand_over` gives these bytes, too.
+        """
+        if self._hello is not None and self._hello.done():
+            return self._hello.result()
+        self._hello = self._loop.create_future()
+        self._since = self._loop.time()
+        self._arm()
+        self._look_at_rest()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+        return await self._hello
 
-    def _read_head(self, data: bytes) -> None:
-        self._size += len(data)
-        problem = None
+    def hand_over(self, protocol: asyncio.BaseProtocol) -> bytes:
+        """Lets `protocol` have the transport from here on. What was read and not used is returned."""
+        self._phase = "closing"
+        if self._timer is not None:
+            self._timer.cancel()
+        self._host.left(self)
+        self.transport.set_protocol(protocol)
+        rest, self._rest = self._rest, b""
+        return rest
+
+    # ------------------------------------------------------------------------------------------------- the requests
+
+    def _parse(self, data: bytes) -> None:
+        self._since = self._since if self._current is None else self._loop.time()
+        before, self._passed = self._reading, False
+        inside = before is not None and before.head is None
+        self._head_size = (self._head_size if inside else 0) + len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._early.append(data[upgrade.args[0] :])
-            if self._head is not None and not self._head.is_connect:
-                problem = "protocol upgrades are not available on plain HTTP"
+            self._phase = "rest"
+            self._rest = data[upgrade.args[0] :]
         except httptools.HttpParserError:
-            problem = "the request is not well-formed HTTP/1.1"
-        if self._head is None and problem is None:
-            if self._size > self._host.limits.head_bytes:
-                problem = "the head of the request is too large"
-            else:
-                return
-        head = self._head or Head(b"-", self._target, "1.1", [], None)
-        head.problem = head.problem or problem
-        self._phase = "deciding"
-        if self._timer is not None:
-            self._timer.cancel()
-        self.transport.pause_reading()
-        self._host.begin(head, self)
+            self._fail("the request is not well-formed HTTP/1.1")
+        reading = self._reading
+        if reading is not None and reading.head is None and self._broken is None:
+            if self._passed:
+                self._head_size = 0  # A head isn't charged for what was before it in the same piece.
+            if self._head_size > self._limits.head_bytes:
+                self._fail("the head of the request is too large")
+            elif not inside:
+                self._since = self._loop.time()
+                self._arm()
+        if self.holds_back or self._phase == "rest":
+            self.transport.pause_reading()
 
-    def _read_body(self, data: bytes) -> None:
-        if self._body_done:
-            self.transport.abort()  # A second request: the first one said that the connection ends after it.
+    def _fail(self, problem: str) -> None:
+        """Nothing that follows can be read. The requests in front of it still are answered."""
+        last = self._waiting[-1] if self._waiting else self._current
+        if last is not None and last.complete and last.head is not None and not last.head.keep:
+            self._broken = problem  # Bytes behind a request that said that it is the last one.
             return
-        self.moved_at = self._loop.time()
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.transport.abort()
+        self._broken = problem
+        if last is not None and last.head is not None and last.head.problem is not None:
+            return
+        if last is not None and not last.complete:
+            self.transport.abort()  # Inside of a body.
+            return
+        request = self._reading or _Request()
+        request.complete = True
+        request.head = Head(b"-", request.target, "1.1", [], problem)
+        self._begun(request)
+
+    def _begun(self, request: _Request) -> None:
+        if self._current is None:
+            self._start(request)
+        else:
+            self._waiting.append(request)
+
+    def _start(self, request: _Request) -> None:
+        assert request.head is not None
+        self._unused = False
+        self._current = request
+        self._since = self._loop.time()
+        self._host.begin(request.head, self)
 
     # --------------------------------------------------------------------------------------------- parser callbacks
 
     def on_message_begin(self) -> None:
-        if self._body_done:
-            self.transport.abort()  # A second request behind the first.
+        self._reading = _Request()
 
     def on_url(self, url: bytes) -> None:
-        self._target += url
+        if self._reading is not None:
+            self._reading.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if self._reading is not None and self._reading.head is None:  # Trailers are dropped.
+            self._reading.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._head is not None:
+        request = self._reading
+        if request is None or request.head is not None:
             return
-        version = self._parser.get_http_version()
-        problem = ambiguity(version, self._headers)
-        self._head = Head(self._parser.get_method(), self._target, version, list(self._headers), problem)
-        self._chunked = is_chunked(self._headers)
+        version, headers, method = self._parser.get_http_version(), request.headers, self._parser.get_method()
+        problem = ambiguity(version, headers)
+        if sum(len(name) + len(value) + 4 for name, value in headers) > self._limits.head_bytes:
+            problem = "the head of the request is too large"
+        asked = names_in(headers, b"connection")
+        upgrade = b"upgrade" in asked and any(name == b"upgrade" for name, _ in headers)
+        if upgrade and not wants_websocket(method, version, headers):
+            problem = problem or "the only upgrade is that of a GET to a WebSocket"
+        keep = version == "1.1" and b"close" not in asked and not upgrade
+        request.head = Head(method, request.target, version, headers, problem, keep, upgrade)
+        self._begun(request)
 
     def on_body(self, body: bytes) -> None:
-        if self._phase in ("head", "collect"):
-            self._body.append(body)
-            self._collected()
-        elif self.peer is not None:
-            self.peer.transport.write(self._framed(body))
+        request = self._reading
+        if request is None:
+            return
+        if request.sink is not None:
+            request.sink.body(body)
+        else:
+            request.pieces.append(body)
 
     def on_message_complete(self) -> None:
-        self._body_done = True
-        self._collected()
-        if self._chunked and self.peer is not None:
-            self.peer.transport.write(LAST_CHUNK)
+        request, self._reading, self._passed = self._reading, None, True
+        if request is not None:
+            request.complete = True
+            if request.sink is not None:
+                request.sink.body_end()
 
-    def _framed(self, body: bytes) -> bytes:
-        return chunk(body) if self._chunked else body
+    # ---------------------------------------------------------------------------------------------- time and tunnels
 
-
-class TargetSide(Side):
-    """The target's side. `parse`: the answer is one HTTP message that is read and written anew."""
-
-    def __init__(self, *, parse: bool, head_only: bool = False, client_version: str = "1.1") -> None:
-        super().__init__()
-        self._parser = httptools.HttpResponseParser(self) if parse else None
-        self._head_only = head_only
-        self._client_version = client_version
-        self._headers: Headers = []
-        self._chunked = False
-        self._framed = True
-        self._begun = False
-        self._complete = False
-
-    def data_received(self, data: bytes) -> None:
-        if self._parser is None:
-            super().data_received(data)
+    def _look_at_rest(self) -> None:
+        waiting = self._hello
+        if waiting is None or waiting.done():
+            if len(self._rest) > self._limits.head_bytes:
+                self.transport.pause_reading()
             return
-        self.moved_at = asyncio.get_running_loop().time()
-        if self._complete:
-            return
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if not self._complete:
-                self._break_off()
+        found: Hello | NotTls | None = None
+        if self._rest and not looks_like_tls(self._rest):
+            found = NotTls("it does not begin with a TLS handshake")
+        else:
+            try:
+                found = read_hello(self._rest)
+            except NotTls as problem:
+                found = problem
+            if found is None and len(self._rest) > self._limits.head_bytes:
+                found = NotTls("the ClientHello is too large")
+        if found is not None:
+            self.transport.pause_reading()
+            waiting.set_result(found)
 
-    def eof_received(self) -> bool:
-        if self._parser is None:
-            return super().eof_received()
-        self._end_of_target()
-        return False
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._since + self._allowance(), self._check)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._parser is not None and not self._complete:
-            self._end_of_target()
-        super().connection_lost(exc)
+    def _allowance(self) -> float:
+        if self._phase == "closing":
+            return _LINGER_SECONDS
+        if self._phase == "rest" and self._hello is not None:
+            return self._limits.head_seconds
+        if self._current is None and (self._reading is not None or self._unused):
+            return self._limits.head_seconds
+        return self._limits.idle_seconds
 
-    def _end_of_target(self) -> None:
-        if self._begun and not self._framed:
-            self._finish()
-        elif not self._complete:
-            self._break_off()
-
-    def _break_off(self) -> None:
-        """The answer is cut: so must it be for the client, lest it take a part for the whole."""
-        self._complete = True
-        peer, self.peer = self.peer, None
-        self.transport.abort()
-        if isinstance(peer, ClientSide):
-            peer.peer = None
-            if self._begun:
-                peer.transport.abort()
-            else:
-                peer.answer(own_answer(502, "failed", "bad_answer", "The host ended the connection.\n"))
-
-    def _finish(self) -> None:
-        self._complete = True
-        peer, self.peer = self.peer, None
-        self.transport.close()
-        if peer is not None:
-            peer.peer = None
-            if self._chunked:
-                peer.transport.write(LAST_CHUNK)
-            peer.transport.close()
-
-    # --------------------------------------------------------------------------------------------- parser callbacks
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        assert self._parser is not None
-        status = self._parser.get_status_code()
-        if status < 200 or self.peer is None:
-            return
-        coded = any(name == b"transfer-encoding" for name, _ in self._headers)
-        self._framed = coded or any(name == b"content-length" for name, _ in self._headers)
-        self._chunked = coded and self._client_version == "1.1" and not self._head_only
-        self._begun = True
-        self.peer.transport.write(response_head(status, self._headers, chunked=self._chunked))
-        if self._head_only:
-            self._finish()
-
-    def on_body(self, data: bytes) -> None:
-        if self.peer is not None:
-            self.peer.transport.write(chunk(data) if self._chunked else data)
-
-    def on_message_complete(self) -> None:
-        assert self._parser is not None
-        if self._parser.get_status_code() < 200:
-            self._headers = []
-        elif not self._complete:
-            self._finish()
+    def _check(self) -> None:
+        if self._since + self._allowance() - self._loop.time() > 0.001:
+            self._arm()
+        elif self._phase == "open" and self._current is None:
+            self.transport.close()
+        else:
+            self.transport.abort()

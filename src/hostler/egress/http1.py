@@ -1,14 +1,13 @@
-"""What crosses of a plain HTTP message, and how does the proxy itself answer?
+"""What crosses of an HTTP message, and how does the proxy itself answer?
 
 Pure functions over bytes. Hop-by-hop headers, those that `Connection` names, and everything meant for a proxy stay
-behind.
+behind. What is sent on is written anew, so that the next reader can take it in one way only.
 """
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
-
-from hostler.egress.policy import Target
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, in the order of the wire."""
@@ -25,9 +24,23 @@ _HOP_BY_HOP = frozenset(
         b"http2-settings",
     }
 )
+OVERRIDES = frozenset(
+    {
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
+        b"x-original-uri",
+    }
+)
+"""By which some servers let a request have another method or path than its first line says."""
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_UNSAFE_VALUE = re.compile(rb"[\r\n\0]")
+_UNSAFE_TARGET = re.compile(rb"[^\x21-\x7e]")
 
 
 def end_to_end(headers: Headers) -> Headers:
@@ -42,21 +55,44 @@ def end_to_end(headers: Headers) -> Headers:
     ]
 
 
-def request_head(method: bytes, target: Target, path: str, headers: Headers) -> bytes:
-    """The head that goes to the target: its own Host whatever the client said, one request per connection."""
-    kept = [(name, value) for name, value in end_to_end(headers) if name != b"host"]
-    fields = [(b"host", target.authority.encode()), *kept, (b"connection", b"close")]
-    if is_chunked(headers):
+def request_head(
+    method: bytes, authority: bytes, target: bytes, headers: Headers, *, length: int | None, upgrade: bool = False
+) -> bytes:
+    """The head that goes to the target: the Host that was checked, whatever the client said.
+
+    length  of the body; None: as the headers have it; -1: not known, so that the body has to be chunked.
+    Raises ValueError when something in it would begin a line of its own, or ends the request's first one.
+    """
+    fields = [(b"host", authority), *(field for field in end_to_end(headers) if field[0] != b"host")]
+    if length is not None:
+        fields = [field for field in fields if field[0] != b"content-length"]
+        fields.append((b"transfer-encoding", b"chunked") if length < 0 else (b"content-length", b"%d" % length))
+    elif is_chunked(headers):
         fields.append((b"transfer-encoding", b"chunked"))
-    return _render(b"%b %b HTTP/1.1" % (method, path.encode()), fields)
+    if upgrade:
+        fields += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
+    if not target or _UNSAFE_TARGET.search(target):
+        raise ValueError("the path holds characters that no path has")
+    for name, value in fields:
+        if not _TOKEN.match(name) or _UNSAFE_VALUE.search(value):
+            raise ValueError("a header holds a line break or a NUL")
+    return _render(b"%b %b HTTP/1.1" % (method, target), fields)
 
 
-def response_head(status: int, headers: Headers, *, chunked: bool) -> bytes:
+def response_head(status: int, headers: Headers, *, chunked: bool, keep: bool = False) -> bytes:
     """The head that goes to the client."""
-    fields = [*end_to_end(headers), (b"connection", b"close")]
+    fields = end_to_end(headers)
+    if not keep:
+        fields.append((b"connection", b"close"))
     if chunked:
+        fields = [field for field in fields if field[0] != b"content-length"]
         fields.append((b"transfer-encoding", b"chunked"))
     return _render(_status_line(status), fields)
+
+
+def switching_head(headers: Headers) -> bytes:
+    """The head that tells the client that its WebSocket is open."""
+    return _render(_status_line(101), [*end_to_end(headers), (b"connection", b"upgrade"), (b"upgrade", b"websocket")])
 
 
 def own_answer(status: int, verdict: str, reason: str, text: str) -> bytes:
@@ -80,8 +116,8 @@ def ambiguity(version: str, headers: Headers) -> str | None:
         return "there is more than one Host header"
     if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
         return "the length of the body is given more than once"
-    if b"transfer-encoding" in names and not is_chunked(headers):
-        return "the only transfer coding is chunked"
+    if b"transfer-encoding" in names and (version == "1.0" or not is_chunked(headers)):
+        return "the only transfer coding is chunked, of HTTP/1.1"
     return None
 
 
@@ -89,17 +125,37 @@ def is_chunked(headers: Headers) -> bool:
     return any(name == b"transfer-encoding" and value.strip().lower() == b"chunked" for name, value in headers)
 
 
+def names_in(headers: Headers, field: bytes) -> set[bytes]:
+    """The members of a list header such as `Connection`, in lower case."""
+    return {item.strip().lower() for name, value in headers if name == field for item in value.split(b",")}
+
+
+def value_of(headers: Headers, field: bytes) -> bytes | None:
+    return next((value for name, value in headers if name == field), None)
+
+
+def wants_websocket(method: bytes, version: str, headers: Headers) -> bool:
+    """Whether a request for an upgrade is one for a WebSocket, complete and without a body."""
+    names = {name for name, _ in headers}
+    return (
+        method == b"GET"
+        and version == "1.1"
+        and names_in(headers, b"upgrade") == {b"websocket"}
+        and b"sec-websocket-key" in names
+        and not names & {b"content-length", b"transfer-encoding"}
+    )
+
+
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _render(first: bytes, headers: Headers) -> bytes:
-    return b"\r\n".join([first, *(name + b": " + value for name, value in headers)]) + b"\r\n\r\n"
+    return b"\r\n".join([first, *[name + b": " + value for name, value in headers]]) + b"\r\n\r\n"
 
 
 def _status_line(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = "Status"
-    return b"HTTP/1.1 %d %b" % (status, phrase.encode())
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status" % status
+
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}

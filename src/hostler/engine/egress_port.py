@@ -66,10 +66,9 @@ class EgressDecision:
     """A stable word; docs/how-to/read-a-denial.md lists them all."""
     hint: str = ""
     """For a person: what would have changed the decision."""
-    scheme: Literal["http", "https", ""] = ""
-    """Of the one request that this is about. Empty: it is about a tunnel, or can't be told."""
     path: str = ""
-    """Of that request, as the sandbox sent it (so with placeholders, never with secrets), without the query."""
+    """Of a request that the proxy could read, without the query, as the sandbox sent it: with placeholders, never with
+    secrets. Empty for a tunnel."""
 
 
 MCP_HOST = "mcp.hostler.internal"

@@ -20,6 +20,7 @@ from hostler.domain.networking import Unrestricted
 from hostler.domain.values import listed
 from hostler.engine.sandbox_port import IsolationLabel, Rungs, SandboxUnavailable, rung
 
+_SEE: Final = " (see `hostler doctor`)"
 _NAMES: Final[Mapping[SandboxLimit, str]] = {
     "memory_mb": "memory",
     "cpus": "processors",
@@ -32,15 +33,18 @@ _NAMES: Final[Mapping[SandboxLimit, str]] = {
 class Verified(Protocol):
     """What the attack corpus has shown on this host."""
 
-    def critical_failures(self, technology: Technology) -> Sequence[str] | None:
-        """The critical cases that did not hold there, each in a sentence. None: the corpus has not been run there."""
+    def critical_failures(self, technology: Technology, label: IsolationLabel) -> Sequence[str] | None:
+        """The critical cases that did not hold there, each in a sentence.
+
+        None: the corpus has not been run against what this label says, or too long ago.
+        """
         ...
 
 
 class NothingVerified:
     """Where the corpus has never been run."""
 
-    def critical_failures(self, technology: Technology) -> Sequence[str] | None:
+    def critical_failures(self, technology: Technology, label: IsolationLabel) -> Sequence[str] | None:
         return None
 
 
@@ -166,11 +170,11 @@ class Survey:
             label, why, _ = self._judge(technology, needs)
             if label is not None:
                 return Place(technology, label)
-            reasons.append(why.partition(": ")[2])
+            reasons.append(why.partition(": ")[2].removesuffix(_SEE))
         least = f" ({self.terms.minimum} or stronger)" if needs.preset == "production" else ""
         raise InvalidRequest(
             f"config.isolation: nothing on this host gives what the preset {needs.preset}{least} and the limits of "
-            f"this environment demand: {'; '.join(reasons)}",
+            f"this environment demand: {'; '.join(reasons)}{_SEE}",
             code="isolation_unavailable",
         )
 
@@ -192,7 +196,7 @@ class Survey:
             return None, why, "preset_conflict"
         if isinstance(found, str):
             found = _sentence(found)
-            why = f"isolation.technology: {technology} is not available on this host: {found} (see `hostler doctor`)"
+            why = f"isolation.technology: {technology} is not available on this host: {found}{_SEE}"
             return None, why, "isolation_unavailable"
         open_ = self._needed(needs) & found.unenforced
         if open_:
@@ -225,11 +229,11 @@ class Survey:
             )
         if self.terms.attacks == "any":
             return ""
-        failed = self.verified.critical_failures(technology)
+        failed = self.verified.critical_failures(technology, label)
         if failed is None:
             return (
-                f"the attack corpus has not been run against {technology} on this host, which the preset production "
-                "demands; run `hostler doctor --attack`"
+                f"the attack corpus has not been run against {technology} on this host, or not lately, and the preset "
+                "production demands it; run `hostler doctor --attack`"
             )
         if failed:
             cases = "; ".join(_sentence(case) for case in failed)

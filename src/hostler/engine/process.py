@@ -105,13 +105,13 @@ async def open_process(
     left open, the layer neither.
     """
     placement = around.placement
-    program = placement.programs.path(profile.cli_version)
-    place = await placement.place(profile.needs)
-    spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
     homes, home = around.homes, around.homes.of(session_id)
     async with AsyncExitStack() as stack:
         if layer is not None:
             stack.callback(layer.close)
+        program = placement.programs.path(profile.cli_version)
+        place = await placement.place(profile.needs)
+        spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
         await around.harness.prepare(spec, home / "harness", transcripts)

@@ -9,38 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 
 from hostler.domain import events as ev
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
-from hostler.domain.packages import PackageLists
-from hostler.engine import labels, runs, state, turns
-from hostler.engine.attachments import Attachments
+from hostler.engine import runs, turns
 from hostler.engine.budget import used_up
+from hostler.engine.call_gate import CallGate
 from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
-from hostler.engine.content import ContentSource
-from hostler.engine.denials import Denials, TurnDenials
-from hostler.engine.egress_port import EgressDecision, McpAccess, McpFailure
-from hostler.engine.homes import Stay
-from hostler.engine.hub import Hub
-from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
-from hostler.engine.mcp import PermittedCalls
-from hostler.engine.memory import Ledger, Memory
+from hostler.engine.denials import TurnDenials
+from hostler.engine.egress_port import EgressDecision
+from hostler.engine.layers import LayerFailed
+from hostler.engine.lodging import Lodging
+from hostler.engine.memory import Memory
 from hostler.engine.permissions import Permissions
 from hostler.engine.ports import HeldCall, ModelRequestRecord
-from hostler.engine.process import LiveProcess, Surroundings, open_process
+from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile
-from hostler.engine.records import Applied, Records
+from hostler.engine.records import Applied, Decide
 from hostler.engine.redaction import Replacer
-from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
+from hostler.engine.runner_parts import RunnerParts
+from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
-from hostler.engine.variables import BrokeredVariables, VariableBroker
-from hostler.store.sessions import SessionRow, SessionUpdate
+from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.runner")
@@ -63,41 +59,6 @@ BEGUN_BEFORE = (
 )
 """What it is told besides its prompt when the crash came before the transcript had the prompt, but after calls."""
 
-ANNOUNCE_SECONDS = 20.0
-"""How long a call may wait for its own announcement before it is refused."""
-
-
-Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseTerms:
-    """How a lease is kept."""
-
-    seconds: float = 15.0
-    """Time to live."""
-    margin_seconds: float = 3.0
-    """A worker that could not extend stops its sandbox this long before the lease can have run out."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerParts:
-    """What every runner of a worker shares."""
-
-    records: Records
-    hub: Hub
-    ledger: Ledger
-    around: Surroundings
-    profile_of: Callable[[SessionRow], Profile]
-    attachments: Attachments = field(default_factory=Attachments)
-    content: ContentSource = field(default_factory=ContentSource)
-    denials: Denials = field(default_factory=Denials)
-    variables: VariableBroker | None = None
-    """Who knows the variables of sessions; None: they have none."""
-    terms: LeaseTerms = LeaseTerms()
-    interrupt_grace_seconds: float = 10.0
-    """A harness that has not stopped by then is killed."""
-
 
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
@@ -111,32 +72,22 @@ class SessionRunner:
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
-        self._house = AsyncExitStack()
-        self._stay: Stay | None = None
-        """The session's files, from the first need of them to the end of `serve`."""
         self._told: tuple[str, set[str]] = ("", set())
         """A turn, and the limits that its user was told of."""
-        self._process: LiveProcess | None = None
-        self._process_profile: Profile | None = None
-        self._process_variables: BrokeredVariables | None = None
         self._more = False
         """True when the state as last seen has something to do."""
-        self._busy = False
-        """True while the process works on a prompt."""
         self._composer = Composer(Permissions(), ())
-        self._calls: dict[str, state.OpenCall] = {}
-        self._announced = asyncio.Condition()
-        self._mcp_calls = PermittedCalls()
-        self._mcp_failures: list[runs.McpFailed] = []
         self._notices: list[runs.Notice] = []
         """What the user is to be told with the next records."""
         self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
         """What the run under way says; None in it: look at the notices."""
-        self._denials = TurnDenials()
+        self._denials = TurnDenials(parts.allowing)
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
+        self._gate = CallGate(parts.content, self._apply, lambda: self._stopping is not None)
+        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply)
 
     # -- from the worker
 
@@ -149,6 +100,11 @@ class SessionRunner:
         self._retired = True
         self._wake.set()
 
+    @property
+    def sandbox(self) -> Sandbox | None:
+        """The one that its process lives in now."""
+        return None if self._lodging.process is None else self._lodging.process.sandbox
+
     async def serve(self) -> None:
         """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""
         try:
@@ -157,15 +113,13 @@ class SessionRunner:
                     keeper = tasks.create_task(self._keep_lease())
                     try:
                         await self._work()
+                        await self._lodging.look_through(self._session)
                     finally:
                         keeper.cancel()
         except* (LeaseLost, NotFound) as lost:
             log.warning("lease_lost", extra={"session": self.lease.session_id, "reason": str(lost.exceptions[0])})
         finally:
-            try:
-                await self._close()
-            finally:
-                await self._house.aclose()
+            await self._lodging.aclose()
 
     async def give_up(self) -> None:
         """End the turn with an error: this worker can't serve it, and trying again has not helped."""
@@ -214,10 +168,10 @@ class SessionRunner:
             if plan.do != "nothing":
                 self.idle_since = None
                 await self._turn(plan)
-                await self._collect()
+                await self._lodging.collect(self._known_session())
                 if self._more or self._wake.is_set():
                     continue
-            if self._process is None or self._retired or self._profile is None:
+            if self._lodging.process is None or self._retired or self._profile is None:
                 return
             self.idle_since = monotonic()
             self._on_idle()
@@ -237,7 +191,7 @@ class SessionRunner:
     async def _take_up(self) -> Plan:
         plan = await self._ask_for_plan(caught_up=False)
         if plan is None:
-            await self._close()
+            await self._lodging.close()
             await self._memory.catch_up()
             plan = await self._ask_for_plan(caught_up=True)
         assert plan is not None, "there is a plan after catching up"
@@ -257,7 +211,7 @@ class SessionRunner:
 
         applied = await self._apply(decide)
         if applied.state.status == "terminated":
-            await self._close()
+            await self._lodging.close()
             return Plan("nothing")
         self._session = applied.session
         self._profile = self._parts.profile_of(applied.session)
@@ -269,7 +223,7 @@ class SessionRunner:
         self._stopping = None
         try:
             if plan.do == "resume" or plan.unclosed:
-                await self._close()
+                await self._lodging.close()
             if plan.do == "resume" and not await self._memory.ready_to_resume():
                 end = RunEnd("lost", message="The waiting tool call could not be resumed.")
                 await self._apply(lambda s, at, totals, _: turns.resume_failed(s, at, totals, end))
@@ -277,7 +231,7 @@ class SessionRunner:
             if plan.do != "resume" and plan.unclosed:
                 await self._memory.close(plan.unclosed)
             prompt = await self._prompt(plan, turn)
-            process = await self._ensure_process()
+            process = await self._process()
             if process is None:
                 await self._end(runs.Ended("interrupted", alive=False))
                 return
@@ -309,117 +263,26 @@ class SessionRunner:
             return None
         if plan.do == "continue":
             return derived_uuid("go on", turn.id, str(turn.pauses)), [ev.text_block(GO_ON)]
-        await self._close()
+        await self._lodging.close()
         if await self._memory.has(key):
             return derived_uuid("continue", turn.id, str(turn.recoveries)), [ev.text_block(CONTINUE)]
         begun = ", ".join(call.name for call in plan.lost if call.started)
         return key, [*content, ev.text_block(BEGUN_BEFORE.format(calls=begun))] if begun else content
 
-    async def _ensure_process(self) -> LiveProcess | None:
-        """None: a person interrupted the turn while packages were being installed."""
+    async def _process(self) -> LiveProcess | None:
+        """One that serves for what counts now. None: a person interrupted the turn while it was being made ready."""
         assert self._profile is not None
-        assert self._session is not None
-        variables = await self._variables(self._session, self._profile)
-        if self._process_profile != self._profile or not _same(self._process_variables, variables):
-            await self._close()
-        if self._process is None:
-            homes, session_id = self._parts.around.homes, self.lease.session_id
-            if self._stay is None:
-                entered = homes.entered(session_id, self._profile.sandbox_limits.disk_bytes)
-                self._stay = await self._house.enter_async_context(entered)
-            self._stay.looked_through = False
-            await asyncio.to_thread(homes.make, session_id)
-            mounts = []
-            if not self._profile.self_hosted:  # there the worker lays out what the agent works with
-                mounts = await self._parts.attachments.lay_out(self._session, self._stay.home)
-            complaints = self._parts.attachments.complaints(session_id)
-            if complaints:
-                await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
-            self._process_profile, self._process_variables = self._profile, variables
-            self._mcp_calls, self._mcp_failures = PermittedCalls(), []
+        kept = self._lodging.process
+        process = await self._lodging.process_for(
+            self._known_session(), self._profile, self._wake, self._interrupt_waits
+        )
+        if process is not kept:
             self._composer = composer_of(self._profile)
-            resume = await self._memory.exists()
-            layer: HeldLayer | None = None
-            if not self._profile.packages.empty:
-                layer = await self._layer(self._profile.packages)
-                if layer is None:
-                    return None
-            self._process = await open_process(
-                self._parts.around,
-                self.lease.session_id,
-                self._profile,
-                resume=resume,
-                transcripts=self._memory.transcripts,
-                gatekeeper=self,
-                listener=self,
-                sequence=self._parts.ledger.sequence(self.lease),
-                mounts=mounts,
-                mcp=McpAccess(
-                    self._profile.mcp_routes, self._session.workspace_id, tuple(self._session.vault_ids), self
-                ),
-                variables=variables,
-                layer=layer,
-            )
-            await self._label(self._process)
-        elif not self._profile.self_hosted:
-            assert self._stay is not None
-            self._stay.looked_through = False
-            await self._parts.attachments.refresh(self._session, self._stay.home)
-        return self._process
+        return process
 
-    async def _label(self, process: LiveProcess) -> None:
-        """The session says what it runs in, before anything is asked of what runs there."""
-        assert self._session is not None
-        before = self._session.isolation
-        after = labels.running(before, process.label, process.cli_version)
-        if after != before:
-            applied = await self._parts.records.apply(
-                self.lease.session_id,
-                lambda s, *_: Step(s),
-                lease=self.lease,
-                update=SessionUpdate(isolation=after),
-            )
-            self._session = applied.session
-
-    async def _variables(self, session: SessionRow, profile: Profile) -> BrokeredVariables | None:
-        """What the process gets. A live one has the same already, or it has to go."""
-        broker = self._parts.variables
-        if broker is None or profile.self_hosted:
-            return None
-        found = await broker.of(session, profile.egress)
-        if found is None:
-            return None
-        if told := found.unreachable:
-
-            def tell(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
-                errors = (
-                    ev.credential_host_error(at.text, one.vault_id, one.credential_id, one.message) for one in told
-                )
-                return Step(state, tuple(errors))
-
-            await self._apply(tell)
-        if self._process_variables is not None:
-            self._process_variables.follow(found)
-        return found
-
-    async def _layer(self, packages: PackageLists) -> HeldLayer | None:
-        layers = self._parts.around.layers
-        if layers is None:
-            raise LayerFailed("This server can't install packages; take them out of the environment.")
-        return await until_installed(layers, packages, self._wake, self._interrupt_waits)
-
-    async def _collect(self) -> None:
-        assert self._session is not None
-        if self._stay is not None:
-            hosted_elsewhere = self._profile is not None and self._profile.self_hosted
-            self._stay.looked_through = hosted_elsewhere or await self._parts.attachments.collect(
-                self._session, self._stay.home
-            )
-
-    async def _close(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            await process.close(kill=self._busy)
+    def _known_session(self) -> SessionRow:
+        assert self._session is not None, "a plan was asked for first"
+        return self._session
 
     # -- one turn
 
@@ -432,7 +295,7 @@ class SessionRunner:
             async for event in process.run.events():
                 await arrived.put(event)
 
-        self._busy, self._arrived = True, arrived
+        self._lodging.busy, self._arrived = True, arrived
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
@@ -442,9 +305,13 @@ class SessionRunner:
                 self._arrived = None
                 reader.cancel()
                 watcher.cancel()
-        self._busy = ended.how in ("failed", "lost")
+        self._lodging.busy = ended.how in ("failed", "lost")
         await self._tell_limits(process, turn.id, pending)
         await self._end(ended, pending)
+        if process.limits.crowded:  # a fork bomb that has outlived its turn: the next message gets a sandbox without it
+            self._lodging.busy = True
+            await self._lodging.close()
+            self._lodging.busy = False
 
     async def _tell_limits(self, process: LiveProcess, turn_id: str, pending: list[Op]) -> None:
         """Says which limits were reached, each once in a turn: adds that to what is to be written."""
@@ -488,9 +355,8 @@ class SessionRunner:
         """
         session_id, hub = self.lease.session_id, self._parts.hub
         urgent = False
-        failures, self._mcp_failures = self._mcp_failures, []
         notices, self._notices = self._notices, []
-        for event in (*failures, *notices, *batch):
+        for event in (*self._gate.failures(), *notices, *batch):
             if event is None:
                 continue
             if isinstance(event, runs.Ended):
@@ -529,7 +395,7 @@ class SessionRunner:
         `pending` is what it did before that and is not written yet.
         """
         if not ended.alive and ended.how != "deferred":
-            await self._close()
+            await self._lodging.close()
         by_harness = ended.alive and ended.how == "interrupted"
         end = RunEnd(ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness)
         if self._stopping is not None:
@@ -540,7 +406,7 @@ class SessionRunner:
         step = joined([*pending, lambda s, at, totals: turns.run_ended(s, at, totals, end)])
         await self._apply(lambda s, at, totals, _: step(s, at, totals))
         if not ended.alive:
-            await self._close()
+            await self._lodging.close()
 
     async def _watch(self, process: LiveProcess) -> None:
         """Stop the run when a person asks for it, when it has run for too long, or when `_stop` was called."""
@@ -582,97 +448,14 @@ class SessionRunner:
             self._wake.set()
 
     async def _apply(self, decide: Decide) -> Applied:
-        variables = self._process_variables
+        variables = self._lodging.variables
         if variables is not None and variables.placeholders:
             decide = without(await variables.replacer(), decide)
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
         self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
-        async with self._announced:
-            self._calls = {call.tool_use_id: call for call in applied.state.calls}
-            self._announced.notify_all()
+        await self._gate.announce(applied.state.calls)
         return applied
-
-    # -- asked by the run (Gatekeeper)
-
-    async def permit(self, call: runs.ToolCall) -> Verdict:
-        """May this call run now? It is announced first, and marked as begun before it begins.
-
-        Whatever isn't known to be allowed is refused: the question comes from inside the sandbox.
-        """
-        profile, tool_use_id = self._process_profile, call.tool_use_id
-        hosted = profile is not None and call.custom and call.name in profile.hosted_names
-        if profile is None or (call.custom and not hosted and call.name not in profile.custom_names):
-            return Deny(f"This agent has no tool {call.name}.")
-        if not call.custom and call.server is None and call.name in profile.hosted_names:
-            return Deny(f"This agent has no tool {call.name} here.")  # its own sandbox is not where tools run
-        judged = None if call.custom and not hosted else profile.permissions.evaluate(call.name, call.server)
-        if judged is not None and judged.permission == "deny":
-            return Deny(judged.message)
-        try:
-            async with asyncio.timeout(ANNOUNCE_SECONDS), self._announced:
-                await self._announced.wait_for(lambda: tool_use_id in self._calls or self._stopping is not None)
-        except TimeoutError:
-            return Deny("This call was not announced in time.")
-        if self._stopping is not None:
-            return Deny(ev.INTERRUPTED)
-        verdicts: list[Verdict] = []
-
-        def is_same(known: state.OpenCall) -> bool:
-            kind = "custom" if call.custom else "builtin" if call.server is None else "mcp"
-            kind = "hosted" if hosted else kind
-            return (known.name, known.kind, known.server) == (call.name, kind, call.server)
-
-        def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
-            known = next((c for c in before.calls if c.tool_use_id == tool_use_id), None)
-            if known is None or before.interrupt is not None:
-                verdicts[:] = [Deny(ev.INTERRUPTED)]
-            elif not is_same(known):
-                verdicts[:] = [Deny("This call is not the one that was announced under its id.")]
-            elif known.denied:
-                said = known.verdict or known.answer
-                verdicts[:] = [Deny((said and said.message) or "The user denied this tool call.")]
-            elif known.gated and known.answer is None:
-                verdicts[:] = [Defer()]
-            elif judged is not None and judged.permission == "ask" and known.answer is None:
-                # The rules have become stricter since it was announced, and nobody was asked.
-                verdicts[:] = [Deny("The rules of this agent have changed; make the call again.")]
-            else:
-                verdicts[:] = [Allow()]
-                # A custom tool ran elsewhere: handing its result over once more does no harm, losing it would.
-                return Step(before) if call.custom else turns.call_started(before, tool_use_id)
-            return Step(before)
-
-        known = self._calls[tool_use_id]
-        if known.started and not known.gated and is_same(known) and (judged is None or judged.permission == "allow"):
-            self._mcp_calls.permit(known)
-            return Allow()
-        await self._apply(decide)
-        if isinstance(verdicts[0], Allow):
-            self._mcp_calls.permit(known)
-        return verdicts[0]
-
-    async def result(self, tool_use_id: str) -> ToolOutcome:
-        call = self._calls.get(tool_use_id)
-        if call is None or call.answer is None:
-            return ToolOutcome([ev.text_block(ev.INTERRUPTED)], True)
-        assert self._session is not None
-        content = await self._parts.content.resolve(self._session.workspace_id, call.answer.content)
-        return ToolOutcome(content, call.answer.is_error)
-
-    # -- told by the egress road (McpGate)
-
-    def offers(self, alias: str, tool: str) -> bool:
-        return self._process_profile is not None and self._process_profile.permissions.offers(tool, alias)
-
-    def begin_call(self, alias: str, tool: str, arguments: Mapping[str, object]) -> bool:
-        return self._mcp_calls.begin(alias, tool, arguments)
-
-    def not_begun(self, alias: str, tool: str, arguments: Mapping[str, object]) -> None:
-        self._mcp_calls.not_begun(alias, tool, arguments)
-
-    def failed(self, alias: str, failure: McpFailure, message: str) -> None:
-        self._mcp_failures.append(runs.McpFailed(alias, failure, message))
 
     # -- told by the gateway (ModelRoadListener)
 
@@ -705,8 +488,3 @@ def without(secrets: Replacer, decide: Decide) -> Decide:
         return replace(step, events=tuple(map(secrets.event, step.events)))
 
     return decided
-
-
-def _same(held: BrokeredVariables | None, wanted: BrokeredVariables | None) -> bool:
-    """Whether a process that was started with the one serves for the other."""
-    return (held.placeholders if held else {}) == (wanted.placeholders if wanted else {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from hostler.domain.isolation import SandboxLimit
 from hostler.domain.isolation import Technology as Technology
@@ -108,14 +108,14 @@ class IsolationLabel:
     """Name and version of the program that makes the sandbox, such as `bubblewrap 0.8.0`."""
     missing: tuple[str, ...] = ()
     """Promises that this host can't keep, each in a sentence for a person."""
-    unlimited: frozenset[SandboxLimit] = frozenset()
+    unlimited: tuple[SandboxLimit, ...] = ()
     """Limits that are not enforced although `limits_by` and `disk_by` name who enforces limits here."""
 
     @property
     def unenforced(self) -> frozenset[SandboxLimit]:
         """Every limit that a sandbox here may exceed."""
         nobody: set[SandboxLimit] = {"memory_mb", "cpus", "pids"} if self.limits_by == "none" else set()
-        return self.unlimited | nobody | ({"disk_mb"} if self.disk_by == "none" else set())
+        return frozenset(self.unlimited) | nobody | ({"disk_mb"} if self.disk_by == "none" else set())
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +183,22 @@ class Sandbox(Protocol):
     async def stats(self) -> SandboxStats: ...
 
     async def destroy(self) -> None: ...
+
+
+@runtime_checkable
+class InGroups(Protocol):
+    """What a sandbox can do besides when its programs are in control groups that this process sees."""
+
+    async def glance(self) -> SandboxStats:
+        """What the groups say by themselves: cheap, for looking every second. What they don't say is None."""
+        ...
+
+    async def yield_processors(self, yes: bool) -> None:
+        """From now on its programs get what others leave of the processors, or their even share again.
+
+        Its limit stays. Idempotent; does nothing once it has ended.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

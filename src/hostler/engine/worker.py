@@ -16,8 +16,11 @@ from time import monotonic
 from sqlalchemy import Connection
 
 from hostler.domain.errors import HostlerError
+from hostler.engine.fairness import Fairness
 from hostler.engine.hub import Hub
-from hostler.engine.runner import LeaseTerms, RunnerParts, SessionRunner
+from hostler.engine.runner import SessionRunner
+from hostler.engine.runner_parts import LeaseTerms, RunnerParts
+from hostler.engine.sandbox_port import Sandbox
 from hostler.store import work
 from hostler.store.database import Database
 from hostler.store.signals import News, tell
@@ -62,6 +65,7 @@ class Worker:
         self._running = False
         self._deleted: list[str] = []
         self._breaks: dict[str, int] = {}
+        self._fairness = Fairness(self._sandboxes)
         hub.on_work(self._on_work)
         hub.on_deleted(self._on_deleted)
 
@@ -72,6 +76,9 @@ class Worker:
     def live(self) -> int:
         """Sessions with a runner."""
         return len(self._runners)
+
+    def _sandboxes(self) -> list[Sandbox]:
+        return [runner.sandbox for runner in self._runners.values() if runner.sandbox is not None]
 
     def takes_sessions(self) -> bool:
         """Whether sessions that want a worker find one here."""
@@ -97,7 +104,11 @@ class Worker:
         self._running = True
         try:
             async with asyncio.TaskGroup() as tasks:
-                await self._run(tasks)
+                fairness = tasks.create_task(self._fairness.run())
+                try:
+                    await self._run(tasks)
+                finally:
+                    fairness.cancel()
         finally:
             self._running = False
 

@@ -113,6 +113,12 @@ class BubblewrapSandbox:
     async def stats(self) -> SandboxStats:
         return await asyncio.to_thread(self._host.limits.stats, self._group)
 
+    async def glance(self) -> SandboxStats:
+        return await asyncio.to_thread(cgroups.glance, self._group)
+
+    async def yield_processors(self, yes: bool) -> None:
+        await asyncio.to_thread(lambda: cgroups.weigh(self._group, low=yes))
+
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxNotEnded when the kernel doesn't let a process die."""
         await asyncio.to_thread(self._provider._end, self._record, self._directory)

@@ -43,6 +43,7 @@ def look(state_dir: Path, cgroup_name: str, *, root: bool) -> Host:
             "All sandboxes are the worker's own user on the host: only namespaces keep them apart. "
             "Run the worker as root."
         )
+        missing.append("Packages of environments can't be installed. Run the worker as root.")
     label = IsolationLabel(
         technology="bubblewrap",
         runtime=f"bubblewrap {version}",

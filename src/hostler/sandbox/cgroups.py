@@ -112,6 +112,24 @@ def remove(directories: Iterable[Path]) -> bool:
     return gone
 
 
+WEIGHTS = {"cpu.shares": ("1024", "32"), "cpu.weight": ("100", "3")}
+"""Of version 1 and version 2: the kernel's own default, and a thirtieth of it."""
+
+
+def weigh(group: Group, *, low: bool) -> None:
+    """How much it counts against others that want the same processors. A group that is gone is left alone."""
+    for directory in group.directories:
+        for name, (usual, little) in WEIGHTS.items():
+            with contextlib.suppress(OSError), (directory / name).open("r+") as file:
+                file.write(little if low else usual)
+
+
+def glance(group: Group) -> SandboxStats:
+    """Whatever version it is of."""
+    second = any((directory / "cgroup.controllers").exists() for directory in group.directories)
+    return (CgroupsV2(Path(), frozenset()) if second else CgroupsV1({})).stats(group)
+
+
 # ------------------------------------------------------------------------------------------------------- the versions
 
 _SENTENCES = {

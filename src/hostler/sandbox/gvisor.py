@@ -132,6 +132,12 @@ class GvisorSandbox:
             pids = None
         return replace(counted, pids=pids, pids_refused=None)
 
+    async def glance(self) -> SandboxStats:
+        return await asyncio.to_thread(cgroups.glance, self._made.group)
+
+    async def yield_processors(self, yes: bool) -> None:
+        await asyncio.to_thread(lambda: cgroups.weigh(self._made.group, low=yes))
+
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxNotEnded when the kernel doesn't let a process die."""
         await asyncio.to_thread(self._provider._estate.end, self._made.holding)

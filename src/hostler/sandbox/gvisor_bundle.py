@@ -79,7 +79,7 @@ def write(
     (home / "bundle" / "config.json").write_text(json.dumps(config))
     mark = f"{MARK}={holding.sandbox_id}"
     script = [
-        f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation private {tools.bash} -p",
+        f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation slave {tools.bash} -p",
         "set -eu",
         "cd /",
         *(f"echo 0 > {shlex.quote(str(entrance))}" for entrance in entrances),

@@ -16,7 +16,7 @@ from typing import Final
 
 from hostler.engine.sandbox_port import SandboxUnavailable
 
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 0x2, 0x4, 0x1000, 0x4000, 0x80000
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same numbers on every architecture
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH, _MOVE_MOUNT_F_EMPTY_PATH, _AT_FDCWD = 0x1, 0x1000, 0x4, -100
@@ -48,7 +48,7 @@ def die_with_parent(parent: int) -> None:
 def private_mounts() -> None:
     """From now on this process mounts for itself and its children only."""
     _call(_libc().unshare(_CLONE_NEWNS), "unshare")
-    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount(None, "/", None, MS_REC | MS_SLAVE)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -187,7 +187,7 @@ def _run(command: Sequence[str], progress: Progress) -> None:
         "unshare",
         "--mount",
         "--propagation",
-        "private",
+        "slave",  # else it would keep what is unmounted meanwhile, such as volumes of sessions
         "--pid",
         "--fork",
         "--kill-child",

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox import idmapped
-from hostler.sandbox.layer_tree import LayerTree
+from hostler.sandbox.layer_tree import LayerTree, TreeTooLarge
 
 SAID_BYTES: Final = 16_384
 """What is kept of the last things that an installer said."""
@@ -57,7 +57,7 @@ ENVIRONMENT: Final = {
     "GOBIN": "/usr/local/bin",
     "GOPROXY": "https://proxy.golang.org",
     "GOTOOLCHAIN": "local",
-    "CARGO_INSTALL_ROOT": "/usr/local",
+    "CARGO_REGISTRIES_CRATES_IO_PROTOCOL": "sparse",  # the other one is a git repository on another host
 }
 
 
@@ -97,7 +97,7 @@ def main(file: str) -> int:
     os.umask(0o022)
     try:
         result = _build(order)
-    except (OSError, subprocess.SubprocessError, SandboxUnavailable) as error:
+    except (OSError, subprocess.SubprocessError, SandboxUnavailable, RecursionError) as error:
         result = {"failed": "", "status": 1, "said": str(error), "full": False}
     _tell(result)
     return 0
@@ -135,8 +135,11 @@ def _build(order: Order) -> dict[str, object]:
             free = os.statvfs(volume)
             full = free.f_bavail * free.f_frsize < 1 << 20 or free.f_favail < 16
             return {"failed": name, "status": status, "said": said, "full": full}
-    tree = LayerTree(upper, Path("tree"), order.first_id, idmapped.IDS)
-    tree.copy()
+    tree = LayerTree(upper, Path("tree"), order.first_id, idmapped.IDS, order.volume_bytes)
+    try:
+        tree.copy()
+    except TreeTooLarge:
+        return {"failed": order.steps[-1][0], "status": 0, "said": "", "full": True}
     return {"bytes": tree.bytes, "entries": tree.entries}
 
 

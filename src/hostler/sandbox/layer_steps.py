@@ -10,11 +10,14 @@ from hostler.domain.packages import PackageLists
 from hostler.sandbox.layer_build import CERTIFICATES
 
 TOOLS: Final = {
-    "cargo": ("usr/bin/cargo", ("cargo",)),
+    "cargo": ("usr/bin/cargo", ("cargo", "gcc", "libc6-dev")),
     "gem": ("usr/bin/gem", ("ruby", "ruby-dev", "build-essential")),
     "go": ("usr/bin/go", ("golang-go",)),
 }
 """Managers that the image may lack: where they are in it, and what apt installs before them when they are not."""
+
+NEWER: Final = {("bookworm", "cargo"): "cargo-web"}
+"""Releases whose own package of a manager is too old for its registry, and the one that isn't."""
 
 _APT: Final = (
     *("apt-get", "-q", "-o", "Acquire::Retries=2", "-o", f"Acquire::https::CAInfo={CERTIFICATES}"),
@@ -22,14 +25,14 @@ _APT: Final = (
 )
 
 
-def steps(packages: PackageLists, image: Path) -> list[tuple[str, Sequence[str]]]:
-    """Name and command of each step. Every entry is a word of its own."""
+def steps(packages: PackageLists, image: Path, suite: str) -> list[tuple[str, Sequence[str]]]:
+    """Name and command of each step; `image` is a root file system of the release `suite`. Every entry is a word."""
     found: list[tuple[str, Sequence[str]]] = []
     apt = list(packages.apt)
     named = {entry.partition("=")[0] for entry in apt}
     for manager, (program, debian) in TOOLS.items():
         if packages.of(manager) and not (image / program).exists():
-            apt += [name for name in debian if name not in named]
+            apt += [NEWER.get((suite, name), name) for name in debian if name not in named]
     if apt:
         found.append(("apt", [*_APT, "update"]))
         found.append(("apt", [*_APT, "install", "--yes", "--no-install-recommends", "--", *dict.fromkeys(apt)]))

@@ -40,19 +40,24 @@ LEFT_OUT: Final = frozenset(
 """Of the upper folder: caches and logs of installers, and places that belong to sandboxes."""
 
 
+class TreeTooLarge(Exception):
+    """The files of the tree have more bytes than allowed: holes in them count, for whoever copies them fills them."""
+
+
 class LayerTree:
     """Copies one tree. `bytes` and `entries` count what was copied."""
 
-    def __init__(self, source: Path, target: Path, first_id: int, ids: int) -> None:
+    def __init__(self, source: Path, target: Path, first_id: int, ids: int, most_bytes: int) -> None:
         """Owners on disk are counted from `first_id`, as a user namespace gave them; in the copy they are from 0."""
         self._source, self._target = source, target
         self._first, self._ids = first_id, ids
+        self._most_bytes = most_bytes
         self._links: dict[int, Path] = {}
         self.bytes = 0
         self.entries = 0
 
     def copy(self) -> None:
-        """`target` must not exist. Raises OSError."""
+        """`target` must not exist. Raises OSError and TreeTooLarge."""
         self._folder(self._source, self._target, "")
 
     def _folder(self, source: Path, target: Path, name: str) -> None:
@@ -88,11 +93,13 @@ class LayerTree:
         if known is not None:
             os.link(known, target, follow_symlinks=False)
             return
+        self.bytes += info.st_size
+        if self.bytes > self._most_bytes:
+            raise TreeTooLarge
         with open(source, "rb", opener=_no_link) as old, open(target, "xb") as new:
             shutil.copyfileobj(old, new, 1 << 20)
         if info.st_nlink > 1:
             self._links[info.st_ino] = target
-        self.bytes += info.st_size
         self._own(target, info)
         self._finish(target, info)
 

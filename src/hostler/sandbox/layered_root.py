@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
-from hostler.sandbox.layers import lower_directories
+from hostler.sandbox.layer_files import lower_directories
 
 FOLDERS: Final = ("usr", "var", "etc", "opt", "srv")
 """Of the root file system; the others are the sandbox's own."""

@@ -2,7 +2,7 @@
 
 A layer is a folder, `<state>/layers/<key>/tree`, beside `manifest.json`; the key says what it is made from: the base
 image and the lists of packages. Whatever has such a name is whole. Sandboxes lay the tree over the image, read-only
-(`lower_directories`).
+(`layer_files.lower_directories`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from hostler.sandbox import cgroups, launch, seccomp
 from hostler.sandbox.cgroup_detection import detect
 from hostler.sandbox.images import BaseImages, Image
 from hostler.sandbox.layer_build import Order
+from hostler.sandbox.layer_files import Layer, load_layer
 from hostler.sandbox.layer_steps import steps
 
 FORMAT: Final = 1
@@ -63,37 +64,6 @@ class LayerTerms:
     pids: int = 1024
     first_id: int = 400_000
     """First of 65,536 user and group ids of the host that nobody has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One that is kept."""
-
-    key: str
-    tree: Path
-    image: str
-    """Digest of the base image that it is for."""
-    packages: PackageLists
-    bytes: int
-    entries: int
-    built_at: float
-    """Seconds since 1970."""
-
-
-def lower_directories(layer: Path) -> tuple[Path, Path]:
-    """The folders that an overlay of `SandboxSpec.layer` has, the upper one first: the layer and its base image.
-
-    Raises SandboxUnavailable when one of them is gone.
-    """
-    found = _load(layer.parent)
-    if found is None:
-        raise SandboxUnavailable(f"{layer} is no layer of packages")
-    root = layer.parents[2] / "images" / found.image / "rootfs"
-    if not root.is_dir():
-        raise SandboxUnavailable(
-            f"the base image {found.image[:12]} of a layer of packages is gone: hostler image build"
-        )
-    return layer, root
 
 
 class LockedLayer:
@@ -142,7 +112,7 @@ class LayerFolder:
         key = layer_key(image, packages)
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         async with _locked(self.home / ".lock"):
-            if _load(self.home / key) is not None:
+            if load_layer(self.home / key) is not None:
                 return
             await asyncio.to_thread(self.sweep)
             with self._images.hold(image):
@@ -155,12 +125,12 @@ class LayerFolder:
         """The one that was used last first."""
         if not self.home.is_dir():
             return []
-        found = [layer for entry in self.home.iterdir() if (layer := _load(entry)) is not None]
+        found = [layer for entry in self.home.iterdir() if (layer := load_layer(entry)) is not None]
         return sorted(found, key=lambda layer: -_last_use(layer))
 
     def remove(self, key: str) -> bool:
         """False: it is in use, or there is none."""
-        layer = _load(self.home / key)
+        layer = load_layer(self.home / key)
         return layer is not None and self._remove(layer)
 
     def sweep(self) -> Sequence[str]:
@@ -200,7 +170,7 @@ class LayerFolder:
             with suppress(FileNotFoundError):
                 _lock(locks, place / "in-use", fcntl.LOCK_SH, create=False)
                 os.utime(place / "in-use")
-                layer = _load(place)
+                layer = load_layer(place)
                 if layer is not None:
                     return LockedLayer(layer.tree, locks.pop_all())
         return None
@@ -257,14 +227,14 @@ class LayerFolder:
             stage=launch.stage_point(),
             bwrap=tools.bwrap,
             entrances=[str(entrance) for entrance in group.entrances],
-            steps=steps(packages, image.rootfs),
+            steps=steps(packages, image.rootfs, image.suite),
         )
 
     def _why(self, result: dict[str, Any], out_of_memory: bool) -> str:
         if not result["failed"]:
             return f"The environment's packages can't be installed on this host: {result['said']}"
         what = f"Installing the environment's {result['failed']} packages failed"
-        if result["full"]:
+        if result["full"] or _NO_SPACE.search(result["said"]):  # some clean up before they say so
             most = self._terms.layer_bytes >> 20
             return f"{what}: they take more room than {most} MiB (packages.layer_mb)."
         if out_of_memory:
@@ -299,17 +269,6 @@ def layer_key(image: Image, packages: PackageLists) -> str:
     """32 hexadecimal digits."""
     made_from = [FORMAT, image.digest, packages.digest]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
-
-
-def _load(place: Path) -> Layer | None:
-    try:
-        data = json.loads((place / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if data["key"] != place.name:
-        return None
-    packages = PackageLists.model_validate(data.pop("packages"))
-    return Layer(tree=place / "tree", packages=packages, **data)
 
 
 def _last_use(layer: Layer) -> float:
@@ -399,6 +358,7 @@ async def _locked(file: Path) -> AsyncIterator[None]:
         yield
 
 
+_NO_SPACE = re.compile("no space left on device|ENOSPC|enough free space in", re.IGNORECASE)
 _UNREADABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\S\n]*\r|[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 

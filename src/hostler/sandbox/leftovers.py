@@ -59,10 +59,7 @@ def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
     `uid_is_ours`: the caller holds the lock of the record's uid, so every process of that uid is this sandbox's.
     Raises SandboxNotEnded after END_WITHIN_SECONDS.
     """
-    with contextlib.suppress(FileNotFoundError):
-        (directory / "launcher").unlink()  # first: a chain of execs that is still above bash ends here by itself
-    with contextlib.suppress(FileNotFoundError):
-        (directory / "entrance").unlink()
+    close_entrances(directory)  # first: a chain of execs that is still above bash ends here by itself
     groups = [Path(group) for group in record.groups]
     uid = record.uid if uid_is_ours else None
     killed: set[int] = set()
@@ -82,6 +79,18 @@ def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
         pause = min(pause * 2, 0.05)
     shutil.rmtree(directory, ignore_errors=True)
     return len(killed)
+
+
+def close_entrances(directory: Path) -> None:
+    """Nobody gets into the sandbox any more. Idempotent."""
+    for name in ("launcher", "entrance"):
+        with contextlib.suppress(FileNotFoundError):
+            (directory / name).unlink()
+
+
+def kill_marked(sandbox_id: str) -> int:
+    """Kills the processes of launchers and entrances on the host; gives their number. Blocks."""
+    return len(frozenset(_kill_strays(sandbox_id, None)))
 
 
 def processes(record: Record) -> frozenset[int]:

@@ -127,6 +127,48 @@ def total(conn: Connection, *, session_id: str | None = None, workspace_id: str 
     return Total(count, Usage(*(int(value) for value in used)))
 
 
+@dataclass(frozen=True, slots=True)
+class EgressFacts:
+    """A decision that is to be written down."""
+
+    session_id: str
+    method: str
+    host: str
+    port: int
+    allowed: bool
+    reason: str
+    path: str = ""
+    hint: str = ""
+
+
+def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFacts]) -> list[EgressRow]:
+    """Write decisions down, in their order: all, or none. Raises NotFound for an unknown session.
+
+    Method, host and path come from inside the sandbox: what no column can hold is replaced.
+    """
+    owners = {session_id: _owners_of(conn, session_id) for session_id in {each.session_id for each in decisions}}
+    rows = [
+        EgressRow(
+            new_id("egr"),
+            each.session_id,
+            owners[each.session_id][0],
+            cleaned(each.method, 64),
+            cleaned(each.host, _LONGEST),
+            each.port,
+            cleaned(each.path, _LONGEST),
+            each.allowed,
+            each.reason,
+            cleaned(each.hint, _LONGEST),
+            owners[each.session_id][1],
+            moment(now + place * 1e-6),
+        )
+        for place, each in enumerate(decisions)
+    ]
+    names = EgressRow.__slots__
+    conn.execute(egress_decisions.insert(), [{name: getattr(row, name) for name in names} for row in rows])
+    return rows
+
+
 def record_egress(
     conn: Connection,
     now: float,
@@ -140,27 +182,9 @@ def record_egress(
     path: str = "",
     hint: str = "",
 ) -> EgressRow:
-    """Write a decision down. Raises NotFound for an unknown session.
-
-    Method, host and path come from inside the sandbox: what no column can hold is replaced.
-    """
-    workspace_id, environment_id = _owners_of(conn, session_id)
-    row = EgressRow(
-        new_id("egr"),
-        session_id,
-        workspace_id,
-        cleaned(method, 64),
-        cleaned(host, _LONGEST),
-        port,
-        cleaned(path, _LONGEST),
-        allowed,
-        reason,
-        cleaned(hint, _LONGEST),
-        environment_id,
-        moment(now),
-    )
-    conn.execute(egress_decisions.insert().values(**asdict(row)))
-    return row
+    """Write one down, as `record_egress_all`."""
+    facts = EgressFacts(session_id, method, host, port, allowed, reason, path, hint)
+    return record_egress_all(conn, now, [facts])[0]
 
 
 def list_egress(conn: Connection, session_id: str, *, limit: int = 1000) -> Sequence[EgressRow]:

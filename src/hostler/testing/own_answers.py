@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hostler.domain.administration import CreateKey, NameWorkspace
 from hostler.domain.environment_keys import CreateEnvironmentKey
-from hostler.domain.policies import SuggestPolicy, TestPolicy
+from hostler.domain.policies import SuggestPolicy, TryPolicy
 from hostler.domain.quotas import SetQuotas
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
 
@@ -293,7 +293,7 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
         },
     ),
     "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
-    "policy.test": (TestPolicy, PolicyTest, {}),
+    "policy.test": (TryPolicy, PolicyTest, {}),
     "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
     "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
     "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),

@@ -15,6 +15,7 @@ import os
 import platform
 import socket
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from hostler.attacks.inside.battery import probe
@@ -94,13 +95,15 @@ def call(nr: int, *arguments: int) -> int:
 def _answered(*names: str) -> list[str]:
     found = []
     for name in names:
-        nr = number(name)
-        if nr is None:
-            continue
-        result = call(nr, BAD, BAD, BAD, BAD, BAD, BAD)
+        result = _result(name)
         if result not in REFUSED:
             found.append(f"{name} was answered {errno.errorcode.get(result, 'yes')}")
     return found
+
+
+def _result(name: str) -> int:
+    nr = number(name)
+    return errno.EPERM if nr is None else call(nr, BAD, BAD, BAD, BAD, BAD, BAD)
 
 
 @probe
@@ -150,7 +153,10 @@ def keys(given: dict[str, Any]) -> list[str]:
 
 @probe
 def modules(given: dict[str, Any]) -> list[str]:
-    return _answered("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load")
+    names = ("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load")
+    # Every filter knows these: "not there" is the answer of a kernel that was asked.
+    missing = [f"{name} reached the kernel, which lacks it" for name in names if _result(name) == errno.ENOSYS]
+    return _answered(*names) + missing
 
 
 @probe
@@ -291,7 +297,7 @@ def other_abi(given: dict[str, Any]) -> list[str]:
     found = []
     for name in ("unshare", "mount", "keyctl"):
         result = call(0x40000000 | int(number(name)), BAD, BAD, BAD, BAD, BAD)
-        if result not in REFUSED:
+        if result not in {errno.EPERM, errno.EACCES}:  # ENOSYS is the kernel's own answer: the filter didn't see it
             found.append(f"{name} by its x32 number was answered {errno.errorcode.get(result, 'yes')}")
     return found
 
@@ -388,7 +394,8 @@ def devices(given: dict[str, Any]) -> list[str]:
                 continue
             numbers = (os.major(status.st_rdev), os.minor(status.st_rdev))
             is_terminal = numbers[0] in range(136, 144) or folder == "/dev/pts" or name == "console"
-            if stat.S_ISBLK(status.st_mode) and _opens(path, os.O_RDONLY):
+            # Asked about only: to open a watchdog would start it.
+            if stat.S_ISBLK(status.st_mode) and os.access(path, os.R_OK):
                 found.append(f"the block device {path} can be read")
             if (
                 stat.S_ISCHR(status.st_mode)
@@ -406,7 +413,7 @@ def new_devices(given: dict[str, Any]) -> list[str]:
     for folder in ("/tmp", "/workspace", "/dev/shm", "/home/agent"):
         path = os.path.join(folder, f".node-{os.getpid()}")
         try:
-            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 1))  # /dev/mem
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # harmless: /dev/null
         except OSError:
             continue
         if _opens(path, os.O_RDONLY):
@@ -448,7 +455,8 @@ def no_filter(given: dict[str, Any]) -> list[str]:
 @probe
 def becomes_root(given: dict[str, Any]) -> list[str]:
     found = [] if os.getuid() else ["the program runs as root"]
-    for name, attempt in (("setuid", lambda: os.setuid(0)), ("setgroups", lambda: os.setgroups([0]))):
+    attempts: dict[str, Callable[[], None]] = {"setuid": lambda: os.setuid(0), "setgroups": lambda: os.setgroups([0])}
+    for name, attempt in attempts.items():
         try:
             attempt()
         except OSError:

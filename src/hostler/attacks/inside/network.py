@@ -204,28 +204,29 @@ def routes(given: dict[str, Any]) -> list[str]:
 
 @probe
 def new_interface(given: dict[str, Any]) -> list[str]:
-    """Asks the kernel for a dummy interface; it is removed where it could be made."""
+    """Asks the kernel for one of several kinds; it is removed where it could be made."""
+    found = []
+    for kind in (b"dummy", b"bridge", b"ifb"):
+        info = struct.pack("HH", 4 + len(kind) + 1, 1) + (kind + b"\0").ljust((len(kind) + 4) // 4 * 4, b"\0")
+        link_info = struct.pack("HH", 4 + len(info), 18) + info
+        if _link(16, 0x400 | 0x200, link_info) == 0:
+            found.append(f"a {kind.decode()} interface could be made")
+            _link(17, 0, b"")
+    return found
+
+
+def _link(kind: int, flags: int, more: bytes) -> int:
+    """Sends one request about the interface `at7`; the kernel's answer."""
+    name = b"at7\0"
+    body = struct.pack("BBHiII", 0, 0, 0, 0, 0, 0) + struct.pack("HH", 4 + len(name), 3) + name + more
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
             s.settimeout(2)
             s.bind((0, 0))
-            name = b"at7\0"
-            attributes = struct.pack("HH", 4 + len(name), 3) + name.ljust(4, b"\0")
-            info = struct.pack("HH", 4 + 6, 1) + b"dummy\0\0\0"
-            attributes += struct.pack("HH", 4 + len(info), 18) + info
-            body = struct.pack("BBHiII", 0, 0, 0, 0, 0, 0) + attributes
-            create, acknowledge = 0x400 | 0x200, 0x4 | 0x1
-            s.send(struct.pack("IHHII", 16 + len(body), 16, create | acknowledge, 1, 0) + body)
-            answer = s.recv(4096)
-            (code,) = struct.unpack_from("i", answer, 16)
+            s.send(struct.pack("IHHII", 16 + len(body), kind, flags | 0x5, 1, 0) + body)
+            return int(struct.unpack_from("i", s.recv(4096), 16)[0])
     except OSError:
-        return []
-    if code == 0:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
-            body = struct.pack("BBHiII", 0, 0, 0, 0, 0, 0) + attributes[:8]
-            s.send(struct.pack("IHHII", 16 + len(body), 17, 0x5, 2, 0) + body)
-            s.recv(4096)
-    return ["a network interface could be made"] if code == 0 else []
+        return -errno.EPERM
 
 
 @probe
@@ -262,7 +263,7 @@ def ask(request: str, by: Any = PROXY) -> str:
         s.sendall(request.encode())
         answer = b""
         try:
-            while b"\r\n\r\n" not in answer or b"200 Connection" not in answer:
+            while not _is_whole(answer):
                 piece = s.recv(65536)
                 if not piece:
                     break
@@ -270,6 +271,14 @@ def ask(request: str, by: Any = PROXY) -> str:
         except TimeoutError:
             pass
     return answer.decode("latin-1")
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.lower().partition(b"\r\n\r\n")
+    if b" 200 connection" in head[:40]:
+        return bool(end)
+    length = head.partition(b"content-length:")[2].partition(b"\r\n")[0].strip()
+    return bool(end) and length.isdigit() and len(body) >= int(length)
 
 
 def _get(url: str) -> str:

@@ -1,0 +1,51 @@
+"""How does the proxy of the sessions' second road follow from the settings?"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from hostler.compose.packages import package_hosts
+from hostler.config import Settings
+from hostler.domain.errors import InvalidRequest
+from hostler.egress import EgressLimits, EgressProxy, Resolver
+from hostler.engine.egress_port import EgressRecorder, McpCredentials
+
+
+def egress_limits(settings: Settings) -> EgressLimits:
+    egress = settings.egress
+    return EgressLimits(
+        head_bytes=egress.head_kb << 10,
+        head_seconds=egress.head_seconds,
+        connect_seconds=egress.connect_seconds,
+        idle_seconds=egress.idle_seconds,
+        connections=egress.connections,
+        connection_bytes=egress.connection_mb << 20,
+        session_bytes=egress.session_mb << 20,
+    )
+
+
+def egress_proxy(
+    settings: Settings, recorder: EgressRecorder, credentials: McpCredentials, resolver: Resolver | None = None
+) -> EgressProxy:
+    """Raises InvalidRequest for a bundle of authorities that can't be read."""
+    return EgressProxy(
+        recorder,
+        resolver=resolver,
+        private_allowed=frozenset(settings.egress.private_allowed),
+        blocked_ports=frozenset(settings.egress.blocked_ports),
+        package_hosts=package_hosts(settings),
+        limits=egress_limits(settings),
+        credentials=credentials,
+        tls=_trust(settings.egress.ca_bundle),
+    )
+
+
+def _trust(bundle: str) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if bundle:
+        try:
+            context.load_verify_locations(Path(bundle).expanduser())
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidRequest(f"egress.ca_bundle: {bundle} can't be read as PEM ({error})") from error
+    return context

@@ -1,0 +1,51 @@
+"""What does every runner of a worker share, and how does it keep its lease?"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from hostler.engine.attachments import Attachments
+from hostler.engine.content import ContentSource
+from hostler.engine.denials import Allowing, Denials
+from hostler.engine.hub import Hub
+from hostler.engine.memory import Ledger
+from hostler.engine.process import Surroundings
+from hostler.engine.profile import Profile
+from hostler.engine.records import Applied, Decide, Records
+from hostler.engine.variables import VariableBroker
+from hostler.store.sessions import SessionRow
+
+Apply = Callable[[Decide], Awaitable[Applied]]
+"""Records one step of the runner's session, under its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """How a lease is kept."""
+
+    seconds: float = 15.0
+    """Time to live."""
+    margin_seconds: float = 3.0
+    """A worker that could not extend stops its sandbox this long before the lease can have run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """What every runner of a worker shares."""
+
+    records: Records
+    hub: Hub
+    ledger: Ledger
+    around: Surroundings
+    profile_of: Callable[[SessionRow], Profile]
+    attachments: Attachments = field(default_factory=Attachments)
+    content: ContentSource = field(default_factory=ContentSource)
+    denials: Denials = field(default_factory=Denials)
+    allowing: Allowing | None = None
+    """Which rule would have allowed what was denied; None: nobody says."""
+    variables: VariableBroker | None = None
+    """Who knows the variables of sessions; None: they have none."""
+    terms: LeaseTerms = LeaseTerms()
+    interrupt_grace_seconds: float = 10.0
+    """A harness that has not stopped by then is killed."""
