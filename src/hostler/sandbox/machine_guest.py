@@ -63,7 +63,11 @@ ln -s /proc/self/fd/2 /root/dev/stderr
 hostname sandbox
 ip link set lo up
 tries=0
-until [ -c /dev/vport[0-9]*p1 ]; do tries=$((tries + 1)); [ $tries -lt 200 ] || fail "no line to the host"; sleep 0.05; done
+until [ -c /dev/vport[0-9]*p1 ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || fail "no line to the host"
+    sleep 0.05
+done
 cp -a /dev/vport[0-9]*p1 /root/dev/line
 umount /dev
 exec switch_root /root /usr/bin/python3 -I -S -c 'import sys; sys.path.insert(0, "/run/machine/given/src")

@@ -223,7 +223,7 @@ class MicrovmProvider:
     # ------------------------------------------------------------------------------------------------------- the port
 
     async def probe(self) -> IsolationLabel:
-        """Boots a machine and runs a program in it."""
+        """Boots a machine and runs a program in it. That KVM hangs here is found out once for each boot of the host."""
         async with self._opening:
             label = await asyncio.to_thread(self._try)
             self._works = True
@@ -337,12 +337,32 @@ class MicrovmProvider:
                 uid_lock_file=self._uid_lock_file,
             )
             try:
-                return trial._try_it(place)
+                failure = self._failed_before(trial)
+                if failure.exists():
+                    raise SandboxUnavailable(failure.read_text())
+                try:
+                    return trial._try_it(place)
+                except SandboxUnavailable as unavailable:
+                    if self._wanted == "kvm":
+                        self._estate.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                        failure.write_text(f"{unavailable} (tried once since the host has started; remove {failure})")
+                    raise
             finally:
                 trial.close()
 
+    def _failed_before(self, trial: MicrovmProvider) -> Path:
+        """File with the reason why KVM does not work here: trying takes long where it hangs.
+
+        Raises SandboxUnavailable for what is found without trying."""
+        host = trial._open_now()
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        except OSError:
+            boot = "unknown"
+        return self._estate.state_dir / f"kvm-failed-{boot}-{host.version}-{host.guest.version}"
+
     def _try_it(self, place: Path) -> IsolationLabel:
-        host = self._open_now()
+        host = self._host or self._open_now()
         program = place / "program"
         program.write_text("#!/bin/sh\nexit 42\n")
         program.chmod(0o755)
