@@ -23,9 +23,9 @@ from hostler.sandbox.gvisor import GvisorProvider
 from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
 from hostler.sandbox.layer_files import lower_directories
+from hostler.sandbox.microvm import MicrovmProvider
 from hostler.sandbox.oci import OciProvider
 from hostler.sandbox.oci_images import Root
-from hostler.sandbox.microvm import MicrovmProvider
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
