@@ -340,18 +340,11 @@ class GvisorProvider:
         return host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", replace(limits, pids=pids))
 
     def _start(self, script: Path, failed: type[Exception], seconds: float) -> None:
-        # To a file: the sandbox keeps its standard error, so a pipe would have no end.
-        said = script.with_name("said")
-        with said.open("wb") as errors:
-            process = subprocess.Popen([script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-            try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise failed(f"gVisor did not start in {seconds:g} s") from None
+        code, said = staging.run_script(script, seconds)
+        if code is None:
+            raise failed(f"gVisor did not start in {seconds:g} s")
         if code != 0:
-            raise failed(f"gVisor did not start ({code}): {said.read_text(errors='replace').strip()[-600:]}")
+            raise failed(f"gVisor did not start ({code}): {said[-600:]}")
 
     def _left_over(self, host: Host) -> list[LeftOver]:
         return [

@@ -22,7 +22,8 @@ from hostler.sandbox.machine_frames import Broken, Frame, Inlet, Line, Loop, Out
 
 CONSOLE_BYTES = 16 << 10
 """How much of what the guest's kernel says is kept."""
-NOT_ENTERED = 125
+FORGET = b"forget"
+"""A question of the worker that adopts the machine: nobody else is a client any more."""
 
 
 class Road:
@@ -70,19 +71,25 @@ class Client:
 
     def __init__(self, relay: "Relay", end: socket.socket, stream: int) -> None:
         self._relay, self.stream = relay, stream
-        self.line = Line(relay.loop, os.dup(end.fileno()), self._take, self._gone)
+        self.line = Line(relay.loop, os.dup(end.fileno()), self._take, self.gone)
         end.close()
         self._runs = False
 
     def _take(self, frame: Frame) -> None:
         _, kind, payload = frame
-        if kind == frames.ASK and payload:
+        if kind == frames.ASK and payload == FORGET:
+            for client in list(self._relay.clients.values()):
+                if client is not self:
+                    client.gone()
+            self.line.send(0, frames.ANSWER, b"{}")
+        elif kind == frames.ASK and payload:
             self._relay.control(payload.decode(), lambda answer: self.line.send(0, frames.ANSWER, answer))
-            return
-        self._runs = self._runs or kind == frames.RUN
-        self._relay.guest.send(self.stream, kind, payload)
+        else:
+            self._runs = self._runs or kind == frames.RUN
+            self._relay.guest.send(self.stream, kind, payload)
 
-    def _gone(self) -> None:
+    def gone(self) -> None:
+        """Its command ends with it."""
         self.line.close()
         if self._relay.clients.pop(self.stream, None) is not None and self._runs:
             self._relay.guest.send(self.stream, frames.GONE)
@@ -244,7 +251,3 @@ def main() -> int:
     except BaseException as error:
         ready(f"relay: {error!r}")
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

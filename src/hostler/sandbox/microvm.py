@@ -252,7 +252,7 @@ class MicrovmProvider:
         )
 
     async def adopt(self, sandbox_id: str, spec: SandboxSpec) -> MicrovmSandbox:
-        """See the port. Programs of its earlier life that its launcher started have ended with their worker."""
+        """See the port. Programs of its earlier life that were started by its launcher and entrance are ended."""
         host = await self._open()
         made = await asyncio.to_thread(self._adopt, sandbox_id, spec)
         return MicrovmSandbox(self, host.label(self._wanted), made)
@@ -445,16 +445,9 @@ class MicrovmProvider:
         return host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", replace(own, cpus=None))
 
     def _start(self, script: Path, seconds: float) -> None:
-        said = script.with_name("said")
-        with said.open("wb") as errors:
-            process = subprocess.Popen([script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-            try:
-                code = process.wait(seconds + 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
+        code, said = staging.run_script(script, seconds + 5)  # the relay gives up first, and says how far it came
         if code != 0:
-            words = said.read_text(errors="replace").strip()[-1500:] or f"not within {seconds:g} s"
+            words = said[-1500:] or f"not within {seconds:g} s"
             advice = ". KVM does not work here: set sandbox.microvm.acceleration to tcg, or choose another technology"
             raise SandboxUnavailable(f"a machine did not boot: {words}{advice if self._wanted == 'kvm' else ''}")
 
@@ -475,6 +468,7 @@ class MicrovmProvider:
         home = self._estate.home(sandbox_id)
         try:
             ask(microvm_bundle.relay_folder(home), "cont")
+            ask(microvm_bundle.relay_folder(home), "forget")
             users.give_away(spec, found.file_uid, self._uid_range)
             staging.open_roads(home, spec)
         except BaseException as error:

@@ -34,7 +34,6 @@ DEFAULT_BYTES = 2 << 30
 DEFAULT_CPUS = 2.0
 CPU_PERIOD_US = 100_000
 
-_SOURCES = Path(__file__).parents[2]
 _INSIDE = ("enter", "machine_agent", "machine_frames")
 """Modules of this package that the guest runs."""
 
@@ -81,7 +80,7 @@ def write(
     seconds: float,
 ) -> Bundle:
     """Raises ValueError, SandboxUnavailable, OSError."""
-    over = staging.place([home, tools.qemu, tools.mount, tools.setpriv, guest.kernel, sys.executable, _SOURCES])
+    over = staging.place([home, tools.qemu, tools.mount, tools.setpriv, guest.kernel, sys.executable, staging.SOURCES])
     stage = home / "stage"
     kept = stage / "kept"
     reopen = holding.adoptable
@@ -119,20 +118,15 @@ def write(
         "ulimit -n $(ulimit -Hn)",  # QEMU holds a descriptor of the host for every open file inside
         f"{tools.mount} -aT {shlex.quote(str(home / 'fstab'))}",
         f"exec {tools.setpriv} --reuid {uid} --regid {uid} {groups} --inh-caps=-all --no-new-privs"
-        f" {_python('machine_relay')} {over}/relay.json",
+        f" {staging.program('machine_relay')} {over}/relay.json",
     ]
     start = staging.write_script(home / "start", script)
     first = f"#!{tools.env} -S -i {mark} {tools.bash} -p"
     inside = shlex.quote(str(relay))
-    come = f"exec {_python('machine_enter')}"
+    come = f"exec {staging.program('machine_enter')}"
     entrance = staging.write_script(home / "entrance", [first, f'{come} enter {inside} "$@"'])
     launcher = staging.write_script(home / "launcher", [first, f'{come} launch {inside} {staging.PROGRAM} "$@"'])
     return Bundle(start, launcher, entrance)
-
-
-def _python(module: str) -> str:
-    code = f"import sys; sys.path.insert(0, {str(_SOURCES)!r}); from hostler.sandbox.{module} import main"
-    return shlex.join([sys.executable, "-I", "-S", "-E", "-c", f"{code}; sys.exit(main())"])
 
 
 def _qemu(qemu: str, over: str, limits: SandboxLimits, acceleration: str) -> list[str]:
