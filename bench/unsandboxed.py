@@ -106,7 +106,7 @@ class Unsandboxed:
         return None
 
 
-def unsandboxed(settings: Settings) -> Unsandboxed:
+def unsandboxed(settings: Settings, trial: object = None) -> Unsandboxed:
     return Unsandboxed(settings.state_dir)
 
 

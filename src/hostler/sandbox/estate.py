@@ -109,13 +109,23 @@ class Estate:
         return secrets.token_hex(12)
 
     def begin(
-        self, sandbox_id: str, session_id: str, workspace: Path, groups: tuple[Path, ...], *, adoptable: bool
+        self,
+        sandbox_id: str,
+        session_id: str,
+        workspace: Path,
+        groups: tuple[Path, ...],
+        *,
+        adoptable: bool,
+        one_user: bool = False,
     ) -> Holding:
-        """Takes two users, makes the folder and writes the record. Ended by `end`, also when what follows fails."""
+        """Takes two users, makes the folder and writes the record. Ended by `end`, also when what follows fails.
+
+        `one_user`: its processes are the owner of its files.
+        """
         pool = self._pool()
         file_uid = pool.acquire(os.lstat(workspace).st_uid)
         try:
-            process_uid = pool.acquire()
+            process_uid = file_uid if one_user else pool.acquire()
         except BaseException:
             pool.release(file_uid)
             raise
@@ -139,7 +149,7 @@ class Estate:
             if holding.sandbox_id not in self._live:
                 return 0
             killed = leftovers.end(holding.record, self.home(holding.sandbox_id), uid_is_ours=True)
-            for uid in (holding.process_uid, holding.file_uid):
+            for uid in {holding.process_uid, holding.file_uid}:
                 self._pool().release(uid)
             del self._live[holding.sandbox_id]
             return killed
@@ -157,7 +167,7 @@ class Estate:
         """Makes it this process's own. False: another worker has got one of its users."""
         pool = self._pool()
         taken: list[int] = []
-        for uid in (holding.process_uid, holding.file_uid):
+        for uid in {holding.process_uid, holding.file_uid}:
             if not pool.claim(uid):
                 for earlier in taken:
                     pool.release(earlier)

@@ -28,7 +28,7 @@ from hostler.engine.sandbox_port import (
     SandboxStats,
     SandboxUnavailable,
 )
-from hostler.sandbox import cgroups, gvisor_bundle, gvisor_host, leftovers, snapshots, specs, users
+from hostler.sandbox import cgroups, gvisor_bundle, gvisor_host, leftovers, snapshots, specs, staging, users
 from hostler.sandbox.cgroups import Group
 from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor_host import AUTOMATIC, Host, Platform
@@ -120,14 +120,14 @@ class GvisorSandbox:
                     await self._runsc("resume")
 
     async def stats(self) -> SandboxStats:
-        """See the port. `pids` are those inside; memory and time are gVisor's own too."""
+        """See the port. `pids` are the agent's; memory and time are gVisor's own too."""
         return await asyncio.to_thread(self._stats)
 
     def _stats(self) -> SandboxStats:
         counted = self._host.limits.stats(self._made.group)
         try:
             said = json.loads(self._provider._command(self._host, self._made.holding, "events", "--stats"))
-            pids = int(said["data"]["pids"]["current"])
+            pids = max(int(said["data"]["pids"]["current"]) - gvisor_bundle.HOLDER_PIDS, 0)
         except (SandboxUnavailable, ValueError, KeyError, TypeError):
             pids = None
         return replace(counted, pids=pids, pids_refused=None)
@@ -320,12 +320,12 @@ class GvisorProvider:
             spec.session_id,
             spec.workspace,
             group.directories,
-            adoptable=gvisor_bundle.can_reopen(home, spec),
+            adoptable=staging.can_reopen(home, spec),
         )
         try:
             self._give_away(spec, holding.file_uid)
             cgroups.make(group)
-            base = gvisor_bundle.Base(lowers, host.etc, host.etc_from_host)
+            base = staging.Base(lowers, host.etc, host.etc_from_host)
             flags = (*host.flags, f"--platform={platform}")
             bundle = gvisor_bundle.write(home, spec, holding, host.tools, base, flags, group.entrances)
             self._start(bundle.start, failed, seconds)
@@ -392,7 +392,7 @@ class GvisorProvider:
                 self._command(host, found, "resume")
             _end_commands(home, sandbox_id)
             self._give_away(spec, found.file_uid)
-            gvisor_bundle.open_roads(home, spec)
+            staging.open_roads(home, spec)
         except BaseException as error:
             self._estate.end(found)
             if isinstance(error, OSError):
