@@ -18,8 +18,9 @@ from typing import Any
 from hostler.egress import http1
 from hostler.egress.authority import Authority
 from hostler.egress.client_hello import ACCESS_DENIED, Hello, NotTls
-from hostler.egress.connection import ClientSide, Head
+from hostler.egress.connection import ClientSide
 from hostler.egress.deciding import UNRECORDED, Decider, denial, printable
+from hostler.egress.heads import Head
 from hostler.egress.limits import EgressLimits
 from hostler.egress.mcp import McpRelay
 from hostler.egress.metering import ConnectionMeter, Traffic
@@ -119,7 +120,8 @@ class EgressRoad:
 
     def spawn(self, work: Coroutine[Any, Any, None], side: ClientSide) -> None:
         """Runs the work of one request; what it dies of ends the connection."""
-        self._tasks.spawn(self._or_drop(work, side), "egress-request")
+        task = self._tasks.spawn(self._or_drop(work, side), "egress-request")
+        task.add_done_callback(lambda _: work.close())  # when the road is closed before the task has begun
 
     def keep(self, side: ClientSide) -> bool:
         """A connection that stands in the place of one that was counted."""

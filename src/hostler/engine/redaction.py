@@ -11,6 +11,7 @@ import base64
 import html
 import json
 import re
+import string
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
@@ -20,6 +21,12 @@ from hostler.domain.events import Event
 REDACTED: Final = "[redacted]"
 SHORTEST: Final = 8
 """Characters of a secret that is searched for in events."""
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_JSON_NUMBERS: Final = tuple(
+    {char: f"\\u{ord(char):04{hexadecimal}}" for char in chars}
+    for chars, hexadecimal in (("<>&", "x"), ("<>&", "X"), ("<>&='", "x"), ("<>&'\"", "X"), ("<>&'\"+`", "X"))
+)
+"""Which characters JSON encoders write by number, though they needn't: Go, PHP, Gson and .NET do."""
 _FIXED: Final = frozenset({"id", "type", "processed_at"})
 _TOKEN_FIELDS = re.compile(
     r'("?(?:access_token|refresh_token|id_token|client_secret|assertion)"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s&,}]+)',
@@ -34,7 +41,7 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
     """
     forms = sorted({form for secret in secrets if secret for form in forms_of(secret)}, key=len, reverse=True)
     for form in forms:
-        text = re.sub(re.escape(form), REDACTED, text, flags=re.IGNORECASE if _is_encoded(form) else 0)
+        text = _without(text, form)
     text = _TOKEN_FIELDS.sub(rf"\1{REDACTED}", text)
     if cut:
         for form in forms:
@@ -43,6 +50,18 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
                     text = text[:-length] + REDACTED
                     break
     return text
+
+
+def _without(text: str, form: str) -> str:
+    """As text: compiled patterns are kept by their library, with what they say. Escapes come in either case."""
+    if "%" not in form and not re.fullmatch(r"[0-9a-f]+", form):
+        return text.replace(form, REDACTED)
+    lower, wanted = text.translate(_LOWER), form.translate(_LOWER)
+    pieces, done = [], 0
+    while (at := lower.find(wanted, done)) >= 0:
+        pieces += [text[done:at], REDACTED]
+        done = at + len(form)
+    return "".join(pieces) + text[done:]
 
 
 class Replacer:
@@ -82,12 +101,15 @@ class Replacer:
 
 
 def forms_of(secret: str) -> set[str]:
-    """How somebody may write `secret` down: what each of them holds is the secret's alone."""
+    """How somebody may write `secret` down: what each of them holds is the secret's alone. Percent-escapes and
+    hexadecimal in one case or the other, not mixed."""
     raw = secret.encode()
     escaped = json.dumps(secret)[1:-1]
     forms = {secret, escaped, escaped.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
     forms |= {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
+    forms |= {form.replace("~", "%7E") for form in forms if "%" in form}
     forms |= {_lower_escapes(form) for form in forms if "%" in form}
+    forms |= {_by_numbers(escaped, escapes) for escapes in _JSON_NUMBERS}
     marked = html.escape(secret)
     forms |= {marked, marked.replace("&#x27;", "&#39;"), html.escape(secret, quote=False)}
     forms |= {raw.hex(), raw.hex().upper()}
@@ -104,9 +126,10 @@ def forms_of(secret: str) -> set[str]:
     return {form for form in forms if len(form) >= min(4, len(secret))}
 
 
+def _by_numbers(escaped: str, escapes: Mapping[str, str]) -> str:
+    """A JSON string whose encoder writes some characters as `\\u` and a number."""
+    return re.sub(r'\\"|.', lambda found: escapes.get(found[0].removeprefix("\\"), found[0]), escaped, flags=re.S)
+
+
 def _lower_escapes(form: str) -> str:
     return re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), form)
-
-
-def _is_encoded(form: str) -> bool:
-    return "%" in form or re.fullmatch(r"[0-9a-f]+", form) is not None

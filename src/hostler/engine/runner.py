@@ -81,7 +81,7 @@ class SessionRunner:
         """What the user is to be told with the next records."""
         self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
         """What the run under way says; None in it: look at the notices."""
-        self._denials = TurnDenials()
+        self._denials = TurnDenials(parts.allowing)
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
