@@ -85,9 +85,29 @@ class Prices(_Section):
     file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
+class Docker(_Section):
+    """Where Docker is."""
+
+    socket: str = Field("/var/run/docker.sock", description="Unix socket of its Engine API.")
+
+
+class Podman(_Section):
+    """Where Podman's service is."""
+
+    socket: str = Field(
+        "",
+        description="Unix socket of its Engine API. "
+        "Empty: `/run/podman/podman.sock` for root, the user's own below `XDG_RUNTIME_DIR` otherwise.",
+    )
+
+
 class Gvisor(_Section):
     """How gVisor makes sandboxes."""
 
+    engine: Literal["", "docker", "podman"] = Field(
+        "", description="A container engine that has gVisor as a runtime, and makes the sandboxes. Empty: none."
+    )
+    runtime: str = Field("runsc", description="Name of that runtime in the engine's configuration.")
     runsc: str = Field("runsc", description="Its program: a name on the PATH, or a path.")
     platform: Literal["auto", "systrap", "ptrace", "kvm"] = Field(
         "auto",
@@ -110,6 +130,8 @@ class Sandbox(_Section):
     )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
+    docker: Docker = Docker()
+    podman: Podman = Podman()
     gvisor: Gvisor = Gvisor()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from tlskit import (
@@ -22,7 +24,14 @@ from tlskit import (
 
 from hostler.egress import EgressLimits
 from hostler.egress.authority import Authority
-from hostler.engine.egress_port import EgressRules, HostRule
+from hostler.engine.egress_port import (
+    EgressRules,
+    Filter,
+    HostRule,
+    RequestHead,
+    SecretExchange,
+    SecretRefused,
+)
 
 BOTH = EgressRules("listed", ("secret.example", "other.example"))
 
@@ -356,6 +365,50 @@ async def test_hosts_without_a_secret_are_passed_through() -> None:
         _, writer = await w.tls("other.example", trust=world().pem)
         assert writer.get_extra_info("ssl_object").getpeercert()["issuer"][1][0][1].endswith("the sites' authority")
         assert secrets.begun == []
+
+
+@dataclass
+class RefusesAnswers(SwapsPlaceholders):
+    """Implements `RoadSecrets`: the answer can't be read, at its head, in its middle or at its end."""
+
+    at: str = "head"
+
+    async def begin(self, head: RequestHead) -> SecretExchange | None:
+        return RefusedAnswer(head, self.at)
+
+
+@dataclass
+class RefusedAnswer:
+    head: RequestHead
+    at: str
+    body: Filter | None = None
+
+    def answer(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[Sequence[tuple[bytes, bytes]], Filter | None]:
+        if self.at == "head":
+            raise SecretRefused("answer_unreadable", "It is in a coding that can't be searched.")
+        return [field for field in headers if field[0] != b"content-length"], self
+
+    def feed(self, piece: bytes) -> bytes:
+        if self.at == "body":
+            raise SecretRefused("answer_unreadable", "It is damaged.")
+        return piece
+
+    def end(self) -> bytes:
+        raise SecretRefused("answer_unreadable", "It is cut off.")
+
+
+@pytest.mark.parametrize("at", ["head", "body", "end"])
+async def test_an_answer_that_cannot_be_searched_for_secrets_is_not_taken_for_a_whole_one(at: str) -> None:
+    async with ways(BOTH, secrets=RefusesAnswers(at=at)) as w:
+        try:
+            answer = await w.ask(w.get("/", "secret.example"), "secret.example")
+        except (ConnectionError, ssl.SSLError):
+            answer = b""
+        assert not answer.endswith(b"0\r\n\r\n")
+        assert (b"x-hostler-egress: denied; reason=answer_unreadable\r\n" in answer) is (at == "head")
+        await w.recorder.denied("answer_unreadable")
 
 
 # ---------------------------------------------------------------------------------------------------------- websockets

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from posixpath import normpath
+from urllib.parse import unquote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hostler.egress.addresses import is_public, is_this_host
+from hostler.egress.paths import below, is_prefix
 from hostler.egress.policy import BadTarget, Policy, Target, parse_absolute, parse_authority
-from hostler.engine.egress_port import EgressRules
+from hostler.engine.egress_port import EgressRules, HostRule
 
 
 def reason(rules: EgressRules, authority: str) -> str:
@@ -193,3 +197,149 @@ def test_this_host_is_known_by_its_addresses() -> None:
     assert is_this_host("127.3.2.1") or not is_public("127.3.2.1")
     assert not is_this_host("203.0.113.7")
     assert not is_this_host("not an address")
+
+
+# -------------------------------------------------------------------------------------------------- rules that say more
+
+
+def rules(*some: HostRule, hosts: tuple[str, ...] = ()) -> Policy:
+    return Policy(EgressRules("listed", hosts, rules=some))
+
+
+@pytest.mark.parametrize(
+    ("rule", "authority", "expected", "inside", "opened"),
+    [
+        (HostRule("a.example"), "a.example:443", "allowed_rule", False, False),
+        (HostRule("*.a.example"), "b.a.example:80", "allowed_rule", False, False),
+        (HostRule("a.example"), "a.example:8443", "port_blocked", False, False),
+        (HostRule("a.example", ports=frozenset({8443})), "a.example:8443", "allowed_rule", False, True),
+        (HostRule("a.example", ports=frozenset({8443})), "a.example:443", "port_blocked", False, False),
+        (HostRule("a.example", ports=frozenset({25})), "a.example:25", "port_blocked", False, False),
+        (HostRule("a.example", ports=frozenset({443})), "a.example:80", "port_blocked", False, False),
+        (HostRule("a.example", methods=frozenset({"GET"})), "a.example:443", "allowed_rule", True, False),
+        (HostRule("a.example", paths=("/v1",)), "a.example:80", "allowed_rule", True, False),
+        (HostRule("a.example", paths=("/v1",)), "b.example:443", "host_not_allowed", False, False),
+        (HostRule("a.example", frozenset({8443}), paths=("/v1",)), "a.example:8443", "allowed_rule", True, False),
+    ],
+)
+def test_a_rule_is_for_its_host_its_ports_and_what_it_says(
+    rule: HostRule, authority: str, expected: str, inside: bool, opened: bool
+) -> None:
+    verdict = rules(rule).judge(parse_authority(authority))
+    assert (verdict.reason, verdict.inside, verdict.opened) == (expected, inside, opened)
+
+
+def test_a_wider_rule_for_the_same_host_leaves_the_inside_alone() -> None:
+    narrow = HostRule("a.example", methods=frozenset({"GET"}))
+    for policy in (rules(narrow, hosts=("a.example",)), rules(narrow, HostRule("*.example"))):
+        verdict = policy.judge(parse_authority("a.example:443"))
+        assert verdict.allowed
+        assert not verdict.inside
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/v1/files", "allowed_rule"),
+        ("GET", "/v1/files/", "allowed_rule"),
+        ("GET", "/v1/files?x=/../admin", "allowed_rule"),
+        ("GET", "/v2/x", "path_not_allowed"),
+        ("POST", "/v2/x", "allowed_rule"),
+        ("POST", "/v1/files", "path_not_allowed"),
+        ("PUT", "/v1/files", "method_not_allowed"),
+        ("get", "/v1/files", "method_not_allowed"),
+    ],
+)
+def test_method_and_path_have_to_fit_the_same_rule(method: str, path: str, expected: str) -> None:
+    policy = rules(
+        HostRule("a.example", methods=frozenset({"GET"}), paths=("/v1/files",)),
+        HostRule("a.example", methods=frozenset({"POST"}), paths=("/v2",)),
+    )
+    verdict = policy.judge_request(parse_authority("a.example:443"), method, path)
+    assert verdict.reason == expected
+    assert verdict.allowed == (expected == "allowed_rule")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files",
+        "/v1/files/x",
+        "/v1/files/a%20b",
+        "/v1/files/group%2Fproject",
+        "/v1/files/@scope%2fname",
+        "/v1/files//x",
+        "/v1/files/a/../b",
+        "/v1/files/%C3%A9",
+        "/v1/files/x;y=z",
+        "/v1/files/...",
+        "/v1/files?/../",
+    ],
+)
+def test_paths_that_lie_below_a_prefix_in_every_reading(path: str) -> None:
+    assert below(path, ("/v1/files",))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "*", "/", "/v1", "/v1/filesystem", "/v1/file", "/V1/files", "/v2/v1/files", "v1/files"),
+        *("/v1/files/..", "/v1/files/../admin", "/v1/files/x/../../admin", "/v1/files/./../admin"),
+        *("/v1/files/%2e%2e/admin", "/v1/files/.%2E/admin", "/v1/files/%2e%2e%2fadmin", "/v1/files/..%2fadmin"),
+        *("/v1/files/%252e%252e/admin", "/v1/files/%25252e%25252e%25252fadmin", "/v1/files%2f..%2f..%2fadmin"),
+        *("/v1/files/..\\..\\admin", "/v1/files/%5c..%5c..%5cadmin", "/v1/files\\..\\..\\admin"),
+        *("/v1/files/..;/admin", "/v1/files/..;x=y/admin", "/v1/files;/../../admin", "/v1/files/%2e%2e;/admin"),
+        *("/v1/files//../../admin", "/v1//files", "//v1/files", "/v1/%66iles", "/v1%2ffiles", "/v1/./files"),
+        *("/v1/files/%00/../admin", "/v1/files/x%00", "/v1/files/%c0%ae%c0%ae/admin", "/v1/files/%c0%afx"),
+        *("/v1/files/%EF%BC%8E%EF%BC%8E/admin", "/v1/files/%E2%80%A5/admin", "/v1/files/ x", "/v1/files/\x7f"),
+        *("/v1/files/%2525252525252525x", "/v1/files/é"),
+    ],
+)
+def test_no_way_of_writing_a_path_leads_around_a_prefix(path: str) -> None:
+    assert not below(path, ("/v1/files",))
+
+
+@pytest.mark.parametrize("path", ["v1", "/v1/../x", "/v1//x", "/v1/%41", "/v1?x", "/v1 x", "", "/v1/./x", "/é"])
+def test_a_prefix_that_can_be_read_in_several_ways_is_refused(path: str) -> None:
+    assert not is_prefix(path)
+    with pytest.raises(ValueError, match=r"a\.example"):
+        rules(HostRule("a.example", paths=(path,)))
+
+
+@given(st.lists(st.sampled_from(["..", "%2e", "%2f", "/", ".", "a", "\\", ";", "%5c", "%25", "2e", "v1"]), max_size=12))
+def test_a_path_that_is_let_through_stays_below_however_often_it_is_decoded(parts: list[str]) -> None:
+    path = "/v1/" + "".join(parts)
+    if not below(path, ("/v1",)):
+        return
+    for _ in range(4):
+        assert normpath("/" + path.replace("\\", "/").lstrip("/")).startswith("/v1")
+        path = unquote(path)
+
+
+def test_package_managers_are_the_registries_and_nothing_else() -> None:
+    policy = Policy(EgressRules("listed", package_managers=True), package_hosts=("registry.example",))
+    assert policy.judge(Target("registry.example", 443)).reason == "package_host"
+    assert not policy.judge(Target("registry.example", 8080)).allowed
+    assert not policy.judge(Target("evil-registry.example", 443)).allowed
+    assert (
+        not Policy(EgressRules("listed"), package_hosts=("registry.example",))
+        .judge(Target("registry.example", 443))
+        .allowed
+    )
+
+
+@pytest.mark.parametrize(
+    ("authority", "method", "path", "hint"),
+    [
+        ("b.example:443", "GET", "/", 'add "b.example" to the allowed hosts'),
+        ("a.example:443", "PUT", "/v1", 'add PUT to the methods of a rule for "a.example"'),
+        ("a.example:443", "GET", "/v2", 'add "/v2" or a beginning of it to the paths of a rule for "a.example"'),
+        ("a.example:99", "GET", "/", "These ports are open: 80, 443; others by a rule"),
+        ("a.example:25", "GET", "/", "egress.blocked_ports"),
+    ],
+)
+def test_a_denial_says_what_would_allow_it(authority: str, method: str, path: str, hint: str) -> None:
+    policy = rules(HostRule("a.example", methods=frozenset({"GET"}), paths=("/v1",)))
+    verdict = policy.judge_request(parse_authority(authority), method, path)
+    assert not verdict.allowed
+    assert hint in verdict.hint

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from hostler.compose.terms import preset_terms
 from hostler.config import Settings
@@ -22,6 +23,8 @@ from hostler.sandbox.gvisor import GvisorProvider
 from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
 from hostler.sandbox.layer_files import lower_directories
+from hostler.sandbox.oci import OciProvider
+from hostler.sandbox.oci_images import Root
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
 from hostler.store.sessions import SessionRow
 
@@ -36,7 +39,11 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None, place
     return Ladder(
         {
             "bubblewrap": BubblewrapProvider(place / "sandbox", uid_range=uids),
-            "gvisor": GvisorProvider(
+            "docker": engine_provider(settings, place, "docker", "docker"),
+            "podman": engine_provider(settings, place, "podman", "podman"),
+            "gvisor": engine_provider(settings, place, "gvisor", box.gvisor.engine, box.gvisor.runtime)
+            if box.gvisor.engine
+            else GvisorProvider(
                 place / "gvisor",
                 lowers=lambda layer: root_folders(settings, layer),
                 runsc=box.gvisor.runsc,
@@ -47,6 +54,40 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None, place
         default=box.technology or None,
         also=(trial or volume_trial(settings)).amend,
     )
+
+
+def engine_provider(
+    settings: Settings,
+    place: Path,
+    technology: Literal["docker", "podman", "gvisor"],
+    kind: Literal["docker", "podman"],
+    runtime: str = "",
+) -> OciProvider:
+    """Sandboxes of a container engine. Touches nothing."""
+    box = settings.sandbox
+
+    def image() -> Root | None:
+        found = BaseImages(settings.state_dir).current_image()
+        return None if found is None else Root(found.digest, found.rootfs)
+
+    return OciProvider(
+        place / technology,
+        technology=technology,
+        kind=kind,
+        engine_socket=Path(box.docker.socket) if kind == "docker" else podman_socket(settings),
+        image=image,
+        runtime=runtime,
+        uid_range=range(box.first_uid, box.first_uid + box.uids),
+        roads_dir=(sockets_folder(settings) if place == settings.state_dir else place) / "roads",
+    )
+
+
+def podman_socket(settings: Settings) -> Path:
+    """Where `podman system service` and its systemd unit listen, unless it is set."""
+    if settings.sandbox.podman.socket:
+        return Path(settings.sandbox.podman.socket)
+    own = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return Path("/run" if os.geteuid() == 0 else own) / "podman" / "podman.sock"
 
 
 def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
@@ -65,13 +106,18 @@ def volume_trial(settings: Settings) -> VolumeTrial:
     return VolumeTrial(settings.state_dir)
 
 
-def homes(settings: Settings, volumes: Volumes) -> Homes:
+def sockets_folder(settings: Settings) -> Path:
     """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     sockets = settings.state_dir / "run"
     if len(str(sockets)) > 60:
         name = f"hostler-{hashlib.sha256(str(settings.state_dir).encode()).hexdigest()[:10]}"
         sockets = Path("/run" if os.access("/run", os.W_OK) else "/tmp") / name
-    return Homes(settings.state_dir / "sessions", sockets, volumes)
+    return sockets
+
+
+def homes(settings: Settings, volumes: Volumes) -> Homes:
+    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
+    return Homes(settings.state_dir / "sessions", sockets_folder(settings), volumes)
 
 
 def volumes(settings: Settings, trial: VolumeTrial) -> tuple[Volumes, list[str]]:

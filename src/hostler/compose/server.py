@@ -60,7 +60,7 @@ from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
-from hostler.engine.denials import Denials
+from hostler.engine.denials import Allowing, Denials
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
@@ -210,6 +210,8 @@ async def running(
             stack.push_async_callback(variables.close)
             egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
+            trials = PolicyTrials(egress.policy)
+            allowing = Allowing(trials)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
             owner = worker_name(settings)
@@ -258,6 +260,7 @@ async def running(
                 ),
                 content=FileContent(database, blobs),
                 denials=denials,
+                allowing=allowing,
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -276,7 +279,7 @@ async def running(
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
-                policies=Policies(database, PolicyTrials(egress.policy)),
+                policies=Policies(database, trials),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -288,7 +291,9 @@ async def running(
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
-                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others, provider),
+                oversight=Oversight(
+                    database, label, worker.takes_sessions, neighbours.hears_others, provider, allowing
+                ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),

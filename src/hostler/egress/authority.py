@@ -80,7 +80,7 @@ class Authority:
 
     def make(self, host: str) -> ssl.SSLContext:
         """A new one, for a thread of its own."""
-        chain = self._leaf(host).public_bytes(serialization.Encoding.PEM) + self._leaf_key_pem
+        chain = self.chain(host)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
@@ -94,6 +94,10 @@ class Authority:
         finally:
             os.close(file)
         return context
+
+    def chain(self, *hosts: str) -> bytes:
+        """Certificate for the hosts, and its key (PEM)."""
+        return self._leaf(*hosts).public_bytes(serialization.Encoding.PEM) + self._leaf_key_pem
 
     def _keep(self, host: str, context: ssl.SSLContext) -> None:
         self._contexts[host] = (context, self._clock.now() + _LEAF_LIVES - _RENEW_LEFT)
@@ -123,15 +127,11 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def _leaf(self, host: str) -> x509.Certificate:
+    def _leaf(self, *hosts: str) -> x509.Certificate:
         now = self._clock.now()
-        try:
-            name: x509.GeneralName = x509.IPAddress(ip_address(host))
-        except ValueError:
-            name = x509.DNSName(host)
         return (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])]))
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])]))
             .issuer_name(self._certificate.subject)
             .public_key(self._leaf_key.public_key())
             .serial_number(x509.random_serial_number())
@@ -140,7 +140,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([name]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._leaf_key.public_key()), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
@@ -148,6 +148,13 @@ class Authority:
             )
             .sign(self._key, hashes.SHA256())
         )
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

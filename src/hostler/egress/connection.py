@@ -11,81 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import httptools
 
 from hostler.egress.client_hello import Hello, NotTls, looks_like_tls, read_hello
-from hostler.egress.http1 import CONTINUE, Headers, ambiguity, names_in, own_answer, value_of, wants_websocket
-from hostler.egress.limits import EgressLimits
+from hostler.egress.heads import BodySink, Collector, Head, Host
+from hostler.egress.http1 import CONTINUE, Headers, ambiguity, names_in, own_answer, wants_websocket
 
 _LINGER_SECONDS = 2.0
-
-
-class BodyTooLarge(Exception):
-    """The body of a request is larger than its reader takes."""
-
-
-@dataclass(slots=True)
-class Head:
-    """One request head, as it came."""
-
-    method: bytes
-    target: bytes
-    version: str
-    headers: Headers
-    problem: str | None
-    """Why it can't be taken, whatever it asks for."""
-    keep: bool = False
-    """Whether the client wants to say more on this connection."""
-    upgrade: bool = False
-    """It asks for a WebSocket."""
-
-    @property
-    def is_connect(self) -> bool:
-        return self.method == b"CONNECT"
-
-    @property
-    def expects(self) -> bool:
-        return (value_of(self.headers, b"expect") or b"").lower() == b"100-continue"
-
-
-class BodySink(Protocol):
-    """Who takes in the body of one request. What they call on the connection they call once only."""
-
-    def body(self, data: bytes) -> None: ...
-
-    def body_end(self) -> None: ...
-
-    def client_lost(self) -> None: ...
-
-    def client_blocked(self, blocked: bool) -> None:
-        """The client can't take more of the answer for now."""
-        ...
-
-
-class Meter(Protocol):
-    """Who counts bytes, and for how long that goes on."""
-
-    def moved(self, count: int) -> bool:
-        """False: that is more than may pass."""
-        ...
-
-
-class Host(Protocol):
-    """What a connection belongs to."""
-
-    limits: EgressLimits
-
-    def joined(self, side: ClientSide) -> bool: ...
-
-    def left(self, side: ClientSide) -> None: ...
-
-    def meter(self) -> Meter | None: ...
-
-    def begin(self, head: Head, side: ClientSide) -> None:
-        """Decides about the request, in a task of its own."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -166,7 +100,7 @@ class ClientSide(asyncio.Protocol):
         self._broken = self._broken or "the client has ended"
         if self._phase != "open" or current is None or not current.complete:
             return False
-        return current.sink is not None and not isinstance(current.sink, _Collector)
+        return current.sink is not None and not isinstance(current.sink, Collector)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -217,7 +151,7 @@ class ClientSide(asyncio.Protocol):
     async def collect(self, most: int) -> bytes:
         """The whole body of the current request. Raises BodyTooLarge when it has more than `most` bytes,
         ConnectionResetError when the client is gone."""
-        collector = _Collector(most)
+        collector = Collector(most)
         self.stream(collector)
         return await collector.whole
 
@@ -440,34 +374,3 @@ class ClientSide(asyncio.Protocol):
             self.transport.close()
         else:
             self.transport.abort()
-
-
-class _Collector:
-    """Implements `BodySink` for `ClientSide.collect`."""
-
-    def __init__(self, most: int) -> None:
-        self.whole: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._pieces: list[bytes] = []
-        self._left = most
-        self._most = most
-
-    def body(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._left -= len(data)
-        if self._left < 0:
-            self._fail(BodyTooLarge(f"the body has more than {self._most} bytes"))
-
-    def body_end(self) -> None:
-        if not self.whole.done():
-            self.whole.set_result(b"".join(self._pieces))
-
-    def client_lost(self) -> None:
-        self._fail(ConnectionResetError("the sandbox hung up"))
-
-    def client_blocked(self, blocked: bool) -> None:
-        return
-
-    def _fail(self, error: Exception) -> None:
-        self._pieces.clear()
-        if not self.whole.done():
-            self.whole.set_exception(error)

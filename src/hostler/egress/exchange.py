@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
-from hostler.egress.connection import ClientSide, Head
+from hostler.egress.connection import ClientSide
+from hostler.egress.heads import Head
 from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, response_head
 from hostler.egress.upstream import UpstreamConnection
 from hostler.engine.egress_port import Filter, SecretExchange, SecretRefused

@@ -21,7 +21,8 @@ from typing import Any
 import httpx2
 
 from hostler.egress import http1, jsonrpc
-from hostler.egress.connection import BodyTooLarge, ClientSide, Head
+from hostler.egress.connection import ClientSide
+from hostler.egress.heads import BodyTooLarge, Head
 from hostler.egress.limits import EgressLimits
 from hostler.egress.policy import BadTarget, McpTarget, Verdict, parse_server
 from hostler.egress.redact import REDACTED, Forms, Redactor, stand_ins

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hostler.egress import http1
-from hostler.egress.connection import BodyTooLarge, ClientSide, Head
+from hostler.egress.connection import ClientSide
 from hostler.egress.deciding import UNRECORDED, Decider, denial
 from hostler.egress.exchange import Exchange
+from hostler.egress.heads import BodyTooLarge, Head
 from hostler.egress.metering import Traffic
 from hostler.egress.policy import BadTarget, Target, Verdict, parse_authority
 from hostler.egress.tunnel import ClientEnd, End
@@ -78,10 +79,9 @@ class RequestMaker:
         try:
             if subject.path is None:
                 path = _path_inside(head, origin)
-            addresses = await self._judge(subject, head, method, path)
+            verdict, addresses = await self._judge(subject, head, method, path)
             going = await self._with_secrets(subject, head, method, path, addresses)
             outgoing, body, chunked = await self._outgoing(origin, head, going, side)
-            verdict = Verdict(True, self._decider.policy.judge_request(subject.target, method, path).reason)
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
                 side.answer(UNRECORDED)
                 return
@@ -90,7 +90,7 @@ class RequestMaker:
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
                 side.answer(UNRECORDED)
                 return
-            side.answer(denial(f"{method} {origin.host}:{origin.port}", verdict, denied.status))
+            side.answer(denial(f"{origin.host}:{origin.port}", verdict, denied.status))
             return
         except ConnectionResetError:
             side.transport.abort()
@@ -99,7 +99,7 @@ class RequestMaker:
 
     # ------------------------------------------------------------------------------------------------------ decisions
 
-    async def _judge(self, subject: Subject, head: Head, method: str, path: str) -> Sequence[str]:
+    async def _judge(self, subject: Subject, head: Head, method: str, path: str) -> tuple[Verdict, Sequence[str]]:
         if self._traffic.exhausted is not None:
             raise _Denied(self._traffic.exhausted)
         target = subject.target
@@ -115,7 +115,7 @@ class RequestMaker:
             )
         if not verdict.allowed:
             raise _Denied(verdict, 502 if verdict.reason == "unresolvable" else 403)
-        return addresses or ()
+        return verdict, addresses or ()
 
     async def _with_secrets(
         self, subject: Subject, head: Head, method: str, path: str, addresses: Sequence[str]
@@ -221,7 +221,7 @@ class RequestMaker:
         method = head.method.decode("ascii", "replace")
         recorded = await self._decider.record(method, origin.host, origin.port, verdict, path)
         if not side.transport.is_closing():
-            side.answer(denial(f"{method} {origin.host}:{origin.port}", verdict, 403) if recorded else UNRECORDED)
+            side.answer(denial(f"{origin.host}:{origin.port}", verdict, 403) if recorded else UNRECORDED)
 
     def _switch(self, exchange: Exchange, headers: http1.Headers, rest: bytes) -> None:
         """The server has agreed to a WebSocket: from here on bytes are passed on as they are."""

@@ -18,8 +18,9 @@ from typing import Any
 from hostler.egress import http1
 from hostler.egress.authority import Authority
 from hostler.egress.client_hello import ACCESS_DENIED, Hello, NotTls
-from hostler.egress.connection import ClientSide, Head
+from hostler.egress.connection import ClientSide
 from hostler.egress.deciding import UNRECORDED, Decider, denial, printable
+from hostler.egress.heads import Head
 from hostler.egress.limits import EgressLimits
 from hostler.egress.mcp import McpRelay
 from hostler.egress.metering import ConnectionMeter, Traffic

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import cast
 
 from hostler.egress.client_hello import Hello, NotTls, is_retry_request, read_hello
-from hostler.egress.connection import Meter
+from hostler.egress.heads import Meter
 
 _MOST_HELD = 64 << 10
 

@@ -113,7 +113,7 @@ async def use_is_counted(ground: Ground) -> None:
     stats = await sandbox.stats()
     if sandbox.label.limits_by != "none":
         assert stats.memory_bytes, stats
-        assert stats.pids, stats
+        assert stats.pids or sandbox.label.kernel == "user_space", stats  # an engine counts gVisor's own threads
         assert stats.cpu_seconds is not None, stats
     await holding.communicate(b"")
 
