@@ -1,6 +1,6 @@
 """What does each rung stop? The table of the security model, from the promises and the cases.
 
-`python -m hostler.attacks.table` writes it into `docs/explanation/security-model.md`; `--check` fails when it is stale there.
+`python -m hostler.attacks.table` writes it into `docs/explanation/security-model.md`; `--check` fails when it is stale.
 """
 
 from __future__ import annotations
