@@ -116,6 +116,20 @@ class Gvisor(_Section):
     )
 
 
+class Microvm(_Section):
+    """How machines of their own are made."""
+
+    qemu: str = Field("qemu-system-x86_64", description="QEMU's program: a name on the PATH, or a path.")
+    kernel: str = Field(
+        "/", description="Folder with `boot/vmlinuz-…` and `lib/modules/…` of Debian's kernel (not a cloud kernel)."
+    )
+    acceleration: Literal["auto", "tcg"] = Field(
+        "auto",
+        description="`auto`: KVM, where a machine really boots with it. `tcg`: no acceleration, ten times slower.",
+    )
+    firecracker: str = Field("", description="Refused when set: there is no adapter for Firecracker.")
+
+
 class Sandbox(_Section):
     """What a sandbox gets when its environment says nothing."""
 
@@ -136,6 +150,7 @@ class Sandbox(_Section):
     docker: Docker = Docker()
     podman: Podman = Podman()
     gvisor: Gvisor = Gvisor()
+    microvm: Microvm = Microvm()
 
 
 class Presets(_Section):
