@@ -116,6 +116,20 @@ class Gvisor(_Section):
     )
 
 
+class Microvm(_Section):
+    """How machines of their own are made."""
+
+    qemu: str = Field("qemu-system-x86_64", description="QEMU's program: a name on the PATH, or a path.")
+    kernel: str = Field(
+        "/", description="Folder with `boot/vmlinuz-…` and `lib/modules/…` of Debian's kernel (not a cloud kernel)."
+    )
+    acceleration: Literal["auto", "tcg"] = Field(
+        "auto",
+        description="`auto`: KVM, where a machine really boots with it. `tcg`: no acceleration, ten times slower.",
+    )
+    firecracker: str = Field("", description="Refused when set: there is no adapter for Firecracker.")
+
+
 class Sandbox(_Section):
     """What a sandbox gets when its environment says nothing."""
 
@@ -128,11 +142,15 @@ class Sandbox(_Section):
     disk_mb: int = Field(
         5120, ge=64, le=1 << 24, description="What is kept of one session (workspace, outputs, state), in MiB."
     )
+    volumes: bool = Field(
+        True, description="Put what is kept of each session on a file system of its own, which limits it to `disk_mb`."
+    )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
     docker: Docker = Docker()
     podman: Podman = Podman()
     gvisor: Gvisor = Gvisor()
+    microvm: Microvm = Microvm()
 
 
 class Presets(_Section):

@@ -180,3 +180,28 @@ async def test_what_was_put_out_after_a_turn_is_collected_from_the_volume(tmp_pa
         async with asyncio.timeout(20):
             while not [f async for f in house.client.beta.files.list(scope_id=session)]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_a_server_without_volumes_works_and_says_so_and_its_sessions_stay_where_they_are(tmp_path: Path) -> None:
+    store_url = f"sqlite:///{tmp_path}/hostler.db"
+    async with open_house(tmp_path, store_url, sandbox__volumes=False) as house:
+        session = await house.session()
+        await shell(house, session, "echo work > kept")
+        assert not os.path.ismount(house.workspace(session).parent)
+        label = (await house.client.beta.sessions.retrieve(session)).to_dict()["isolation"]["sandbox"]
+        assert label["disk_by"] == "none"
+        assert "disk_mb" in label["unlimited"]
+        assert any("switched off (sandbox.volumes)" in promise for promise in label["missing"])
+        del house.settings["sandbox__volumes"]
+        await house.restart()
+        assert (await shell(house, session, "cat kept")).strip() == "work"
+        label = (await house.client.beta.sessions.retrieve(session)).to_dict()["isolation"]["sandbox"]
+        assert label["disk_by"] == "none", "its files are where they were"
+        newer = await house.session()
+        await shell(house, newer, "true")
+        label = (await house.client.beta.sessions.retrieve(newer)).to_dict()["isolation"]["sandbox"]
+        assert (label["disk_by"], label["unlimited"], label["missing"]) == ("volume", [], [])
+        await house.client.beta.sessions.delete(session)
+        async with asyncio.timeout(20):
+            while house.workspace(session).parent.exists():  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)

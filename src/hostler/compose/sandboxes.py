@@ -23,6 +23,7 @@ from hostler.sandbox.gvisor import GvisorProvider
 from hostler.sandbox.images import BaseImages
 from hostler.sandbox.ladder import Ladder
 from hostler.sandbox.layer_files import lower_directories
+from hostler.sandbox.microvm import MicrovmProvider
 from hostler.sandbox.oci import OciProvider
 from hostler.sandbox.oci_images import Root
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
@@ -48,6 +49,15 @@ def sandbox_provider(settings: Settings, trial: VolumeTrial | None = None, place
                 lowers=lambda layer: root_folders(settings, layer),
                 runsc=box.gvisor.runsc,
                 platform=None if box.gvisor.platform == "auto" else box.gvisor.platform,
+                uid_range=uids,
+            ),
+            "microvm": MicrovmProvider(
+                settings.state_dir / "microvm",
+                lowers=lambda layer: root_folders(settings, layer),
+                qemu=box.microvm.qemu,
+                kernel=Path(box.microvm.kernel),
+                acceleration=box.microvm.acceleration,
+                firecracker=box.microvm.firecracker,
                 uid_range=uids,
             ),
         },
@@ -103,7 +113,7 @@ def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
 
 def volume_trial(settings: Settings) -> VolumeTrial:
     """Whether this host gives volumes. Touches nothing before it is asked."""
-    return VolumeTrial(settings.state_dir)
+    return VolumeTrial(settings.state_dir, wanted=settings.sandbox.volumes)
 
 
 def sockets_folder(settings: Settings) -> Path:
@@ -116,7 +126,6 @@ def sockets_folder(settings: Settings) -> Path:
 
 
 def homes(settings: Settings, volumes: Volumes) -> Homes:
-    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     return Homes(settings.state_dir / "sessions", sockets_folder(settings), volumes)
 
 
