@@ -13,7 +13,8 @@ from hostler.attacks import corpus, table
 from hostler.attacks.cases import TYPICAL, Case, Outcome, Verdict
 from hostler.attacks.results import Results
 from hostler.attacks.runner import Report, Target
-from hostler.compose.attacks import AttackGate, attack_results
+from hostler.compose.attack_gate import AttackGate
+from hostler.compose.attacks import attack_results
 from hostler.config import load
 
 LABEL = TYPICAL["gvisor"]
