@@ -1,6 +1,7 @@
-"""What does a session notice of a flood in another one? One command: floods and quiet alternate.
+"""What does a session notice of a flood in another one? One command; floods alternate with quiet in the same run.
 
     .venv/bin/python bench/neighbours.py [--technology bubblewrap] [--rounds 15] [--only forks,disk]
+        [--set sandbox.cpus=1]
 
 Two sessions on one server: one takes turns (a message, a call of bash, an answer), the other floods for as long as it
 is measured. Printed is the median turn under the flood, divided by the median of the quiet turns around it: 1.5 is the
@@ -178,6 +179,7 @@ async def measure(name: str, sut: Server, rounds: int) -> float:
     await asyncio.sleep(1)
     flooded = await turns(sut, good, rounds)
     volumes = allocated(sut.state / "volumes")
+    still = (await sut.client.beta.sessions.retrieve(bad)).status == "running"
     await sut.client.beta.sessions.events.send(bad, events=[{"type": "user.interrupt"}])
     await sut.until(bad, "session.status_idle")
     quiet += await turns(sut, good, rounds)
@@ -186,6 +188,8 @@ async def measure(name: str, sut: Server, rounds: int) -> float:
         async for event in sut.client.beta.sessions.events.list(bad, limit=1000)
         if event.type == "session.error"
     ]
+    if not still:
+        codes.append("THE FLOOD ENDED BY ITSELF")
     for session in (good, bad):
         await sut.client.beta.sessions.delete(session)
     ratio = statistics.median(flooded) / statistics.median(quiet)

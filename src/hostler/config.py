@@ -85,15 +85,49 @@ class Prices(_Section):
     file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
+class Docker(_Section):
+    """Where Docker is."""
+
+    socket: str = Field("/var/run/docker.sock", description="Unix socket of its Engine API.")
+
+
+class Podman(_Section):
+    """Where Podman's service is."""
+
+    socket: str = Field(
+        "",
+        description="Unix socket of its Engine API. "
+        "Empty: `/run/podman/podman.sock` for root, the user's own below `XDG_RUNTIME_DIR` otherwise.",
+    )
+
+
 class Gvisor(_Section):
     """How gVisor makes sandboxes."""
 
+    engine: Literal["", "docker", "podman"] = Field(
+        "", description="A container engine that has gVisor as a runtime, and makes the sandboxes. Empty: none."
+    )
+    runtime: str = Field("runsc", description="Name of that runtime in the engine's configuration.")
     runsc: str = Field("runsc", description="Its program: a name on the PATH, or a path.")
     platform: Literal["auto", "systrap", "ptrace", "kvm"] = Field(
         "auto",
         description="How it gets at system calls. `auto`: systrap, else ptrace, whichever runs a trial sandbox. "
         "`kvm` is never chosen by itself.",
     )
+
+
+class Microvm(_Section):
+    """How machines of their own are made."""
+
+    qemu: str = Field("qemu-system-x86_64", description="QEMU's program: a name on the PATH, or a path.")
+    kernel: str = Field(
+        "/", description="Folder with `boot/vmlinuz-…` and `lib/modules/…` of Debian's kernel (not a cloud kernel)."
+    )
+    acceleration: Literal["auto", "tcg"] = Field(
+        "auto",
+        description="`auto`: KVM, where a machine really boots with it. `tcg`: no acceleration, ten times slower.",
+    )
+    firecracker: str = Field("", description="Refused when set: there is no adapter for Firecracker.")
 
 
 class Sandbox(_Section):
@@ -108,9 +142,15 @@ class Sandbox(_Section):
     disk_mb: int = Field(
         5120, ge=64, le=1 << 24, description="What is kept of one session (workspace, outputs, state), in MiB."
     )
+    volumes: bool = Field(
+        True, description="Put what is kept of each session on a file system of its own, which limits it to `disk_mb`."
+    )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
+    docker: Docker = Docker()
+    podman: Podman = Podman()
     gvisor: Gvisor = Gvisor()
+    microvm: Microvm = Microvm()
 
 
 class Presets(_Section):

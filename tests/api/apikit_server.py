@@ -29,6 +29,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.credentials import Credentials
+from hostler.engine.denials import Allowing
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
@@ -193,7 +194,7 @@ class RunningServer:
                 models=models,
                 sessions=self.sessions,
                 administration=Administration(self.database, quotas),
-                oversight=Oversight(self.database),
+                oversight=Oversight(self.database, allowing=Allowing(PolicyTrials())),
                 quotas=quotas,
                 reach=self.make_reach(),
                 memory_stores=MemoryStores(self.database),

@@ -43,7 +43,8 @@ def test_a_denial_is_an_event_for_strict_clients(
         }
         environment = client.beta.environments.create(name="all of it", config=config).id  # type: ignore[arg-type]
         session = client.beta.sessions.create(agent=agent, environment_id=environment).id
-    notice = told(EgressDecision(session, "CONNECT", "x.example.com", 443, False, "host_not_allowed", "Add it."))
+    denied = EgressDecision(session, "CONNECT", "x.example.com", 443, False, "host_not_allowed", "Add it.")
+    notice = told(denied, None)
     queue_server._apply(
         session, lambda s, at, *_: Step(s, (ev.notice(at.text, notice.kind, notice.message, notice.details),))
     )

@@ -209,3 +209,31 @@ def test_decisions_of_a_session_can_be_narrowed_to_denials(road: Road) -> None:
         rows(allowed="maybe")
     road.client.beta.sessions.delete(road.session)
     assert rows(allowed="true", limit=1)
+
+
+def test_what_no_rule_would_allow_is_not_said_to_be_allowed_by_one(road: Road) -> None:
+    path = f"/hostler/v1/sessions/{road.session}/egress"
+    cases: list[tuple[dict[str, Any], Any]] = [
+        ({"host": "x.example.com", "reason": "host_not_allowed"}, {"allowed_hosts": ["x.example.com"]}),
+        (
+            {"host": "x.example.com", "port": 8443, "reason": "host_not_allowed"},
+            {"rules": [{"host": "x.example.com", "ports": [8443]}]},
+        ),
+        (
+            {"host": "x.example.com", "port": 8443, "reason": "port_blocked"},
+            {"rules": [{"host": "x.example.com", "ports": [8443]}]},
+        ),
+        ({"host": "x.example.com", "port": 25, "reason": "port_blocked"}, None),  # closed by the operator
+        (
+            {"host": "api.example.com", "method": "POST", "path": "/v1", "reason": "path_not_allowed"},
+            {"rules": [{"host": "api.example.com", "methods": ["POST"], "paths": ["/v1"]}]},
+        ),
+        ({"host": "api.example.com", "method": "GET", "path": "/%2e%2e/x", "reason": "path_not_allowed"}, None),
+        ({"host": "printer.local", "reason": "host_not_allowed"}, None),
+        ({"host": "10.0.0.1", "reason": "address_literal"}, None),
+        ({"host": "inner.example.com", "reason": "private_address"}, None),
+    ]
+    for facts, allow in cases:
+        road.went(**facts)
+        answer: Any = road.client.get(path, cast_to=object, options={"params": {"limit": 1}})
+        assert answer["data"][0]["allow"] == allow, facts

@@ -110,6 +110,52 @@ async def test_a_flood_leaves_the_neighbour_alone(tmp_path: Path, store_url: str
         assert after[-1].stop_reason.type == "end_turn"
 
 
+STAYING_FLOODS = {
+    "forks": ":(){ :|:& };: 2>/dev/null; sleep 2",
+    "output": "timeout 2 yes 0123456789012345678901234567890123456789",
+    "errors": "timeout 2 yes 0123456789012345678901234567890123456789 >&2",
+    "disk": "python3 - <<'PYTHON'\nfile = open('flood', 'wb')\nwhile True: file.write(bytes(1 << 20))\nPYTHON",
+    "links": "python3 - <<'PYTHON'\nimport os\nfor n in range(1 << 20): os.symlink('x' * 100, str(n))\nPYTHON",
+}
+
+
+@pytest.mark.needs_root
+async def test_floods_leave_disk_process_table_and_log_of_the_host_bounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {"sandbox__memory_mb": 512, "sandbox__pids": 64, "sandbox__disk_mb": 64, "turns__turn_seconds": 8}
+    store_url = f"sqlite:///{tmp_path}/hostler.db"
+    async with open_house(tmp_path, store_url, turns__interrupt_grace_seconds=1, **limits) as house:
+        session = await house.session()
+        await shell(house, session, "true")
+        uid = house.workspace(session).stat().st_uid
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, len(sleepers(uid)))
+                await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as tasks:
+            watcher = tasks.create_task(watch())
+            told = []
+            for flood in STAYING_FLOODS.values():
+                events = await house.turn(session, [step(call("bash", {"command": flood})), step("End.")])
+                assert events[-1].stop_reason.type in ("end_turn", "retries_exhausted")
+                assert max(len(event.to_json()) for event in events) < 1 << 18
+                told += [event.error.to_dict().get("code") for event in events if event.type == "session.error"]
+            watcher.cancel()
+        assert {"pids_limit_reached", "disk_limit_reached"} <= set(told), told
+        assert most <= 64
+        kept = [file.stat().st_blocks * 512 for file in (tmp_path / "state" / "volumes").iterdir()]
+        assert sum(kept) < 200 << 20
+        assert (tmp_path / "hostler.db").stat().st_size < 8 << 20
+        assert sum(len(record.getMessage()) for record in caplog.records) < 1 << 16
+        after = await house.turn(session, [step(call("bash", {"command": "echo alive"})), step("Alive.")])
+        assert outputs(after) == ["alive"]
+
+
 async def test_a_harness_that_the_agent_stopped_is_killed_after_the_grace_period(
     tmp_path: Path, store_url: str
 ) -> None:

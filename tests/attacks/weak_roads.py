@@ -7,15 +7,35 @@ lets go of a connection. Each attack on the road must succeed against it, or the
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import io
+import logging
 import socket as sockets
 import ssl
+import struct
 import unicodedata
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
-from hostler.attacks.grounds import Bounds, Resolver
-from hostler.engine.egress_port import EgressDecision, EgressRecorder, EgressRules, McpAccess, RoadSecrets
+from hostler.attacks.grounds import Bounds, Resolver, Tools
+from hostler.engine.egress_port import (
+    EgressDecision,
+    EgressRecorder,
+    EgressRules,
+    Filter,
+    McpAccess,
+    RequestHead,
+    RoadSecrets,
+    SecretExchange,
+    SessionVariables,
+)
+from hostler.engine.ports import ModelRoadListener
 
 
 class OpenRoad:
@@ -23,13 +43,15 @@ class OpenRoad:
 
     authority = None
 
-    def __init__(self, proxy: OpenProxy, session_id: str) -> None:
+    def __init__(self, proxy: OpenProxy, session_id: str, secrets: RoadSecrets | None = None) -> None:
         self._proxy = proxy
+        self._secrets = secrets
         self._session_id = session_id
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self, socket: Path) -> None:
+        self._folder = socket.parent
         self._server = await asyncio.start_unix_server(self._serve, str(socket), limit=1 << 26)
         socket.chmod(0o666)
 
@@ -69,6 +91,9 @@ class OpenRoad:
             if not piece:
                 return False
             after += piece
+        if isinstance(self._secrets, CarelessSecrets):
+            after, target = await self._secrets.put(after), (await self._secrets.put(target.encode())).decode("latin-1")
+            (self._folder / "debug.log").write_bytes(after)
         text = target.encode("latin-1").decode("utf-8", "surrogateescape")
         authority, path = (text, "") if method == "CONNECT" else _split(text)
         host, port = _authority(authority)
@@ -76,7 +101,7 @@ class OpenRoad:
             await self._proxy.recorder.record(EgressDecision(self._session_id, method, host, port, True, "open"))
         upstream = await self._connect(host, port)
         if upstream is None:
-            writer.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\nnone")
+            writer.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: %d\r\n\r\n" % len(after) + after)
             return True
         its, to = upstream
         try:
@@ -88,7 +113,10 @@ class OpenRoad:
                 return False
             rest = b" ".join(word.encode("latin-1") for word in words[2:])
             line = b"%b %b %b\r\n" % (method.encode(), unquote(path).encode("utf-8", "surrogateescape"), rest)
-            to.write(line + after + (await _what_comes(reader) if method == "POST" else b""))
+            body = await _what_comes(reader) if method == "POST" else b""
+            if isinstance(self._secrets, CarelessSecrets):
+                body = await self._secrets.put(body)
+            to.write(line + after + body)
             await _until_quiet(its, writer)
             return True
         finally:
@@ -182,7 +210,7 @@ class OpenProxy:
         mcp: McpAccess | None = None,
         secrets: RoadSecrets | None = None,
     ) -> OpenRoad:
-        road = OpenRoad(self, session_id)
+        road = OpenRoad(self, session_id, secrets)
         await road.start(socket)
         self._roads.append(road)
         return road
@@ -216,3 +244,115 @@ def gullible_proxy(
     tls: ssl.SSLContext | None,
 ) -> OpenProxy:
     return OpenProxy(recorder, resolver, reads_tunnels=True)
+
+
+class CarelessSecrets:
+    """Puts the secret wherever its placeholder stands, to whomever; tells it in the log; takes it out of nothing.
+
+    Implements `RoadSecrets`.
+    """
+
+    def __init__(self, variables: SessionVariables) -> None:
+        self._variables = variables
+
+    def concerns(self, host: str) -> bool:
+        return True
+
+    async def begin(self, head: RequestHead) -> SecretExchange | None:
+        return None
+
+    async def put(self, data: bytes) -> bytes:
+        (variable,) = await self._variables.open("allowed.example")
+        placeholder, value = variable.placeholder.encode(), (variable.value or "").encode()
+        logging.getLogger("hostler.egress").warning("egress.secret_used %s", variable.value)
+        for before in (b"", b"user:", b"u:"):
+            data = data.replace(base64.b64encode(before + placeholder), base64.b64encode(before + value))
+        return data.replace(placeholder, value)
+
+
+class OpenModels:
+    """Passes everything on as it came, and shows its key to whoever asks. Implements `ModelsUnderAttack`."""
+
+    def __init__(self, upstream: str, key: str) -> None:
+        self._port = int(upstream.rpartition(":")[2])
+        self._key = key
+        self._servers: list[asyncio.Server] = []
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def open(self, session_id: str, socket: Path, listener: ModelRoadListener, **_: Any) -> OpenModels:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._serving.add(task)
+            its, to = await asyncio.open_connection("127.0.0.1", self._port)
+            to.write(await _what_comes(reader))
+            writer.write(b"HTTP/1.1 200 OK\r\nx-debug: " + self._key.encode() + b"\r\ncontent-length: 0\r\n\r\n")
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                writer.write(await its.read(1 << 16))
+            to.close()
+            writer.close()
+            self._serving.discard(task)
+
+        self._servers.append(await asyncio.start_unix_server(serve, str(socket)))
+        return self
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for task in list(self._serving):
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(list(self._serving))
+
+
+class UnpackingSecrets(CarelessSecrets):
+    """Reads an answer as a whole, whatever it unpacks into."""
+
+    async def begin(self, head: RequestHead) -> SecretExchange | None:
+        headers = [(name, await self.put(value)) for name, value in head.headers]
+        return UnpackingExchange(replace(head, headers=tuple(headers)))
+
+
+@dataclass
+class UnpackingExchange:
+    head: RequestHead
+    body: Filter | None = None
+
+    def answer(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]]
+    ) -> tuple[Sequence[tuple[bytes, bytes]], Filter | None]:
+        dropped = (b"content-encoding", b"content-length")
+        return [(name, value) for name, value in headers if name not in dropped], Unpacking()
+
+
+class Unpacking:
+    """Implements `Filter`."""
+
+    def __init__(self) -> None:
+        self._all = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        self._all += piece
+        return b""
+
+    def end(self) -> bytes:
+        return zlib.decompress(self._all, 31) if self._all.startswith(b"\x1f\x8b") else self._all
+
+
+def credulous_unpack(data: bytes) -> dict[str, bytes]:
+    """Every member under the name that it has, with all that it unpacks into."""
+    files = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            at = info.header_offset
+            start = at + 30 + sum(struct.unpack_from("<HH", data, at + 26))
+            raw = data[start : start + info.compress_size]
+            files[info.orig_filename] = zlib.decompress(raw, -15) if info.compress_type else raw
+    return files
+
+
+def weak_tools(tools: Tools) -> Tools:
+    """Every defence of the roads switched off."""
+    return replace(
+        tools, make_proxy=open_proxy, make_models=OpenModels, make_secrets=CarelessSecrets, unpack=credulous_unpack
+    )

@@ -176,6 +176,13 @@ async def test_a_credential_for_reading_is_kept_from_requests_that_write(method:
     assert (await begun(variables, head(("content-length", "3"), method=method))).body is None
 
 
+@pytest.mark.parametrize("override", ["x-http-method-override", "x-original-url"])
+async def test_a_header_that_stands_for_another_method_is_no_way_around(override: str) -> None:
+    with pytest.raises(SecretRefused) as refused:
+        await InjectingSecrets(Variables(read_only=True)).begin(head(("a", PLACEHOLDER), (override, "DELETE")))
+    assert refused.value.reason == "secret_read_only"
+
+
 async def test_plain_http_carries_no_secret_except_in_the_operators_network() -> None:
     variables = Variables()
     with pytest.raises(SecretRefused, match="https") as refused:
@@ -254,6 +261,14 @@ async def test_bodies_that_hold_nothing_readable_go_as_they_are(headers: list[tu
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
+
+def _by_numbers(raw: bytes, chars: str, style: str) -> bytes:
+    escaped = json.dumps(raw.decode(), ensure_ascii=False)[1:-1]
+    for char in chars:
+        escaped = escaped.replace('\\"' if char == '"' else char, f"\\u{ord(char):{style}}")
+    return escaped.replace("é", f"\\u{ord('é'):{style}}").encode()
+
+
 ECHOES: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda raw: raw,
     "base64": base64.b64encode,
@@ -270,8 +285,15 @@ ECHOES: dict[str, Callable[[bytes], bytes]] = {
     "JSON": lambda raw: json.dumps(raw.decode()).encode(),
     "JSON in UTF-8": lambda raw: json.dumps(raw.decode(), ensure_ascii=False).encode(),
     "JSON with slashes escaped": lambda raw: json.dumps(raw.decode()).replace("/", "\\/").encode(),
+    "JSON as .NET writes it": lambda raw: _by_numbers(raw, "<>&'\"+`", "04X"),
+    "JSON as Gson writes it": lambda raw: _by_numbers(raw, "<>&='", "04x"),
+    "JSON as Go writes it": lambda raw: _by_numbers(raw, "<>&", "04x"),
+    "HTML as Go writes it": lambda raw: html.escape(raw.decode()).replace("&quot;", "&#34;").encode(),
     "HTML": lambda raw: html.escape(raw.decode()).encode(),
     "HTML with decimal quotes": lambda raw: html.escape(raw.decode()).replace("&#x27;", "&#39;").encode(),
+    "read byte by byte": lambda raw: raw.decode("latin-1").encode(),
+    "read byte by byte, in JSON": lambda raw: json.dumps(raw.decode("latin-1")).encode(),
+    "in Latin-1": lambda raw: raw.decode().encode("latin-1"),
     "hexadecimal": lambda raw: raw.hex().encode(),
     "hexadecimal in upper case": lambda raw: raw.hex().upper().encode(),
 }  # fmt: skip
@@ -328,12 +350,19 @@ async def test_a_compressed_answer_is_unpacked_and_searched(
     assert through(reader, pack(plain), piece) == plain.replace(SECRET.encode(), PLACEHOLDER.encode())
 
 
-@pytest.mark.parametrize("coding", [b"br", b"zstd", b"gzip, gzip", b"gzip, br", b"unheard-of"])
-async def test_an_answer_that_cannot_be_read_is_refused(coding: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "coding"),
+    [
+        *((b"content-encoding", coding) for coding in (b"br", b"zstd", b"gzip, gzip", b"gzip, br", b"unheard-of")),
+        (b"transfer-encoding", b"gzip, chunked"),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_is_refused(name: bytes, coding: bytes) -> None:
     exchange = await begun(Variables(), head())
     with pytest.raises(SecretRefused) as refused:
-        exchange.answer(200, [(b"content-encoding", coding)])
+        exchange.answer(200, [(name, coding)])
     assert refused.value.reason == "answer_unreadable"
+    assert exchange.answer(200, [(b"transfer-encoding", b"chunked"), (b"content-encoding", b"identity")])[1] is not None
 
 
 @pytest.mark.parametrize("packed", [b"\x1f\x8bnonsense of any kind", gzip.compress(b"x" * 99, mtime=0)[:-9], b"\x1f"])

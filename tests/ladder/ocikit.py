@@ -26,6 +26,13 @@ def maker(engine: Engine, runtime: str = "") -> Callable[[Path], OciProvider]:
     """What makes a provider over a state directory."""
 
     def make(state: Path) -> OciProvider:
-        return OciProvider(state, kind=engine.kind, engine_socket=engine.socket, image=root, runtime=runtime)
+        return OciProvider(
+            state,
+            technology="gvisor" if runtime else engine.kind,
+            kind=engine.kind,
+            engine_socket=engine.socket,
+            image=root,
+            runtime=runtime,
+        )
 
     return make

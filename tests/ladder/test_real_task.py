@@ -38,7 +38,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         yield opened
 
 
-@pytest_asyncio.fixture(params=RUNGS, ids=lambda rung: rung.name)
+@pytest_asyncio.fixture(params=RUNGS, ids=str)
 async def house(request: pytest.FixtureRequest, tmp_path: Path, town: Town) -> AsyncIterator[House]:
     rung: Rung = request.param
     settings = {

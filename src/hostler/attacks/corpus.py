@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from hostler.attacks import exhaustion, lives, names, requests, sandboxed, server_names
+from hostler.attacks import (
+    archives,
+    exhaustion,
+    lives,
+    model_road,
+    names,
+    requests,
+    sandboxed,
+    secrets_out,
+    server_names,
+)
 from hostler.attacks.cases import CLASSES, Case, Promise
 
 CASES: Final[tuple[Case, ...]] = (
@@ -13,6 +23,9 @@ CASES: Final[tuple[Case, ...]] = (
     *server_names.CASES,
     *requests.CASES,
     *exhaustion.CASES,
+    *secrets_out.CASES,
+    *model_road.CASES,
+    *archives.CASES,
     *sandboxed.INSIDE,
     *lives.CASES,
 )

@@ -138,7 +138,7 @@ async def _many_connections(ground: ProxyGround) -> Sequence[str]:
 
 
 async def _idle_tunnel(ground: ProxyGround) -> Sequence[str]:
-    async with ground.road(bounds=Bounds(idle_seconds=0.3)) as road:
+    async with ground.road(bounds=Bounds(idle_seconds=0.3, head_seconds=0.3)) as road:
         ground.canaries.answer = _takes_in
         reader, _ = await road.tunnel()
         try:

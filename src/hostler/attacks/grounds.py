@@ -123,6 +123,8 @@ def _is_whole(answer: bytes) -> bool:
     lines = head.lower().split(b"\r\n")
     if lines[0].startswith(b"http/1.1 200 connection"):
         return True
+    if b"transfer-encoding: chunked" in lines:
+        return body.endswith(b"0\r\n\r\n")
     lengths = [line.partition(b":")[2].strip() for line in lines if line.startswith(b"content-length:")]
     return len(lengths) == 1 and lengths[0].isdigit() and len(body) >= int(lengths[0])
 

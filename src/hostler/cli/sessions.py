@@ -15,7 +15,7 @@ from hostler.cli.oversight import rows_of
 from hostler.cli.problem import Problem, spelled
 from hostler.cli.show import Show, tokens
 from hostler.cli.terminal import plain_line
-from hostler.cli.words import session_isolation
+from hostler.cli.words import session_isolation, session_place
 
 _STATUS_STYLE = {"running": "green", "rescheduling": "yellow", "terminated": "dim"}
 
@@ -37,12 +37,13 @@ def list_sessions(address: Address, *, limit: int, archived: bool, as_json: bool
         console.print(f"No sessions yet. Try: {command}")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("session", "status", "agent", "title", "created"):
+    for name in ("session", "status", "runs in", "agent", "title", "created"):
         table.add_column(name, no_wrap=name == "session", overflow="ellipsis")
     for row in rows:
         status = Text(row["status"], style=_STATUS_STYLE.get(row["status"], ""))
         title = plain_line(row.get("title") or "", 60)
-        table.add_row(row["id"], status, plain_line(row["agent"]["name"], 30), title, row["created_at"][:19])
+        place = plain_line(session_place(row.get("isolation") or {}), 30)
+        table.add_row(row["id"], status, place, plain_line(row["agent"]["name"], 30), title, row["created_at"][:19])
     console.print(table)
 
 

@@ -48,6 +48,12 @@ def isolation_facts(label: IsolationLabel) -> dict[str, Any]:
     return labels.facts(label)
 
 
+def session_place(shown: Mapping[str, Any]) -> str:
+    """A session's label, in two words."""
+    technology = (shown.get("sandbox") or {}).get("technology") or shown.get("technology") or ""
+    return f"{shown.get('preset', '')} {technology}".strip()
+
+
 def session_isolation(shown: Mapping[str, Any]) -> str:
     """A session's label, on one line."""
     preset = shown.get("preset", "unknown")

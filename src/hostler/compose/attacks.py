@@ -6,11 +6,16 @@ not disturbed, and neither is what it keeps.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
+import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from hostler.attacks import corpus
 from hostler.attacks.cases import Case, Outcome
@@ -32,6 +37,7 @@ from hostler.engine.skill_bundles import unpacked
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.sandbox.ladder import Ladder
+from hostler.sandbox.volumes import VolumeTrial, open_volumes
 
 EMULATED_SECONDS = 180.0
 """Patience with a machine, which may be emulated."""
@@ -47,7 +53,24 @@ def attack_tools() -> Tools:
         tls=lambda host: names.make(host) if host == "allowed.example" else Authority("nobody's").make(host),
         trust=lambda: ssl.create_default_context(cadata=names.pem.decode()),
         unpack=_unpack,
+        volume=_volume,
     )
+
+
+@contextlib.asynccontextmanager
+async def _volume(top: Path, size: int) -> AsyncIterator[Path]:
+    """A session's home on a volume of its own."""
+    top.mkdir()
+    top.chmod(0o711)
+    volumes, _ = await asyncio.to_thread(open_volumes, top / "images", top / "kept", VolumeTrial(top))
+    home = top / "kept" / "one"
+    try:
+        await asyncio.to_thread(volumes.enter, home, size)
+        yield home
+        await asyncio.to_thread(volumes.leave, home, looked_through=True)
+        await asyncio.to_thread(volumes.remove, home)
+    finally:
+        await asyncio.to_thread(volumes.close)
 
 
 def _proxy(
@@ -93,9 +116,10 @@ def attack_results(settings: Settings) -> Results:
 
 @contextlib.asynccontextmanager
 async def _rungs(settings: Settings) -> AsyncIterator[tuple[Path, Ladder]]:
-    """Adapters with the server's settings, and state of their own in a new folder, which is the one given."""
+    """Adapters with the server's settings and images, and what they keep in a new folder, which is the one given."""
     with ground_folder() as place:
-        ladder = sandbox_provider(settings.model_copy(update={"state_dir": place / "state"}))
+        (place / "state").mkdir()
+        ladder = sandbox_provider(settings, place=place / "state")
         try:
             yield place, ladder
         finally:
@@ -155,9 +179,28 @@ async def attack_host(
                 )
             )
     for report in reports:
-        results.keep(report)
+        if not (only_critical and results.fresh(report.target, report.label) and not report.broken()):
+            results.keep(report)
     return reports, left_out
 
 
 def _chosen(cases: Sequence[Case], *, only_critical: bool) -> Sequence[Case]:
     return corpus.critical(cases) if only_critical else cases
+
+
+def attack_apart() -> None:
+    """The critical cases, in a process of its own: technology in the arguments, settings on the standard input.
+
+    `hostler.compose.attack_gate` starts it.
+    """
+    settings = Settings.model_validate_json(sys.stdin.read())
+    technology = TypeAdapter[Technology](Technology).validate_python(sys.argv[1])
+
+    async def attack_until_told() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):  # everything that was made is removed on the way here
+            await attack_host(settings, technology=technology, only_critical=True)
+
+    asyncio.run(attack_until_told())

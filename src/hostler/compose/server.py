@@ -20,6 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
@@ -59,7 +60,7 @@ from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
-from hostler.engine.denials import Denials
+from hostler.engine.denials import Allowing, Denials
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
@@ -209,6 +210,8 @@ async def running(
             stack.push_async_callback(variables.close)
             egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
+            trials = PolicyTrials(egress.policy)
+            allowing = Allowing(trials)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
             owner = worker_name(settings)
@@ -217,7 +220,8 @@ async def running(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
             harness = ClaudeHarness()
-            placement = await open_placement(settings, provider, harness, verified)
+            gate = AttackGate(settings)
+            placement = await open_placement(settings, provider, harness, verified or gate)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
@@ -256,6 +260,7 @@ async def running(
                 ),
                 content=FileContent(database, blobs),
                 denials=denials,
+                allowing=allowing,
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -274,7 +279,7 @@ async def running(
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
-                policies=Policies(database, PolicyTrials(egress.policy)),
+                policies=Policies(database, trials),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -286,7 +291,9 @@ async def running(
                 session_resources=SessionResources(database, kinds, repositories),
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
-                oversight=Oversight(database, label, worker.takes_sessions, neighbours.hears_others, provider),
+                oversight=Oversight(
+                    database, label, worker.takes_sessions, neighbours.hears_others, provider, allowing
+                ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
                 vaults=Vaults(database, emit),
@@ -326,6 +333,7 @@ async def running(
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),
+                    tasks.create_task(gate.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

@@ -15,8 +15,9 @@ from hostler.engine.egress_port import Filter, SecretRefused
 
 Header = tuple[bytes, bytes]
 
-MOST_INFLATED: Final = 16 << 20
-"""Bytes that one piece from the network may become (A11). A piece of 64 KiB can hold 64 MiB of zeros."""
+MOST_INFLATED: Final = 4 << 20
+"""Bytes that one piece from the network may become (A11). A piece of 64 KiB can hold 64 MiB of zeros, and several
+copies of what it becomes are in memory for a moment."""
 
 _STALE: Final = frozenset({b"content-length", b"content-md5", b"digest", b"repr-digest", b"content-digest"})
 """What is no longer true of a body that was changed."""
@@ -28,22 +29,27 @@ def has_body(method: str, status: int) -> bool:
 
 def answer_filter(headers: Sequence[Header], forms: Forms) -> tuple[Filter, list[Header]]:
     """What the body goes through, and the headers that are true of what comes out. Raises SecretRefused."""
-    codings = [
-        coding.strip().lower()
-        for name, value in headers
-        if name.lower() == b"content-encoding"
-        for coding in value.split(b",")
-        if coding.strip() and coding.strip().lower() != b"identity"
-    ]
+    codings, framing = _codings(headers, b"content-encoding"), _codings(headers, b"transfer-encoding") - {b"chunked"}
     kept = [(name, value) for name, value in headers if name.lower() not in _STALE]
-    if not codings:
+    if not codings and not framing:
         return Redactor(forms), kept
-    if len(codings) > 1 or codings[0] not in (b"gzip", b"x-gzip", b"deflate"):
-        shown = b", ".join(codings).decode("ascii", "replace")[:60]
+    coding = next(iter(codings), b"")
+    if framing or len(codings) > 1 or coding not in (b"gzip", b"x-gzip", b"deflate"):
+        shown = b", ".join(sorted(codings | framing)).decode("ascii", "replace")[:60]
         message = f"The host sent an answer in a coding ({shown}) that can't be searched for secrets."
         raise SecretRefused("answer_unreadable", message)
     plain = [(name, value) for name, value in kept if name.lower() != b"content-encoding"]
-    return _Inflated(Redactor(forms), codings[0]), plain
+    return _Inflated(Redactor(forms), coding), plain
+
+
+def _codings(headers: Sequence[Header], name: bytes) -> set[bytes]:
+    """What a header of this name lists. A coding that is listed twice was applied twice: it comes with its number."""
+    found: set[bytes] = set()
+    for field, value in headers:
+        if field.lower() == name:
+            for coding in (part.strip().lower() for part in value.split(b",")):
+                found.add(coding if coding not in found else coding + b" again")
+    return found - {b"", b"identity", b" again", b"identity again"}
 
 
 class _Inflated:

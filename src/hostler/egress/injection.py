@@ -27,6 +27,7 @@ from urllib.parse import quote_plus
 
 from hostler.domain.errors import HostlerError
 from hostler.egress.answers import answer_filter, has_body
+from hostler.egress.http1 import OVERRIDES
 from hostler.egress.redact import Forms, Redactor, stand_ins
 from hostler.engine.egress_port import (
     Filter,
@@ -137,9 +138,12 @@ class _Uses:
             return "place_not_allowed"
         if self.head.scheme != "https" and not self.head.own_network:
             return "plain_http"
-        if variable.read_only and self.head.method.upper() not in _SAFE:
+        if variable.read_only and not self._only_reads():
             return "read_only"
         return "substituted"
+
+    def _only_reads(self) -> bool:
+        return self.head.method.upper() in _SAFE and not any(name in OVERRIDES for name, _ in self.head.headers)
 
     def see(self, placeholder: str, place: UsePlace) -> str | None:
         """The secret that takes its place. None: it stays."""
@@ -171,8 +175,9 @@ def _refusal(variable: SessionVariable, outcome: UseOutcome, head: RequestHead) 
         return SecretRefused("plain_http", message)
     if outcome == "read_only":
         message = (
-            f"The credential of {variable.name} is for reading only, and {head.method} may change something. To allow "
-            'it, set the access of its scope to "read_write".'
+            f"The credential of {variable.name} is for reading only, and this request may change something "
+            f"({head.method}, or a header that stands for another method). To allow it, set the access of its scope to "
+            '"read_write".'
         )
         return SecretRefused("secret_read_only", message)
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from hostler.engine.redaction import forms_of
@@ -12,19 +11,26 @@ REDACTED = b"[redacted]"
 
 def stand_ins(secret: str, stand_in: bytes) -> dict[bytes, bytes]:
     """Every form of `secret` (none for ""), with what takes its place."""
-    return {form.encode(): stand_in for form in forms_of(secret)} if secret else {}
+    if not secret:
+        return {}
+    forms = {form.encode() for form in forms_of(secret)}
+    if not secret.isascii():  # Many servers read the bytes of a header one by one, and repeat what they read so.
+        forms |= {form.encode() for form in forms_of(secret.encode().decode("latin-1"))}
+        forms |= {secret.encode("latin-1")} if max(secret) < "\u0100" else set()
+    return dict.fromkeys(forms, stand_in)
 
 
 class Forms:
     """What is to be found, and what takes its place. Made once for all that is searched for the same."""
 
     def __init__(self, stand_in: Mapping[bytes, bytes]) -> None:
-        """No form is an empty text; of two that begin at the same place, the longer one counts."""
+        """No form is an empty text; of two that begin at the same place, the longer one counts.
+
+        No pattern is compiled of them: compiled patterns are kept by their library, with the text of the secret.
+        """
         self._stand_in = dict(stand_in)
-        longest_first = sorted(self._stand_in, key=len, reverse=True)
-        self._any = re.compile(b"|".join(map(re.escape, longest_first))) if longest_first else None
-        self._starts = {form[:4] for form in longest_first}
-        self._longest = max(map(len, longest_first), default=1)
+        self._starts = {form[:4] for form in self._stand_in}
+        self._longest = max(map(len, self._stand_in), default=1)
 
     def whole(self, data: bytes) -> bytes:
         """`data` without any of them."""
@@ -32,14 +38,15 @@ class Forms:
 
     def replaced(self, data: bytes) -> tuple[bytes, bytes]:
         """All up to the end of the last one, replaced, and what follows it."""
-        # A search for each is many times faster than one for all, and nearly always finds nothing.
-        if self._any is None or not any(form in data for form in self._stand_in):
-            return b"", data
-        pieces, at = [], 0
-        for found in self._any.finditer(data):
-            pieces += [data[at : found.start()], self._stand_in[found[0]]]
-            at = found.end()
-        return b"".join(pieces), data[at:]
+        places = {form: at for form in self._stand_in if (at := data.find(form)) >= 0}
+        pieces, done = [], 0
+        while places:
+            at, form = min(((at, form) for form, at in places.items()), key=lambda found: (found[0], -len(found[1])))
+            pieces += [data[done:at], self._stand_in[form]]
+            done = at + len(form)
+            places = {form: at if at >= done else data.find(form, done) for form, at in places.items()}
+            places = {form: at for form, at in places.items() if at >= 0}
+        return b"".join(pieces), data[done:]
 
     def beginning_at_end(self, data: bytes) -> int:
         """How many of the last bytes are a beginning of one."""

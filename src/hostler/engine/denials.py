@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+from hostler.domain.errors import InvalidRequest
+from hostler.domain.networking import Limited, LimitedRequest, changed_networking
+from hostler.domain.values import parse
 from hostler.engine.egress_port import EgressDecision
+from hostler.engine.policy_port import Asked, PolicyTrial
+from hostler.engine.profile import egress_rules
 from hostler.engine.runs import Notice
 
 MOST: Final = 20
@@ -44,7 +49,8 @@ class Denials:
 class TurnDenials:
     """The denials of one turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowing: Allowing | None = None) -> None:
+        self._allowing = allowing
         self._seen: dict[tuple[str, int, str], int] = {}
         self._untold = 0
 
@@ -57,7 +63,8 @@ class TurnDenials:
             self._untold += 1
             return None
         self._seen[key] = 1
-        return told(decision)
+        asked = (decision.reason, decision.host, decision.port, decision.method, decision.path)
+        return told(decision, None if self._allowing is None else self._allowing(*asked))
 
     def rest(self) -> Notice | None:
         """What the user is to be told at the end: how much more there was. Begins anew."""
@@ -81,8 +88,41 @@ class TurnDenials:
         )
 
 
-def told(decision: EgressDecision) -> Notice:
-    """One denial, as the user is told of it."""
+class Allowing:
+    """Which rule would have allowed a request? Says only what an environment takes, and the road then lets through."""
+
+    def __init__(self, trial: PolicyTrial) -> None:
+        self._trial = trial
+
+    def __call__(self, reason: str, host: str, port: int, method: str, path: str) -> Mapping[str, Any] | None:
+        """The least that would have to stand in the environment's `networking`. None: no rule would allow it."""
+        least = _least(reason, host, port, method, path)
+        if least is None:
+            return None
+        try:
+            request = parse(LimitedRequest, {"type": "limited", **least})
+            judge = self._trial.of(egress_rules(changed_networking(Limited(), request).model_dump(mode="json")))
+        except (InvalidRequest, ValueError):
+            return None
+        return None if judge(Asked(method, host, port, path)).allowed is False else least
+
+
+def _least(reason: str, host: str, port: int, method: str, path: str) -> Mapping[str, Any] | None:
+    match reason:
+        case "host_not_allowed" if port in (80, 443):
+            return {"allowed_hosts": [host]}
+        case "host_not_allowed" | "port_blocked":
+            return {"rules": [{"host": host, "ports": [port]}]}
+        case "method_not_allowed":
+            return {"rules": [{"host": host, "methods": [method]}]}
+        case "path_not_allowed":
+            return {"rules": [{"host": host, "methods": [method], "paths": [path]}]}
+        case _:
+            return None
+
+
+def told(decision: EgressDecision, allow: Mapping[str, Any] | None) -> Notice:
+    """One denial, as the user is told of it. `allow`: what `Allowing` says of it."""
     where = f"{decision.host}:{decision.port}" if decision.port else "a request"
     message = f"Hostler denied {where} ({decision.reason}). {decision.hint}".strip()
     return Notice(
@@ -95,21 +135,6 @@ def told(decision: EgressDecision) -> Notice:
             "path": decision.path,
             "reason": decision.reason,
             "hint": decision.hint,
-            "allow": allowing(decision.reason, decision.host, decision.port, decision.method, decision.path),
+            "allow": allow,
         },
     )
-
-
-def allowing(reason: str, host: str, port: int, method: str, path: str) -> Mapping[str, Any] | None:
-    """The least that would have to stand in the environment's `networking`. None: no rule would allow it."""
-    match reason:
-        case "host_not_allowed":
-            return {"allowed_hosts": [host]}
-        case "port_blocked":
-            return {"rules": [{"host": host, "ports": [port]}]}
-        case "method_not_allowed":
-            return {"rules": [{"host": host, "methods": [method]}]}
-        case "path_not_allowed":
-            return {"rules": [{"host": host, "methods": [method], "paths": [path]}]}
-        case _:
-            return None

@@ -20,6 +20,8 @@ LimitKind = Literal["memory", "pids", "disk", "files"]
 FULL_BYTES: Final = 1 << 20
 """A volume with less room than this is full: a program that was refused a write leaves a little."""
 FULL_FILES: Final = 8
+CROWDED: Final = 0.75
+"""Of the limit of processes: what a turn leaves running beyond this keeps the next one from running anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class LimitWatch:
         self._limits = limits
         self._oom_kills = 0
         self._pids_refused = 0
+        self.crowded = False
+        """At the last look: processes could not be started, and those that are there leave no room for others."""
 
     async def look(self) -> list[LimitHit]:
         """What was reached since the last look; a volume is full each time for as long as it is."""
@@ -52,6 +56,8 @@ class LimitWatch:
         if stats.pids_refused is not None and stats.pids_refused > self._pids_refused:
             self._pids_refused = stats.pids_refused
             hits.append(pids_hit(self._limits))
+        most = self._limits.pids
+        self.crowded = bool(most and stats.pids and self._pids_refused and stats.pids > CROWDED * most)
         room = await asyncio.to_thread(self._room)
         if room is not None and room.free_bytes < FULL_BYTES:
             hits.append(disk_hit(self._limits))

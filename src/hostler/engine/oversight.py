@@ -12,7 +12,7 @@ from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import HostlerError
 from hostler.domain.sessions import Position
 from hostler.engine import labels
-from hostler.engine.denials import allowing
+from hostler.engine.denials import Allowing
 from hostler.engine.sandbox_port import IsolationLabel, Rungs, Technology
 from hostler.store import ledger, variables, waiting
 from hostler.store.database import Database
@@ -32,6 +32,7 @@ class Oversight:
     label            what this host's sandboxes really give; None: no sandboxes here.
     worker_is_well   whether the worker takes sessions; None: no worker in this process.
     rungs            what every technology gives on this host; None: no sandboxes here.
+    allowing         which rule would have allowed what was denied; None: nobody says.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -42,12 +43,14 @@ class Oversight:
         worker_is_well: Callable[[], bool] | None = None,
         hears_others: Callable[[], bool] | None = None,
         rungs: Rungs | None = None,
+        allowing: Allowing | None = None,
     ) -> None:
         self._database = database
         self._label = label
         self._worker_is_well = worker_is_well
         self._hears_others = hears_others
         self._rungs = rungs
+        self._allowing = allowing
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -72,7 +75,7 @@ class Oversight:
                 conn, workspace, session_id, limit=limit, after=_position(after), allowed=allowed
             )
         )
-        return [_decision(row) for row in found.rows], found.has_next
+        return [self._decision(row) for row in found.rows], found.has_next
 
     async def credential_uses(
         self, workspace: str, session_id: str, *, limit: int, after: Position | None
@@ -82,6 +85,25 @@ class Oversight:
             lambda conn: variables.page_of_uses(conn, workspace, session_id, limit=limit, after=_position(after))
         )
         return [_use(row) for row in found.rows], found.has_next
+
+    def _decision(self, row: EgressRow) -> View:
+        allow = None
+        if not row.allowed and self._allowing is not None:
+            allow = self._allowing(row.reason, row.host, row.port, row.method, row.path)
+        return {
+            "id": row.id,
+            "type": "egress_decision",
+            "session_id": row.session_id,
+            "method": row.method,
+            "host": row.host,
+            "port": row.port,
+            "path": row.path,
+            "allowed": row.allowed,
+            "reason": row.reason,
+            "hint": row.hint,
+            "allow": allow,
+            "created_at": row.created_at,
+        }
 
     async def health(self) -> View:
         """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
@@ -136,23 +158,6 @@ def _approval(row: WaitingRow, now: float) -> View:
         "input": row.input,
         "waiting_since": row.since,
         "age_seconds": round(max(0.0, now - parse_rfc3339(row.since).timestamp()), 3),
-    }
-
-
-def _decision(row: EgressRow) -> View:
-    return {
-        "id": row.id,
-        "type": "egress_decision",
-        "session_id": row.session_id,
-        "method": row.method,
-        "host": row.host,
-        "port": row.port,
-        "path": row.path,
-        "allowed": row.allowed,
-        "reason": row.reason,
-        "hint": row.hint,
-        "allow": None if row.allowed else allowing(row.reason, row.host, row.port, row.method, row.path),
-        "created_at": row.created_at,
     }
 
 

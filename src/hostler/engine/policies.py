@@ -14,7 +14,7 @@ from hostler.domain.environments import CloudConfig
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.networking import Limited, Unrestricted, changed_networking
 from hostler.domain.policies import SuggestPolicy, TryPolicy, since
-from hostler.engine.denials import allowing
+from hostler.engine.denials import Allowing
 from hostler.engine.environments import body_of
 from hostler.engine.policy_port import Asked, Judge, Judged, PolicyTrial
 from hostler.engine.profile import egress_rules
@@ -42,6 +42,7 @@ class Policies:
     def __init__(self, database: Database, trial: PolicyTrial) -> None:
         self._database = database
         self._trial = trial
+        self._allowing = Allowing(trial)
 
     async def test(self, workspace: str, request: TryPolicy) -> View:
         """What the list would have blocked and newly allowed. Raises NotFound; InvalidRequest for a self-hosted one."""
@@ -74,11 +75,11 @@ class Policies:
             if use.allowed and judged.allowed is None and not use.path and (use.host, use.port) in read_inside:
                 continue  # the requests inside are rows of their own
             if judged.allowed is None:
-                unknown.append(_changed(use, judged))
+                unknown.append(self._changed(use, judged))
             elif use.allowed and not judged.allowed:
-                blocked.append(_changed(use, judged))
+                blocked.append(self._changed(use, judged))
             elif not use.allowed and judged.allowed and use.reason in _BY_LIST:
-                opened.append(_changed(use, judged))
+                opened.append(self._changed(use, judged))
             else:
                 same["allowed" if use.allowed else "denied"] += use.count
         return {
@@ -133,6 +134,12 @@ class Policies:
         except ValueError as error:
             raise InvalidRequest(f"networking: {error}") from error
 
+    def _changed(self, use: EgressUse, judged: Judged) -> View:
+        """A use that another list would decide otherwise: what it would say, and what would keep it as it was."""
+        facts = (judged.reason, use.host, use.port, use.method, use.path)
+        allow = None if judged.allowed else self._allowing(*facts)
+        return {**_use(use), "reason": judged.reason, "hint": judged.hint, "allow": allow}
+
 
 def _asked(use: EgressUse) -> Asked:
     return Asked(use.method, use.host, use.port, use.path, use.reason == "mcp_server")
@@ -150,9 +157,3 @@ def _use(use: EgressUse) -> View:
         "first_at": use.first_at,
         "last_at": use.last_at,
     }
-
-
-def _changed(use: EgressUse, judged: Judged) -> View:
-    """A use that another list would decide otherwise: what it would say, and what would keep it as it was."""
-    allow = None if judged.allowed else allowing(judged.reason, use.host, use.port, use.method, use.path)
-    return {**_use(use), "reason": judged.reason, "hint": judged.hint, "allow": allow}

@@ -8,9 +8,9 @@ to a hostile service has given it away.
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
+import string
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
@@ -20,7 +20,27 @@ from hostler.domain.events import Event
 REDACTED: Final = "[redacted]"
 SHORTEST: Final = 8
 """Characters of a secret that is searched for in events."""
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _FIXED: Final = frozenset({"id", "type", "processed_at"})
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._-]*")
+_BY_NUMBER: Final = ("", "<>&", "<>&'\"", "<>&='", "<>&'\"+`")
+"""Characters that JSON libraries escape: Python and PHP · Go · PHP when asked · Gson · .NET."""
+_MARKS: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_HTML: Final = tuple(
+    str.maketrans({**_MARKS, **more})
+    for more in (
+        {},
+        {'"': "&quot;"},
+        {'"': "&quot;", "'": "&#x27;"},
+        {'"': "&quot;", "'": "&#39;"},
+        {'"': "&quot;", "'": "&#039;"},
+        {'"': "&#34;", "'": "&#39;"},
+        {'"': "&#34;", "'": "&#39;", "+": "&#43;"},
+        {'"': "&quot;", "'": "&#x27;", "/": "&#x2F;", "`": "&#x60;", "=": "&#x3D;"},
+        {'"': "&quot;", "'": "&#39;", "/": "&#x2F;", "`": "&#x60;", "=": "&#x3D;"},
+    )
+)
+"""How HTML libraries escape: several ways, with the same three marks in all of them."""
 _TOKEN_FIELDS = re.compile(
     r'("?(?:access_token|refresh_token|id_token|client_secret|assertion)"?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|[^\s&,}]+)',
     re.IGNORECASE,
@@ -34,7 +54,7 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
     """
     forms = sorted({form for secret in secrets if secret for form in forms_of(secret)}, key=len, reverse=True)
     for form in forms:
-        text = re.sub(re.escape(form), REDACTED, text, flags=re.IGNORECASE if _is_encoded(form) else 0)
+        text = _without(text, form)
     text = _TOKEN_FIELDS.sub(rf"\1{REDACTED}", text)
     if cut:
         for form in forms:
@@ -43,6 +63,18 @@ def scrubbed(text: str, secrets: Iterable[str], *, cut: bool = False) -> str:
                     text = text[:-length] + REDACTED
                     break
     return text
+
+
+def _without(text: str, form: str) -> str:
+    """As text: compiled patterns are kept by their library, with what they say. Escapes come in either case."""
+    if "%" not in form and not re.fullmatch(r"[0-9a-f]+", form):
+        return text.replace(form, REDACTED)
+    lower, wanted = text.translate(_LOWER), form.translate(_LOWER)
+    pieces, done = [], 0
+    while (at := lower.find(wanted, done)) >= 0:
+        pieces += [text[done:at], REDACTED]
+        done = at + len(form)
+    return "".join(pieces) + text[done:]
 
 
 class Replacer:
@@ -82,14 +114,12 @@ class Replacer:
 
 
 def forms_of(secret: str) -> set[str]:
-    """How somebody may write `secret` down: what each of them holds is the secret's alone."""
+    """How somebody may write `secret` down: what each of them holds is the secret's alone. Percent-escapes and
+    hexadecimal in one case or the other, not mixed."""
     raw = secret.encode()
-    escaped = json.dumps(secret)[1:-1]
-    forms = {secret, escaped, escaped.replace("/", "\\/"), json.dumps(secret, ensure_ascii=False)[1:-1]}
-    forms |= {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
-    forms |= {_lower_escapes(form) for form in forms if "%" in form}
-    marked = html.escape(secret)
-    forms |= {marked, marked.replace("&#x27;", "&#39;"), html.escape(secret, quote=False)}
+    forms = {secret}
+    if not _PLAIN.fullmatch(secret):  # Nobody escapes what most tokens are made of, and looking is a millisecond.
+        forms |= _escaped(secret)
     forms |= {raw.hex(), raw.hex().upper()}
     for offset in range(3):
         # The characters at either end also hold bits of the neighbours; what is between them is the secret's alone.
@@ -104,9 +134,27 @@ def forms_of(secret: str) -> set[str]:
     return {form for form in forms if len(form) >= min(4, len(secret))}
 
 
+def _escaped(secret: str) -> set[str]:
+    forms: set[str] = set()
+    for text in {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], *_numbered(secret)}:
+        forms |= {text, text.replace("/", "\\/")}
+    percent = {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(secret, safe="!'()*")}
+    percent |= {form.replace("~", "%7E") for form in percent}
+    forms |= percent | {_lower_escapes(form) for form in percent}
+    return forms | {secret.translate(marks) for marks in _HTML}
+
+
+def _numbered(secret: str) -> set[str]:
+    """In JSON, with the characters by their numbers that some libraries don't write as they are."""
+    return {
+        "".join(
+            f"\\u{ord(char):{style}}" if char in chars or not " " <= char <= "~" else json.dumps(char)[1:-1]
+            for char in secret
+        )
+        for chars in _BY_NUMBER
+        for style in ("04x", "04X")
+    }
+
+
 def _lower_escapes(form: str) -> str:
     return re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), form)
-
-
-def _is_encoded(form: str) -> bool:
-    return "%" in form or re.fullmatch(r"[0-9a-f]+", form) is not None

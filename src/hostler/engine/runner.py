@@ -81,7 +81,7 @@ class SessionRunner:
         """What the user is to be told with the next records."""
         self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
         """What the run under way says; None in it: look at the notices."""
-        self._denials = TurnDenials()
+        self._denials = TurnDenials(parts.allowing)
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
@@ -308,6 +308,10 @@ class SessionRunner:
         self._lodging.busy = ended.how in ("failed", "lost")
         await self._tell_limits(process, turn.id, pending)
         await self._end(ended, pending)
+        if process.limits.crowded:  # a fork bomb that has outlived its turn: the next message gets a sandbox without it
+            self._lodging.busy = True
+            await self._lodging.close()
+            self._lodging.busy = False
 
     async def _tell_limits(self, process: LiveProcess, turn_id: str, pending: list[Op]) -> None:
         """Says which limits were reached, each once in a turn: adds that to what is to be written."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hostler.engine.attachments import Attachments
 from hostler.engine.content import ContentSource
-from hostler.engine.denials import Denials
+from hostler.engine.denials import Allowing, Denials
 from hostler.engine.hub import Hub
 from hostler.engine.memory import Ledger
 from hostler.engine.process import Surroundings
@@ -42,6 +42,8 @@ class RunnerParts:
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
     denials: Denials = field(default_factory=Denials)
+    allowing: Allowing | None = None
+    """Which rule would have allowed what was denied; None: nobody says."""
     variables: VariableBroker | None = None
     """Who knows the variables of sessions; None: they have none."""
     terms: LeaseTerms = LeaseTerms()

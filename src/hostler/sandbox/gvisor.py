@@ -323,7 +323,7 @@ class GvisorProvider:
             adoptable=staging.can_reopen(home, spec),
         )
         try:
-            self._give_away(spec, holding.file_uid)
+            users.give_away(spec, holding.file_uid, self._uid_range)
             cgroups.make(group)
             base = staging.Base(lowers, host.etc, host.etc_from_host)
             flags = (*host.flags, f"--platform={platform}")
@@ -340,31 +340,11 @@ class GvisorProvider:
         return host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", replace(limits, pids=pids))
 
     def _start(self, script: Path, failed: type[Exception], seconds: float) -> None:
-        # To a file: the sandbox keeps its standard error, so a pipe would have no end.
-        said = script.with_name("said")
-        with said.open("wb") as errors:
-            process = subprocess.Popen([script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-            try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise failed(f"gVisor did not start in {seconds:g} s") from None
+        code, said = staging.run_script(script, seconds)
+        if code is None:
+            raise failed(f"gVisor did not start in {seconds:g} s")
         if code != 0:
-            raise failed(f"gVisor did not start ({code}): {said.read_text(errors='replace').strip()[-600:]}")
-
-    def _give_away(self, spec: SandboxSpec, uid: int) -> None:
-        """Makes the sandbox's own things reachable by its user, and by nobody else's."""
-        users.hand_over(spec.workspace, uid, always_walk=False, own_range=self._uid_range)
-        users.hand_over(spec.outputs, uid, always_walk=False, own_range=self._uid_range)
-        # The worker writes into this one between two lives of a session, as root.
-        users.hand_over(spec.harness_state, uid, always_walk=True, own_range=self._uid_range)
-        for mount in spec.mounts:
-            if mount.writable:  # the worker writes there too, as root
-                users.hand_over(mount.source, uid, always_walk=True, own_range=self._uid_range)
-        for path in (spec.model_socket, spec.egress_socket):
-            os.chown(path, uid, uid, follow_symlinks=False)
-            os.chmod(path, 0o660)
+            raise failed(f"gVisor did not start ({code}): {said[-600:]}")
 
     def _left_over(self, host: Host) -> list[LeftOver]:
         return [
@@ -391,7 +371,7 @@ class GvisorProvider:
             if state == "paused":
                 self._command(host, found, "resume")
             _end_commands(home, sandbox_id)
-            self._give_away(spec, found.file_uid)
+            users.give_away(spec, found.file_uid, self._uid_range)
             staging.open_roads(home, spec)
         except BaseException as error:
             self._estate.end(found)

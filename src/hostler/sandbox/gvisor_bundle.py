@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,7 @@ def write(
         ),
     ]
     start = staging.write_script(home / "start", script)
-    enter = shlex.join([sys.executable, "-I", "-S", "-E", str(Path(__file__).with_name("gvisor_enter.py"))])
+    enter = staging.program("gvisor_enter")
     there = shlex.join([tools.runsc, str(runsc_root(home)), holding.sandbox_id, str(home / "runs")])
     first = f"#!{tools.env} -S -i {mark} {tools.bash} -p"
     entrance = staging.write_script(home / "entrance", [first, "cd /", f'exec {enter} enter {there} "$@"'])

@@ -1,6 +1,6 @@
 """How does a command get into a gVisor sandbox that runs, and how does it end when its caller is killed?
 
-A program of its own, started as `python -I -S gvisor_enter.py launch|enter RUNSC ROOT SANDBOX FOLDER COMMAND…` by the
+A program of its own, started with `launch|enter RUNSC ROOT SANDBOX FOLDER COMMAND…` as its arguments by the
 launcher and the entrance of a `GvisorSandbox`; it imports nothing but the standard library. `runsc exec` hands its
 streams to gVisor's kernel and gives the exit status. But it passes no signal on, and the kernel keeps the streams: a
 client that is killed leaves its command running. Therefore two processes. One is known to the caller. The other, the
@@ -10,10 +10,15 @@ inside. With the launcher's program everything ends that the agent has started, 
 
 import os
 import select
-import signal
 import stat
 import sys
-from types import FrameType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    # The same, without the names of signals as an enumeration: that is a third of this program's start.
+    import _signal as signal
 
 NOT_ENTERED = 125
 CLIENT_FAILED = 128
@@ -49,7 +54,7 @@ def main() -> int:
     os.close(watched)
     _let_go_of_streams()
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, frame: object) -> None:
         os.kill(keeper, number)
 
     for number in _PASSED_ON:
@@ -156,7 +161,3 @@ def _through_a_pipe(number: int) -> int:
     os.close(reading)
     os.close(writing)
     return pump
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ CGROUPS = Path("/run/machine/cgroup")
 SETTINGS = Path("/run/machine/given/settings.json")
 FILTER = Path("/run/machine/given/filter.bpf")
 _CLONE_NEWUSER = 0x10000000
+_REBOOT = 0x01234567
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -162,10 +164,8 @@ class Command:
             inlet.close()
             os.close(inlet.fd)
         self._close_stdin()
-        try:
+        with contextlib.suppress(OSError):  # what it started in the background lives on
             self._group.rmdir()
-        except OSError:  # what it started in the background lives on
-            pass
 
     def _kill(self) -> None:
         """With the launcher's program everything ends that the agent has started."""
@@ -199,7 +199,7 @@ class Agent:
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self.loop.watch(heard, read=lambda: self._reap(heard))
-        self.line = Line(self.loop, fd, self._take, lambda: os._exit(1))
+        self.line = Line(self.loop, fd, self._take, _end_machine)
         self._listeners = [self._road(name) for name in ("model", "egress")]
         port = socket.create_server(("127.0.0.1", self.given["port"]))
         self._listen(port, "egress")
@@ -309,17 +309,20 @@ def _make_user_namespace(uid: int) -> None:
 
 
 def main() -> None:
-    Path("/proc/self/oom_score_adj").write_text("-1000")
-    fd = os.open("/run/machine/line", os.O_RDWR)
-    given = json.loads(SETTINGS.read_text())
-    _make_user_namespace(given["uid"])
-    os.chdir("/")
-    Agent(fd).run()
-
-
-if __name__ == "__main__":
+    """Never comes back."""
     try:
-        main()
-    except BaseException as error:
-        sys.stderr.write(f"agent: {error!r}\n")
-        raise
+        Path("/proc/self/oom_score_adj").write_text("-1000")
+        os.chdir("/")
+        _make_user_namespace(json.loads(SETTINGS.read_text())["uid"])
+        line = os.open("/dev/line", os.O_RDWR)
+        os.unlink("/dev/line")
+        Agent(line).run()
+    except BaseException:
+        traceback.print_exc()  # the console's end is what the host says when a machine doesn't boot
+        _end_machine()
+
+
+def _end_machine() -> None:
+    sys.stderr.flush()
+    _libc.reboot(_REBOOT)
+    os._exit(1)

@@ -106,7 +106,3 @@ def main() -> int:
         sys.stderr.write(f"enter: the machine doesn't run: {error}\n")
         return NOT_ENTERED
     return Entering(end, how, command).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,11 +8,11 @@ entrance on, and connects the guest's streams to the two roads by their names. S
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,8 @@ from hostler.sandbox.machine_frames import Broken, Frame, Inlet, Line, Loop, Out
 
 CONSOLE_BYTES = 16 << 10
 """How much of what the guest's kernel says is kept."""
-NOT_ENTERED = 125
+FORGET = b"forget"
+"""A question of the worker that adopts the machine: nobody else is a client any more."""
 
 
 class Road:
@@ -70,19 +71,25 @@ class Client:
 
     def __init__(self, relay: "Relay", end: socket.socket, stream: int) -> None:
         self._relay, self.stream = relay, stream
-        self.line = Line(relay.loop, os.dup(end.fileno()), self._take, self._gone)
+        self.line = Line(relay.loop, os.dup(end.fileno()), self._take, self.gone)
         end.close()
         self._runs = False
 
     def _take(self, frame: Frame) -> None:
         _, kind, payload = frame
-        if kind == frames.ASK and payload:
+        if kind == frames.ASK and payload == FORGET:
+            for client in list(self._relay.clients.values()):
+                if client is not self:
+                    client.gone()
+            self.line.send(0, frames.ANSWER, b"{}")
+        elif kind == frames.ASK and payload:
             self._relay.control(payload.decode(), lambda answer: self.line.send(0, frames.ANSWER, answer))
-            return
-        self._runs = self._runs or kind == frames.RUN
-        self._relay.guest.send(self.stream, kind, payload)
+        else:
+            self._runs = self._runs or kind == frames.RUN
+            self._relay.guest.send(self.stream, kind, payload)
 
-    def _gone(self) -> None:
+    def gone(self) -> None:
+        """Its command ends with it."""
         self.line.close()
         if self._relay.clients.pop(self.stream, None) is not None and self._runs:
             self._relay.guest.send(self.stream, frames.GONE)
@@ -121,7 +128,7 @@ class Relay:
         self._said = self._process.stdout.fileno()
         os.set_blocking(self._said, False)
         self.loop.watch(self._said, read=self._hear)
-        self.guest = Line(self.loop, line.detach(), self._from_guest, self._over)
+        self.guest = Line(self.loop, line.detach(), self._from_guest, self.over)
         self._control = control
         control.setblocking(False)
         self._control_in = b""
@@ -140,13 +147,13 @@ class Relay:
         except BlockingIOError:
             return
         if not data:
-            self._over()
+            self.over()
             return
         self._console.append(data)
         while sum(map(len, self._console)) > CONSOLE_BYTES:
             self._console.popleft()
 
-    def _over(self) -> None:
+    def over(self) -> None:
         """Machine or line have ended: so does everything."""
         self._process.kill()
         self._process.wait()
@@ -179,7 +186,7 @@ class Relay:
         except (OSError, KeyError):
             self.guest.send(stream, frames.GONE)
 
-    # ------------------------------------------------------------------------------------------------ QEMU's own control
+    # ----------------------------------------------------------------------------------------------- QEMU's own control
 
     def control(self, command: str, then: Callable[[bytes], None]) -> None:
         """`stop`, `cont` and the like; `then` gets the answer."""
@@ -194,7 +201,7 @@ class Relay:
         except BlockingIOError:
             return
         if not data:
-            self._over()
+            self.over()
         self._control_in += data
         while b"\n" in self._control_in:
             line, self._control_in = self._control_in.split(b"\n", 1)
@@ -207,7 +214,7 @@ class Relay:
             try:
                 self.loop.once()
             except Broken:
-                self._over()
+                self.over()
 
 
 def main() -> int:
@@ -217,10 +224,10 @@ def main() -> int:
     child = os.fork()
     if child:
         os.close(tell)
-        deadline = time.monotonic() + settings["seconds"]
         said = b""
-        signal.alarm(int(settings["seconds"]) + 1)
-        while time.monotonic() < deadline and (piece := os.read(told, 4096)):
+        if not select.select([told], [], [], settings["seconds"])[0]:
+            os.kill(child, signal.SIGTERM)  # it says how far the machine came, and ends
+        while piece := os.read(told, 4096):
             said += piece
         sys.stderr.write(said[1:].decode(errors="replace"))
         return 0 if said[:1] == b"+" else 1
@@ -238,11 +245,9 @@ def main() -> int:
                 os.dup2(null, number)
 
     try:
-        Relay(settings, ready).run()
+        relay = Relay(settings, ready)
+        signal.signal(signal.SIGTERM, lambda number, frame: relay.over())
+        relay.run()
     except BaseException as error:
         ready(f"relay: {error!r}")
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

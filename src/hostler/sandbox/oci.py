@@ -151,7 +151,11 @@ class OciSandbox:
 
     async def stats(self) -> SandboxStats:
         await self._find_groups()
-        return await oci_stats.stats(self._host.engine, self.container, self._groups)
+        return self._inside(await oci_stats.stats(self._host.engine, self.container, self._groups))
+
+    def _inside(self, found: SandboxStats) -> SandboxStats:
+        """With gVisor the group counts threads of its own, which say nothing of the processes inside."""
+        return replace(found, pids=None, pids_refused=None) if self.label.kernel == "user_space" else found
 
     async def _find_groups(self) -> None:
         if not self._groups.directories:
@@ -161,7 +165,7 @@ class OciSandbox:
 
     async def glance(self) -> SandboxStats:
         await self._find_groups()
-        return await asyncio.to_thread(cgroups.glance, self._groups)
+        return self._inside(await asyncio.to_thread(oci_stats.of_groups, self._groups))
 
     async def yield_processors(self, yes: bool) -> None:
         await self._find_groups()
@@ -180,6 +184,7 @@ class OciProvider:
         self,
         state_dir: Path,
         *,
+        technology: Literal["docker", "podman", "gvisor"],
         kind: Kind,
         engine_socket: Path,
         image: Callable[[], Root | None],
@@ -190,14 +195,16 @@ class OciProvider:
     ) -> None:
         """Touches nothing.
 
-        image      asked for each sandbox: the root file system that new ones are made from; None: none was built
-        runtime    name of one of the engine's runtimes; empty: its default. With gVisor's the technology is gvisor
-        uid_range  host uids for sandboxes of a worker that is root
-        roads_dir  folder on the file system of the sessions' sockets; None: the state directory is on it
+        technology  what the runtime makes of it: `gvisor` when `runtime` is gVisor's, else the same as `kind`
+        image       asked for each sandbox: the root file system that new ones are made from; None: none was built
+        runtime     name of one of the engine's runtimes; empty: its default
+        uid_range   host uids for sandboxes of a worker that is root
+        roads_dir   folder on the file system of the sessions' sockets; None: the state directory is on it
         """
         self._state_dir = Path(os.path.abspath(state_dir))
         self._sandboxes = self._state_dir / "sandboxes"
         self._roads = roads_dir
+        self.technology: Technology = technology
         self._kind: Kind = kind
         self._engine = Engine(Path(engine_socket))
         self._image = image
@@ -211,10 +218,6 @@ class OciProvider:
         self._state_lock: int | None = None
         self._live: dict[str, asyncio.Lock] = {}
 
-    @property
-    def technology(self) -> Technology:
-        return "gvisor" if "runsc" in self._runtime or "gvisor" in self._runtime else self._kind
-
     # ------------------------------------------------------------------------------------------------------- the port
 
     async def probe(self) -> IsolationLabel:
@@ -226,6 +229,7 @@ class OciProvider:
             place.chmod(0o711)
             trial = OciProvider(
                 place / "state",
+                technology="gvisor" if self.technology == "gvisor" else self._kind,
                 kind=self._kind,
                 engine_socket=self._engine.socket,
                 image=self._image,
@@ -441,7 +445,9 @@ class OciProvider:
         record, ground = await asyncio.to_thread(self._prepare, host, spec, image)
         directory = self._sandboxes / record.sandbox_id
         try:
-            config = oci_container.config(spec, ground, self._kind, self._runtime, host.seccomp)
+            config = oci_container.config(
+                spec, ground, self._kind, self._runtime, self.technology == "gvisor", host.seccomp
+            )
             await host.engine.create(name_of(record.sandbox_id), config)
             await host.engine.start(name_of(record.sandbox_id))
         except EngineError as error:

@@ -35,6 +35,10 @@ OPEN_PROCESSES = 1 << 14
 """Bound for processes of one user where an engine insists on one: half of what Podman's service has itself. The limit
 of the sandbox is that of its group."""
 
+GVISOR_THREADS, GVISOR_OWN_THREADS = 4, 512
+"""Threads of the host that one inside may need, and those of gVisor itself. Were the group's limit reached before the
+one inside, gVisor would die, and the sandbox with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ground:
@@ -75,11 +79,12 @@ def check(spec: SandboxSpec) -> None:
 
 
 def config(
-    spec: SandboxSpec, ground: Ground, kind: Literal["docker", "podman"], runtime: str, seccomp: str
+    spec: SandboxSpec, ground: Ground, kind: Literal["docker", "podman"], runtime: str, gvisor: bool, seccomp: str
 ) -> dict[str, Any]:
     """The body of the request that creates it.
 
     runtime  name of a runtime that the engine knows; empty: its default
+    gvisor   whether that is gVisor
     seccomp  the profile in the form that this engine takes
     """
     limits = spec.limits
@@ -89,9 +94,11 @@ def config(
     home = "mode=1777,notmpcopyup" if kind == "podman" else f"mode=0700,uid={ground.user},gid={ground.user}"
     tmpfs = {"/tmp": f"{room},mode=1777", "/dev/shm": f"{room},mode=1777", "/home/agent": f"{room},{home}"}
     ulimits = [_ulimit("nofile", limits.open_files), _ulimit("core", 0)]
-    if kind == "podman":  # it would ask for more than a service without that privilege may have
+    if gvisor and limits.pids is not None:
+        ulimits.append(_ulimit("nproc", limits.pids))  # it counts these inside, for all users together
+    elif kind == "podman":  # it would ask for more than a service without that privilege may have
         ulimits.append(_ulimit("nproc", _most_processes()))
-        # It makes both writable, without a limit, unless they are something else already.
+    if kind == "podman":  # it makes both writable, without a limit, unless they are something else already
         tmpfs |= dict.fromkeys(("/run", "/var/tmp"), "rw,noexec,nosuid,nodev,size=64k,mode=0755,notmpcopyup")
     host: dict[str, Any] = {
         "NetworkMode": "none",
@@ -116,7 +123,7 @@ def config(
     if limits.cpus is not None:
         host["NanoCpus"] = round(limits.cpus * 1e9)
     if limits.pids is not None:
-        host["PidsLimit"] = limits.pids
+        host["PidsLimit"] = limits.pids * GVISOR_THREADS + GVISOR_OWN_THREADS if gvisor else limits.pids
     return {
         "Image": ground.image,
         "Hostname": "sandbox",

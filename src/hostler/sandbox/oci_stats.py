@@ -14,7 +14,7 @@ from hostler.sandbox.oci_engine import Engine, EngineError
 
 async def stats(engine: Engine, container: str, groups: Group) -> SandboxStats:
     """`groups`: what `groups_of` found when the container was started."""
-    found = _of_groups(groups)
+    found = of_groups(groups)
     state = await engine.inspect(container)
     if state is None:
         return found
@@ -41,7 +41,8 @@ def groups_of(inspected: dict[str, Any]) -> Group:
     return Group(tuple(dict.fromkeys(own for own in found if container in str(own) and own.is_dir())))
 
 
-def _of_groups(groups: Group) -> SandboxStats:
+def of_groups(groups: Group) -> SandboxStats:
+    """What the groups say by themselves. Blocks."""
     if not groups.directories:
         return NOTHING_KNOWN
     # An engine also makes a directory in a second version that has no controllers: the first one counts then.

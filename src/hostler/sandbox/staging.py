@@ -7,6 +7,10 @@ directory of the system, in a mount namespace that ends with the sandbox.
 from __future__ import annotations
 
 import os
+import select
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,3 +208,35 @@ def place(needed: Sequence[Path | str]) -> str:
         if free and os.path.isdir(candidate) and not os.path.islink(candidate):
             return candidate
     raise SandboxUnavailable(f"none of {', '.join(_STAGE_CANDIDATES)} is a directory that is free; create /mnt")
+
+
+def run_script(script: Path, seconds: float) -> tuple[int | None, str]:
+    """Exit status of the script, and what it said on its standard error. None: it did not end in time, and was killed.
+
+    Blocks. What the script leaves running may keep its standard error.
+    """
+    said = script.with_name("said")
+    with said.open("wb") as errors:
+        process = subprocess.Popen([script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        ended = os.pidfd_open(process.pid)  # waiting with a time-out would look every 50 ms only
+        try:
+            look = select.poll()
+            look.register(ended, select.POLLIN)
+            in_time = bool(look.poll(seconds * 1000))
+        finally:
+            os.close(ended)
+        if not in_time:
+            process.kill()
+        code = process.wait()
+    return code if in_time else None, said.read_text(errors="replace").strip()
+
+
+SOURCES = Path(__file__).parents[2]
+"""Where this package is."""
+
+
+def program(module: str) -> str:
+    """Shell words that run `main` of a module of `hostler.sandbox` which needs the standard library only. Imported, not
+    run as a file: then it need not be compiled each time."""
+    code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); from hostler.sandbox.{module} import main"
+    return shlex.join([sys.executable, "-I", "-S", "-E", "-c", f"{code}; sys.exit(main())"])

@@ -55,6 +55,8 @@ class _Use:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     entered: int = 0
+    asked: int = 0
+    """Calls that hold the lock or wait for it."""
 
 
 class LoopVolumes:
@@ -153,8 +155,15 @@ class LoopVolumes:
         """One at a time in each home."""
         with self._guard:
             use = self._uses.setdefault(home.name, _Use())
-        with use.lock:
-            yield use
+            use.asked += 1
+        try:
+            with use.lock:
+                yield use
+        finally:
+            with self._guard:
+                use.asked -= 1
+                if not use.asked and not use.entered:
+                    del self._uses[home.name]
 
     def _mark(self, home: Path) -> Path:
         return self._images / f"{home.name}.open"
@@ -173,6 +182,7 @@ class LoopVolumes:
             self._mark(home).touch()
             self._attach(image, home, existed=existed)
         except (OSError, subprocess.SubprocessError) as error:
+            log.error("volume_unavailable", extra={"image": str(image), "reason": str(error)})
             raise VolumeUnavailable(f"the volume of this session can't be used: {_words(error)}") from error
 
     def _make(self, image: Path, disk_bytes: int) -> None:
@@ -200,7 +210,7 @@ class LoopVolumes:
             if os.path.ismount(home):
                 _unmount(str(home))
             if repaired:
-                raise OSError(errno.EUCLEAN, f"it is damaged; repair it with e2fsck -fy {image}")
+                raise _damaged(image)
             _repair(image)
 
     def _trim(self, home: Path) -> None:
@@ -215,9 +225,10 @@ class LoopVolumes:
 class VolumeTrial:
     """Whether this host gives volumes: found out once, by making and mounting one. Thread-safe."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Touches nothing. A server that uses the folder is not disturbed."""
+    def __init__(self, state_dir: Path, *, wanted: bool = True) -> None:
+        """Touches nothing. A server that uses the folder is not disturbed. `wanted`: false when it is switched off."""
         self._state_dir = state_dir
+        self._wanted = wanted
         self._lock = threading.Lock()
         self._looked = False
         self._why: str | None = None
@@ -238,7 +249,7 @@ class VolumeTrial:
         return replace(label, disk_by="none", missing=(*label.missing, why))
 
     def _look(self) -> str | None:
-        why = _lacking()
+        why = _lacking() if self._wanted else "volumes are switched off (sandbox.volumes)."
         if why is None:
             place = self._state_dir if self._state_dir.is_dir() else None
             try:
@@ -246,7 +257,8 @@ class VolumeTrial:
                     Templates(Path(name), _mkfs() or "").of(TRIAL_BYTES)
                 return None
             except (OSError, subprocess.SubprocessError) as error:
-                why = f"{_words(error)}. Give the server loop devices and the right to mount (CAP_SYS_ADMIN)."
+                said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else ""
+                why = f"{_words(error)}. {said}Give the server loop devices and the right to mount (CAP_SYS_ADMIN)."
         return f"{UNLIMITED} {why}"
 
 
@@ -284,7 +296,7 @@ def _mkfs() -> str | None:
 
 def _words(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        return f"{error.cmd[0]}: {error.stderr.decode(errors='replace').strip()[-300:]}"
+        return f"{Path(error.cmd[0]).name} failed ({error.returncode})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)
@@ -299,14 +311,18 @@ def _errors(device: str) -> int:
 
 
 def _repair(image: Path) -> None:
-    """Everything that can be repaired without a decision. Raises CalledProcessError, and OSError without e2fsck."""
+    """Repairs everything that needs no decision. OSError: it needs a decision, or e2fsck is missing."""
     fsck = _program("e2fsck")
     if fsck is None:
         raise OSError(errno.ENOENT, "it needs a repair and e2fsck is missing: apt-get install e2fsprogs")
-    done = subprocess.run([fsck, "-f", "-y", str(image)], capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    log.warning("volume_repaired", extra={"image": image.name, "said": done.stdout[-500:].decode(errors="replace")})
+    done = subprocess.run([fsck, "-f", "-p", str(image)], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    log.warning("volume_checked", extra={"image": image.name, "said": done.stdout[-500:].decode(errors="replace")})
     if done.returncode > 2:
-        raise subprocess.CalledProcessError(done.returncode, [fsck], stderr=done.stderr)
+        raise _damaged(image)
+
+
+def _damaged(image: Path) -> OSError:
+    return OSError(errno.EUCLEAN, f"it is damaged; an operator can repair {image.name} with e2fsck -fy")
 
 
 def _grow(image: Path, size: int) -> None:

@@ -23,7 +23,8 @@ exec >/dev/null 2>&1 </dev/null
 for way in nohup setsid; do $way sh -c 'exec sleep 7777' & done
 ( ( trap '' TERM HUP INT; exec sleep 7777 ) & )
 for place in /workspace /mnt/session/outputs /home/agent/.claude /tmp /dev/shm; do
-  mkdir -p $place/deep/er; head -c 100000 /dev/zero > $place/deep/er/file; ln -s /etc/passwd $place/link; chmod 0 $place/deep
+  mkdir -p $place/deep/er; head -c 100000 /dev/zero > $place/deep/er/file; ln -s /etc/passwd $place/link
+  chmod 0 $place/deep
 done
 """
 DISK_BYTES = 64 << 20
