@@ -45,10 +45,11 @@ async def pids(ground: Ground, sandbox: Sandbox, name: str) -> list[int]:
     return [int(line) for line in done.out.split()]
 
 
-async def test_a_killed_launcher_ends_everything_inside(ground: Ground) -> None:
+@pytest.mark.parametrize("program", ["launcher", "entrance"])
+async def test_who_is_killed_takes_along_what_it_started(ground: Ground, program: str) -> None:
     sandbox = await ground.create()
     process = await ground.start(
-        sandbox.launcher, "/bin/sh", "-c", "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo on; exec cat"
+        getattr(sandbox, program), "/bin/sh", "-c", "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo on; exec cat"
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"on\n"
