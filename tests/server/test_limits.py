@@ -106,6 +106,25 @@ async def test_processes_that_could_not_be_started_are_told(house: House) -> Non
     assert (await shell(house, session, "echo alive")).strip() == "alive"
 
 
+LEAVE_BEHIND = python(
+    "import subprocess",
+    "try:",
+    "    while True: subprocess.Popen(['sleep', '600'], stdin=-3, stdout=-3, stderr=-3, start_new_session=True)",
+    "except OSError as error:",
+    "    print(error)",
+)
+
+
+async def test_what_a_turn_has_left_running_does_not_keep_the_next_one_from_working(tmp_path: Path) -> None:
+    async with open_house(tmp_path, f"sqlite:///{tmp_path}/hostler.db", sandbox__pids=64) as house:
+        session = await house.session()
+        events = await house.turn(session, [step(tool("bash", command=LEAVE_BEHIND)), step("Done.")])
+        about(events, "pids_limit_reached")  # `claude` may be one of those that could not start a thread
+        after = await house.turn(session, [step(tool("bash", command="echo alive")), step("Here.")])
+        assert outputs(after) == ["alive"]
+        assert errors(after) == []
+
+
 async def test_a_full_disk_is_told_and_the_next_message_can_make_room(tmp_path: Path) -> None:
     async with open_house(tmp_path, f"sqlite:///{tmp_path}/hostler.db", sandbox__disk_mb=64) as house:
         session = await house.session()
@@ -180,3 +199,28 @@ async def test_what_was_put_out_after_a_turn_is_collected_from_the_volume(tmp_pa
         async with asyncio.timeout(20):
             while not [f async for f in house.client.beta.files.list(scope_id=session)]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def test_a_server_without_volumes_works_and_says_so_and_its_sessions_stay_where_they_are(tmp_path: Path) -> None:
+    store_url = f"sqlite:///{tmp_path}/hostler.db"
+    async with open_house(tmp_path, store_url, sandbox__volumes=False) as house:
+        session = await house.session()
+        await shell(house, session, "echo work > kept")
+        assert not os.path.ismount(house.workspace(session).parent)
+        label = (await house.client.beta.sessions.retrieve(session)).to_dict()["isolation"]["sandbox"]
+        assert label["disk_by"] == "none"
+        assert "disk_mb" in label["unlimited"]
+        assert any("switched off (sandbox.volumes)" in promise for promise in label["missing"])
+        del house.settings["sandbox__volumes"]
+        await house.restart()
+        assert (await shell(house, session, "cat kept")).strip() == "work"
+        label = (await house.client.beta.sessions.retrieve(session)).to_dict()["isolation"]["sandbox"]
+        assert label["disk_by"] == "none", "its files are where they were"
+        newer = await house.session()
+        await shell(house, newer, "true")
+        label = (await house.client.beta.sessions.retrieve(newer)).to_dict()["isolation"]["sandbox"]
+        assert (label["disk_by"], label["unlimited"], label["missing"]) == ("volume", [], [])
+        await house.client.beta.sessions.delete(session)
+        async with asyncio.timeout(20):
+            while house.workspace(session).parent.exists():  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)

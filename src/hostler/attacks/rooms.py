@@ -191,6 +191,7 @@ class SandboxGround:
             "environment": dict(ENVIRONMENT),
             "worker": os.getpid(),
             "kernel": f"{platform.release()} {platform.version()}",
+            "own_kernel": self.label.kernel != "host",
             "host_name": platform.node(),
             "image_places": [] if self.technology == "bubblewrap" else IMAGE_PLACES,
             "pids": LIMITS.pids,

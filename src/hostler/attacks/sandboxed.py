@@ -110,7 +110,7 @@ _C6 = (
     _case("C6.27", "new privileges by set-uid programs", "new_privileges"),
     _case("C6.28", "a filter that is not in force", "no_filter", needs="calls"),
     _case("C6.29", "becoming root", "becomes_root"),
-    _case("C6.30", "priority and real-time scheduling", "priorities", "high"),
+    _case("C6.30", "priority and real-time scheduling", "priorities", "high", needs="calls"),
     _case("C6.31", "a hole in the host's kernel", "same_kernel", needs="kernel"),
     _by_entrance("C6.32", "mounting", "mounts", needs="calls"),
     _by_entrance("C6.33", "new namespaces by clone", "clone_flags", needs="calls"),

@@ -99,7 +99,26 @@ def examine(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
     yield _database(settings)
     yield _model(settings)
     yield from _sandbox(settings, rungs)
+    yield _packages(settings)
     yield _server(settings)
+
+
+def _packages(settings: Settings) -> Finding:
+    """Whether environments can have packages here: tried, with an installer that does nothing."""
+    from hostler.compose.packages import base_images, layer_folder
+    from hostler.domain.errors import InvalidRequest
+    from hostler.engine.layers import LayerFailed
+
+    if os.geteuid() != 0:
+        return Finding("packages", "off", "environments can't have packages", "run Hostler as root")
+    image = base_images(settings).current_image()
+    if image is None:
+        return Finding("packages", "off", "there is no base image to install packages on", "hostler image build")
+    try:
+        asyncio.run(layer_folder(settings).probe())
+    except (LayerFailed, InvalidRequest) as error:
+        return Finding("packages", "warn", str(error), "environments with packages get no sessions here")
+    return Finding("packages", "ok", f"base image {image.digest[:12]}: {image.suite}, {len(image.packages)} packages")
 
 
 def _python() -> Finding:

@@ -46,7 +46,7 @@ def image_remove(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove an image that nothing uses, and what was installed on it."""
+    """Remove an image and what was installed on it. No server may use the state folder meanwhile."""
     from hostler.cli.images import remove
 
     remove(settings_of(state_dir, config), digest, as_json=as_json)

@@ -17,8 +17,10 @@ from hostler.cli import terminal
 from hostler.cli.keys import in_database
 from hostler.cli.problem import WRONG, Problem, spelled
 from hostler.compose.packages import base_images, layer_folder, package_layers
+from hostler.compose.server import only_one
 from hostler.domain.clock import rfc3339_of
 from hostler.domain.environments import CloudConfig
+from hostler.domain.errors import InvalidRequest
 from hostler.domain.packages import PACKAGE_MANAGERS, PackageLists
 from hostler.engine.environments import body_of
 from hostler.engine.layers import LayerFailed
@@ -89,8 +91,9 @@ def remove(settings: Settings, digest: str, *, as_json: bool) -> None:
         much = "no image has" if not found else "several images have"
         raise Problem(f"{much} a digest that begins with {digest!r}", next_command="hostler image list", code=WRONG)
     try:
-        images.remove(found[0].digest)
-    except SandboxUnavailable as error:
+        with only_one(settings):  # sandboxes of a running server may use it, with packages or without
+            images.remove(found[0].digest)
+    except (SandboxUnavailable, InvalidRequest) as error:
         raise Problem(str(error), next_command="hostler image list") from error
     layers = [layer.key for layer in folder.list() if layer.image == found[0].digest and folder.remove(layer.key)]
     if as_json:

@@ -113,7 +113,7 @@ def root_folders(settings: Settings, layer: Path | None) -> tuple[Path, ...]:
 
 def volume_trial(settings: Settings) -> VolumeTrial:
     """Whether this host gives volumes. Touches nothing before it is asked."""
-    return VolumeTrial(settings.state_dir)
+    return VolumeTrial(settings.state_dir, wanted=settings.sandbox.volumes)
 
 
 def sockets_folder(settings: Settings) -> Path:
@@ -126,7 +126,6 @@ def sockets_folder(settings: Settings) -> Path:
 
 
 def homes(settings: Settings, volumes: Volumes) -> Homes:
-    """Sockets need short paths, so they are not in the state folder when that lies too deep."""
     return Homes(settings.state_dir / "sessions", sockets_folder(settings), volumes)
 
 

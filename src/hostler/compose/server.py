@@ -20,7 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
-from hostler.compose.attacks import AttackGate
+from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers

@@ -15,8 +15,9 @@ from hostler.engine.egress_port import Filter, SecretRefused
 
 Header = tuple[bytes, bytes]
 
-MOST_INFLATED: Final = 16 << 20
-"""Bytes that one piece from the network may become (A11). A piece of 64 KiB can hold 64 MiB of zeros."""
+MOST_INFLATED: Final = 4 << 20
+"""Bytes that one piece from the network may become (A11). A piece of 64 KiB can hold 64 MiB of zeros, and several
+copies of what it becomes are in memory for a moment."""
 
 _STALE: Final = frozenset({b"content-length", b"content-md5", b"digest", b"repr-digest", b"content-digest"})
 """What is no longer true of a body that was changed."""

@@ -67,12 +67,28 @@ class LiveProcess:
         self.label = label
         self.limits = limits
         self._stack = stack
+        self._closing: asyncio.Task[None] | None = None
 
     async def close(self, *, kill: bool) -> None:
-        """`kill` ends it in the middle of whatever it does; otherwise an idle process is let go in peace."""
-        if not kill:
-            await self.run.close()
-        await self._stack.aclose()
+        """`kill` ends it in the middle of whatever it does; otherwise an idle process is let go in peace.
+
+        Whoever is cancelled while it closes leaves it closed all the same: a server that stops must not leave a
+        sandbox behind because it was just about to end it.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(kill))
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._closing])
+            raise
+
+    async def _close(self, kill: bool) -> None:
+        try:
+            if not kill:
+                await self.run.close()
+        finally:
+            await self._stack.aclose()
 
 
 async def _close_model_road(session_id: str, road: Road) -> None:

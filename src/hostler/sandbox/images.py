@@ -169,6 +169,7 @@ class BaseImages:
                 "bytes": size,
             }
             (place / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            _output(["sync", "-f", str(place)])  # what has its name must be whole after a power cut too
             if not (self.home / digest).exists():
                 place.rename(self.home / digest)
             image = self._load(digest)

@@ -17,10 +17,11 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ FORMAT: Final = 1
 """Raised when layers are built in another way than before, so that they are built anew."""
 
 END_SECONDS: Final = 10.0
+PROBE_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.2
 SAID_LINES: Final = 15
 SAID_CHARACTERS: Final = 1500
@@ -116,8 +118,21 @@ class LayerFolder:
                 return
             await asyncio.to_thread(self.sweep)
             with self._images.hold(image):
-                await self._make(image, key, packages, egress_socket)
+                todo = steps(packages, image.rootfs, image.suite)
+                await self._make(image, self._terms, todo, egress_socket, key, packages)
             await asyncio.to_thread(self._make_room, key)
+
+    async def probe(self) -> None:
+        """Tries all of it, with a command that does nothing. Raises LayerFailed, with what to do, where it can't be."""
+        image = self._image()
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        terms = replace(self._terms, layer_bytes=16 << 20, seconds=PROBE_SECONDS)
+        with ExitStack() as locks:
+            if not _lock(locks, self.home / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return  # somebody installs packages at this moment: it works
+            locks.enter_context(self._images.hold(image))
+            no_socket = locks.enter_context(tempfile.NamedTemporaryFile(prefix="hostler-"))
+            await self._make(image, terms, [("trial", ["true"])], Path(no_socket.name))
 
     # ----------------------------------------------------------------------------------------------- looking, removing
 
@@ -175,12 +190,21 @@ class LayerFolder:
                     return LockedLayer(layer.tree, locks.pop_all())
         return None
 
-    async def _make(self, image: Image, key: str, packages: PackageLists, egress_socket: Path) -> None:
+    async def _make(
+        self,
+        image: Image,
+        terms: LayerTerms,
+        todo: Sequence[tuple[str, Sequence[str]]],
+        egress_socket: Path,
+        key: str = "trial",
+        packages: PackageLists | None = None,
+    ) -> None:
+        """Keeps what it has made as the layer of `packages`; without them, nothing."""
         place = self.home / f".new-{key[:12]}-{secrets.token_hex(4)}"
         unlocked = self.home / f".unlocked-{place.name[-8:]}"
         unlocked.mkdir(mode=0o700)
         limits = detect(self._cgroup_name)
-        memory = SandboxLimits(self._terms.memory_bytes, self._terms.pids, self._terms.cpus)
+        memory = SandboxLimits(terms.memory_bytes, terms.pids, terms.cpus)
         group = limits.plan(f"{self._cgroup_name}-layer-{place.name[-8:]}", memory)
         with ExitStack() as locks:
             try:
@@ -188,20 +212,21 @@ class LayerFolder:
                 unlocked.rename(place)  # only now, or `sweep` could take it for one that was cut off
                 (place / "groups.json").write_text(json.dumps([str(directory) for directory in group.directories]))
                 cgroups.make(group)
-                order = self._order(image, packages, place, egress_socket, group)
+                order = self._order(image, terms, todo, place, egress_socket, group)
                 order.save(place / "order.json")
                 try:
-                    async with asyncio.timeout(self._terms.seconds):
+                    async with asyncio.timeout(terms.seconds):
                         result = await _run(place / "order.json")
                 except TimeoutError:
                     raise LayerFailed(
-                        f"Installing the environment's packages took longer than {self._terms.seconds:g} seconds "
+                        f"Installing the environment's packages took longer than {terms.seconds:g} seconds "
                         "(packages.seconds)."
                     ) from None
                 if "failed" in result:
                     raise LayerFailed(self._why(result, bool(limits.stats(group).oom_kills)))
-                await asyncio.to_thread(_finish, place, key, image, packages, result)
-                (place / "layer").rename(self.home / key)
+                if packages is not None:
+                    await asyncio.to_thread(_finish, place, key, image, packages, result)
+                    (place / "layer").rename(self.home / key)
             except (OSError, SandboxUnavailable) as error:
                 raise LayerFailed(f"The environment's packages can't be installed on this host: {error}") from error
             finally:
@@ -209,7 +234,13 @@ class LayerFolder:
                 await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
     def _order(
-        self, image: Image, packages: PackageLists, place: Path, egress_socket: Path, group: cgroups.Group
+        self,
+        image: Image,
+        terms: LayerTerms,
+        todo: Sequence[tuple[str, Sequence[str]]],
+        place: Path,
+        egress_socket: Path,
+        group: cgroups.Group,
     ) -> Order:
         tools = launch.find_tools(root=True)
         trusted = next((file for file in CERTIFICATES if os.path.exists(file)), None)
@@ -219,15 +250,15 @@ class LayerFolder:
             parent=os.getpid(),
             place=str(place),
             image=str(image.rootfs),
-            volume_bytes=self._terms.layer_bytes,
-            first_id=self._terms.first_id,
+            volume_bytes=terms.layer_bytes,
+            first_id=terms.first_id,
             egress_socket=str(egress_socket),
             certificates=os.path.realpath(trusted),
             filter=str(seccomp.program(self.home / "seccomp")),
             stage=launch.stage_point(),
             bwrap=tools.bwrap,
             entrances=[str(entrance) for entrance in group.entrances],
-            steps=steps(packages, image.rootfs, image.suite),
+            steps=todo,
         )
 
     def _why(self, result: dict[str, Any], out_of_memory: bool) -> str:

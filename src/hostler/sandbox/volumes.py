@@ -55,6 +55,8 @@ class _Use:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     entered: int = 0
+    asked: int = 0
+    """Calls that hold the lock or wait for it."""
 
 
 class LoopVolumes:
@@ -153,8 +155,15 @@ class LoopVolumes:
         """One at a time in each home."""
         with self._guard:
             use = self._uses.setdefault(home.name, _Use())
-        with use.lock:
-            yield use
+            use.asked += 1
+        try:
+            with use.lock:
+                yield use
+        finally:
+            with self._guard:
+                use.asked -= 1
+                if not use.asked and not use.entered:
+                    del self._uses[home.name]
 
     def _mark(self, home: Path) -> Path:
         return self._images / f"{home.name}.open"
@@ -216,9 +225,10 @@ class LoopVolumes:
 class VolumeTrial:
     """Whether this host gives volumes: found out once, by making and mounting one. Thread-safe."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Touches nothing. A server that uses the folder is not disturbed."""
+    def __init__(self, state_dir: Path, *, wanted: bool = True) -> None:
+        """Touches nothing. A server that uses the folder is not disturbed. `wanted`: false when it is switched off."""
         self._state_dir = state_dir
+        self._wanted = wanted
         self._lock = threading.Lock()
         self._looked = False
         self._why: str | None = None
@@ -239,7 +249,7 @@ class VolumeTrial:
         return replace(label, disk_by="none", missing=(*label.missing, why))
 
     def _look(self) -> str | None:
-        why = _lacking()
+        why = _lacking() if self._wanted else "volumes are switched off (sandbox.volumes)."
         if why is None:
             place = self._state_dir if self._state_dir.is_dir() else None
             try:

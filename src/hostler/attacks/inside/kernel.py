@@ -221,7 +221,7 @@ def socket_families(given: dict[str, Any]) -> list[str]:
     allowed = {int(socket.AF_UNIX), int(socket.AF_INET), int(socket.AF_INET6), int(socket.AF_NETLINK)}
     socket_number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
     found = []
-    for family in [*range(64), 64, 1000]:
+    for family in [*range(64), 64, 1000, (1 << 32) + 40, (1 << 64) - 1]:
         if family in allowed:
             continue
         for kind in (1, 2, 3, 5):
@@ -382,6 +382,10 @@ HARMLESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)}
 """null, zero, full, random, urandom, tty, ptmx."""
 
 
+OF_OTHER_KERNELS = {(10, 200), (10, 229)}
+"""tun and fuse: harmless where it isn't the host's kernel that answers, and has no network."""
+
+
 @probe
 def devices(given: dict[str, Any]) -> list[str]:
     found = []
@@ -397,28 +401,28 @@ def devices(given: dict[str, Any]) -> list[str]:
             # Asked about only: to open a watchdog would start it.
             if stat.S_ISBLK(status.st_mode) and os.access(path, os.R_OK):
                 found.append(f"the block device {path} can be read")
-            if (
-                stat.S_ISCHR(status.st_mode)
-                and numbers not in HARMLESS
-                and not is_terminal
-                and _opens(path, os.O_RDONLY)
-            ):
+            unknown = numbers not in HARMLESS and not (given["own_kernel"] and numbers in OF_OTHER_KERNELS)
+            if stat.S_ISCHR(status.st_mode) and unknown and not is_terminal and os.access(path, os.R_OK):
                 found.append(f"the device {path} can be opened")
     return found
 
 
 @probe
 def new_devices(given: dict[str, Any]) -> list[str]:
+    """Nodes of disks and of memory; of nothing, too, where it would be the host's kernel that made it."""
     found = []
+    kinds = [(stat.S_IFBLK, 8, 0), (stat.S_IFBLK, 254, 0), (stat.S_IFCHR, 1, 1), (stat.S_IFCHR, 1, 11)]
+    kinds += [] if given["own_kernel"] else [(stat.S_IFCHR, 1, 3)]
     for folder in ("/tmp", "/workspace", "/dev/shm", "/home/agent"):
-        path = os.path.join(folder, f".node-{os.getpid()}")
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # harmless: /dev/null
-        except OSError:
-            continue
-        if _opens(path, os.O_RDONLY):
-            found.append(f"a device made in {folder} can be opened")
-        os.unlink(path)
+        for kind, major, minor in kinds:
+            path = os.path.join(folder, f".node-{os.getpid()}")
+            try:
+                os.mknod(path, kind | 0o600, os.makedev(major, minor))
+            except OSError:
+                continue
+            if _opens(path, os.O_RDONLY):
+                found.append(f"the device {major}:{minor}, made in {folder}, can be opened")
+            os.unlink(path)
     return found
 
 
