@@ -2,7 +2,9 @@
 
 Same topology for all: the proxy on core 0, clients and server (`egress_load.c`, compiled at run time, OpenSSL) on
 core 1. Closed loop, a POST with a small JSON answer. The targets are alternated within each round; a value is the
-median of the rounds. Only ratios survive a noisy machine; the load is printed.
+median of the rounds. Only ratios survive a noisy machine; the load is printed. On a machine with other work even the
+rates mislead, since a proxy of many threads (tinyproxy) gets a larger share of a crowded core than one of a single
+thread: there the proxies' CPU time for each request is what can be compared.
 
 - passed through: TLS inside of a tunnel, nothing of it read. Peer: tinyproxy.
 - ended: TLS ended, a header changed, TLS to the server. Peer: mitmproxy (`mitmdump`), told to change a header as well.

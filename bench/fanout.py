@@ -43,7 +43,9 @@ STAMP = re.compile(rb"made at (\d+)\.")
 
 async def serve(settings: str) -> None:
     """A server that also records events: `{"sessions", "rate", "seconds"}` on stdin, until stdin ends."""
-    async with compose.running(config.load({"HOME": "/nonexistent"}, **json.loads(settings))) as hostler:
+    async with compose.running(
+        config.load({"HOME": "/nonexistent", "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}, **json.loads(settings))
+    ) as hostler:
         _, secret = await compose.create_key(hostler.database, "bench")
         print(json.dumps({"base_url": hostler.base_url, "api_key": secret}), flush=True)
         records, loop = Records(hostler.database, hostler.hub), asyncio.get_running_loop()

@@ -12,7 +12,9 @@ from hostler import compose, config
 
 
 async def serve() -> None:
-    settings = config.load({"HOME": "/nonexistent"}, **json.loads(sys.argv[1]))
+    settings = config.load(
+        {"HOME": "/nonexistent", "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}, **json.loads(sys.argv[1])
+    )
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "bench")
         print(json.dumps({"base_url": hostler.base_url, "api_key": secret}), flush=True)

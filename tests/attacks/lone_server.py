@@ -10,7 +10,9 @@ from hostler import compose, config
 
 
 async def main() -> None:
-    settings = config.load({"HOME": "/nonexistent"}, **json.loads(sys.argv[1]))
+    settings = config.load(
+        {"HOME": "/nonexistent", "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}, **json.loads(sys.argv[1])
+    )
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "test")
         print(json.dumps({"url": hostler.base_url, "key": secret}), flush=True)

@@ -344,6 +344,7 @@ async def chaos(seed: int, store: Store) -> AsyncIterator[Chaos]:
         model = await stack.enter_async_context(RehearsalModel())
         environment = {
             "PATH": os.environ["PATH"],
+            "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap",
             "HOME": str(folder),
             "HOSTLER_STATE_DIR": str(folder / "state"),
             "HOSTLER_STORE__URL": url,

@@ -21,7 +21,9 @@ PAGE = (DOCS / "how-to" / "give-an-agent-files.md").read_text("utf-8")
 
 @pytest_asyncio.fixture
 async def client(tmp_path: Path) -> AsyncIterator[anthropic.Anthropic]:
-    settings = config.load({"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0)
+    settings = config.load(
+        {"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, sandbox__technology="bubblewrap"
+    )
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "page")
         with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as made:

@@ -65,7 +65,9 @@ class Running:
 
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Running]:
-    settings = config.load({"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0)
+    settings = config.load(
+        {"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, sandbox__technology="bubblewrap"
+    )
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "how-to")
         with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:
@@ -280,7 +282,13 @@ async def test_pages_of_mcp_servers_and_permissions(server: Running) -> None:
 async def test_page_of_webhooks_makes_tries_and_rotates(tmp_path: Path) -> None:
     with receiving() as receiver:
         loopback = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
-        settings = config.load({"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, **loopback)
+        settings = config.load(
+            {"HOME": str(tmp_path)},
+            state_dir=str(tmp_path / "state"),
+            server__port=0,
+            sandbox__technology="bubblewrap",
+            **loopback,
+        )
         async with compose.running(settings) as hostler:
             _, secret = await compose.create_key(hostler.database, "how-to")
             with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:

@@ -140,6 +140,7 @@ async def test_a_request_for_another_host_or_with_two_readings_does_not_leave(
         answer = await w.ask(data, "narrow.example")
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         assert reason.encode() in answer
+        assert (b"There are no tunnels inside of a tunnel." in answer) is data.startswith(b"CONNECT")
         await w.recorder.denied(reason)
         assert w.secure.connections == 0
 

@@ -229,6 +229,12 @@ def test_a_rule_is_for_its_host_its_ports_and_what_it_says(
     assert (verdict.reason, verdict.inside, verdict.opened) == (expected, inside, opened)
 
 
+def test_a_blocked_port_is_closed_even_where_it_would_be_open_to_everybody() -> None:
+    policy = Policy(EgressRules("public", ("a.example",)), blocked_ports=frozenset({80}))
+    assert policy.judge(parse_authority("a.example:443")).allowed
+    assert policy.judge(parse_authority("a.example:80")).reason == "port_blocked"
+
+
 def test_a_wider_rule_for_the_same_host_leaves_the_inside_alone() -> None:
     narrow = HostRule("a.example", methods=frozenset({"GET"}))
     for policy in (rules(narrow, hosts=("a.example",)), rules(narrow, HostRule("*.example"))):

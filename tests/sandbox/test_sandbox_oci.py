@@ -239,11 +239,26 @@ async def test_a_newer_engine_is_spoken_to_in_a_version_that_it_has(tmp_path: Pa
     assert lines[1].startswith("GET /v1.44/info ")
 
 
-async def test_a_removed_container_is_removed(tmp_path: Path) -> None:
-    answers = [http(409, {"message": "removal is in progress"}), http(204, b""), http(404, {"message": "no such"})]
-    async with engine_that_answers(tmp_path, lambda line: answers.pop(0)) as engine:
+async def test_a_container_is_gone_when_it_was_removed(tmp_path: Path) -> None:
+    """Paused at first; then the engine needs a second request; then somebody else was quicker."""
+    asked: list[str] = []
+    running, paused = {"State": {"Paused": False}}, {"State": {"Paused": True}}
+    answers = [
+        ("GET /containers/x/json", http(200, paused)),
+        ("POST /containers/x/unpause", http(204, b"")),
+        ("DELETE /containers/x?force=true&v=true", http(500, {"message": "it is a zombie"})),
+        ("GET /containers/x/json", http(200, running)),
+        ("DELETE /containers/x?force=true&v=true", http(409, {"message": "removal is in progress"})),
+        ("GET /containers/x/json", http(404, {"message": "no such container"})),
+    ]
+
+    def answer(line: str) -> bytes:
+        asked.append(line.rpartition(" ")[0])
+        return answers[len(asked) - 1][1]
+
+    async with engine_that_answers(tmp_path, answer) as engine:
         await engine.remove("x")
-    assert answers == []
+    assert asked == [request for request, _ in answers]
 
 
 def provider(tmp_path: Path, sock: Path, **changes: Any) -> OciProvider:

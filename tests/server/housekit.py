@@ -21,6 +21,8 @@ from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0
+PLAIN = {"HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}
+"""What every machine of these tests gives, and starts fastest. The other rungs are tested in `ladder`."""
 ALLOW_ALL: list[Any] = [{"type": "agent_toolset_20260401"}]
 ASK_FOR_BASH: list[Any] = [
     {
@@ -55,7 +57,7 @@ class House:
 
     async def start(self) -> None:
         self._stack = AsyncExitStack()
-        loaded = config.load({"HOME": "/nonexistent"}, **self.settings)
+        loaded = config.load({"HOME": "/nonexistent", **PLAIN}, **self.settings)
         self.hostler = await self._stack.enter_async_context(
             compose.running(
                 loaded,
@@ -188,7 +190,7 @@ class House:
         """The files of a session while no server runs. The next one takes what is done to them for what a server has
         left that was killed."""
         assert self.hostler is None, "stop it first"
-        settings = config.load({"HOME": "/nonexistent"}, **self.settings)
+        settings = config.load({"HOME": "/nonexistent", **PLAIN}, **self.settings)
         volumes, _ = sandboxes.volumes(settings, sandboxes.volume_trial(settings))
         home = self.workspace(session).parent
         try:

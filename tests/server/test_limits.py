@@ -106,6 +106,25 @@ async def test_processes_that_could_not_be_started_are_told(house: House) -> Non
     assert (await shell(house, session, "echo alive")).strip() == "alive"
 
 
+LEAVE_BEHIND = python(
+    "import subprocess",
+    "try:",
+    "    while True: subprocess.Popen(['sleep', '600'], stdin=-3, stdout=-3, stderr=-3, start_new_session=True)",
+    "except OSError as error:",
+    "    print(error)",
+)
+
+
+async def test_what_a_turn_has_left_running_does_not_keep_the_next_one_from_working(tmp_path: Path) -> None:
+    async with open_house(tmp_path, f"sqlite:///{tmp_path}/hostler.db", sandbox__pids=64) as house:
+        session = await house.session()
+        events = await house.turn(session, [step(tool("bash", command=LEAVE_BEHIND)), step("Done.")])
+        about(events, "pids_limit_reached")  # `claude` may be one of those that could not start a thread
+        after = await house.turn(session, [step(tool("bash", command="echo alive")), step("Here.")])
+        assert outputs(after) == ["alive"]
+        assert errors(after) == []
+
+
 async def test_a_full_disk_is_told_and_the_next_message_can_make_room(tmp_path: Path) -> None:
     async with open_house(tmp_path, f"sqlite:///{tmp_path}/hostler.db", sandbox__disk_mb=64) as house:
         session = await house.session()

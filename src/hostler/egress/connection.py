@@ -361,10 +361,9 @@ class ClientSide(asyncio.Protocol):
     def _allowance(self) -> float:
         if self._phase == "closing":
             return _LINGER_SECONDS
-        if self._phase == "rest" and self._hello is not None:
-            return self._limits.head_seconds
-        if self._current is None and (self._reading is not None or self._unused):
-            return self._limits.head_seconds
+        silent = self._current is None and (self._reading is not None or self._unused)
+        if silent or (self._phase == "rest" and self._hello is not None):
+            return min(self._limits.head_seconds, self._limits.idle_seconds)
         return self._limits.idle_seconds
 
     def _check(self) -> None:

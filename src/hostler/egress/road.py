@@ -116,9 +116,9 @@ class EgressRoad:
         return self._traffic.meter()
 
     def begin(self, head: Head, side: ClientSide) -> None:
-        self.spawn(self._serve(head, side), side)
+        self.spawn(lambda: self._serve(head, side), side)
 
-    def spawn(self, work: Coroutine[Any, Any, None], side: ClientSide) -> None:
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], side: ClientSide) -> None:
         """Runs the work of one request; what it dies of ends the connection."""
         task = self._tasks.spawn(self._or_drop(work, side), "egress-request")
         task.add_done_callback(lambda _: work.close())  # when the road is closed before the task has begun
@@ -130,9 +130,9 @@ class EgressRoad:
             side.transport.abort()
         return True
 
-    async def _or_drop(self, work: Coroutine[Any, Any, None], side: ClientSide) -> None:
+    async def _or_drop(self, work: Callable[[], Coroutine[Any, Any, None]], side: ClientSide) -> None:
         try:
-            await work
+            await work()
         except BaseException:
             side.transport.abort()
             raise
@@ -347,7 +347,7 @@ class _Inside:
 
     def begin(self, head: Head, side: ClientSide) -> None:
         subject = Subject(self._origin, self._target, None, self._addresses)
-        self._road.spawn(self._road.serve_inside(subject, head, side), side)
+        self._road.spawn(lambda: self._road.serve_inside(subject, head, side), side)
 
 
 def unreachable(text: str) -> bytes:

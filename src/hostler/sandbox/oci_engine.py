@@ -141,19 +141,19 @@ class Engine:
     async def remove(self, container: str) -> None:
         """Kills it. Whoever else removes it at this moment does no harm. Raises EngineError when it stays."""
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
-        while True:
-            try:
-                await self._call("DELETE", f"/containers/{container}", {"force": True, "v": True})
-                return
-            except EngineError as error:
-                if error.status == 404:
-                    return
-                if error.status != 409 or asyncio.get_running_loop().time() > deadline:
-                    raise
-                # Paused, or another one is removing it.
+        found = await self.inspect(container)
+        while found is not None:
+            if found["State"].get("Paused"):  # not every runtime can kill what doesn't run
                 with suppress(EngineError):
                     await self.unpause(container)
-                await asyncio.sleep(0.02)
+            try:
+                await self._call("DELETE", f"/containers/{container}", {"force": True, "v": True})
+            except EngineError as error:
+                # Somebody else is removing it, or the kernel is slow to end what was killed.
+                if error.status != 404 and asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+            found = await self.inspect(container)
 
     # ---------------------------------------------------------------------------------------------------------- images
 

@@ -160,7 +160,7 @@ def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFa
             each.reason,
             cleaned(each.hint, _LONGEST),
             owners[each.session_id][1],
-            moment(now + place * 1e-6),
+            moment(now + place * 2e-6),  # Two, because seconds since 1970 as a float are not exact to one.
         )
         for place, each in enumerate(decisions)
     ]

@@ -61,6 +61,24 @@ async def processes_end_at_their_limit(ground: Ground) -> None:
     assert 10 <= made < 64, made
 
 
+async def threads_can_be_made(ground: Ground) -> None:
+    """A filter of system calls that is in the way of threads breaks most runtimes, and no shell."""
+    sandbox = await ground.create(limits=_LIMITS)
+    made = await ground.run(
+        sandbox.launcher,
+        "/usr/bin/python3",
+        "-I",
+        "-c",
+        "import threading\n"
+        "go = threading.Barrier(9)\n"
+        "threads = [threading.Thread(target=go.wait, args=(20,)) for _ in range(8)]\n"
+        "[thread.start() for thread in threads]\n"
+        "go.wait(20)\n"
+        "print('all at once')",
+    )
+    assert made.out == "all at once\n", made
+
+
 async def descriptors_end_at_their_limit(ground: Ground) -> None:
     sandbox = await ground.create(limits=_LIMITS)
     most = await ground.python(
@@ -145,6 +163,7 @@ async def _ended_or_after(process: asyncio.subprocess.Process, seconds: float) -
 PROMISES = (
     memory_ends_at_its_limit,
     processes_end_at_their_limit,
+    threads_can_be_made,
     descriptors_end_at_their_limit,
     scratch_space_ends_at_its_limit,
     processors_are_shared_out,
