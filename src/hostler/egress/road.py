@@ -120,8 +120,7 @@ class EgressRoad:
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], side: ClientSide) -> None:
         """Runs the work of one request; what it dies of ends the connection."""
-        task = self._tasks.spawn(self._or_drop(work, side), "egress-request")
-        task.add_done_callback(lambda _: work.close())  # when the road is closed before the task has begun
+        self._tasks.spawn(self._or_drop(work, side), "egress-request")
 
     def keep(self, side: ClientSide) -> bool:
         """A connection that stands in the place of one that was counted."""

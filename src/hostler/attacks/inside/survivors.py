@@ -200,7 +200,7 @@ def raised_limits(given: dict[str, Any]) -> list[str]:
 
 @probe
 def processor_flood(given: dict[str, Any]) -> list[str]:
-    """Many busy loops, which others on the host can't starve; how much processor time they got in one second together."""
+    """Many busy loops, which others on the host can't starve; how much processor time they got in one second."""
     used, wall = os.times(), time.monotonic()
     children = []
     for _ in range(24):
