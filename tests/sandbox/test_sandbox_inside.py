@@ -94,7 +94,7 @@ async def test_only_what_belongs_to_the_sandbox_is_visible(farm: Farm) -> None:
     assert root - {"bin", "sbin", "lib", "lib32", "lib64", "libx32"} == {
         *("dev", "etc", "home", "mnt", "opt", "proc", "run", "tmp", "usr", "workspace"),
     }
-    assert set(seen.pop("/etc")) <= {
+    assert {name for name in seen.pop("/etc") if not name.startswith("java-")} <= {  # settings of a JDK
         *("alternatives", "group", "hostname", "hosts", "ld.so.cache", "nsswitch.conf", "os-release", "passwd", "pki"),
         *("resolv.conf", "ssl"),
     }
