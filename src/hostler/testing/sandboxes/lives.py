@@ -197,12 +197,14 @@ async def a_sandbox_can_be_made_again(ground: Ground) -> None:
 
 
 async def _quiet(ground: Ground, ticks: os.PathLike[str], *, at_once: bool = False) -> None:
-    """Waits until the file stops growing; `at_once`: it must have stopped already."""
-    size = -1
-    for _ in range(1 if at_once else int(ground.seconds / 0.2)):
-        size = os.stat(ticks).st_size
+    """Waits until the file stops growing; `at_once`: it must have stopped already. A busy host may let a process rest
+    for a while, so it has to be still for three looks."""
+    size, still = os.stat(ticks).st_size, 0
+    for _ in range(3 if at_once else int(ground.seconds / 0.2)):
         await asyncio.sleep(0.2)
-        if os.stat(ticks).st_size == size:
+        before, size = size, os.stat(ticks).st_size
+        still = still + 1 if size == before else 0
+        if still == 3:
             return
     raise AssertionError(f"a process still writes: {size}")
 
