@@ -168,9 +168,10 @@ async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) ->
         assert line in outcome.content[0].text
     statement = next(block.body for block in blocks(text) if block.name == "sql").replace(":session", f"'{session}'")
     rows = await server.hostler.database.read(lambda c: c.exec_driver_sql(statement).all())
+    hint = 'To allow it, add "example.com" to the allowed hosts of the environment.'
     assert [tuple(row)[1:] for row in rows] == [
-        ("GET", "example.com", 80, 0, "host_not_allowed"),
-        ("CONNECT", "example.com", 443, 0, "host_not_allowed"),
+        ("GET", "example.com", 80, "/", 0, "host_not_allowed", hint),
+        ("CONNECT", "example.com", 443, "", 0, "host_not_allowed", hint),
     ]
     kept = await server.hostler.database.read(lambda c: ledger.list_egress(c, session))
     assert len(kept) == len(rows)

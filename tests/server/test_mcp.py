@@ -251,7 +251,9 @@ async def test_rules_of_the_environment_hold_for_servers_too(house: House, loop:
         environment = await house.environment(networking=networking)
         one = await house.client.beta.sessions.create(agent=made.id, environment_id=environment)
         events = await house.turn(one.id, [step("Hello.")])
-        assert [e.type for e in errors(events)] == ([] if reached else ["mcp_connection_failed_error"])
+        # Besides, the session's user hears of each denied request of the road.
+        told = [e.type for e in errors(events) if e.type != "unknown_error"]
+        assert told == ([] if reached else ["mcp_connection_failed_error"])
         if not reached:
             assert "allow_mcp_servers" in errors(events)[0].message
 

@@ -382,12 +382,17 @@ class SessionRunner:
         step = joined(pending)
         pending.clear()
         applied = await self._apply(lambda s, at, totals, _: step(s, at, totals))
-        turn = applied.state.turn
-        if turn is not None and self._profile is not None and turn.requests > self._profile.turn_limits.max_requests:
-            most = self._profile.turn_limits.max_requests
-            text = f"The turn was stopped after {most} model requests (max_turns)."
-            limit = ev.Limit("max_turns_reached", "config.limits.max_turns", most)
-            self._stop(RunEnd("failed", "tool_use_limit_reached_error", text, limit=limit))
+        if (end := self._too_long(applied.state.turn)) is not None:
+            self._stop(end)
+
+    def _too_long(self, turn: Turn | None) -> RunEnd | None:
+        """How a turn has to end that has made more model requests than it may. None: it has not."""
+        if turn is None or self._profile is None or turn.requests <= self._profile.turn_limits.max_requests:
+            return None
+        most = self._profile.turn_limits.max_requests
+        text = f"The turn was stopped after {most} model requests (max_turns)."
+        limit = ev.Limit("max_turns_reached", "config.limits.max_turns", most)
+        return RunEnd("failed", "tool_use_limit_reached_error", text, limit=limit)
 
     async def _end(self, ended: runs.Ended, pending: Sequence[Op] = ()) -> None:
         """The run has stopped working. What that means was decided by whoever stopped it, or else by the run.
@@ -401,9 +406,14 @@ class SessionRunner:
         if self._stopping is not None:
             stop = self._stopping
             end = RunEnd(stop.how, stop.error, stop.message, limit=stop.limit, closed_by_harness=by_harness)
-        self._stopping = None
+        stopped, self._stopping = self._stopping is not None, None
         self._composer.dropping_errors = False
-        step = joined([*pending, lambda s, at, totals: turns.run_ended(s, at, totals, end)])
+
+        def finish(state: SessionState, at: Moment, totals: Totals) -> Step:
+            too_long = None if stopped else self._too_long(state.turn)
+            return turns.run_ended(state, at, totals, too_long or end)
+
+        step = joined([*pending, finish])
         await self._apply(lambda s, at, totals, _: step(s, at, totals))
         if not ended.alive:
             await self._lodging.close()

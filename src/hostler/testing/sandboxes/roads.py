@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from hostler.testing.sandboxes.ground import Ground
@@ -30,19 +30,30 @@ print(json.dumps([ask(json.loads(w)) for w in WHERE]))
 async def _answering(listener: socket.socket, word: bytes) -> AsyncIterator[list[bytes]]:
     """Answers every connection, once its input has ended, with the word and a megabyte."""
     heard: list[bytes] = []
+    busy: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if said := await reader.read():  # who only looks whether somebody listens says nothing
-            heard.append(said)
-            writer.write(word.ljust(20) + b"x" * (1 << 20))
-            await writer.drain()
-        writer.close()
+        task = asyncio.current_task()
+        assert task is not None
+        busy.add(task)
+        try:
+            if said := await reader.read():  # who only looks whether somebody listens says nothing
+                heard.append(said)
+                writer.write(word.ljust(20) + b"x" * (1 << 20))
+                await writer.drain()
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            busy.discard(task)
 
     server = await asyncio.start_unix_server(answer, sock=listener.dup())
     try:
         yield heard
     finally:
         server.close()
+        if busy:
+            await asyncio.wait(busy)
 
 
 async def the_model_road_is_a_socket(ground: Ground) -> None:
