@@ -86,6 +86,7 @@ def test_bad_forms_are_told_what_is_wrong(
     assert client.beta.files.list().data == []
 
 
+@pytest.mark.slow
 def test_large_file_passes_where_others_may_not_be_large_and_too_large_is_413(
     access: Access, client: anthropic.Anthropic
 ) -> None:

@@ -113,6 +113,7 @@ async def proved(
     assert [(o.case.id, o.case.title, o.verdict, o.found) for o in report.outcomes if o.verdict != "broken"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROOFS)
 async def test_an_attack_succeeds_when_its_defence_is_switched_off(
     place: Path, provider: BubblewrapProvider, name: str
@@ -121,16 +122,19 @@ async def test_an_attack_succeeds_when_its_defence_is_switched_off(
     await proved(place, provider, weakness, chosen(*ids), attack_tools())
 
 
+@pytest.mark.slow
 async def test_a_proxy_without_rules_is_noticed_from_inside(place: Path, provider: BubblewrapProvider) -> None:
     tools = dataclasses.replace(attack_tools(), make_proxy=open_proxy)
     await proved(place, provider, Weakness(), chosen("A7.19", "A7.20", "A7.21", "A10.11"), tools)
 
 
+@pytest.mark.slow
 async def test_a_disk_without_quota_is_noticed(place: Path, provider: BubblewrapProvider) -> None:
     tools = dataclasses.replace(attack_tools(), volume=no_quota)
     await proved(place, provider, Weakness(label={"disk_by": "volume"}), chosen("C3.11"), tools)
 
 
+@pytest.mark.slow
 async def test_an_environment_that_is_kept_is_noticed(place: Path, provider: BubblewrapProvider) -> None:
     await proved(place, provider, Weakness(spec=weak.Remembering()), chosen("C5.3"), attack_tools())
 

@@ -44,6 +44,7 @@ async def test_every_attack_on_the_roads_fails(place: Path, name: str) -> None:
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", classes())
 async def test_every_attack_on_the_roads_can_succeed(place: Path, name: str) -> None:
     weak = weak_tools(attack_tools())
@@ -51,6 +52,7 @@ async def test_every_attack_on_the_roads_can_succeed(place: Path, name: str) -> 
     assert [(o.case.id, o.case.title, o.verdict, o.found) for o in report.outcomes if o.verdict != "broken"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id_", APART)
 async def test_an_attack_of_another_kind_can_succeed(place: Path, id_: str) -> None:
     chosen = [case for case in corpus.ON_PROXY if case.id == id_]

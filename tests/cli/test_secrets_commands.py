@@ -15,6 +15,7 @@ import pytest
 from cli_processes import hostler, start
 
 
+@pytest.mark.slow
 def test_keys_are_seen_rotated_and_pruned_while_the_server_runs(tmp_path: Path) -> None:
     server = start(tmp_path / "state", "--rehearse")
     try:

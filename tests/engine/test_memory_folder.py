@@ -102,6 +102,7 @@ def test_deep_trees_are_not_walked_and_not_taken_for_gone(root: Path) -> None:
     assert found.hidden == ["/" + "/".join("d" * 20)]
 
 
+@pytest.mark.slow
 def test_folder_that_turns_into_a_link_while_it_is_used_leads_nowhere(root: Path, outside: Path) -> None:
     """Somebody swaps a folder and a link to outside as fast as possible, while we read, write and remove there."""
     (root / "real").mkdir()

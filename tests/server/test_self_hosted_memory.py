@@ -40,6 +40,7 @@ async def start_worker(house: House, environment: str, key: str, workdir: Path) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.endpoint("memory_stores.memories.list", "memory_stores.memories.create")
 async def test_memory_that_the_agent_writes_becomes_a_version_of_its_session(house: House, tmp_path: Path) -> None:
     session, environment, key, store = await memory_session(house)
