@@ -50,6 +50,9 @@ def main() -> int:
         except BaseException as error:
             os.write(2, f"enter: {error}\n".encode())
         finally:
+            # Last: who adopts the sandbox waits for it, and what it starts then must not be what is ended here.
+            if os.path.exists(pid_file):
+                os.unlink(pid_file)
             os._exit(code)
     os.close(watched)
     _let_go_of_streams()
@@ -94,10 +97,7 @@ def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> in
         while waiting:
             _send(waiting.pop(0), kill, pid_file, ended)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    entered = _number_inside(pid_file)
-    if entered:
-        os.unlink(pid_file)
-    if code == CLIENT_FAILED and not entered:
+    if code == CLIENT_FAILED and not _number_inside(pid_file):
         return NOT_ENTERED
     return 128 - code if code < 0 else code
 
