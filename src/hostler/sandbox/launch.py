@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
-from hostler.sandbox import layered_root
+from hostler.sandbox import layered_root, programs
 
 MARK = "HOSTLER_SANDBOX"
 """Environment variable of the launcher (never of what runs inside) by which a sandbox's processes are found."""
@@ -176,8 +176,7 @@ def write(
     arguments.write_bytes(b"".join(os.fsencode(word) + b"\0" for word in words))
     arguments.chmod(0o600)
     launcher = directory / "launcher"
-    launcher.write_text(_script(spec, identity, tools, entrances, staging, arguments, filter_))
-    launcher.chmod(0o700)
+    programs.write(launcher, _script(spec, identity, tools, entrances, staging, arguments, filter_))
     _write_entrance(directory, spec, identity, tools, entrances, filter_)
     return launcher
 
@@ -203,11 +202,11 @@ def _write_entrance(
     settings.chmod(0o600)
     entrance = directory / "entrance"
     words = (sys.executable, "-I", "-S", "-E", str(Path(__file__).with_name("enter.py")), str(settings))
-    entrance.write_text(
+    programs.write(
+        entrance,
         f"#!{tools.env} -S -i {mark} {tools.bash} -p\n"
-        f'unset PWD OLDPWD SHLVL _\nexec {" ".join(map(shlex.quote, words))} "$@"\n'
+        f'unset PWD OLDPWD SHLVL _\nexec {" ".join(map(shlex.quote, words))} "$@"\n',
     )
-    entrance.chmod(0o700)
 
 
 def _script(

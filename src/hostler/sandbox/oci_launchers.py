@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
-from hostler.sandbox import oci_attach
+from hostler.sandbox import oci_attach, programs
 from hostler.sandbox.launch import MARK
 from hostler.sandbox.oci_container import INSIDE_CALLS, name_of
 
@@ -96,8 +96,7 @@ def write_programs(directory: Path, engine: Path, prefix: str, sandbox_id: str, 
             f"attach.main({', '.join(map(repr, [*words, INSIDE_CALLS, str(variables), program]))})\n"
         )
         new = directory / f".{name}"
-        new.write_text(text)
-        new.chmod(0o700)
+        programs.write(new, text)
         new.replace(directory / name)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hostler.engine.mountpoints import make_mount_point
 from hostler.engine.sandbox_port import Mount, SandboxSpec, SandboxUnavailable
+from hostler.sandbox import programs
 
 PROGRAM = "/opt/hostler/claude"
 
@@ -168,8 +169,7 @@ def _make_way(stage: Path, spec: SandboxSpec, mount: Mount) -> None:
 
 
 def write_script(path: Path, lines: Sequence[str]) -> Path:
-    path.write_text("\n".join(lines) + "\n")
-    path.chmod(0o700)
+    programs.write(path, "\n".join(lines) + "\n")
     return path
 
 
