@@ -23,7 +23,6 @@ class Ends:
         self.heard: list[Frame] = []
         self.broken: list[str] = []
         one, two = socket.socketpair()
-        self.raw = two.dup()
         self.near = Line(self.loop, one.detach(), lambda frame: None, lambda: self.broken.append("near"))
         self.far = Line(self.loop, two.detach(), self.heard.append, lambda: self.broken.append("far"))
 
