@@ -6,8 +6,10 @@ told it), the transcript, and what the tools left in the workspace. `problems` s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,11 +83,18 @@ async def read_stored(database: Database, session_id: str) -> Stored:
 
 
 def read_log(workspace: Path) -> list[str]:
-    """What the tools of a session did, in order."""
-    try:
-        return (workspace / "log").read_text().split()
-    except FileNotFoundError:
-        return []
+    """What the tools of a session did, in order. Its files may be mounted, or lie in the image of its volume."""
+    home = workspace.parent
+    image = home.parents[1] / "volumes" / f"{home.name}.img"
+    for _ in range(2):  # it can be mounted or unmounted between the looks
+        with contextlib.suppress(FileNotFoundError):
+            return (workspace / "log").read_text().split()
+        if image.exists():
+            read = ["debugfs", "-R", "cat /workspace/log", str(image)]
+            done = subprocess.run(read, capture_output=True, text=True, check=True)
+            if "not found" not in done.stderr:
+                return done.stdout.split()
+    return []
 
 
 def unannounced(rows: Sequence[tuple[int, str, Body]], done: Sequence[str]) -> list[str]:

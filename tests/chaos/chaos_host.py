@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,11 @@ class Server:
             said += [f"process {_describe(pid)}" for pid, start in trace.processes if _start_time(pid) == start]
             said += [f"process {_describe(pid)}" for pid in _marked(trace.sandbox_id)]
             said += [f"record of {trace.sandbox_id}"] * (self._folder(trace.sandbox_id).exists())
-        return [*said, *(f"mount {line}" for line in self._mounts())]
+        # The homes of sessions and the volumes in them are the new life's as well; but none may be mounted twice.
+        homes = str(self._state / "sessions")
+        points = [line.split()[4] for line in self._mounts()]
+        said += [f"mount {point}" for point in points if not (point == homes or point.startswith(f"{homes}/"))]
+        return [*said, *(f"{count} mounts at {point}" for point, count in Counter(points).items() if count > 1)]
 
     def left_at_all(self, uids: range) -> list[str]:
         """After a stop: whatever there is of any sandbox of this server, by uid, by name, by mount."""
