@@ -154,6 +154,8 @@ class _Checker:
             places[_digest(sha)] = place
         digests = list(places)
         for path, kind, mode, mtime_ns, size, spans, target in entries:
+            if not isinstance(path, str):
+                raise ManifestWrong(f"{path!r} is no path")
             found = tuple(Span(_number(gap), _number(n), digests[_number(piece)]) for gap, n, piece in spans)
             if any(span.length != places[span.piece].length for span in found):
                 raise ManifestWrong(f"{path!r} has a piece of another size")

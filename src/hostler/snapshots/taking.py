@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from hostler.engine.object_port import Objects
+from hostler.engine.snapshot_port import SnapshotTooLarge
 from hostler.snapshots.limits import PACK_BYTES
 from hostler.snapshots.manifest import Entry, Place, Span
 from hostler.snapshots.packs import FinishedPack, Pack, Piece, Reader
@@ -71,7 +72,7 @@ class Taking:
         """
         unchanged = await in_thread(self._unchanged)
         if len(unchanged) < sum(each.kind == "file" for each in self.scan.found):
-            self._choose_rewriting(unchanged)
+            self._choose_rewriting()
         return await self._read_but(unchanged)
 
     def _unchanged(self) -> dict[str, Known]:
@@ -91,14 +92,13 @@ class Taking:
                     found[each.path] = known
         return found
 
-    def _choose_rewriting(self, unchanged: Mapping[str, Known]) -> None:
-        """Which packs hold so little of what is still wanted that they are better done without."""
+    def _choose_rewriting(self) -> None:
+        """Which packs hold so little of the snapshot before that they are better done without."""
         if self.memory is None:
             return
-        wanted = {span.piece for known in unchanged.values() for span in known.spans}
         live: Counter[str] = Counter()
-        for piece in wanted:
-            live[self.memory.places[piece].pack] += self.memory.places[piece].stored
+        for place in self.memory.places.values():
+            live[place.pack] += place.stored
         budget, left = _REWRITTEN, len(live)
         for pack, size in sorted(live.items(), key=lambda each: each[1]):
             budget -= size
@@ -165,6 +165,7 @@ class Taking:
     ) -> tuple[list[Entry], dict[str, Place], dict[str, int], dict[str, Known]]:
         entries, memory = [], {}
         there: set[str] = set()
+        logical = 0
         for each in self.scan.found:
             size, mtime_ns = 0, each.mtime_ns
             spans: tuple[Span, ...] = ()
@@ -178,6 +179,12 @@ class Taking:
                     memory[each.path] = known
             elif each.kind == "hardlink" and each.target not in there:
                 continue
+            logical += size
+            if logical > self.scan.limits.logical_bytes:
+                raise SnapshotTooLarge(
+                    f"the sizes of the files that the session keeps come to more than {self.scan.limits.logical_bytes} "
+                    "bytes, holes included: remove the file that is mostly a hole"
+                )
             entries.append(Entry(each.path, each.kind, each.mode, mtime_ns, size, spans, each.target))
             there.add(each.path)
         return entries, self._places, self._packs, memory
@@ -193,7 +200,7 @@ def as_rows(pack: FinishedPack) -> tuple[StoredObject, list[PiecePlace]]:
 
 def memory_of(snapshot_id: str, taken: Taken) -> Memory:
     """What is to be remembered of what was kept as that snapshot."""
-    places = {span.piece: taken.places[span.piece] for known in taken.memory.values() for span in known.spans}
+    places = {span.piece: taken.places[span.piece] for entry in taken.entries for span in entry.spans}
     packs = {place.pack: taken.packs[place.pack] for place in places.values()}
     return Memory(snapshot_id, False, taken.memory, places, packs)
 
