@@ -21,7 +21,7 @@ from hostler.store.catalog import create_agent, create_environment
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.sessions import NewSession, SessionRow, create_session
-from hostler.store.snapshots import SnapshotRow, list_snapshots, used_objects
+from hostler.store.snapshots import SnapshotRow, list_snapshots, remove_snapshots, used_objects
 from hostler.store.tables import workspaces
 from hostler.store.work import Lease
 
@@ -99,6 +99,9 @@ class Bench:
     async def rows(self, session_id: str) -> Sequence[SnapshotRow]:
         """Newest first."""
         return await self.database.read(lambda c: list_snapshots(c, session_id))
+
+    async def remove(self, gone: Sequence[SnapshotRow]) -> None:
+        await self.database.write(lambda c: remove_snapshots(c, gone))
 
     async def used(self, snapshot_id: str) -> Sequence[str]:
         return await self.database.read(lambda c: used_objects(c, snapshot_id))
