@@ -31,6 +31,11 @@ def cut(data: bytearray) -> None:
     del data[len(data) // 2 :]
 
 
+def other(path: Path) -> Path:
+    """An object of the same kind that is whole."""
+    return next(each for each in path.parent.parent.rglob("*/*") if each.name != path.name)
+
+
 DAMAGES = {
     "a byte of a pack": ("pack", lambda path: damaged(flip, path)),
     "half a pack": ("pack", lambda path: damaged(cut, path)),
@@ -39,6 +44,8 @@ DAMAGES = {
     "half a manifest": ("manifest", lambda path: damaged(cut, path)),
     "no manifest": ("manifest", Path.unlink),
     "an empty pack": ("pack", lambda path: path.write_bytes(b"")),
+    "another manifest": ("manifest", lambda path: path.write_bytes(other(path).read_bytes())),
+    "another pack": ("pack", lambda path: path.write_bytes(other(path).read_bytes() + bytes(200_000))),
 }
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from snapkit import Bench, seen, write
 
+from hostler.domain.clock import SystemClock
 from hostler.domain.errors import LeaseLost, NotFound
 from hostler.sandbox.users import hand_over
+from hostler.snapshots.remembered import Memories
 
 
 def everything(home: Path) -> None:
@@ -148,6 +150,18 @@ async def test_every_change_is_seen(lite: Bench, change: str) -> None:
     assert second.number == first.number + 1
     await lite.snapshots.restore(session.id, lite.home("two"))
     assert seen(lite.folder / "homes" / "two") == seen(home)
+
+
+async def test_what_has_just_changed_is_read_again(lite: Bench) -> None:
+    """A second change within a tick of the file system's clock leaves the signature that the first one made."""
+    session, home = await lite.session(), lite.home("one")
+    for number in range(20):
+        write(home, {f"workspace/f{number}": "x"})
+    before = SystemClock().now().timestamp()
+    await lite.snapshots.take(session, home, "turn")
+    memory = Memories(lite.folder / "memories-1").load(session.id)
+    assert memory is not None
+    assert [path for path, known in memory.files.items() if known.signature.ctime_ns > (before - 0.4) * 1e9] == []
 
 
 async def test_a_worker_without_the_lease_keeps_nothing(bench: Bench) -> None:

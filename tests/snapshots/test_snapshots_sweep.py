@@ -58,17 +58,18 @@ async def test_what_no_snapshot_uses_goes_once_it_is_old(bench: Bench) -> None:
 
 
 class Waiting(FolderObjects):
-    """A place that takes a manifest only when it is told to."""
+    """A place that takes a manifest only when it is told to, and has the pack by then."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+        self.packed, self.reached, self.go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def put(self, name: str, data: bytes | Path) -> None:
         if "/manifests/" in name:
             self.reached.set()
             await self.go_on.wait()
         await super().put(name, data)
+        self.packed.set()
 
 
 async def test_a_sweep_while_a_snapshot_is_taken(bench: Bench) -> None:
@@ -98,9 +99,9 @@ async def test_what_was_put_too_long_ago_is_not_named(bench: Bench) -> None:
     place = Waiting(bench.folder / "objects")
     async with asyncio.TaskGroup() as tasks:
         taking = tasks.create_task(bench.worker(objects=place).take(session, home, "turn"))
-        await place.reached.wait()
+        await place.packed.wait()
         age(bench)
-        await bench.sweep().sweep()
+        assert (await bench.sweep().sweep()).nameless == 1
         place.go_on.set()
     taken = taking.result()
     assert (await bench.worker().restore(session.id, bench.home("two"))).snapshot == taken

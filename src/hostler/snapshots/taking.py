@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from hostler.engine.object_port import Objects
 from hostler.engine.snapshot_port import SnapshotTooLarge
 from hostler.snapshots.limits import PACK_BYTES
-from hostler.snapshots.manifest import Entry, Place, Span
+from hostler.snapshots.manifest import Entry, Place, Span, content_digest
 from hostler.snapshots.packs import FinishedPack, Pack, Piece, Reader
 from hostler.snapshots.remembered import RACY_NS, Known, Memory
 from hostler.snapshots.scan import Found, Scan
@@ -37,6 +37,8 @@ class Taken:
     """What a tree came to."""
 
     entries: list[Entry]
+    content: str
+    """The same for two trees that are the same."""
     places: dict[str, Place]
     packs: dict[str, int]
     memory: dict[str, Known]
@@ -65,60 +67,49 @@ class Taking:
     _packs: dict[str, int] = field(default_factory=dict)
     _kept_bytes: int = 0
 
-    async def read(self) -> Taken:
-        """Reads what has changed; keeps all packs but the last.
-
-        Raises SnapshotTooLarge, ObjectsUnavailable, OSError.
-        """
-        unchanged = await in_thread(self._unchanged)
-        if len(unchanged) < sum(each.kind == "file" for each in self.scan.found):
-            self._choose_rewriting()
-        return await self._read_but(unchanged)
-
-    def _unchanged(self) -> dict[str, Known]:
-        """Files that look as they did, and whose pieces are where they were."""
-        if self.memory is None:
-            return {}
-        found = {}
-        places = self.memory.places
+    def _unchanged(self, memory: Memory) -> dict[str, Known]:
+        """Files that look as they did, and whose pieces are where they were and stay there."""
+        found, changed = {}, False
         for each in self.scan.found:
             if each.kind == "file":
-                known = self.memory.files.get(each.path)
-                if (
-                    known is not None
-                    and known.signature == each.signature
-                    and all(places[span.piece].pack in self.sound for span in known.spans)
-                ):
+                known = memory.files.get(each.path)
+                if known is not None and known.signature == each.signature and self._held(memory, known, self.sound):
                     found[each.path] = known
+                else:
+                    changed = True
+        self._packs |= memory.packs
+        if changed:
+            self._choose_rewriting(memory)
+        if self.rewriting:
+            staying = memory.packs.keys() - self.rewriting
+            found = {path: known for path, known in found.items() if self._held(memory, known, staying)}
+        for known in found.values():
+            for span in known.spans:
+                self._places[span.piece] = memory.places[span.piece]
         return found
 
-    def _choose_rewriting(self) -> None:
+    def _held(self, memory: Memory, known: Known, packs: Collection[str]) -> bool:
+        return all(memory.places[span.piece].pack in packs for span in known.spans)
+
+    def _choose_rewriting(self, memory: Memory) -> None:
         """Which packs hold so little of the snapshot before that they are better done without."""
-        if self.memory is None:
-            return
         live: Counter[str] = Counter()
-        for place in self.memory.places.values():
+        for place in memory.places.values():
             live[place.pack] += place.stored
         budget, left = _REWRITTEN, len(live)
         for pack, size in sorted(live.items(), key=lambda each: each[1]):
-            budget -= size
             too_many = left > _MOST_PACKS // 2 and len(live) > _MOST_PACKS
-            if budget < 0 or not (too_many or size * 4 < self.memory.packs[pack]):
-                break
-            self.rewriting.add(pack)
-            left -= 1
+            if size <= budget and (too_many or size * 4 < memory.packs[pack]):
+                self.rewriting.add(pack)
+                budget -= size
+                left -= 1
 
-    async def _read_but(self, unchanged: Mapping[str, Known]) -> Taken:
-        kept = {
-            path: known
-            for path, known in unchanged.items()
-            if self.memory and not any(self.memory.places[span.piece].pack in self.rewriting for span in known.spans)
-        }
-        if self.memory is not None:
-            for known in kept.values():
-                for span in known.spans:
-                    self._places[span.piece] = self.memory.places[span.piece]
-            self._packs |= self.memory.packs
+    async def read(self) -> Taken:
+        """Looks at all, reads what has changed, and keeps all packs but the last.
+
+        Raises SnapshotTooLarge, ObjectsUnavailable, OSError.
+        """
+        kept = await in_thread(self._look)
         changed = [each for each in self.scan.found if each.kind == "file" and each.path not in kept]
         reader, pack = Reader(self.scan, changed, self.now_ns), Pack()
         try:
@@ -134,7 +125,12 @@ class Taking:
         if last is not None:
             self._places |= last.places
             self._packs[last.sha256] = len(last.data)
-        return Taken(*self._described(kept, reader), last, self._kept_bytes)
+        entries, content, memory = await in_thread(lambda: self._described(kept, reader))
+        return Taken(entries, content, self._places, self._packs, memory, last, self._kept_bytes)
+
+    def _look(self) -> dict[str, Known]:
+        self.scan.look()
+        return {} if self.memory is None else self._unchanged(self.memory)
 
     async def _lacking(self, batch: Sequence[Piece], pack: Pack) -> list[Piece]:
         """Those that the workspace doesn't have yet."""
@@ -160,9 +156,7 @@ class Taking:
         self._packs[pack.sha256] = len(pack.data)
         self._kept_bytes += len(pack.data)
 
-    def _described(
-        self, kept: Mapping[str, Known], reader: Reader
-    ) -> tuple[list[Entry], dict[str, Place], dict[str, int], dict[str, Known]]:
+    def _described(self, kept: Mapping[str, Known], reader: Reader) -> tuple[list[Entry], str, dict[str, Known]]:
         entries, memory = [], {}
         there: set[str] = set()
         logical = 0
@@ -187,7 +181,7 @@ class Taking:
                 )
             entries.append(Entry(each.path, each.kind, each.mode, mtime_ns, size, spans, each.target))
             there.add(each.path)
-        return entries, self._places, self._packs, memory
+        return entries, content_digest(entries), memory
 
     def _may_remember(self, reader: Reader, each: Found, known: Known) -> bool:
         return reader.contents[each.path].stable and known.signature.ctime_ns < self.now_ns - RACY_NS
