@@ -102,6 +102,21 @@ async def test_an_intact_home_makes_good_what_was_damaged(bench: Bench) -> None:
     assert seen(bench.folder / "homes" / "three") == seen(home)
 
 
+@pytest.mark.parametrize("kind", ["pack", "manifest"])
+async def test_what_is_damaged_is_not_the_same_again(bench: Bench, kind: str) -> None:
+    """A home in which nothing has changed is kept anew, once it is known that the latest can't be read."""
+    session, home, _, second = await two_states(bench)
+    bench.object_files(kind)[-1].unlink()
+    assert await bench.snapshots.take(session, home, "turn") == second  # nobody has noticed
+    with pytest.raises(SnapshotDamaged):
+        await bench.worker().restore(session.id, bench.home("two"), second.id)
+    third = await bench.snapshots.take(session, home, "turn")
+    assert third.number == 3
+    restored = await bench.worker().restore(session.id, bench.home("three"))
+    assert (restored.snapshot, restored.damaged) == (third, ())
+    assert seen(bench.folder / "homes" / "three") == seen(home)
+
+
 class Away(FolderObjects):
     """A place that can't be reached while `away`."""
 

@@ -32,19 +32,19 @@ SECRET = "of the host, and nobody else's"
 
 
 def scanned(home: Path) -> Scan:
-    scan = Scan(open_top(home), SnapshotLimits())
-    scan.look()
+    scan = Scan(SnapshotLimits())
+    scan.look(home)
     return scan
 
 
 def read(scan: Scan) -> tuple[bytes, list[str]]:
     """All bytes of all files, and the paths that were read."""
-    reader = Reader(scan, [each for each in scan.found if each.kind == "file"], 0)
+    reader = Reader(scan, [each for each in scan.found if each.kind == "file"])
     found = b""
     while batch := reader.batch():
         found += b"".join(piece.content for piece in batch)
     reader.close()
-    os.close(scan.home)
+    scan.close()
     return found, sorted(reader.contents)
 
 

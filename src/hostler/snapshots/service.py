@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,12 +15,10 @@ from typing import Final, cast
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from hostler.domain.clock import SystemClock
 from hostler.domain.errors import Conflict, NotFound
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import Objects, ObjectsUnavailable
 from hostler.engine.snapshot_port import Change, Reason, Restored, Snapshot
-from hostler.snapshots.descending import open_top
 from hostler.snapshots.differences import differences
 from hostler.snapshots.limits import SnapshotLimits
 from hostler.snapshots.manifest import Manifest, encode
@@ -100,34 +97,26 @@ class StoredSnapshots:
     async def _take(
         self, session: SessionRow, home: Path, reason: Reason, lease: Lease | None, *, trusting: bool
     ) -> Snapshot:
-        memory = await in_thread(lambda: self._memories.load(session.id)) if trusting else None
+        scan = Scan(self._terms.limits)
 
-        def state(connection: Connection) -> tuple[SnapshotRow | None, bool, set[str]]:
-            base = memory is not None and rows.find_snapshot(connection, memory.snapshot_id) is not None
-            return (
-                rows.latest_snapshot(connection, session.id),
-                base,
-                rows.sound_objects(connection, session.workspace_id, memory.packs) if memory is not None else set(),
-            )
+        def look() -> Memory | None:
+            scan.look(home)
+            return self._memories.load(session.id) if trusting else None
 
-        latest, base_is_there, sound = await self._database.read(state)
-        now_ns = int(SystemClock().now().timestamp() * 1e9)
-        top = await in_thread(lambda: open_top(home))
-        scan = Scan(top, self._terms.limits)
         try:
-            taking = Taking(self._database, self._objects, session.workspace_id, scan, now_ns, memory, sound)
+            memory = await in_thread(look)
+            state = await self._database.read(lambda c: _state(c, self._database.now(c), session, memory))
+            taking = Taking(self._database, self._objects, session.workspace_id, scan, memory, state.sound)
             taken = await taking.read()
         finally:
-            await in_thread(scan.tighten)
-            os.close(top)
+            if scan.loosened:
+                await in_thread(scan.tighten)
+            scan.close()
         _log_left(session.id, scan.left)
-        if latest is not None and latest.content == taken.content:
-            snapshot = await self._same_again(latest, reason)
+        if state.latest is not None and state.latest.content == taken.content and state.latest_is_sound:
+            snapshot = await self._same_again(state.latest, reason)
         else:
-            parent = latest.id if latest is not None else None
-            if memory is not None and memory.restored and base_is_there:
-                parent = memory.snapshot_id
-            snapshot = await self._record(session, taken, parent, reason, lease)
+            snapshot = await self._record(session, taken, state, reason, lease)
         await self._remember(session.id, lambda: memory_of(snapshot.id, taken))
         return snapshot
 
@@ -142,14 +131,14 @@ class StoredSnapshots:
         self,
         session: SessionRow,
         taken: Taken,
-        parent: str | None,
+        state: _State,
         reason: Reason,
         lease: Lease | None,
     ) -> Snapshot:
         snapshot_id, workspace = new_id("snap"), session.workspace_id
         data, used, size = await in_thread(lambda: _written_down(snapshot_id, taken))
         manifest = hashlib.sha256(data).hexdigest()
-        began = await self._database.read(self._database.now)
+        began = await self._database.read(self._database.now) if taken.kept_bytes else state.now
         stored, pieces = [StoredObject(manifest, "manifest", len(data))], list[PiecePlace]()
         async with together() as tasks:
             tasks.create_task(self._objects.put(object_name(workspace, "manifest", manifest), data))
@@ -161,7 +150,7 @@ class StoredSnapshots:
             id=snapshot_id,
             workspace_id=workspace,
             session_id=session.id,
-            parent_id=parent,
+            parent_id=state.parent_id,
             reason=reason,
             entries=len(taken.entries),
             logical_bytes=size,
@@ -360,10 +349,37 @@ class _Gone(Exception):
     """A snapshot was removed while it was read."""
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the database says before anything is read."""
+
+    now: float
+    latest: SnapshotRow | None
+    latest_is_sound: bool
+    parent_id: str | None
+    """What the next one falls back to: the one that the folders were filled from, or the latest."""
+    sound: set[str]
+    """Packs that what is remembered may rely on."""
+
+
+def _state(connection: Connection, now: float, session: SessionRow, memory: Memory | None) -> _State:
+    latest, workspace = rows.latest_snapshot(connection, session.id), session.workspace_id
+    parent = latest.id if latest is not None else None
+    if memory is not None and memory.restored and rows.find_snapshot(connection, memory.snapshot_id) is not None:
+        parent = memory.snapshot_id
+    return _State(
+        now,
+        latest,
+        latest is not None and not rows.has_damage(connection, latest.id),
+        parent,
+        rows.sound_objects(connection, workspace, memory.packs) if memory is not None else set(),
+    )
+
+
 def _written_down(snapshot_id: str, taken: Taken) -> tuple[bytes, set[str], int]:
     """The manifest, the packs that it needs, and the sizes of all files together."""
-    data = encode(snapshot_id, taken.entries, taken.places, taken.packs)
-    used = {taken.places[span.piece].pack for entry in taken.entries for span in entry.spans}
+    data = encode(snapshot_id, taken.outline, taken.places, taken.packs)
+    used = {taken.places[piece].pack for piece in taken.outline.pieces}
     return data, used, sum(entry.size for entry in taken.entries)
 
 

@@ -7,8 +7,9 @@ rows after them: a crash leaves objects that no row names, which a sweep removes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
@@ -16,7 +17,7 @@ from sqlalchemy import Connection
 from hostler.engine.object_port import Objects
 from hostler.engine.snapshot_port import SnapshotTooLarge
 from hostler.snapshots.limits import PACK_BYTES
-from hostler.snapshots.manifest import Entry, Place, Span, content_digest
+from hostler.snapshots.manifest import Entry, Outline, Place, Span
 from hostler.snapshots.packs import FinishedPack, Pack, Piece, Reader
 from hostler.snapshots.remembered import RACY_NS, Known, Memory
 from hostler.snapshots.scan import Found, Scan
@@ -37,6 +38,7 @@ class Taken:
     """What a tree came to."""
 
     entries: list[Entry]
+    outline: Outline
     content: str
     """The same for two trees that are the same."""
     places: dict[str, Place]
@@ -57,12 +59,14 @@ class Taking:
     objects: Objects
     workspace_id: str
     scan: Scan
-    now_ns: int
     memory: Memory | None
     sound: Collection[str]
     """Packs of the memory that can be relied on."""
     rewriting: set[str] = field(default_factory=set)
     """Packs that the new snapshot does without."""
+    _kept: dict[str, Known] = field(default_factory=dict)
+    """Files that are not read."""
+    _reader: Reader | None = None
     _places: dict[str, Place] = field(default_factory=dict)
     _packs: dict[str, int] = field(default_factory=dict)
     _kept_bytes: int = 0
@@ -105,36 +109,55 @@ class Taking:
                 left -= 1
 
     async def read(self) -> Taken:
-        """Looks at all, reads what has changed, and keeps all packs but the last.
+        """Reads what has changed, and keeps all packs but the last. Few turns through threads: each costs a wake-up.
 
         Raises SnapshotTooLarge, ObjectsUnavailable, OSError.
         """
-        kept = await in_thread(self._look)
-        changed = [each for each in self.scan.found if each.kind == "file" and each.path not in kept]
-        reader, pack = Reader(self.scan, changed, self.now_ns), Pack()
+        pack = Pack()
         try:
-            while batch := await in_thread(reader.batch):
+            batch = await in_thread(self._begin)
+            while batch:
                 new = await self._lacking(batch, pack)
-                await in_thread(lambda pack=pack, new=new: pack.add(new))  # type: ignore[misc]
-                if pack.content_bytes > PACK_BYTES * 3 // 4:
-                    await self._keep(await in_thread(pack.finish))
+                batch, full = await in_thread(partial(self._go_on, pack, new))
+                if full is not None:
+                    await self._keep(full)
                     pack = Pack()
+            return await in_thread(partial(self._end, pack))
         finally:
-            await in_thread(reader.close)
-        last = await in_thread(pack.finish) if pack else None
+            if self._reader is not None:
+                await in_thread(self._reader.close)
+
+    def _begin(self) -> list[Piece]:
+        if self.memory is not None:
+            self._kept = self._unchanged(self.memory)
+        changed = [each for each in self.scan.found if each.kind == "file" and each.path not in self._kept]
+        self._reader = Reader(self.scan, changed)
+        return self._reader.batch()
+
+    def _go_on(self, pack: Pack, new: Sequence[Piece]) -> tuple[list[Piece], FinishedPack | None]:
+        """The next batch, and the pack, if it is full."""
+        assert self._reader is not None
+        pack.add(new)
+        full = pack.finish() if pack.content_bytes > PACK_BYTES * 3 // 4 else None
+        return self._reader.batch(), full
+
+    def _end(self, pack: Pack) -> Taken:
+        assert self._reader is not None
+        self._reader.close()
+        last = pack.finish() if pack else None
         if last is not None:
             self._places |= last.places
             self._packs[last.sha256] = len(last.data)
-        entries, content, memory = await in_thread(lambda: self._described(kept, reader))
-        return Taken(entries, content, self._places, self._packs, memory, last, self._kept_bytes)
-
-    def _look(self) -> dict[str, Known]:
-        self.scan.look()
-        return {} if self.memory is None else self._unchanged(self.memory)
+        entries, memory = self._described(self._reader)
+        outline = Outline.of(entries)
+        self._reader = None
+        return Taken(entries, outline, outline.digest(), self._places, self._packs, memory, last, self._kept_bytes)
 
     async def _lacking(self, batch: Sequence[Piece], pack: Pack) -> list[Piece]:
         """Those that the workspace doesn't have yet."""
         asked = {each.sha256: each for each in batch if each.sha256 not in self._places and each.sha256 not in pack}
+        if not asked:
+            return []
         found = await self.database.read(lambda c: rows.find_pieces(c, self.workspace_id, asked))
         for sha256, (at, pack_bytes) in found.items():
             if at.pack not in self.rewriting:
@@ -156,7 +179,7 @@ class Taking:
         self._packs[pack.sha256] = len(pack.data)
         self._kept_bytes += len(pack.data)
 
-    def _described(self, kept: Mapping[str, Known], reader: Reader) -> tuple[list[Entry], str, dict[str, Known]]:
+    def _described(self, reader: Reader) -> tuple[list[Entry], dict[str, Known]]:
         entries, memory = [], {}
         there: set[str] = set()
         logical = 0
@@ -164,12 +187,12 @@ class Taking:
             size, mtime_ns = 0, each.mtime_ns
             spans: tuple[Span, ...] = ()
             if each.kind == "file":
-                known = kept.get(each.path) or _read(reader, each)
+                known = self._kept.get(each.path) or _read(reader, each)
                 if known is None:
                     continue  # it was left out, and the log says so
                 spans, mtime_ns = known.spans, known.signature.mtime_ns
                 size = max(known.signature.size, _end(spans))
-                if each.path in kept or self._may_remember(reader, each, known):
+                if each.path in self._kept or self._may_remember(reader, each, known):
                     memory[each.path] = known
             elif each.kind == "hardlink" and each.target not in there:
                 continue
@@ -181,10 +204,10 @@ class Taking:
                 )
             entries.append(Entry(each.path, each.kind, each.mode, mtime_ns, size, spans, each.target))
             there.add(each.path)
-        return entries, content_digest(entries), memory
+        return entries, memory
 
     def _may_remember(self, reader: Reader, each: Found, known: Known) -> bool:
-        return reader.contents[each.path].stable and known.signature.ctime_ns < self.now_ns - RACY_NS
+        return reader.contents[each.path].stable and known.signature.ctime_ns < self.scan.began_ns - RACY_NS
 
 
 def as_rows(pack: FinishedPack) -> tuple[StoredObject, list[PiecePlace]]:
