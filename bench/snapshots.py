@@ -73,10 +73,13 @@ async def session_of(database: Database) -> SessionRow:
 
 
 @contextmanager
-def timed(into: list[float]) -> Iterator[None]:
-    begun = monotonic()
+def timed(into: list[float], busy: list[float] | None = None) -> Iterator[None]:
+    """Milliseconds that pass, and those of processor time of this process and its children."""
+    begun, before = monotonic(), sum(os.times()[:4])
     yield
     into.append((monotonic() - begun) * 1000)
+    if busy is not None:
+        busy.append((sum(os.times()[:4]) - before) * 1000)
 
 
 def run(*command: str, cwd: Path) -> None:
@@ -117,18 +120,19 @@ async def measure(rounds: int, place: Path) -> None:
         tarred: list[float] = []
         committed: list[float] = []
         nothing: list[float] = []
+        busy: tuple[list[float], list[float], list[float]] = ([], [], [])
         stored = []
         for _ in range(rounds):
             tree.change()
             same.change()
-            with timed(taken):
+            with timed(taken, busy[0]):
                 snapshot = await service().take(session, ours, "turn")
             stored.append(snapshot.stored_bytes)
             with timed(nothing):
                 assert await service().take(session, ours, "turn") == snapshot
-            with timed(tarred):
+            with timed(tarred, busy[1]):
                 tar(ours, ground / "again.tar.zst")
-            with timed(committed):
+            with timed(committed, busy[2]):
                 commit(theirs)
         restored: list[float] = []
         untarred: list[float] = []
@@ -148,6 +152,8 @@ async def measure(rounds: int, place: Path) -> None:
         print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
         row("snapshot after the change", mid(taken), ("limit", 150.0), ("tar", mid(tarred)), ("git", mid(committed)))
         row("  the fastest of them", min(taken), ("tar", min(tarred)), ("git", min(committed)))
+        mine, tars, gits = (mid(each) for each in busy)
+        row("  processor time", mine, ("tar", tars), ("git", gits))
         row("snapshot, nothing changed", mid(nothing))
         row("first snapshot", first[0], ("tar", first[1]), ("git", first[2]))
         row("restore", mid(restored), ("tar", mid(untarred)))
@@ -160,7 +166,7 @@ async def measure(rounds: int, place: Path) -> None:
 
 
 def row(what: str, ours: float, *others: tuple[str, float]) -> None:
-    beside = "   ".join(f"{name} {value:.0f} ms ({ours / value:.2f} x)" for name, value in others)
+    beside = "   ".join(f"{name} {value:.0f} ms ({ours / max(value, 1):.2f} x)" for name, value in others)
     print(f"{what:26}{ours:8.1f} ms   {beside}")
 
 
