@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.prices import Prices
 from hostler.engine.budget import priced
 from hostler.engine.denials import Denials
@@ -16,6 +17,7 @@ from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.runner_parts import LeaseTerms
+from hostler.engine.tasks import Tasks
 from hostler.store import eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -26,6 +28,9 @@ from hostler.store.work import Lease
 
 _MOST_AT_ONCE: Final = 256
 """Decisions that are written by one transaction."""
+_CLOSE_SECONDS: Final = 10.0
+_Entry = tuple[EgressDecision, "asyncio.Future[None]"]
+"""A decision, and who waits for it to be committed."""
 
 
 class StoredSequence:
@@ -44,13 +49,6 @@ class StoredSequence:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    decision: EgressDecision
-    written: bool = False
-    error: Exception | None = None
-
-
 class StoredDecisions:
     """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down.
 
@@ -62,47 +60,64 @@ class StoredDecisions:
     def __init__(self, database: Database, denials: Denials) -> None:
         self._database = database
         self._denials = denials
-        self._turn = asyncio.Lock()
         self._waiting: list[_Entry] = []
+        self._writer = Tasks()
+        self._writing = False
 
     async def record(self, decision: EgressDecision) -> None:
-        entry = _Entry(decision)
-        self._waiting.append(entry)
-        try:
-            async with self._turn:
-                if not entry.written and entry.error is None:
-                    await self._write_waiting()
-        finally:
-            if entry in self._waiting:  # Cancelled before its turn.
-                self._waiting.remove(entry)
-        if entry.error is not None:
-            raise entry.error
+        committed = asyncio.get_running_loop().create_future()
+        self._waiting.append((decision, committed))
+        if not self._writing:
+            self._writing = True
+            self._writer.spawn(self._write_waiting(), "egress-records")
+        await committed
         if not decision.allowed:
             self._denials.told(decision)
 
-    async def _write_waiting(self) -> None:
-        batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-        try:
-            await self._write(batch)
-        except asyncio.CancelledError:
-            # Whether it was committed isn't known: those who wait write theirs again, rather twice than never.
-            self._waiting = [*batch, *self._waiting]
-            raise
-        except Exception:
-            for entry in batch:  # One of them may be what can't be written.
-                try:
-                    await self._write([entry])
-                except Exception as error:
-                    entry.error = error
+    async def close(self) -> None:
+        """What waits is still written. Nobody records anything any more."""
+        await self._writer.close(grace_seconds=_CLOSE_SECONDS)
 
-    async def _write(self, batch: list[_Entry]) -> None:
-        facts = [
-            ledger.EgressFacts(d.session_id, d.method, d.host, d.port, d.allowed, d.reason, d.path, d.hint)
-            for d in (entry.decision for entry in batch)
-        ]
-        await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), facts))
-        for entry in batch:
-            entry.written = True
+    async def _write_waiting(self) -> None:
+        """Until nobody waits. It begins in the next turn of the loop, with all that came in this one."""
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+                try:
+                    await self._write(batch)
+                finally:  # Only if this task was cancelled: whether they were committed isn't known.
+                    for _, committed in batch:
+                        committed.cancel()
+        finally:
+            self._writing = False
+
+    async def _write(self, batch: Sequence[_Entry]) -> None:
+        try:
+            await self._commit(batch)
+        except (NotFound, InvalidRequest) as error:
+            if len(batch) == 1:
+                _settle(batch, error)
+                return
+            for entry in batch:  # One of them is what can't be written.
+                await self._write([entry])
+        except Exception as error:
+            _settle(batch, error)
+        else:
+            _settle(batch, None)
+
+    async def _commit(self, batch: Sequence[_Entry]) -> None:
+        decisions = [decision for decision, _ in batch]
+        await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), decisions))
+
+
+def _settle(batch: Sequence[_Entry], error: Exception | None) -> None:
+    for _, committed in batch:
+        if committed.done():  # Its request is gone.
+            continue
+        if error is None:
+            committed.set_result(None)
+        else:
+            committed.set_exception(error)
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:

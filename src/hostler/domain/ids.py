@@ -18,12 +18,21 @@ ThreadId = NewType("ThreadId", str)
 EventId = NewType("EventId", str)
 WorkerId = NewType("WorkerId", str)
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
+_ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
+_LENGTH = 24
+_FAIR = 256 - 256 % len(_ALPHABET)
+"""Bytes below it stand for every letter equally often."""
+_LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
+_UNFAIR = bytes(range(_FAIR, 256))
 
 
 def new_id(prefix: str) -> str:
     """A fresh identifier such as `sesn_01k3…`: 24 characters of 5.7 bits, so collisions are not a concern."""
-    return prefix + "_" + "".join(secrets.choice(_ALPHABET) for _ in range(24))
+    # One call for all letters: drawing them one by one costs 20 µs, which a record of every request would pay.
+    letters = secrets.token_bytes(40).translate(_LETTERS, _UNFAIR)
+    while len(letters) < _LENGTH:
+        letters += secrets.token_bytes(40).translate(_LETTERS, _UNFAIR)
+    return prefix + "_" + letters[:_LENGTH].decode()
 
 
 def new_secret(prefix: str) -> str:
