@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from hostler.domain.ids import new_id
+from hostler.domain.ids import ids_in_order, new_id
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
@@ -176,13 +176,14 @@ def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFa
     """
     owners: dict[str, tuple[str, str]] = {}
     rows: list[tuple[Any, ...]] = []
+    ids = ids_in_order("egr", now)
     for place, each in enumerate(decisions):
         owner = owners.get(each.session_id)
         if owner is None:
             owner = owners[each.session_id] = _owners_of(conn, each.session_id)
         rows.append(
             (
-                new_id("egr"),
+                next(ids),
                 each.session_id,
                 owner[0],
                 cleaned(each.method, 64),
