@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 from hostler.domain.ids import ids_in_order, new_id
 
@@ -27,7 +27,7 @@ def test_every_letter_is_drawn_as_often_as_the_others() -> None:
 def test_ordered_identifiers_sort_behind_those_of_every_earlier_moment() -> None:
     moments = [0.0, 1.0, 1_700_000_000.0, 1_700_000_000.000002, 1_700_000_000.5, 1_700_000_001.0, 3_800_000_000.0]
     groups = [list(islice(ids_in_order("egr", moment), 50)) for moment in moments]
-    for earlier, later in zip(groups, groups[1:], strict=False):
+    for earlier, later in pairwise(groups):
         assert max(earlier) < min(later)
     everything = [one for group in groups for one in group]
     assert len(set(everything)) == len(everything)

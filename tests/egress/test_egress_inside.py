@@ -169,7 +169,7 @@ async def test_two_sessions_never_share_a_connection() -> None:
 
 
 async def test_a_kept_connection_is_used_again_and_closed_when_nobody_asks_any_more() -> None:
-    async with ways(limits=EgressLimits(kept_seconds=0.05)) as w:
+    async with ways(limits=EgressLimits(kept_seconds=0.3)) as w:
         reader, writer = await w.tls("narrow.example")
         head = f"GET /v1/files HTTP/1.1\r\nHost: narrow.example:{w.secure.port}\r\n\r\n".encode()
         for _ in range(5):

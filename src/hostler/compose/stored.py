@@ -58,9 +58,9 @@ class StoredSequence:
 class StoredDecisions:
     """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down.
 
-    `record` returns when the decision is committed; when it raises, nothing may be done on it. What comes while a transaction is
-    under way, and in the turns of the loop that follow it, is written by the next one together: many requests at once
-    cost few commits. A decision whose request is gone meanwhile is written all the same.
+    `record` returns when the decision is committed; when it raises, nothing may be done on it. What comes while a
+    transaction is under way, and in the turns of the loop that follow it, is written by the next one together: many
+    requests at once cost few commits. A decision whose request is gone meanwhile is written all the same.
     """
 
     def __init__(self, database: Database, denials: Denials) -> None:
