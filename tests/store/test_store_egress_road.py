@@ -218,14 +218,13 @@ async def test_a_crash_leaves_a_record_of_everything_that_was_connected(
             else:
                 with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                     await client.get("/asked")
+                async with asyncio.timeout(DEADLINE):
+                    assert await running.wait() == -signal.SIGKILL
             await client.close()
         finally:
             if running.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    running.kill()
-            async with asyncio.timeout(DEADLINE):
-                code = await running.wait()
-    assert code == -signal.SIGKILL
+                running.kill()
+            await running.wait()
     assert len(await paths_of(db)) == recorded
     assert (server.connections, len(server.paths)) == (heard, heard)
 
