@@ -11,7 +11,7 @@ thread: there the proxies' CPU time for each request is what can be compared.
 - kept: each client has one connection; new: a tunnel and a TLS handshake for each request.
 - cold: new, and each connection is for a host that was never asked for (a certificate has to be made).
 
-Ours is what the product runs, except for the sandbox around the clients: road, policy, name resolution, secrets (one
+Ours is what the product runs, except for the sandbox around the clients: road, policy, name resolution, filters (one
 header is replaced, the answer is filtered), and every decision committed to SQLite before anything is connected.
 `--without-records` leaves the last part out. Ours is reached over a unix socket, as by a sandbox, the others over
 TCP. Needs gcc, the headers of OpenSSL and tinyproxy (apt: libssl-dev tinyproxy); mitmproxy is installed into a virtual
