@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -18,7 +16,7 @@ from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.runner_parts import LeaseTerms
-from hostler.engine.tasks import Tasks
+from hostler.engine.together import Together
 from hostler.store import eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -26,17 +24,6 @@ from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
-
-_MOST_AT_ONCE: Final = 256
-"""Decisions that are written by one transaction."""
-_ENOUGH: Final = 32
-"""Decisions for which it pays to begin a transaction at once: it costs as much as writing eight of them."""
-_QUIET_TURNS: Final = 3
-"""Turns of the loop in which nobody came: whoever was under way when the last transaction ended has come by then."""
-_GATHER_SECONDS: Final = 0.001
-_CLOSE_SECONDS: Final = 10.0
-_Entry = tuple[EgressDecision, "asyncio.Future[None]"]
-"""A decision, and who waits for it to be committed."""
 
 
 class StoredSequence:
@@ -58,81 +45,33 @@ class StoredSequence:
 class StoredDecisions:
     """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down.
 
-    `record` returns when the decision is committed; when it raises, nothing may be done on it. What comes while a
-    transaction is under way, and in the turns of the loop that follow it, is written by the next one together: many
-    requests at once cost few commits. A decision whose request is gone meanwhile is written all the same.
+    `record` returns when the decision is committed; when it raises, nothing may be done on it. Decisions that wait are
+    committed together, so many requests at once cost few commits. One whose request is gone is written all the same.
     """
 
     def __init__(self, database: Database, denials: Denials) -> None:
         self._database = database
         self._denials = denials
-        self._waiting: list[_Entry] = []
-        self._writer = Tasks()
-        self._writing = False
+        self._commits = Together(self._commit, "egress-records")
 
     async def record(self, decision: EgressDecision) -> None:
-        committed = asyncio.get_running_loop().create_future()
-        self._waiting.append((decision, committed))
-        if not self._writing:
-            self._writing = True
-            self._writer.spawn(self._write_waiting(), "egress-records")
-        await committed
+        await self._commits.do(decision)
         if not decision.allowed:
             self._denials.told(decision)
 
     async def close(self) -> None:
         """What waits is still written. Nobody records anything any more."""
-        await self._writer.close(grace_seconds=_CLOSE_SECONDS)
+        await self._commits.close()
 
-    async def _write_waiting(self) -> None:
-        """Until nobody waits."""
-        batch: list[_Entry] = []
+    async def _commit(self, decisions: Sequence[EgressDecision]) -> Sequence[Exception | None]:
         try:
-            while self._waiting:
-                await self._gather()
-                batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-                await self._write(batch)
-        finally:
-            self._writing = False
-            left, self._waiting = [*batch, *self._waiting], []
-            for _, committed in left:  # Of a closed recorder; else they are done.
-                committed.cancel()
-
-    async def _gather(self) -> None:
-        """Lets the loop turn while it brings more. At rest that is three empty turns, a hundredth of a commit."""
-        begun, quiet = time.monotonic(), 0
-        while quiet < _QUIET_TURNS and len(self._waiting) < _ENOUGH and time.monotonic() - begun < _GATHER_SECONDS:
-            before = len(self._waiting)
-            await asyncio.sleep(0)
-            quiet = 0 if len(self._waiting) > before else quiet + 1
-
-    async def _write(self, batch: Sequence[_Entry]) -> None:
-        try:
-            await self._commit(batch)
+            await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), decisions))
         except (NotFound, InvalidRequest) as error:
-            if len(batch) == 1:
-                _settle(batch, error)
-                return
-            for entry in batch:  # One of them is what can't be written.
-                await self._write([entry])
-        except Exception as error:
-            _settle(batch, error)
-        else:
-            _settle(batch, None)
-
-    async def _commit(self, batch: Sequence[_Entry]) -> None:
-        decisions = [decision for decision, _ in batch]
-        await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), decisions))
-
-
-def _settle(batch: Sequence[_Entry], error: Exception | None) -> None:
-    for _, committed in batch:
-        if committed.done():  # Its request is gone.
-            continue
-        if error is None:
-            committed.set_result(None)
-        else:
-            committed.set_exception(error)
+            if len(decisions) == 1:
+                return [error]
+            # One of them is what can't be written.
+            return [outcome for decision in decisions for outcome in await self._commit([decision])]
+        return [None] * len(decisions)
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
