@@ -2,7 +2,8 @@
 
 `VariableBroker` is the only reader of `environment_variable` secrets. The sandbox gets placeholders; for each request
 the broker reads the vaults anew and opens what is for that host. So a secret that is replaced, archived, or given other
-hosts counts from the next request on, in sessions that run already too. No opened secret is kept for a later request.
+hosts counts from the next request on, in sessions that run already too. No opened secret is kept for a later request;
+those that wait at the same moment share one reading.
 """
 
 from __future__ import annotations
