@@ -8,29 +8,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import secrets
 import shutil
 import signal
 import stat
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from goods import NPM
-from image import base_image, image_home, image_of_tests
-from registry import Conduct, Registry, open_registry
+from image import BUILD_SECONDS, base_image, image_home
+from layerkit import LIMIT, OTHER, TINY, Bench, opened, processes
 
 from hostler.domain.packages import PackageLists
-from hostler.egress.policy import PACKAGE_HOSTS
-from hostler.egress.proxy import EgressProxy
-from hostler.engine.egress_port import EgressDecision
-from hostler.engine.layers import LayerDecisions, LayerFailed, PackageLayers
+from hostler.engine.layers import LayerFailed
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox.image_recipe import AGENT_UID, Recipe, host_recipe
 from hostler.sandbox.images import BaseImages
@@ -40,99 +33,12 @@ from hostler.sandbox.layers import LayerFolder, LayerTerms
 
 pytestmark = [pytest.mark.ladder, pytest.mark.needs_root]
 
-TINY = PackageLists(npm=("is-number@7.0.0",))
-OTHER = PackageLists(npm=("is-odd@3.0.1",))
-LIMIT = 120.0
-"""Seconds for a build that is not about time."""
-
-
-class Decisions(LayerDecisions):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[EgressDecision] = []
-        self.first = asyncio.Event()
-
-    async def record(self, decision: EgressDecision) -> None:
-        self.seen.append(decision)
-        self.first.set()
-        await super().record(decision)
-
-    async def until_first(self) -> None:
-        """An installer has asked for something."""
-        async with asyncio.timeout(LIMIT):
-            await self.first.wait()
-
 
 class NoStage(LayerFolder):
     """On a host that lacks the folder over which builds mount."""
 
     def _order(self, *parts: Any) -> Order:
         return dataclasses.replace(super()._order(*parts), stage="/stage-that-is-not-there")
-
-
-class Bench:
-    """Layers in a state directory of their own, on the shared image of the tests."""
-
-    def __init__(self, place: Path, registry: Registry) -> None:
-        self.registry = registry
-        self.state = place / "state"
-        self.state.mkdir()
-        (self.state / "images").symlink_to(image_of_tests() / "images")
-        self.sockets = place / "s"
-        self.cgroups = f"t{secrets.token_hex(4)}"
-        self.decisions = Decisions()
-        private = frozenset({registry.address})
-        self.proxy = EgressProxy(self.decisions, resolver=registry, private_allowed=private)
-
-    def folder(self, **terms: Any) -> LayerFolder:
-        return LayerFolder(self.state, BaseImages(self.state), self.terms(**terms), self.cgroups)
-
-    def terms(self, **terms: Any) -> LayerTerms:
-        return LayerTerms(**{"seconds": LIMIT, "authorities": self.registry.authority.read_bytes(), **terms})
-
-    def layers(self, hosts: tuple[str, ...] = PACKAGE_HOSTS, **terms: Any) -> PackageLayers:
-        return PackageLayers(self.folder(**terms), self.proxy, self.decisions, hosts, self.sockets)
-
-    def assert_nothing_left(self) -> None:
-        names = [entry.name for entry in (self.state / "layers").iterdir()]
-        assert not [name for name in names if name.startswith((".new-", ".unlocked-"))]
-        assert str(self.state) not in Path("/proc/mounts").read_text()
-        deadline = time.monotonic() + 10
-        while str(self.state) in _loops():  # the kernel lets go of a device some time after its last user
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert not list(self.sockets.iterdir())
-        assert not [pid for pid in _processes() if str(self.state) in pid]
-        found = subprocess.run(
-            ["find", "/sys/fs/cgroup", "-ignore_readdir_race", "-name", f"{self.cgroups}-layer-*"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert found.stdout == ""
-
-
-def _loops() -> str:
-    return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
-
-
-def _processes() -> Iterator[str]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-
-
-@asynccontextmanager
-async def opened(place: Path, conduct: Conduct = "answers") -> AsyncIterator[Bench]:
-    with open_registry(place / "registry", conduct) as registry:
-        made = Bench(place, registry)
-        yield made
-        await made.proxy.close()
 
 
 @pytest_asyncio.fixture
@@ -216,7 +122,7 @@ async def test_installers_have_no_more_memory_than_the_limit(bench: Bench) -> No
 async def test_nothing_is_left_of_a_build_whose_caller_stops_the_server(bench: Bench) -> None:
     layers = bench.layers()
     waiting = asyncio.get_running_loop().create_task(layers.acquire(TINY))
-    await bench.decisions.until_first()  # npm runs
+    await bench.decisions.until_first(waiting)  # npm runs
     await layers.close()
     with pytest.raises(LayerFailed, match="the server was stopped"):
         await waiting
@@ -226,7 +132,7 @@ async def test_nothing_is_left_of_a_build_whose_caller_stops_the_server(bench: B
 async def test_a_caller_that_is_cancelled_lets_the_build_go_on(bench: Bench) -> None:
     layers = bench.layers()
     waiting = asyncio.get_running_loop().create_task(layers.acquire(TINY))
-    await bench.decisions.until_first()
+    await bench.decisions.until_first(waiting)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -253,11 +159,16 @@ class Killer(LayerDecisions):
     async def record(self, decision):
         os.kill(os.getpid(), signal.SIGKILL)
 
+class Nowhere:
+    async def resolve(self, host, port):
+        raise OSError(f"{{host}} has no address")
+
 async def main():
     state = Path({str(bench.state)!r})
     killer = Killer()
     folder = LayerFolder(state, BaseImages(state), LayerTerms())
-    layers = PackageLayers(folder, EgressProxy(killer), killer, ("registry.npmjs.org",), Path({str(bench.sockets)!r}))
+    roads, sockets = EgressProxy(killer, resolver=Nowhere()), Path({str(bench.sockets)!r})
+    layers = PackageLayers(folder, roads, killer, ("registry.npmjs.org",), sockets)
     await layers.acquire(PackageLists(npm=("is-number@7.0.0",)))
 
 asyncio.run(main())
@@ -266,7 +177,7 @@ asyncio.run(main())
     worker = await asyncio.create_subprocess_exec(sys.executable, str(script))
     assert await asyncio.wait_for(worker.wait(), LIMIT) == -signal.SIGKILL
     async with asyncio.timeout(20):
-        while any(str(bench.state) in line for line in _processes()):  # noqa: ASYNC110 - the kernel tells nobody
+        while any(str(bench.state) in line for line in processes()):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.01)
     assert str(bench.state) not in Path("/proc/mounts").read_text()
     assert bench.folder().list() == []
@@ -324,7 +235,7 @@ async def test_a_host_is_tried_without_a_registry(bench: Bench) -> None:
 def test_an_image_that_can_not_be_built_leaves_nothing(tmp_path: Path) -> None:
     own = host_recipe()
     recipe = Recipe("no-such-release", own.sources.replace(f" {own.suite}", " no-such-release"))
-    images = BaseImages(tmp_path, lambda: recipe)
+    images = BaseImages(tmp_path, lambda: recipe, BUILD_SECONDS)
     with pytest.raises(SandboxUnavailable, match=r"no-such-release.*does not have a Release file"):
         images.build()
     assert [entry.name for entry in images.home.iterdir()] == [".lock"]
@@ -333,7 +244,7 @@ def test_an_image_that_can_not_be_built_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_image_is_built_once_and_not_removed_while_it_is_used(tmp_path: Path) -> None:
     recipe = dataclasses.replace(host_recipe(), packages=("netbase",))
-    images, said = BaseImages(tmp_path, lambda: recipe), list[str]()
+    images, said = BaseImages(tmp_path, lambda: recipe, BUILD_SECONDS), list[str]()
     image = images.build(said.append)
     assert said
     assert images.current() == image.rootfs

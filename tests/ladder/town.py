@@ -7,7 +7,10 @@ every other name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +23,8 @@ from certificates import certify
 from hostler.egress.resolve import Resolver
 
 GIT, API = "git.town.example", "api.town.example"
+SPACE = "hostler-town-"
+"""How the names of the namespaces begin; the id of the process that made it follows."""
 
 
 @dataclass
@@ -45,25 +50,38 @@ def _run(*words: str, cwd: Path | None = None) -> None:
     assert done.returncode == 0, (words, done.stderr)
 
 
+def _sweep() -> None:
+    """What test runs have left that are no more."""
+    for place in Path("/run/netns").glob(f"{SPACE}*"):
+        if not Path("/proc", place.name.removeprefix(SPACE).partition("-")[0]).exists():
+            inside = subprocess.run(["ip", "netns", "pids", place.name], capture_output=True, text=True, timeout=60)
+            for pid in inside.stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", place.name], capture_output=True, check=False, timeout=60)
+
+
 @asynccontextmanager
 async def open_town(place: Path, elsewhere: Resolver) -> AsyncIterator[Town]:
     """Needs root, ip(8) and git."""
+    _sweep()
     name, net = f"ht{secrets.token_hex(3)}", secrets.randbelow(200)
+    space = f"{SPACE}{os.getpid()}-{name}"
     outside, inside = f"10.213.{net}.1", f"10.213.{net}.2"
     authority = certify(place, (API, GIT))
     _repository(place / "www" / "repo.git", place / "origin")
     token, log = secrets.token_urlsafe(24), place / "requests.log"
     log.touch()
-    _run("ip", "netns", "add", name)
+    _run("ip", "netns", "add", space)
     try:
-        _run("ip", "link", "add", f"{name}o", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _run("ip", "link", "add", f"{name}o", "type", "veth", "peer", "name", "eth0", "netns", space)
         _run("ip", "address", "add", f"{outside}/30", "dev", f"{name}o")
         _run("ip", "link", "set", f"{name}o", "up")
-        _run("ip", "-n", name, "address", "add", f"{inside}/30", "dev", "eth0")
-        _run("ip", "-n", name, "link", "set", "eth0", "up")
-        _run("ip", "-n", name, "link", "set", "lo", "up")
+        _run("ip", "-n", space, "address", "add", f"{inside}/30", "dev", "eth0")
+        _run("ip", "-n", space, "link", "set", "eth0", "up")
+        _run("ip", "-n", space, "link", "set", "lo", "up")
         server = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", name, sys.executable, str(Path(__file__).with_name("town_server.py"))),
+            *("ip", "netns", "exec", space, sys.executable, str(Path(__file__).with_name("town_server.py"))),
             *(str(place), inside, token),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -75,7 +93,7 @@ async def open_town(place: Path, elsewhere: Resolver) -> AsyncIterator[Town]:
             server.kill()
             await server.wait()
     finally:
-        _run("ip", "netns", "delete", name)
+        _run("ip", "netns", "delete", space)
 
 
 def _repository(bare: Path, work: Path) -> None:
