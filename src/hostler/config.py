@@ -278,6 +278,21 @@ class Secrets(_Section):
     )
 
 
+class Previews(_Section):
+    """Links to ports that the programs of sessions open."""
+
+    enabled: bool = Field(True, description="Listen for them.")
+    host: str = Field("", description="Address to listen on. Empty: that of the API.")
+    port: int = Field(
+        0, ge=0, le=65535, description="TCP port. 0: the one after the API's, or a free one if that is taken."
+    )
+    url: str = Field(
+        "",
+        description="How links begin, with `{label}` as the first word of the host name, such as "
+        "`https://{label}.preview.example.com`. Empty: `http://{label}.localhost:<port>`.",
+    )
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -356,6 +371,7 @@ class Settings(_Section):
     packages: Packages = Packages()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    previews: Previews = Previews()
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
