@@ -1,4 +1,4 @@
-"""What do those who install packages feel of a registry that fails, or of somebody who is stuck? They are told, in time."""
+"""Is somebody who installs packages told in time of a registry that fails, or of another process that is stuck?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do packages come from the public registries? The one test that needs them; without them it is skipped, and says so."""
+"""Do packages come from the public registries? The one test that needs them; it is skipped without, and says so."""
 
 from __future__ import annotations
 
