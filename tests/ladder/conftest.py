@@ -23,7 +23,7 @@ def podman_engine() -> Iterator[Engine]:
 
 
 TEST_SECONDS = 600
-"""For one test with its fixtures. The first on a machine builds the base image, and the last removes the engines' data."""
+"""For one test with its fixtures: the first on a machine builds the base image, the last removes the engines' data."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
