@@ -209,8 +209,9 @@ class Egress(_Section):
     )
     ca_bundle: str = Field(
         "",
-        description="PEM file with authorities of your own network, trusted besides this host's where the proxy makes "
-        "the request itself: to MCP servers, and to hosts whose TLS it ends.",
+        description="PEM file with authorities of your own network, trusted besides this host's: by the proxy where it "
+        "makes the request itself (to MCP servers, and to hosts whose TLS it ends), by programs in sandboxes, and by "
+        "installers of packages.",
     )
     blocked_ports: tuple[int, ...] = Field(
         (23, 25, 53, 135, 137, 138, 139, 445, 853), description="Ports that no rule opens."

@@ -21,6 +21,7 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.authorities import own_authorities
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
@@ -251,6 +252,7 @@ async def running(
                     placement=placement,
                     road_secrets=InjectingSecrets,
                     layers=layers,
+                    authorities=own_authorities(settings),
                 ),
                 variables=variables,
                 profile_of=profile_reader(settings),
