@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -322,3 +323,21 @@ async def test_the_sandbox_is_given_all_that_came_back(lite: Bench) -> None:
         hand_over(elsewhere / part, 300_123, always_walk=False)
     for path in [*(elsewhere / "workspace").rglob("*"), *(elsewhere / "outputs").rglob("*")]:
         assert path.lstat().st_uid == 300_123, path
+
+
+async def test_on_a_volume_without_room_for_both_the_old_files_go_first(lite: Bench) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a file system")
+    session, home = await lite.session(), lite.folder / "volume"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=711", "tmpfs", str(home)], check=True)  # noqa: ASYNC221
+    try:
+        write(home, {"workspace/large": os.urandom(15 << 20), "outputs/o": "o"})
+        taken = await lite.snapshots.take(session, home, "turn")
+        kept = seen(home)
+        write(home, {"workspace/large": os.urandom(16 << 20)})
+        assert (await lite.worker().restore(session.id, home)).snapshot == taken
+        assert seen(home) == kept
+        assert sorted(os.listdir(home)) == ["outputs", "workspace"]
+    finally:
+        subprocess.run(["umount", str(home)], check=True)  # noqa: ASYNC221
