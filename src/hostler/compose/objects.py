@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from hostler.domain.ids import new_id
 from hostler.engine.object_port import ObjectMissing, Objects, ObjectsUnavailable
 from hostler.objects.folder import FolderObjects
 from hostler.snapshots.limits import SnapshotLimits
-from hostler.snapshots.service import SnapshotTerms, StoredSnapshots
+from hostler.snapshots.service import Held, SnapshotTerms, StoredSnapshots
 from hostler.snapshots.sweeping import SnapshotSweep
 from hostler.store.database import Database
 
@@ -57,7 +58,10 @@ def _place(settings: Settings) -> Objects:
         raise InvalidRequest(f"objects.url: {error}") from error
 
 
-def stored_snapshots(settings: Settings, database: Database, objects: Objects) -> StoredSnapshots:
+def stored_snapshots(
+    settings: Settings, database: Database, objects: Objects, held: Sequence[Held] = ()
+) -> StoredSnapshots:
+    """`held`: who is asked whether a snapshot is needed before it goes."""
     wanted = settings.snapshots
     limits = SnapshotLimits(entries=wanted.max_entries, content_bytes=wanted.max_mb << 20)
     return StoredSnapshots(
@@ -66,6 +70,7 @@ def stored_snapshots(settings: Settings, database: Database, objects: Objects) -
         _memories(settings),
         SnapshotTerms(limits, wanted.keep),
         linked_owner=settings.sandbox.first_uid if os.geteuid() == 0 else None,
+        held=held,
     )
 
 
