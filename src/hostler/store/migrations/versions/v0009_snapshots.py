@@ -1,0 +1,12 @@
+"""What is kept of sessions' folders outside of any host."""
+
+from __future__ import annotations
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,1 @@
+"""Tables: what is kept of sessions' folders outside of any host."""
