@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -28,7 +29,17 @@ from hostler.engine.sandbox_port import (
     SandboxStats,
     SandboxUnavailable,
 )
-from hostler.sandbox import cgroups, gvisor_bundle, gvisor_host, leftovers, snapshots, specs, staging, users
+from hostler.sandbox import (
+    cgroups,
+    gvisor_bundle,
+    gvisor_enter,
+    gvisor_host,
+    leftovers,
+    snapshots,
+    specs,
+    staging,
+    users,
+)
 from hostler.sandbox.cgroups import Group
 from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor_host import AUTOMATIC, Host, Platform
@@ -60,16 +71,20 @@ class _Made:
     bundle_launcher: Path
     group: Group
     workspace: Path
+    begun: staging.Begun | None
+    """Its start. None: it was adopted."""
 
 
 class GvisorSandbox:
-    """One sandbox, from `GvisorProvider`."""
+    """One sandbox, from `GvisorProvider`. It may still be starting: its launcher and entrance wait for that, and so
+    does whatever else needs it."""
 
     def __init__(self, provider: GvisorProvider, host: Host, label: IsolationLabel, made: _Made) -> None:
         self._provider = provider
         self._host = host
         self._label = label
         self._made = made
+        self._starting = asyncio.create_task(asyncio.to_thread(_failure_of, made.begun, START_SECONDS))
         self._holding_still = asyncio.Lock()
         self._suspended = False
 
@@ -83,7 +98,8 @@ class GvisorSandbox:
 
     @property
     def launcher(self) -> Path:
-        """See the port. SIGTERM to its process is passed on to the program; SIGKILL ends the program."""
+        """See the port. SIGTERM to its process is passed on to the program; SIGKILL ends the program. When gVisor does
+        not start, it says why on its standard error, and its exit status is 125."""
         return self._made.bundle_launcher
 
     @property
@@ -141,8 +157,11 @@ class GvisorSandbox:
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxNotEnded when the kernel doesn't let a process die."""
         await asyncio.to_thread(self._provider._estate.end, self._made.holding)
+        await asyncio.shield(self._starting)
 
     async def _runsc(self, command: str) -> None:
+        if failure := await asyncio.shield(self._starting):
+            raise SandboxUnavailable(failure)
         await asyncio.to_thread(self._provider._command, self._host, self._made.holding, command)
 
 
@@ -188,7 +207,10 @@ class GvisorProvider:
             return await asyncio.to_thread(self._try)
 
     async def create(self, spec: SandboxSpec) -> GvisorSandbox:
-        """See the port. Raises SandboxUnavailable and ValueError."""
+        """See the port. Raises SandboxUnavailable and ValueError.
+
+        gVisor starts while the launcher is started and gets ready: why it does not, the launcher says.
+        """
         host, platform = await self._open()
         making = asyncio.get_running_loop().run_in_executor(None, self._create, host, platform, spec)
         try:
@@ -197,6 +219,7 @@ class GvisorProvider:
             # A thread can't be stopped: wait for what it makes, and take it back.
             made = await making
             await asyncio.to_thread(self._estate.end, made.holding)
+            await asyncio.to_thread(_failure_of, made.begun, START_SECONDS)
             raise
         return GvisorSandbox(self, host, host.label(platform), made)
 
@@ -277,8 +300,10 @@ class GvisorProvider:
                 program=program,
                 limits=SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20),
             )
-            made = self._create(host, platform, spec, failed=_PlatformFailed, seconds=TRIAL_SECONDS)
+            made = self._create(host, platform, spec)
             try:
+                if failure := _failure_of(made.begun, TRIAL_SECONDS):
+                    raise _PlatformFailed(failure)
                 done = subprocess.run(
                     [made.bundle_launcher],
                     stdin=subprocess.DEVNULL,
@@ -299,15 +324,7 @@ class GvisorProvider:
 
     # ---------------------------------------------------------------------------------------------- making and adopting
 
-    def _create(
-        self,
-        host: Host,
-        platform: Platform,
-        spec: SandboxSpec,
-        *,
-        failed: type[Exception] = SandboxUnavailable,
-        seconds: float = START_SECONDS,
-    ) -> _Made:
+    def _create(self, host: Host, platform: Platform, spec: SandboxSpec) -> _Made:
         specs.check(spec)
         lowers = self._lowers(spec.layer)
         for directory in (spec.workspace, spec.outputs, spec.harness_state):
@@ -328,23 +345,16 @@ class GvisorProvider:
             base = staging.Base(lowers, host.etc, host.etc_from_host)
             flags = (*host.flags, f"--platform={platform}")
             bundle = gvisor_bundle.write(home, spec, holding, host.tools, base, flags, group.entrances)
-            self._start(bundle.start, failed, seconds)
+            begun = _begin(home, bundle.start)
         except BaseException:
             self._estate.end(holding)
             raise
-        return _Made(holding, bundle.launcher, group, spec.workspace)
+        return _Made(holding, bundle.launcher, group, spec.workspace, begun)
 
     def _group(self, host: Host, sandbox_id: str, limits: SandboxLimits) -> Group:
         each, own = HOST_PIDS
         pids = None if limits.pids is None else limits.pids * each + own
         return host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", replace(limits, pids=pids))
-
-    def _start(self, script: Path, failed: type[Exception], seconds: float) -> None:
-        code, said = staging.run_script(script, seconds)
-        if code is None:
-            raise failed(f"gVisor did not start in {seconds:g} s")
-        if code != 0:
-            raise failed(f"gVisor did not start ({code}): {said[-600:]}")
 
     def _left_over(self, host: Host) -> list[LeftOver]:
         return [
@@ -353,7 +363,8 @@ class GvisorProvider:
         ]
 
     def _state(self, host: Host, holding: Holding) -> str:
-        """`running` or `paused`; empty: it runs no more."""
+        """`running` or `paused`; empty: it runs no more. Waits for the end of a start that an earlier worker began."""
+        _wait_for_start(self._estate.home(holding.sandbox_id))
         try:
             status = json.loads(self._command(host, holding, "state"))["status"]
         except (SandboxUnavailable, ValueError, KeyError):
@@ -378,7 +389,7 @@ class GvisorProvider:
             if isinstance(error, OSError):
                 raise SandboxUnavailable(f"sandbox {sandbox_id} could not be adopted: {error}") from error
             raise
-        return _Made(found, home / "launcher", self._group(host, sandbox_id, spec.limits), spec.workspace)
+        return _Made(found, home / "launcher", self._group(host, sandbox_id, spec.limits), spec.workspace, None)
 
     def _command(self, host: Host, holding: Holding, *words: str) -> str:
         """Raises SandboxUnavailable with what `runsc` said."""
@@ -401,11 +412,48 @@ class _PlatformFailed(Exception):
     """gVisor doesn't run on this platform here."""
 
 
+def _begin(home: Path, script: Path) -> staging.Begun:
+    """Starts gVisor. Whoever finds the file locked finds a start under way, whatever becomes of this process."""
+    lock = os.open(home / gvisor_enter.STARTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return staging.Begun(script, held=(lock,))
+    finally:
+        os.close(lock)
+
+
+def _failure_of(begun: staging.Begun | None, seconds: float) -> str:
+    """Waits for the end of the start. Why the sandbox isn't up; empty: it is. Blocks."""
+    if begun is None:
+        return ""
+    code, said = begun.end(seconds)
+    if code is None:
+        return f"gVisor did not start in {seconds:g} s"
+    return f"gVisor did not start ({code}): {said[-600:]}" if code != 0 else ""
+
+
+def _wait_for_start(home: Path) -> None:
+    """Until nobody starts the sandbox any more. Blocks, for START_SECONDS at most."""
+    try:
+        lock = os.open(home / gvisor_enter.STARTING, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            time.sleep(0.01)
+    finally:
+        os.close(lock)
+
+
 def _end_commands(home: Path, sandbox_id: str) -> None:
     """Ends what an earlier worker's launcher and entrances run: each ends its command when it is killed."""
     mark = f"{MARK}={sandbox_id}".encode()
     deadline = time.monotonic() + leftovers.END_WITHIN_SECONDS
-    while running := [entry for entry in os.scandir(home / "runs") if entry.name.isdigit()]:
+    while running := [entry for entry in os.scandir(home / gvisor_enter.RUNS) if entry.name.isdigit()]:
         for entry in running:
             with contextlib.suppress(OSError):
                 handle = os.pidfd_open(int(entry.name))

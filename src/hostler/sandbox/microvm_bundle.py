@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxLimits, SandboxSpec
-from hostler.sandbox import staging
+from hostler.sandbox import programs, staging
 from hostler.sandbox.estate import Holding
 from hostler.sandbox.launch import EGRESS_PORT, MARK
 from hostler.sandbox.machine_guest import Guest
@@ -80,7 +80,7 @@ def write(
     seconds: float,
 ) -> Bundle:
     """Raises ValueError, SandboxUnavailable, OSError."""
-    over = staging.place([home, tools.qemu, tools.mount, tools.setpriv, guest.kernel, sys.executable, staging.SOURCES])
+    over = staging.place([home, tools.qemu, tools.mount, tools.setpriv, guest.kernel, sys.executable, programs.SOURCES])
     stage = home / "stage"
     kept = stage / "kept"
     reopen = holding.adoptable
@@ -121,11 +121,9 @@ def write(
         f" {staging.program('machine_relay')} {over}/relay.json",
     ]
     start = staging.write_script(home / "start", script)
-    first = f"#!{tools.env} -S -i {mark} {tools.bash} -p"
-    inside = shlex.quote(str(relay))
-    come = f"exec {staging.program('machine_enter')}"
-    entrance = staging.write_script(home / "entrance", [first, f'{come} enter {inside} "$@"'])
-    launcher = staging.write_script(home / "launcher", [first, f'{come} launch {inside} {staging.PROGRAM} "$@"'])
+    entrance = programs.write_python(home / "entrance", tools.env, mark, "machine_enter", ["enter", str(relay)])
+    launch = ["launch", str(relay), staging.PROGRAM]
+    launcher = programs.write_python(home / "launcher", tools.env, mark, "machine_enter", launch)
     return Bundle(start, launcher, entrance)
 
 

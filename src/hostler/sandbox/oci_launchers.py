@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def write_programs(directory: Path, engine: Path, prefix: str, sandbox_id: str, 
     for name, program in (("launcher", PROGRAM), ("entrance", "")):
         words = [str(engine), prefix, name_of(sandbox_id), f"{user}:{user}", str(directory / "calls")]
         text = (
-            f"#!{_env()} -S -i {MARK}={sandbox_id} {_interpreter()} -IS\n"
+            f"{programs.python_line(_env(), f'{MARK}={sandbox_id}')}\n"
             "import sys\n"
             f"sys.path.append({str(_HERE)!r})\n"
             f"import {oci_attach.__name__.rpartition('.')[2]} as attach\n"
@@ -102,10 +101,3 @@ def write_programs(directory: Path, engine: Path, prefix: str, sandbox_id: str, 
 
 def _env() -> str:
     return shutil.which("env") or "/usr/bin/env"
-
-
-def _interpreter() -> str:
-    """Our own Python without its virtual environment: nothing but the standard library is imported, and it starts
-    sooner. Quoted for env(1)."""
-    path = os.path.realpath(sys.executable)
-    return path if not set(path) & set(" \t\"'\\$#") else "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
