@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -34,21 +32,23 @@ from hostler.sandbox import (
     gvisor_bundle,
     gvisor_enter,
     gvisor_host,
+    gvisor_start,
+    handing_over,
     leftovers,
-    snapshots,
     specs,
     staging,
+    trial,
     users,
 )
 from hostler.sandbox.cgroups import Group
 from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor_host import AUTOMATIC, Host, Platform
+from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.launch import MARK
+from hostler.sandbox.making import make
 
-START_SECONDS = 60.0
-"""After that long a start hangs."""
 TRIAL_SECONDS = 20.0
-"""The same for a platform that is tried."""
+"""After that long a start hangs, when a platform is tried."""
 COMMAND_SECONDS = 30.0
 
 HOST_PIDS = 4, 512
@@ -84,9 +84,9 @@ class GvisorSandbox:
         self._host = host
         self._label = label
         self._made = made
-        self._starting = asyncio.create_task(asyncio.to_thread(_failure_of, made.begun, START_SECONDS))
-        self._holding_still = asyncio.Lock()
-        self._suspended = False
+        self._starting = asyncio.create_task(asyncio.to_thread(gvisor_start.failure_of, made.begun))
+        self._still = HoldingStill(made.workspace, self._stop, self._go_on)
+        self._paused = False
 
     @property
     def label(self) -> IsolationLabel:
@@ -108,32 +108,29 @@ class GvisorSandbox:
         return self._made.bundle_launcher.with_name("entrance")
 
     @property
-    def host_uid(self) -> int:
+    def host_uid(self) -> int | None:
         """Owner of the session's folders on the host."""
         return self._made.holding.file_uid
 
     async def suspend(self) -> None:
-        async with self._holding_still:
-            if not self._suspended:
-                await self._runsc("pause")
-                self._suspended = True
+        await self._still.suspend()
 
     async def resume(self) -> None:
-        async with self._holding_still:
-            if self._suspended:
-                await self._runsc("resume")
-                self._suspended = False
+        await self._still.resume()
 
     async def snapshot(self, target: Path) -> None:
         """See the port. Raises SnapshotFailed."""
-        async with self._holding_still:
-            if not self._suspended:
-                await self._runsc("pause")
-            try:
-                await asyncio.to_thread(snapshots.write, self._made.workspace, target)
-            finally:
-                if not self._suspended:
-                    await self._runsc("resume")
+        await self._still.snapshot(target)
+
+    async def _stop(self) -> None:
+        if not self._paused:  # gVisor does neither twice
+            await self._runsc("pause")
+            self._paused = True
+
+    async def _go_on(self) -> None:
+        if self._paused:
+            await self._runsc("resume")
+            self._paused = False
 
     async def stats(self) -> SandboxStats:
         """See the port. `pids` are the agent's; memory and time are gVisor's own too."""
@@ -212,15 +209,7 @@ class GvisorProvider:
         gVisor starts while the launcher is started and gets ready: why it does not, the launcher says.
         """
         host, platform = await self._open()
-        making = asyncio.get_running_loop().run_in_executor(None, self._create, host, platform, spec)
-        try:
-            made = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # A thread can't be stopped: wait for what it makes, and take it back.
-            made = await making
-            await asyncio.to_thread(self._estate.end, made.holding)
-            await asyncio.to_thread(_failure_of, made.begun, START_SECONDS)
-            raise
+        made = await make(lambda: self._create(host, platform, spec), self._take_back)
         return GvisorSandbox(self, host, host.label(platform), made)
 
     async def left_over(self) -> Sequence[LeftOver]:
@@ -262,7 +251,7 @@ class GvisorProvider:
         for platform in AUTOMATIC if self._wanted is None else (self._wanted,):
             with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
                 place = Path(name)
-                trial = GvisorProvider(
+                another = GvisorProvider(
                     place / "state",
                     lowers=self._lowers,
                     runsc=self._runsc,
@@ -271,55 +260,30 @@ class GvisorProvider:
                     uid_lock_file=self._uid_lock_file,
                 )
                 try:
-                    label = trial._try_platform(place, platform)
+                    label = another._try_platform(place, platform)
                 except _PlatformFailed as failed:
                     reasons.append(f"{platform}: {failed}")
                 else:
                     self._platform = platform
                     return label
                 finally:
-                    trial.close()
+                    another.close()
         raise SandboxUnavailable(f"a trial sandbox did not run. {'; '.join(reasons)}")
 
     def _try_platform(self, place: Path, platform: Platform) -> IsolationLabel:
         host = self._open_now()
-        program = place / "program"
-        program.write_text("#!/bin/sh\nexit 42\n")
-        program.chmod(0o755)
-        ends = [socket.socket(socket.AF_UNIX) for _ in range(2)]
-        try:
-            for end, name in zip(ends, ("model.sock", "egress.sock"), strict=True):
-                end.bind(str(place / name))
-            spec = SandboxSpec(
-                session_id="probe",
-                workspace=place / "workspace",
-                outputs=place / "outputs",
-                harness_state=place / "harness",
-                model_socket=place / "model.sock",
-                egress_socket=place / "egress.sock",
-                program=program,
-                limits=SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20),
-            )
+        with trial.spec(place, SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
             made = self._create(host, platform, spec)
             try:
-                if failure := _failure_of(made.begun, TRIAL_SECONDS):
+                if failure := gvisor_start.failure_of(made.begun, TRIAL_SECONDS):
                     raise _PlatformFailed(failure)
-                done = subprocess.run(
-                    [made.bundle_launcher],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    timeout=TRIAL_SECONDS,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise _PlatformFailed(f"a program did not end in {TRIAL_SECONDS:g} s") from error
+                code, said = trial.run(made.bundle_launcher, TRIAL_SECONDS)
+            except SandboxUnavailable as error:
+                raise _PlatformFailed(str(error)) from error
             finally:
                 self._estate.end(made.holding)
-        finally:
-            for end in ends:
-                end.close()
-        if done.returncode != 42:
-            raise _PlatformFailed(f"{done.returncode}: {done.stderr.decode(errors='replace').strip()[-400:]}")
+        if code != trial.RAN:
+            raise _PlatformFailed(f"{code}: {said[-400:]}")
         return host.label(platform)
 
     # ---------------------------------------------------------------------------------------------- making and adopting
@@ -340,16 +304,20 @@ class GvisorProvider:
             adoptable=staging.can_reopen(home, spec),
         )
         try:
-            users.give_away(spec, holding.file_uid, self._uid_range)
+            handing_over.give_away(spec, holding.file_uid, self._uid_range, group=True)
             cgroups.make(group)
             base = staging.Base(lowers, host.etc, host.etc_from_host)
             flags = (*host.flags, f"--platform={platform}")
             bundle = gvisor_bundle.write(home, spec, holding, host.tools, base, flags, group.entrances)
-            begun = _begin(home, bundle.start)
+            begun = gvisor_start.begin(home, bundle.start)
         except BaseException:
             self._estate.end(holding)
             raise
         return _Made(holding, bundle.launcher, group, spec.workspace, begun)
+
+    def _take_back(self, made: _Made) -> None:
+        self._estate.end(made.holding)
+        gvisor_start.failure_of(made.begun)
 
     def _group(self, host: Host, sandbox_id: str, limits: SandboxLimits) -> Group:
         each, own = HOST_PIDS
@@ -364,7 +332,7 @@ class GvisorProvider:
 
     def _state(self, host: Host, holding: Holding) -> str:
         """`running` or `paused`; empty: it runs no more. Waits for the end of a start that an earlier worker began."""
-        _wait_for_start(self._estate.home(holding.sandbox_id))
+        gvisor_start.wait(self._estate.home(holding.sandbox_id))
         try:
             status = json.loads(self._command(host, holding, "state"))["status"]
         except (SandboxUnavailable, ValueError, KeyError):
@@ -382,7 +350,7 @@ class GvisorProvider:
             if state == "paused":
                 self._command(host, found, "resume")
             _end_commands(home, sandbox_id)
-            users.give_away(spec, found.file_uid, self._uid_range)
+            handing_over.give_away(spec, found.file_uid, self._uid_range, group=True)
             staging.open_roads(home, spec)
         except BaseException as error:
             self._estate.end(found)
@@ -410,43 +378,6 @@ class GvisorProvider:
 
 class _PlatformFailed(Exception):
     """gVisor doesn't run on this platform here."""
-
-
-def _begin(home: Path, script: Path) -> staging.Begun:
-    """Starts gVisor. Whoever finds the file locked finds a start under way, whatever becomes of this process."""
-    lock = os.open(home / gvisor_enter.STARTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return staging.Begun(script, held=(lock,))
-    finally:
-        os.close(lock)
-
-
-def _failure_of(begun: staging.Begun | None, seconds: float) -> str:
-    """Waits for the end of the start. Why the sandbox isn't up; empty: it is. Blocks."""
-    if begun is None:
-        return ""
-    code, said = begun.end(seconds)
-    if code is None:
-        return f"gVisor did not start in {seconds:g} s"
-    return f"gVisor did not start ({code}): {said[-600:]}" if code != 0 else ""
-
-
-def _wait_for_start(home: Path) -> None:
-    """Until nobody starts the sandbox any more. Blocks, for START_SECONDS at most."""
-    try:
-        lock = os.open(home / gvisor_enter.STARTING, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return
-            time.sleep(0.01)
-    finally:
-        os.close(lock)
 
 
 def _end_commands(home: Path, sandbox_id: str) -> None:

@@ -92,7 +92,9 @@ def write(
         (stage / name).chmod(0o644)
     relay = relay_folder(home)
     staging.folder(relay)
-    os.chown(relay, holding.process_uid, holding.process_uid)
+    uid = holding.process_uid
+    assert uid is not None, "machines are made by a worker that is root"
+    os.chown(relay, uid, uid)
     relay.chmod(0o700)
     settings = stage / "relay.json"
     settings.write_text(
@@ -108,7 +110,6 @@ def write(
     settings.chmod(0o644)
     mark = f"{MARK}={holding.sandbox_id}"
     groups = f"--groups {os.stat('/dev/kvm').st_gid}" if acceleration == "kvm" else "--clear-groups"
-    uid = holding.process_uid
     script = [
         f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation private {tools.bash} -p",
         "set -eu",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
@@ -15,6 +17,7 @@ from hostler.sandbox.oci_container import INSIDE_CALLS, name_of
 
 _HERE = Path(__file__).parent
 PROGRAM = "/opt/hostler/claude"
+RUN_SECONDS = 60.0
 
 
 def write_etc(directory: Path, user: int) -> None:
@@ -101,3 +104,26 @@ def write_programs(directory: Path, engine: Path, prefix: str, sandbox_id: str, 
 
 def _env() -> str:
     return shutil.which("env") or "/usr/bin/env"
+
+
+async def run(program: str | Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and words of a program that is quick. Raises SandboxUnavailable when it isn't."""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(RUN_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError as error:
+        raise SandboxUnavailable("a command in a container did not answer") from error
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace").strip()[-600:]
