@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,13 +33,14 @@ from hostler.sandbox import (
     launch,
     leftovers,
     specs,
-    trial,
+    trying,
     users,
 )
 from hostler.sandbox.bubblewrap_host import Host
 from hostler.sandbox.cgroups import Group
 from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.making import make
+from hostler.sandbox.trials import trial_folder
 
 PROBE_SECONDS = 20.0
 
@@ -209,28 +209,39 @@ class BubblewrapProvider:
         return fd
 
     def _probe(self) -> IsolationLabel:
-        with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
-            place = Path(name)
-            another = BubblewrapProvider(
-                place / "state",
-                uid_range=self._uid_range,
-                cgroup_name=self._cgroup_name,
-                uid_lock_file=self._uid_lock_file,
-            )
+        with trial_folder("bubblewrap", self._end_trial) as place:
+            trial = self._trial(place)
             try:
-                return another._try_true(place)
+                return trial._try_true(place)
             finally:
-                another.close()
+                trial.close()
+
+    def _trial(self, place: Path) -> BubblewrapProvider:
+        return BubblewrapProvider(
+            place / "state",
+            uid_range=self._uid_range,
+            cgroup_name=self._cgroup_name,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    def _end_trial(self, place: Path) -> None:
+        """What a trial has left whose process was killed: its control groups."""
+        trial = self._trial(place)
+        try:
+            trial._open_now()
+            trial._sweep()
+        finally:
+            trial.close()
 
     def _try_true(self, place: Path) -> IsolationLabel:
         host = self._host = self._open_now()
-        with trial.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
+        with trying.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
             record, directory, launcher, _ = self._create(host, spec)
             try:
-                code, said = trial.run(launcher, PROBE_SECONDS)
+                code, said = trying.run(launcher, PROBE_SECONDS)
             finally:
                 self._end(record, directory)
-        if code != trial.RAN:
+        if code != trying.RAN:
             raise SandboxUnavailable(f"a trial sandbox failed ({code}): {said}{bubblewrap_host.hint()}")
         return host.label
 

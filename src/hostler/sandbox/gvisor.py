@@ -13,7 +13,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from hostler.sandbox import (
     leftovers,
     specs,
     staging,
-    trial,
+    trying,
     users,
 )
 from hostler.sandbox.cgroups import Group
@@ -46,6 +45,7 @@ from hostler.sandbox.gvisor_host import AUTOMATIC, Host, Platform
 from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.launch import MARK
 from hostler.sandbox.making import make
+from hostler.sandbox.trials import trial_folder
 
 TRIAL_SECONDS = 20.0
 """After that long a start hangs, when a platform is tried."""
@@ -249,40 +249,51 @@ class GvisorProvider:
         """Finds the platform; disturbs nobody who uses the state directory."""
         reasons = []
         for platform in AUTOMATIC if self._wanted is None else (self._wanted,):
-            with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
-                place = Path(name)
-                another = GvisorProvider(
-                    place / "state",
-                    lowers=self._lowers,
-                    runsc=self._runsc,
-                    uid_range=self._uid_range,
-                    cgroup_name=self._cgroup_name,
-                    uid_lock_file=self._uid_lock_file,
-                )
+            with trial_folder("gvisor", self._end_trial) as place:
+                trial = self._trial(place)
                 try:
-                    label = another._try_platform(place, platform)
+                    label = trial._try_platform(place, platform)
                 except _PlatformFailed as failed:
                     reasons.append(f"{platform}: {failed}")
                 else:
                     self._platform = platform
                     return label
                 finally:
-                    another.close()
+                    trial.close()
         raise SandboxUnavailable(f"a trial sandbox did not run. {'; '.join(reasons)}")
+
+    def _trial(self, place: Path) -> GvisorProvider:
+        return GvisorProvider(
+            place / "state",
+            lowers=self._lowers,
+            runsc=self._runsc,
+            uid_range=self._uid_range,
+            cgroup_name=self._cgroup_name,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    def _end_trial(self, place: Path) -> None:
+        """What a trial has left whose process was killed: gVisor's own go on without it."""
+        trial = self._trial(place)
+        try:
+            trial._open_now()
+            trial._estate.sweep()
+        finally:
+            trial.close()
 
     def _try_platform(self, place: Path, platform: Platform) -> IsolationLabel:
         host = self._open_now()
-        with trial.spec(place, SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
+        with trying.spec(place, SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
             made = self._create(host, platform, spec)
             try:
                 if failure := gvisor_start.failure_of(made.begun, TRIAL_SECONDS):
                     raise _PlatformFailed(failure)
-                code, said = trial.run(made.bundle_launcher, TRIAL_SECONDS)
+                code, said = trying.run(made.bundle_launcher, TRIAL_SECONDS)
             except SandboxUnavailable as error:
                 raise _PlatformFailed(str(error)) from error
             finally:
                 self._estate.end(made.holding)
-        if code != trial.RAN:
+        if code != trying.RAN:
             raise _PlatformFailed(f"{code}: {said[-400:]}")
         return host.label(platform)
 

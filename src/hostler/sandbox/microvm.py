@@ -13,7 +13,6 @@ import platform as computer
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from hostler.sandbox import (
     seccomp,
     specs,
     staging,
-    trial,
+    trying,
     users,
 )
 from hostler.sandbox.cgroup_detection import detect
@@ -49,6 +48,7 @@ from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.machine_guest import Guest
 from hostler.sandbox.making import make
 from hostler.sandbox.microvm_bundle import Tools
+from hostler.sandbox.trials import trial_folder
 
 Acceleration = Literal["kvm", "tcg"]
 
@@ -312,38 +312,49 @@ class MicrovmProvider:
         return Tools(qemu=os.path.abspath(qemu), **paths)
 
     def _try(self) -> IsolationLabel:
-        with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
-            place = Path(name)
-            another = MicrovmProvider(
-                place / "state",
-                lowers=self._lowers,
-                qemu=self._qemu,
-                kernel=self._kernel,
-                acceleration="tcg" if self._wanted == "tcg" else "auto",
-                firecracker=self._firecracker,
-                uid_range=self._uid_range,
-                cgroup_name=self._cgroup_name,
-                uid_lock_file=self._uid_lock_file,
-            )
+        with trial_folder("microvm", self._end_trial) as place:
+            trial = self._trial(place)
             try:
-                failure = self._failed_before(another)
+                failure = self._failed_before(trial)
                 if failure.exists():
                     raise SandboxUnavailable(failure.read_text())
                 try:
-                    return another._try_it(place)
+                    return trial._try_it(place)
                 except SandboxUnavailable as unavailable:
                     if self._wanted == "kvm":
                         self._estate.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                         failure.write_text(f"{unavailable} (tried once since the host has started; remove {failure})")
                     raise
             finally:
-                another.close()
+                trial.close()
 
-    def _failed_before(self, another: MicrovmProvider) -> Path:
+    def _trial(self, place: Path) -> MicrovmProvider:
+        return MicrovmProvider(
+            place / "state",
+            lowers=self._lowers,
+            qemu=self._qemu,
+            kernel=self._kernel,
+            acceleration="tcg" if self._wanted == "tcg" else "auto",
+            firecracker=self._firecracker,
+            uid_range=self._uid_range,
+            cgroup_name=self._cgroup_name,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    def _end_trial(self, place: Path) -> None:
+        """What a trial has left whose process was killed: a machine goes on without it."""
+        trial = self._trial(place)
+        try:
+            trial._open_now()
+            trial._estate.sweep()
+        finally:
+            trial.close()
+
+    def _failed_before(self, trial: MicrovmProvider) -> Path:
         """File with the reason why KVM does not work here: trying takes long where it hangs.
 
         Raises SandboxUnavailable for what is found without trying."""
-        host = another._open_now()
+        host = trial._open_now()
         try:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         except OSError:
@@ -353,13 +364,13 @@ class MicrovmProvider:
     def _try_it(self, place: Path) -> IsolationLabel:
         host = self._host or self._open_now()
         seconds = TRIAL_SECONDS if self._wanted == "kvm" else START_SECONDS
-        with trial.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=32, cpus=1, tmp_bytes=1 << 20)) as spec:
+        with trying.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=32, cpus=1, tmp_bytes=1 << 20)) as spec:
             made = self._create(host, spec, seconds)
             try:
-                code, said = trial.run(made.launcher, seconds)
+                code, said = trying.run(made.launcher, seconds)
             finally:
                 self._estate.end(made.holding)
-        if code != trial.RAN:
+        if code != trying.RAN:
             raise SandboxUnavailable(f"a trial machine failed ({code}): {said}")
         return host.label(self._wanted)
 

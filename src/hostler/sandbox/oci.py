@@ -7,9 +7,9 @@ comes in by `oci_attach`. `docs/how-to/isolate-with-docker-or-podman.md` says ho
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +34,7 @@ from hostler.sandbox import (
     oci_launchers,
     oci_stats,
     specs,
-    trial,
+    trying,
     users,
 )
 from hostler.sandbox.bubblewrap_host import within_host
@@ -45,6 +45,9 @@ from hostler.sandbox.oci_container import LABEL_SANDBOX, LABEL_SESSION, LABEL_ST
 from hostler.sandbox.oci_engine import About, Engine, EngineError
 from hostler.sandbox.oci_host import Host, Kind
 from hostler.sandbox.oci_images import Root
+from hostler.sandbox.trials import stale_trials, trial_folder
+
+log = logging.getLogger("hostler.sandbox")
 
 
 class OciSandbox:
@@ -183,23 +186,40 @@ class OciProvider:
         """See the port. Imports the base image when the engine doesn't have it yet."""
         # Where the worker keeps its state the engine can see it; a service with a /tmp of its own can't see ours.
         near = self._estate.state_dir if self._estate.state_dir.is_dir() else None
-        with tempfile.TemporaryDirectory(prefix="probe-", dir=near) as name:
-            place = Path(name)
+        kind = f"{self._kind}-{self.technology}"
+        for stale in stale_trials(kind, near):
+            stale.ended = await self._trial_is_ended(stale.place)
+        with trial_folder(kind, near=near) as place:
             place.chmod(0o711)
-            another = OciProvider(
-                place / "state",
-                technology="gvisor" if self.technology == "gvisor" else self._kind,
-                kind=self._kind,
-                engine_socket=self._engine.socket,
-                image=self._image,
-                runtime=self._runtime,
-                uid_range=self._uid_range,
-                uid_lock_file=self._uid_lock_file,
-            )
+            trial = self._trial(place)
             try:
-                return await another._try_true(place)
+                return await trial._try_true(place)
             finally:
-                another.close()
+                trial.close()
+
+    def _trial(self, place: Path) -> OciProvider:
+        return OciProvider(
+            place / "state",
+            technology="gvisor" if self.technology == "gvisor" else self._kind,
+            kind=self._kind,
+            engine_socket=self._engine.socket,
+            image=self._image,
+            runtime=self._runtime,
+            uid_range=self._uid_range,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    async def _trial_is_ended(self, place: Path) -> bool:
+        """Whether nothing runs any more of a trial whose process was killed: the engine goes on without it."""
+        trial = self._trial(place)
+        try:
+            await trial.sweep()
+        except (SandboxUnavailable, EngineError, OSError):
+            log.exception("trial_not_ended", extra={"folder": str(place)})
+            return False
+        finally:
+            trial.close()
+        return True
 
     async def create(self, spec: SandboxSpec) -> OciSandbox:
         """See the port. The directories are made when they don't exist."""
@@ -271,7 +291,7 @@ class OciProvider:
         return oci_host.look(self._engine, about, self.technology, self._runtime, self._estate.state_dir)
 
     async def _try_true(self, place: Path) -> IsolationLabel:
-        with trial.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=64, tmp_bytes=1 << 20)) as spec:
+        with trying.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=64, tmp_bytes=1 << 20)) as spec:
             try:
                 sandbox = await self.create(spec)
                 try:
@@ -280,7 +300,7 @@ class OciProvider:
                     await sandbox.destroy()
             except EngineError as error:
                 raise SandboxUnavailable(f"a trial container failed: {error}") from error
-        if code != trial.RAN:
+        if code != trying.RAN:
             raise SandboxUnavailable(f"a program in a trial container failed ({code}): {said}")
         return sandbox.label
 

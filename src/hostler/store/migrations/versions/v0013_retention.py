@@ -1,0 +1,12 @@
+"""What is removed after a while, and when that was last done."""
+
+from __future__ import annotations
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,1 @@
+"""Tables: what conversations were before they were compacted."""

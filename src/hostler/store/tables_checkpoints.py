@@ -1,0 +1,1 @@
+"""Tables: points of a session to go back to."""

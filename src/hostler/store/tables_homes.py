@@ -1,0 +1,1 @@
+"""Tables: where the newest files of a session are."""

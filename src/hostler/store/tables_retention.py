@@ -1,0 +1,1 @@
+"""Tables: what is removed after a while, and when that was last done."""
