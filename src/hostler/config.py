@@ -311,6 +311,14 @@ class Worker(_Section):
     )
     lease_seconds: float = Field(15.0, ge=1, description="After that long without news a worker counts as dead.")
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
+    cache_mb: int = Field(
+        20_480,
+        ge=0,
+        le=1 << 30,
+        description="Room for the files of sessions that nobody is in, in MiB. What is over is removed, used longest "
+        "ago first, once it is in the object store; the same when the disk has less than 5 % free.",
+    )
+    cache_look_seconds: float = Field(60.0, gt=0, description="How often that is looked at.")
 
 
 class Queue(_Section):

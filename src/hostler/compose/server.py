@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
+from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
@@ -90,6 +91,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -160,6 +162,7 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
+    snapshots: Snapshots | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
@@ -231,6 +234,7 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
+            copies = None if snapshots is None else home_copies(settings, database, snapshots, places, mounted_files)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -261,6 +265,7 @@ async def running(
                 content=FileContent(database, blobs),
                 denials=denials,
                 allowing=allowing,
+                copies=copies,
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -269,8 +274,24 @@ async def running(
                 await asyncio.to_thread(places.remove, session_id)
                 await asyncio.to_thread(mounted_files.forget, session_id)
 
+            async def collect_only() -> None:
+                async def counts(_: str) -> bool:
+                    return True
+
+                await collect_left(places, database, parts.attachments, counts)
+
+            keep_homes = (
+                collect_only
+                if copies is None
+                else home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
+            )
             worker = Worker(
-                owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)
+                owner,
+                database,
+                hub,
+                parts,
+                forget if copies is None else copies.forget,
+                WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
@@ -329,7 +350,7 @@ async def running(
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
-                    tasks.create_task(collect_left(places, database, parts.attachments)),
+                    tasks.create_task(keep_homes()),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),

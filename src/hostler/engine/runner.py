@@ -59,6 +59,12 @@ BEGUN_BEFORE = (
 )
 """What it is told besides its prompt when the crash came before the transcript had the prompt, but after calls."""
 
+OLDER_FILES = (
+    "The worker that had this session was lost with the latest changes to its files: the workspace is older than this "
+    "conversation. Look at what is there before you rely on it."
+)
+"""What it is told besides, with the next prompt."""
+
 
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
@@ -87,7 +93,7 @@ class SessionRunner:
         self._session: SessionRow | None = None
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
         self._gate = CallGate(parts.content, self._apply, lambda: self._stopping is not None)
-        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply)
+        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply, self.notice)
 
     # -- from the worker
 
@@ -169,6 +175,7 @@ class SessionRunner:
                 self.idle_since = None
                 await self._turn(plan)
                 await self._lodging.collect(self._known_session())
+                await self._lodging.keep(self._known_session())
                 if self._more or self._wake.is_set():
                     continue
             if self._lodging.process is None or self._retired or self._profile is None:
@@ -236,7 +243,11 @@ class SessionRunner:
                 await self._end(runs.Ended("interrupted", alive=False))
                 return
             if prompt is not None:
-                await process.run.prompt(*prompt)
+                key, content = prompt
+                if self._lodging.older:
+                    content = [*content, ev.text_block(OLDER_FILES)]
+                    self._lodging.older = False
+                await process.run.prompt(key, content)
         except (LeaseLost, NotFound):
             raise
         except runs.ProcessLost as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hostler.engine.attachments import Attachments
 from hostler.engine.content import ContentSource
+from hostler.engine.copies import Copies
 from hostler.engine.denials import Allowing, Denials
 from hostler.engine.hub import Hub
 from hostler.engine.memory import Ledger
@@ -46,6 +47,8 @@ class RunnerParts:
     """Which rule would have allowed what was denied; None: nobody says."""
     variables: VariableBroker | None = None
     """Who knows the variables of sessions; None: they have none."""
+    copies: Copies | None = None
+    """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
