@@ -283,6 +283,12 @@ class Turns(_Section):
     max_turns: int = Field(500, ge=1, description="Model requests of one turn.")
     turn_seconds: float = Field(4 * 3600.0, gt=0, description="Running time of one turn, in seconds.")
     idle_timeout_seconds: float = Field(60.0, ge=0, description="How long an idle session keeps its process.")
+    background_seconds: float = Field(
+        600.0, ge=0, description="How much longer programs that were left running keep an idle session's process."
+    )
+    health_seconds: float = Field(
+        30.0, gt=0, description="How often a process of the pattern `long_running` is looked at between turns."
+    )
     interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
 
 

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hostler.domain.clock import SystemClock, rfc3339
 from hostler.domain.ids import new_id
 from hostler.engine.homes import remove_tree
 from hostler.engine.object_port import ObjectsUnavailable
@@ -33,7 +34,15 @@ class TarSnapshots:
             raise ObjectsUnavailable("the object store is away")
         kept = self.kept.setdefault(session.id, [])
         made = Snapshot(
-            new_id("snap"), session.id, len(kept) + 1, kept[-1].id if kept else None, reason, "2026-01-01", 0, 0, 0
+            new_id("snap"),
+            session.id,
+            len(kept) + 1,
+            kept[-1].id if kept else None,
+            reason,
+            rfc3339(SystemClock().now()),
+            0,
+            0,
+            0,
         )
 
         def write() -> None:

@@ -267,6 +267,8 @@ async def running(
                 allowing=allowing,
                 copies=copies,
                 terms=terms,
+                background_seconds=settings.turns.background_seconds,
+                health_seconds=settings.turns.health_seconds,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
 

@@ -154,7 +154,8 @@ class Copies:
         """What to say of changes that another worker has not kept."""
         if row is None or row.cleared:
             return []
-        calls = await self.database.read(lambda c: rows.calls_since(c, session_id, row.kept_seq))
+        taken_at = None if latest is None else latest.taken_at
+        calls = await self.database.read(lambda c: rows.calls_since(c, session_id, row.kept_seq, taken_at))
         if not calls:
             return []
         log.warning("files_lost", extra={"session": session_id, "worker": row.worker, "calls": calls})

@@ -31,6 +31,7 @@ from hostler.engine.sandbox_port import Mount
 from hostler.engine.snapshot_port import Reason, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.variables import BrokeredVariables
+from hostler.engine.volume_port import Room
 from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
@@ -70,6 +71,8 @@ class Lodging:
         self.process: LiveProcess | None = None
         self.variables: BrokeredVariables | None = None
         """Of the process, or of the last one."""
+        self.used = False
+        """Whether the process was given a prompt already."""
         self.busy = False
         """True while the process works on a prompt: then it can only be killed."""
 
@@ -112,7 +115,8 @@ class Lodging:
                 variables=variables,
                 layer=layer,
             )
-            await self._label(session, self.process)
+            self.used = False
+            await self._label(session, profile, self.process)
         elif not profile.self_hosted:
             assert self._stay is not None, "a process has files"
             await self._parts.attachments.refresh(session, self._stay.home)
@@ -121,8 +125,7 @@ class Lodging:
     async def _lay_out(self, session: SessionRow, profile: Profile) -> Sequence[Mount]:
         """The session's files, as a new process is to find them."""
         homes = self._parts.around.homes
-        if self._stay is None:
-            await self._enter(session, profile)
+        await self.enter(session, profile)
         assert self._stay is not None, "just entered"
         await asyncio.to_thread(homes.make, session.id)
         mounts: Sequence[Mount] = ()
@@ -133,8 +136,10 @@ class Lodging:
             await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
         return mounts
 
-    async def _enter(self, session: SessionRow, profile: Profile) -> None:
-        """Into the session's home, with the files in it that count."""
+    async def enter(self, session: SessionRow, profile: Profile) -> None:
+        """Into the session's home, with the files in it that count, unless that was done."""
+        if self._stay is not None:
+            return
         copies, homes = self._parts.copies, self._parts.around.homes
         keeps = copies is not None and not profile.self_hosted
         async with AsyncExitStack() as stack:
@@ -156,10 +161,10 @@ class Lodging:
             await self._house.enter_async_context(stack.pop_all())
         self._stay, self._kept_at = stay, self._gate.touched
 
-    async def _label(self, session: SessionRow, process: LiveProcess) -> None:
+    async def _label(self, session: SessionRow, profile: Profile, process: LiveProcess) -> None:
         """The session says what it runs in, before anything is asked of what runs there."""
         before = session.isolation
-        after = labels.running(before, process.label, process.cli_version)
+        after = labels.running(before, process.label, process.cli_version, profile.cli_version)
         if after != before:
             await self._parts.records.apply(
                 session.id, lambda s, *_: Step(s), lease=self._lease, update=SessionUpdate(isolation=after)
@@ -238,6 +243,25 @@ class Lodging:
             await self.close()
             self._stay.looked_through = await self.collect(session)
             await self.keep(session, last=True)
+
+    async def leave(self, session: SessionRow) -> bool:
+        """Ends the process, takes what the session has put out, and leaves its files. False: not all could be taken."""
+        await self.close()
+        if self._stay is None:
+            return True
+        self._stay.looked_through = taken = await self.collect(session)
+        self._stay = None
+        await self._house.aclose()
+        return taken
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was called that may have left something behind, in this life."""
+        return self._gate.touched > 0
+
+    def room(self) -> Room | None:
+        """What is left of the session's disk. Blocks."""
+        return None if self._stay is None else self._parts.around.homes.volumes.room(self._stay.home)
 
     async def close(self) -> None:
         """Ends the process, if there is one. What it is to find again stays."""

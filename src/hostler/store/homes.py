@@ -89,8 +89,14 @@ def _update(conn: Connection, lease: Lease, **values: object) -> None:
     conn.execute(session_homes.update().where(session_homes.c.session_id == lease.session_id).values(**values))
 
 
-def calls_since(conn: Connection, session_id: str, seq: int) -> int:
-    """How many calls of tools that may change files the log has after this number."""
+def calls_since(conn: Connection, session_id: str, seq: int, taken_at: str | None) -> int:
+    """How many calls of tools that may change files the log has after this number, and after that moment.
+
+    Both: a snapshot that was taken may not have been noted by number, and one that was noted may be older than calls
+    that changed nothing.
+    """
     query = sa.select(sa.func.count()).select_from(events)
     query = query.where(events.c.session_id == session_id, events.c.seq > seq, events.c.type.in_(_TOUCHING))
+    if taken_at is not None:
+        query = query.where(events.c.processed_at > taken_at)
     return int(conn.execute(query).scalar_one())
