@@ -59,9 +59,9 @@ async def leave(house: House) -> None:
     await house.stop()
 
 
-async def until_kept(hosts: Hosts, session: str) -> None:
+async def until_kept(snapshots: Any, session: str) -> None:
     async with asyncio.timeout(DEADLINE):
-        while session not in hosts.snapshots.kept:  # noqa: ASYNC110 - nothing announces a snapshot
+        while session not in snapshots.kept:  # noqa: ASYNC110 - nothing announces a snapshot
             await asyncio.sleep(0.01)
 
 
@@ -131,7 +131,7 @@ async def test_what_a_killed_worker_did_not_keep_is_told_loudly_to_user_and_mode
     killed = await hosts.host("killed")
     session = await killed.session()
     await killed.turn(session, bash("echo 1 > count"))
-    await until_kept(hosts, session)
+    await until_kept(hosts.snapshots, session)
     await killed.say(session, [step(tool("bash", command="echo 2 >> count")), step(gate("cut"), text("never"))])
     await killed.model.reached_gate("cut")
     await killed.stop()  # in the middle of the turn, as a crash of the host would
@@ -194,7 +194,7 @@ async def test_files_that_could_not_be_kept_are_kept_as_soon_as_that_is_possible
     one.hostler.worker.drain()
     await one.until_no_process()
     hosts.snapshots.away = False
-    await until_kept(hosts, session)
+    await until_kept(hosts.snapshots, session)
     await leave(one)
     two = await hosts.host("two")
     assert results(await two.turn(session, bash("cat count"))) == ["1"]

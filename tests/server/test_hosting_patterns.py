@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,13 @@ async def test_a_hung_process_is_replaced_and_the_conversation_goes_on(
     session = await hosted(kept, pattern="long_running")
     await kept.turn(session, bash("echo 1 > count"))
     first = await until_process(kept, session)
-    os.kill(claude_in(first.sandbox.sandbox_id), signal.SIGSTOP)
-    await until_process(kept, session, other_than=first)
+    harness = claude_in(first.sandbox.sandbox_id)
+    async with asyncio.timeout(DEADLINE):
+        while process_of(kept, session) is first:
+            with suppress(ProcessLookupError):
+                os.kill(harness, signal.SIGSTOP)  # again and again: taking a snapshot lets it go on
+            await asyncio.sleep(0.01)
+    await until_process(kept, session)
     requests = len(kept.model.requests)
     events = await kept.turn(session, bash("cat count"))
     assert results(events) == ["1"]
@@ -176,8 +182,8 @@ async def test_a_hung_process_is_replaced_and_the_conversation_goes_on(
 
 
 async def test_a_process_that_needs_almost_all_its_memory_is_replaced(kept: House) -> None:
-    session = await hosted(kept, pattern="long_running", limits={"memory_mb": 512})
-    hold = "python3 -c \"import time; x = b'x' * (330 << 20); print('held', flush=True); time.sleep(1000)\""
+    session = await hosted(kept, pattern="long_running", limits={"memory_mb": 768})
+    hold = "python3 -c \"import time; x = b'x' * (600 << 20); print('held', flush=True); time.sleep(1000)\""
     command = (
         f"(setsid {hold} > held 2>&1 &); for i in $(seq 100); do grep -q held held && break; sleep 0.1; done; cat held"
     )
