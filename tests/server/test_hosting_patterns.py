@@ -14,7 +14,6 @@ import anthropic
 import pytest
 import pytest_asyncio
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
-from tarsnapshots import TarSnapshots
 from test_homes_that_move import bash, leave, results, said
 
 from hostler.testing.rehearsal import gate, step, text, tool
@@ -23,9 +22,7 @@ from hostler.testing.rehearsal import gate, step, text, tool
 @pytest_asyncio.fixture
 async def kept(tmp_path: Path, store_url: str) -> AsyncIterator[House]:
     """A house whose sessions are kept beyond their process."""
-    async with open_house(
-        tmp_path, store_url, snapshots=TarSnapshots(tmp_path / "objects"), turns__health_seconds=0.2
-    ) as house:
+    async with open_house(tmp_path, store_url, turns__health_seconds=0.2) as house:
         yield house
 
 
@@ -256,7 +253,7 @@ async def test_a_pattern_that_can_not_be_is_refused(kept: House, hosting: Any, s
 
 @pytest.mark.slow
 async def test_a_live_session_moves_to_another_version_of_claude_and_back(tmp_path: Path, store_url: str) -> None:
-    async with open_house(tmp_path, store_url, snapshots=TarSnapshots(tmp_path / "objects")) as first:
+    async with open_house(tmp_path, store_url) as first:
         bundled = first.claude_version
     from hostler.harness.claude import ClaudeHarness
 
@@ -269,7 +266,6 @@ async def test_a_live_session_moves_to_another_version_of_claude_and_back(tmp_pa
     async with open_house(
         tmp_path,
         store_url,
-        snapshots=TarSnapshots(tmp_path / "objects"),
         claude__directories=str(program.parent),
     ) as house:
         house.secret = first.secret

@@ -24,6 +24,7 @@ from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.roads import egress_proxy
@@ -57,7 +58,7 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
-from hostler.engine.attachments import Attachments, collect_left
+from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
@@ -75,6 +76,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
+from hostler.engine.object_port import Objects
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
@@ -91,7 +93,6 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
-from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -162,13 +163,13 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
-    snapshots: Snapshots | None = None,
+    objects: Objects | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
-    into addresses; None: the system does.
+    into addresses; None: the system does. `objects` keeps what must outlive every host; None: what is configured.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -179,6 +180,8 @@ async def running(
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
+            objects = objects or await open_objects(settings)
+            snapshots = stored_snapshots(settings, database, objects)
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
@@ -234,7 +237,7 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
-            copies = None if snapshots is None else home_copies(settings, database, snapshots, places, mounted_files)
+            copies = home_copies(settings, database, snapshots, places, mounted_files)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -263,6 +266,7 @@ async def running(
                     )
                 ),
                 content=FileContent(database, blobs),
+                snapshots=snapshots,
                 denials=denials,
                 allowing=allowing,
                 copies=copies,
@@ -272,27 +276,13 @@ async def running(
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
 
-            async def forget(session_id: str) -> None:
-                await asyncio.to_thread(places.remove, session_id)
-                await asyncio.to_thread(mounted_files.forget, session_id)
-
-            async def collect_only() -> None:
-                async def counts(_: str) -> bool:
-                    return True
-
-                await collect_left(places, database, parts.attachments, counts)
-
-            keep_homes = (
-                collect_only
-                if copies is None
-                else home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
-            )
+            keep_homes = home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
             worker = Worker(
                 owner,
                 database,
                 hub,
                 parts,
-                forget if copies is None else copies.forget,
+                copies.forget,
                 WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
             )
             await worker.release_own()
@@ -352,6 +342,7 @@ async def running(
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
+                    tasks.create_task(snapshot_sweep(settings, database, objects).keep_swept()),
                     tasks.create_task(keep_homes()),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
