@@ -24,7 +24,7 @@ from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
+from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.roads import egress_proxy
@@ -104,7 +104,6 @@ from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
-from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
@@ -196,7 +195,7 @@ async def running(
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            blobs = Blobs(settings.state_dir / "blobs")
+            blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
             files = Files(database, blobs, file_terms(settings), quotas.admit_bytes, also_used=[used_archives])
