@@ -22,6 +22,7 @@ from hostler.api import (
     models,
     oversight,
     policies,
+    previews,
     session_resources,
     sessions,
     skills,
@@ -57,6 +58,7 @@ _OWN_ROUTERS = (
     environment_keys.router,
     oversight.router,
     policies.router,
+    previews.router,
     webhook_endpoints.router,
 )
 
