@@ -17,6 +17,7 @@ from hostler import compose, config
 from hostler.compose import sandboxes
 from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
+from hostler.engine.object_port import Objects
 from hostler.engine.placement import Verified
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
@@ -54,6 +55,7 @@ class House:
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
     verified: Verified | None = None
+    objects: Objects | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -67,6 +69,7 @@ class House:
                 mcp_credentials=self.mcp_credentials,
                 resolver=self.resolver,
                 verified=self.verified,
+                objects=self.objects,
             )
         )
         if not self.secret:
@@ -256,6 +259,7 @@ async def open_house(
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
     verified: Verified | None = None,
+    objects: Objects | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -273,6 +277,7 @@ async def open_house(
             mcp_credentials=mcp_credentials,
             resolver=resolver,
             verified=verified,
+            objects=objects,
         )
         await house.start()
         try:

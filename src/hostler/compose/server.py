@@ -23,8 +23,9 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.database import has_key, open_database
+from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
+from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
@@ -59,7 +60,7 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
-from hostler.engine.attachments import Attachments, collect_left
+from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
@@ -77,6 +78,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
+from hostler.engine.object_port import Objects
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
@@ -106,7 +108,6 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
-from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
@@ -165,12 +166,13 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
+    objects: Objects | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
-    into addresses; None: the system does.
+    into addresses; None: the system does. `objects` keeps what must outlive every host; None: what is configured.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -181,7 +183,7 @@ async def running(
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
-            objects = await open_objects(settings)
+            objects = objects or await open_objects(settings)
             snapshots = stored_snapshots(settings, database, objects)
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
@@ -197,7 +199,7 @@ async def running(
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            blobs = Blobs(settings.state_dir / "blobs")
+            blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
             files = Files(database, blobs, file_terms(settings), quotas.admit_bytes, also_used=[used_archives])
@@ -240,6 +242,7 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
+            copies = home_copies(settings, database, snapshots, places, mounted_files)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -272,16 +275,21 @@ async def running(
                 snapshots=snapshots,
                 denials=denials,
                 allowing=allowing,
+                copies=copies,
                 terms=terms,
+                background_seconds=settings.turns.background_seconds,
+                health_seconds=settings.turns.health_seconds,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
 
-            async def forget(session_id: str) -> None:
-                await asyncio.to_thread(places.remove, session_id)
-                await asyncio.to_thread(mounted_files.forget, session_id)
-
+            keep_homes = home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
             worker = Worker(
-                owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)
+                owner,
+                database,
+                hub,
+                parts,
+                copies.forget,
+                WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
@@ -350,7 +358,7 @@ async def running(
                 keeping = [
                     tasks.create_task(files.keep_swept()),
                     tasks.create_task(snapshot_sweep(settings, database, objects).keep_swept()),
-                    tasks.create_task(collect_left(places, database, parts.attachments)),
+                    tasks.create_task(keep_homes()),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),

@@ -7,6 +7,7 @@ entered before its files are touched and left afterwards: in between, its volume
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -75,6 +76,10 @@ class Homes:
         remove_tree(self.of(session_id))
         remove_tree(self.socket_folder(session_id))
 
+    def all(self) -> Sequence[str]:
+        """Sessions that have files on this host. Blocks."""
+        return self.volumes.homes()
+
     def unfinished(self) -> Sequence[str]:
         """Sessions in whose homes there may be something that was not collected."""
         return self.volumes.unfinished()
@@ -82,6 +87,8 @@ class Homes:
 
 def remove_tree(folder: Path) -> None:
     """Remove what an agent may have filled: a tree of any depth, with folders that forbid reading."""
+    if not os.path.lexists(folder):  # a program takes milliseconds to say that there is nothing to do
+        return
     remove = ["rm", "-rf", "--one-file-system", "--", str(folder)]
     subprocess.run(remove, check=False, stderr=subprocess.DEVNULL)
     if folder.exists():
