@@ -35,6 +35,7 @@ from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.hub import Hub
+from hostler.engine.idle import Awake
 from hostler.engine.keys import Keys, StoredKeys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
@@ -195,7 +196,7 @@ class RunningServer:
                 agents=self.agents,
                 environments=Environments(self.database, PLACEMENT),
                 policies=Policies(self.database, PolicyTrials()),
-                previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None),
+                previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None, Awake()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

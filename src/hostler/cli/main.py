@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hostler.cli.advisecommand import register as register_advise_command
 from hostler.cli.environmentcommands import register as register_environment_commands
 from hostler.cli.imagecommands import register as register_image_commands
 from hostler.cli.keycommands import register as register_key_commands
@@ -280,6 +281,7 @@ def sessions_delete(
 # ------------------------------------------------------------------------------------------------ commands on this host
 
 register_key_commands(app)
+register_advise_command(app)
 register_policy_commands(app)
 register_environment_commands(app)
 register_image_commands(app)

@@ -76,6 +76,8 @@ SHAPES: dict[str, str] = {
     "hostler webhook test": f"`{{{_DELIVERY}}}`",
     "hostler webhook deliveries": f'`{{"deliveries": [{{{_DELIVERY}}}, …]}}`, newest first.',
     "hostler webhook rotate": f'`{{{_WEBHOOK}, "signing_secret"}}`',
+    "hostler advise": '`{"pattern", "why", "environment"}`; `environment` is the body of a request that makes it. With '
+    "`--create`: the environment as the API shows it.",
     "hostler sessions preview": f"`{{{_PREVIEW}}}`; `url` has the secret in it, this once.",
     "hostler sessions previews": f'`{{"previews": [{{{_PREVIEW}}}, …]}}`',
     "hostler policy test": '`{"type": "policy_test", "environment_id", "since", "until", "networking", "would_block", '

@@ -298,7 +298,7 @@ async def running(
             preview_socket = preview_listener(settings, listener)
             if preview_socket is not None:
                 stack.callback(preview_socket.close)
-            previews = Previews(database, preview_link(settings, preview_socket), worker.sandbox_of)
+            previews = Previews(database, preview_link(settings, preview_socket), worker.sandbox_of, parts.awake)
             door = PreviewDoor(previews)
             if preview_socket is not None:
                 await door.open(preview_socket)

@@ -1,19 +1,19 @@
-"""Who may look at a port of a session, and is anybody looking?"""
+"""Who may look at a port of a session? Whoever looks keeps it awake."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection
 
 from hostler.domain.errors import Conflict, InvalidRequest
 from hostler.domain.previews import EGRESS_PORT, CreatePreview
+from hostler.engine.idle import Awake
 from hostler.engine.preview_port import PreviewRefused, PreviewTarget
 from hostler.engine.sandbox_port import Sandbox
 from hostler.store import previews as rows
@@ -28,14 +28,23 @@ class Previews:
     """The previews of all sessions. NotFound for another workspace's session. Implements `PreviewTargets`."""
 
     def __init__(
-        self, database: Database, link: Callable[[str], str], sandbox_of: Callable[[str], Sandbox | None]
+        self,
+        database: Database,
+        link: Callable[[str], str],
+        sandbox_of: Callable[[str], Sandbox | None],
+        awake: Awake,
+        linger_seconds: float = 300.0,
     ) -> None:
-        """`link` makes the address of a label, without a path. `sandbox_of`: where a session's process lives here."""
+        """`link` makes the address of a label, without a path. `sandbox_of`: where a session's process lives here.
+
+        `linger_seconds`: how long a session is kept awake after somebody has looked, since a page that is open asks
+        for nothing until its reader clicks.
+        """
         self._database = database
         self._link = link
         self._sandbox_of = sandbox_of
-        self._visits: Counter[str] = Counter()
-        self._seen: dict[str, float] = {}
+        self._awake = awake
+        self._linger = linger_seconds
 
     async def create(self, workspace: str, session_id: str, request: CreatePreview) -> dict[str, Any]:
         """Its link has the secret in it, and is told this once. Raises InvalidRequest, Conflict, QuotaExceeded."""
@@ -100,21 +109,9 @@ class Previews:
 
     @contextmanager
     def visit(self, session_id: str) -> Iterator[None]:
-        self._visits[session_id] += 1
+        held = self._awake.hold(session_id, "preview")
+        held.__enter__()
         try:
             yield
         finally:
-            self._seen[session_id] = monotonic()
-            self._visits[session_id] -= 1
-            if not self._visits[session_id]:
-                del self._visits[session_id]
-
-    # -- for the worker
-
-    def idle_since(self, session_id: str) -> float | None:
-        """Monotonic time of the end of the last visit. None: somebody looks now. `-inf`: nobody ever has."""
-        return None if session_id in self._visits else self._seen.get(session_id, float("-inf"))
-
-    def forget(self, session_id: str) -> None:
-        """Its process is gone."""
-        self._seen.pop(session_id, None)
+            asyncio.get_running_loop().call_later(self._linger, held.__exit__, None, None, None)
