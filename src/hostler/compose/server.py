@@ -37,6 +37,7 @@ from hostler.compose.sandboxes import (
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
+    archive_limits,
     courier_settings,
     file_terms,
     model_catalogue,
@@ -56,8 +57,12 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.archives import Archives
 from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.compaction import CompactionCares
+from hostler.engine.compaction_clock import CompactionClock
+from hostler.engine.compactions import Compactions
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
 from hostler.engine.denials import Allowing, Denials
@@ -231,6 +236,8 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
+            archives = Archives(database, archive_limits(settings))
+            clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -261,6 +268,7 @@ async def running(
                 content=FileContent(database, blobs),
                 denials=denials,
                 allowing=allowing,
+                compactions=CompactionCares(database, archives),
                 terms=terms,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
@@ -280,6 +288,8 @@ async def running(
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
                 policies=Policies(database, trials),
+                compactions=Compactions(database, records, archives),
+                archives=archives,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -332,6 +342,7 @@ async def running(
                     tasks.create_task(collect_left(places, database, parts.attachments)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
+                    tasks.create_task(clock.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
                 ]

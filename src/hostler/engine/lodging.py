@@ -22,6 +22,7 @@ from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.runner_parts import Apply, RunnerParts
+from hostler.engine.runs import ContextKeeper
 from hostler.engine.sandbox_port import Mount
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.variables import BrokeredVariables
@@ -40,6 +41,7 @@ class Lodging:
         gate: CallGate,
         listener: ModelRoadListener,
         apply: Apply,
+        keeper: ContextKeeper | None = None,
     ) -> None:
         self._lease = lease
         self._parts = parts
@@ -47,6 +49,7 @@ class Lodging:
         self._gate = gate
         self._listener = listener
         self._apply = apply
+        self._keeper = keeper
         self._house = AsyncExitStack()
         self._stay: Stay | None = None
         """The session's files, from the first need of them to the end."""
@@ -95,6 +98,7 @@ class Lodging:
                 mcp=McpAccess(profile.mcp_routes, session.workspace_id, tuple(session.vault_ids), self._gate),
                 variables=variables,
                 layer=layer,
+                keeper=self._keeper,
             )
             await self._label(session, self.process)
         elif not profile.self_hosted:

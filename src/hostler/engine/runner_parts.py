@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hostler.engine.attachments import Attachments
+from hostler.engine.compaction import CompactionCares
 from hostler.engine.content import ContentSource
 from hostler.engine.denials import Allowing, Denials
 from hostler.engine.hub import Hub
@@ -46,6 +47,8 @@ class RunnerParts:
     """Which rule would have allowed what was denied; None: nobody says."""
     variables: VariableBroker | None = None
     """Who knows the variables of sessions; None: they have none."""
+    compactions: CompactionCares | None = None
+    """Who archives conversations before they are compacted; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""
