@@ -106,9 +106,9 @@ class CompactionCare:
             kept = Kept() if policy is None else await self._to_keep(policy)
         except LeaseLost:
             return NotNow("this server does not serve the session any more")
-        except (HostlerError, OSError) as error:
-            message = error.message if isinstance(error, HostlerError) else str(error)
-            log.warning("archive_failed", extra={"session": session.id, "reason": message})
+        except Exception as error:
+            log.exception("archive_failed", extra={"session": session.id})
+            message = error.message if isinstance(error, HostlerError) else "the server's log says why."
             await self._failed(asked, "blocked", f"The conversation could not be archived: {message}")
             return NotNow("the conversation could not be archived")
         self._open = _Open(asked.id, asked.cause, policy, archive.id, kept)
