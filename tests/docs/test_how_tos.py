@@ -383,6 +383,14 @@ async def test_page_of_long_conversations_compacts_and_finds(server: Running) ->
 
 
 async def _until_idle(server: Running, session: str, times: int) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while [event.type for event in await server.events(session)].count("session.status_idle") < times:
-            await asyncio.sleep(0.02)
+    """Until it has gone idle so often."""
+
+    def look() -> None:
+        events = server.client.beta.sessions.events
+        with events.stream(session) as stream:
+            seen = [event.type for event in events.list(session, limit=1000)].count("session.status_idle")
+            while seen < times:
+                next(event for event in stream if event.type == "session.status_idle")
+                seen += 1
+
+    await server.call(look)

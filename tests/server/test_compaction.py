@@ -40,13 +40,10 @@ async def read(house: House, session: str, path: str, **query: Any) -> dict[str,
 
 
 async def newest(house: House, session: str) -> dict[str, Any]:
-    """The newest compaction, once it has its end."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            rows = (await read(house, session, "compactions"))["data"]
-            if rows and rows[0]["ended_at"]:
-                return dict(rows[0])
-            await asyncio.sleep(0.01)
+    """The newest compaction. It has its end before the session is idle."""
+    row = (await read(house, session, "compactions"))["data"][0]
+    assert row["ended_at"]
+    return dict(row)
 
 
 def summaries(house: House) -> list[str]:
@@ -150,11 +147,14 @@ class LoneServer:
     async def until_idle(self, session: str, times: int) -> list[Any]:
         """All events, once the session has gone idle so often."""
         async with self._client() as client, asyncio.timeout(DEADLINE):
-            while True:
-                seen = [event async for event in client.beta.sessions.events.list(session, limit=1000)]
-                if types(seen).count("session.status_idle") >= times:
-                    return seen
-                await asyncio.sleep(0.05)
+            async with await client.beta.sessions.events.stream(session) as stream:
+                while True:
+                    seen = [event async for event in client.beta.sessions.events.list(session, limit=1000)]
+                    if types(seen).count("session.status_idle") >= times:
+                        return seen
+                    async for event in stream:
+                        if event.type == "session.status_idle":
+                            break
 
     async def call(self, verb: str, session: str, path: str) -> dict[str, Any]:
         async with self._client() as client:

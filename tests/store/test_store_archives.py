@@ -111,6 +111,8 @@ async def test_full_store_removes_the_oldest_or_refuses(db: Database, session: S
     await say(db, session, words[2])
     with pytest.raises(ArchiveFull, match="workspace_archive_mb"):
         await refusing.write(session, lease)
+    with pytest.raises(ArchiveFull, match="1 archives"):
+        await Archives(db, ArchiveLimits(session_archives=1, when_full="refuse")).write(session, lease)
     huge = Archives(db, ArchiveLimits(session_bytes=100))
     with pytest.raises(ArchiveFull, match="session_archive_mb"):
         await huge.write(session, lease)
@@ -118,6 +120,10 @@ async def test_full_store_removes_the_oldest_or_refuses(db: Database, session: S
     assert len(rows) == 2  # nothing is left of the tries
     third = await roomy.write(session, lease)
     assert [entry["text"] for entry in await everything(roomy, session, third.id)] == [words[2]]
+    await say(db, session, words[3])
+    fourth = await Archives(db, ArchiveLimits(session_archives=2)).write(session, lease)
+    rows, _ = await roomy.page(session.workspace_id, session.id, limit=10, before=None)
+    assert [row["id"] for row in rows] == [fourth.id, third.id]
 
 
 async def test_worker_that_has_lost_the_session_archives_nothing(db: Database, session: SessionRow, skew: Skew) -> None:

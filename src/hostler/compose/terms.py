@@ -31,7 +31,7 @@ def output_limits(settings: Settings) -> OutputLimits:
 
 def archive_limits(settings: Settings) -> ArchiveLimits:
     wanted = settings.compaction
-    return ArchiveLimits(wanted.session_archive_mb << 20, wanted.workspace_archive_mb << 20, wanted.when_full)
+    return ArchiveLimits(wanted.session_archive_mb << 20, wanted.workspace_archive_mb << 20, when_full=wanted.when_full)
 
 
 def model_catalogue(settings: Settings) -> Models:

@@ -52,6 +52,8 @@ class ArchiveLimits:
 
     session_bytes: int = 1 << 30
     workspace_bytes: int = 20 << 30
+    session_archives: int = 1_000
+    """In number. Compactions are minutes apart; a session that makes more is up to something."""
     when_full: Literal["remove_oldest", "refuse"] = "remove_oldest"
     """refuse: nothing is compacted until there is room."""
 
@@ -97,6 +99,8 @@ class Archives:
             raise
 
     def _refuse_when_full(self, of_session: rows.Kept, of_workspace: rows.Kept) -> None:
+        if of_session.archives >= self.limits.session_archives:
+            raise ArchiveFull(f"this session has {of_session.archives} archives, and no more are kept: begin another")
         for kept, most, what in (
             (of_session, self.limits.session_bytes, "session"),
             (of_workspace, self.limits.workspace_bytes, "workspace"),
@@ -161,6 +165,7 @@ class Archives:
             )
             if self.limits.when_full == "remove_oldest":
                 self._make_room(conn, now, done)
+                rows.prune(conn, row.session_id, self.limits.session_archives)
             return done
 
         return await self._database.write(finish)

@@ -97,6 +97,7 @@ class CompactionCare:
 
     async def before(self, trigger: Literal["auto", "manual"], last_entry: str | None) -> GoAhead | NotNow:
         session, policy = self._current()
+        await self._drop_open()
         asked = await self._begin(session, policy, trigger)
         if isinstance(asked, NotNow):
             return asked
@@ -233,6 +234,12 @@ class CompactionCare:
             return await self._database.write(unit)
         except LeaseLost:
             return NotNow("this server does not serve the session any more")
+
+    async def _drop_open(self) -> None:
+        """One that the run never told the end of, and begins anew."""
+        here, self._open = self._open, None
+        if here is not None and here.cause == "auto":
+            await self._write(here.id, state="failed", reason="its end was not reported", ended=True)
 
     async def _caught_up(self, last_entry: str | None) -> None:
         """Waits until the transcript has what the run spoke of last. What is still missing then is in the next one."""

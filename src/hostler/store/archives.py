@@ -201,6 +201,13 @@ def remove_oldest(
     return row
 
 
+def prune(conn: Connection, session_id: str, most: int) -> None:
+    """Only the newest `most` of a session stay, removed ones included: rows are bounded, too."""
+    highest = sa.select(sa.func.max(archives.c.number)).where(archives.c.session_id == session_id)
+    old = archives.c.number <= conn.execute(highest).scalar_one() - most
+    conn.execute(archives.delete().where(archives.c.session_id == session_id, old))
+
+
 def list_archives(
     conn: Connection, workspace_id: str, session_id: str, *, limit: int, before: int | None = None
 ) -> tuple[list[ArchiveRow], bool]:
