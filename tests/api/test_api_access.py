@@ -74,9 +74,13 @@ FOR_SESSION_TOKENS = SAME_SESSION_ENDPOINTS | OWN_WORK | (SKILLS_READ - {"skills
 
 ONLY_ASK = {"hostler.policy.test", "hostler.policy.suggest"}
 """Sent as POST because of their bodies; they change nothing."""
+OPERATES = {"hostler.sessions.compact"}
+"""Our own that change a session, as whoever operates it may."""
 SCOPES = {
     "read": lambda row: row.verb == "GET" or name_of(row) in ONLY_ASK,
-    "operate": lambda row: row.path.startswith("/v1/") or row.verb == "GET" or name_of(row) in ONLY_ASK,
+    "operate": lambda row: (
+        row.path.startswith("/v1/") or row.verb == "GET" or name_of(row) in ONLY_ASK or name_of(row) in OPERATES
+    ),
     "admin": lambda row: True,
 }
 ROWS: list[Endpoint | OwnEndpoint] = [*CONTRACT, *OWN_CONTRACT]

@@ -88,6 +88,8 @@ async def test_asked_for_compaction_archives_everything_first_and_is_told_once(h
     assert any(entry["text"] == "Done with that." for entry in entries)
     with pytest.raises(anthropic.NotFoundError):
         await read(house, session, "archives/arch_unknown")
+    with pytest.raises(anthropic.BadRequestError, match="q: is required"):
+        await read(house, session, "archives/search")
 
 
 class LoneServer:

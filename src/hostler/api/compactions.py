@@ -73,6 +73,8 @@ async def search_archives(request: Request) -> Response:
     session_id = path_value(request, "session_id")
     words = query.text("q", longest=256)
     if words is None or not words.strip():
+        # Of somebody else's session not even this is said.
+        await services_of(request).compactions.state(caller_of(request).workspace, session_id)
         raise InvalidRequest("q: is required; give the words to look for")
     kind = f"archive_search:{session_id}:{hashlib.sha256(words.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     limit = query.limit(default=20, most=100)

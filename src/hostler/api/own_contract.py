@@ -1,6 +1,7 @@
 """Which endpoints does Hostler have of its own? All below `/hostler/v1`, where Anthropic's can't collide with them.
 
-Only API keys open them. `scope` is what the key needs: whoever may read may look, only administrators change something.
+Only API keys open them. `scope` is what the key needs: whoever may read may look; whoever may operate sessions
+has them compacted; only administrators change anything else.
 """
 
 from __future__ import annotations
