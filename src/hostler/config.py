@@ -209,8 +209,9 @@ class Egress(_Section):
     )
     ca_bundle: str = Field(
         "",
-        description="PEM file with authorities of your own network, trusted besides this host's where the proxy makes "
-        "the request itself: to MCP servers, and to hosts whose TLS it ends.",
+        description="PEM file with authorities of your own network, trusted besides this host's: by the proxy where it "
+        "makes the request itself (to MCP servers, and to hosts whose TLS it ends), by programs in sandboxes, and by "
+        "installers of packages.",
     )
     blocked_ports: tuple[int, ...] = Field(
         (23, 25, 53, 135, 137, 138, 139, 445, 853), description="Ports that no rule opens."
@@ -275,6 +276,48 @@ class Secrets(_Section):
     previous_keys: tuple[SecretStr, ...] = Field(
         (), description="Master keys that older secrets are sealed with, until `hostler secrets rotate` has run."
     )
+
+
+class Previews(_Section):
+    """Links to ports that the programs of sessions open."""
+
+    enabled: bool = Field(True, description="Listen for them.")
+    host: str = Field("", description="Address to listen on. Empty: that of the API.")
+    port: int = Field(
+        0, ge=0, le=65535, description="TCP port. 0: the one after the API's, or a free one if that is taken."
+    )
+    url: str = Field(
+        "",
+        description="How links begin, with `{label}` as the first word of the host name, such as "
+        "`https://{label}.preview.example.com`. Empty: `http://{label}.localhost:<port>`.",
+    )
+
+
+class Objects(_Section):
+    """Where the bytes are kept that must outlive every host: what sessions keep in their folders."""
+
+    url: str = Field(
+        "", description="`s3://bucket/prefix`. Empty: `objects` in the state folder, which only this host reads."
+    )
+    endpoint: str = Field("", description="Address of a server that speaks S3, when it isn't Amazon's.")
+    region: str = Field("", description="Region of the bucket. Empty: `AWS_REGION`, else `us-east-1`.")
+    access_key_id: str = Field(
+        "",
+        description="Empty: what the environment has (`AWS_ACCESS_KEY_ID`, a web identity, the role of the machine).",
+    )
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Goes with `access_key_id`.")
+
+
+class Snapshots(_Section):
+    """What is kept of sessions' folders."""
+
+    keep: int = Field(
+        3, ge=2, le=1000, description="How many of one session stay, besides those that checkpoints need."
+    )
+    max_entries: int = Field(
+        200_000, ge=1000, le=5_000_000, description="Files, folders and links that one session may keep."
+    )
+    max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
 
 
 class Turns(_Section):
@@ -368,6 +411,9 @@ class Settings(_Section):
     packages: Packages = Packages()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    previews: Previews = Previews()
+    objects: Objects = Objects()
+    snapshots: Snapshots = Snapshots()
     turns: Turns = Turns()
     compaction: Compaction = Compaction()
     webhooks: Webhooks = Webhooks()

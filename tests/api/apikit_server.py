@@ -42,6 +42,7 @@ from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
 from hostler.engine.policies import Policies
+from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
@@ -194,6 +195,7 @@ class RunningServer:
                 policies=Policies(self.database, PolicyTrials()),
                 compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
                 archives=Archives(self.database),
+                previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

@@ -144,6 +144,10 @@ def _webhook_delivery(owner: Owner) -> str:
     return str(owner.post(f"/hostler/v1/webhook_endpoints/{owner['endpoint_id']}/test", b"{}")["id"])
 
 
+def _preview(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/previews", b'{"port": 3000}')["id"])
+
+
 SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
 SKILL_FORM = (
     "multipart/form-data; boundary=edge",
@@ -225,6 +229,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "workspace_id": lambda owner: owner.workspace,
     "endpoint_id": _webhook_endpoint,
     "delivery_id": _webhook_delivery,
+    "preview_id": _preview,
 }
 
 SHOWN: dict[str, str] = {
@@ -249,6 +254,7 @@ SHOWN: dict[str, str] = {
     "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
     "endpoint_id": "/hostler/v1/webhook_endpoints/{endpoint_id}",
     "delivery_id": "/hostler/v1/webhook_endpoints/{endpoint_id}/deliveries",
+    "preview_id": "/hostler/v1/sessions/{session_id}/previews",
 }
 
 WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret
@@ -318,6 +324,8 @@ BODIES: dict[str, Any] = {
     "hostler.webhook_endpoints.rotate_secret": {"grace_seconds": 0},
     "hostler.webhook_endpoints.test": {},
     "hostler.workspaces.quotas.update": {"live_sessions": 1},
+    "hostler.sessions.previews.create": {"port": 3000},
+    "hostler.sessions.previews.revoke": {},
 }
 """By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
 
@@ -444,6 +452,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "sessions.archives.search": (),
     "sessions.archives.retrieve": (),
     "sessions.credential_uses.list": (),
+    "sessions.previews.create": (),
+    "sessions.previews.list": (),
+    "sessions.previews.revoke": (),
     "policy.test": ("environment_id",),
     "policy.suggest": ("session_id", "environment_id"),
     "health.retrieve": (),

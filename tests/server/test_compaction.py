@@ -18,6 +18,7 @@ from hostler.domain.clock import rfc3339_of
 from hostler.domain.schedules import parse_schedule
 from hostler.engine.compaction_clock import CompactionClock
 from hostler.engine.records import Records
+from hostler.store.tables import sessions, work
 from hostler.store.tables_archives import compaction_schedules
 from hostler.store.tables_archives import compactions as compactions_table
 from hostler.testing.rehearsal import RehearsalModel, Script, gate, step, text, tool

@@ -21,10 +21,13 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.authorities import own_authorities
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
+from hostler.compose.previews import preview_link, preview_listener
 from hostler.compose.roads import egress_proxy
 from hostler.compose.sandboxes import (
     homes,
@@ -83,6 +86,7 @@ from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
 from hostler.engine.policies import Policies
+from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
@@ -106,6 +110,7 @@ from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
+from hostler.previews.door import PreviewDoor
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
@@ -181,6 +186,8 @@ async def running(
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
+            objects = await open_objects(settings)
+            snapshots = stored_snapshots(settings, database, objects)
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
@@ -213,7 +220,9 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
+            decisions = StoredDecisions(database, denials)
+            stack.push_async_callback(decisions.close)
+            egress = egress_proxy(settings, decisions, mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
             trials = PolicyTrials(egress.policy)
             allowing = Allowing(trials)
@@ -253,6 +262,7 @@ async def running(
                     placement=placement,
                     road_secrets=InjectingSecrets,
                     layers=layers,
+                    authorities=own_authorities(settings),
                 ),
                 variables=variables,
                 profile_of=profile_reader(settings),
@@ -266,6 +276,7 @@ async def running(
                     )
                 ),
                 content=FileContent(database, blobs),
+                snapshots=snapshots,
                 denials=denials,
                 allowing=allowing,
                 compactions=CompactionCares(database, archives),
@@ -282,6 +293,16 @@ async def running(
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
+            listener = listen(settings)
+            stack.callback(listener.close)
+            preview_socket = preview_listener(settings, listener)
+            if preview_socket is not None:
+                stack.callback(preview_socket.close)
+            previews = Previews(database, preview_link(settings, preview_socket), worker.sandbox_of)
+            door = PreviewDoor(previews)
+            if preview_socket is not None:
+                await door.open(preview_socket)
+            stack.push_async_callback(door.close)
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -290,6 +311,7 @@ async def running(
                 policies=Policies(database, trials),
                 compactions=Compactions(database, records, archives),
                 archives=archives,
+                previews=previews,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -320,8 +342,6 @@ async def running(
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
-            listener = listen(settings)
-            stack.callback(listener.close)
             server = Server(
                 uvicorn.Config(
                     create_app(services),
@@ -339,6 +359,7 @@ async def running(
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
+                    tasks.create_task(snapshot_sweep(settings, database, objects).keep_swept()),
                     tasks.create_task(collect_left(places, database, parts.attachments)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
