@@ -269,6 +269,43 @@ async def test_nothing_is_compacted_that_could_not_be_archived(tmp_path: Path, s
         assert (await read(house, session, "compaction"))["failures"] == 0
 
 
+async def test_compaction_that_nobody_was_told_of_before_the_crash_is_told_once_and_not_made_again(
+    tmp_path: Path, store_url: str
+) -> None:
+    async with open_house(tmp_path, store_url, scripted(step("<summary>Short.</summary>"))) as house:
+        session = await house.session()
+        await house.turn(session, "Hello.")
+        before = len(await house.events(session))
+        asked = await compact(house, session)
+        await house.until_idle(session, before)
+        assert house.hostler is not None
+        database = house.hostler.database
+
+        def forget(conn: sa.Connection) -> None:
+            """As if the server had died when the transcript knew of it and the log did not."""
+            state = json.loads(conn.execute(sa.select(sessions.c.state)).scalar_one())
+            ask = {"id": asked["id"], "trigger": "manual", "instructions": None}
+            turn = {"id": "turn_lost", "prompts": [], "phase": "handed", "ask": ask}
+            state |= {"boundary": None, "status": "running", "stop_reason": None, "turn": turn}
+            conn.execute(sessions.update().values(state=json.dumps(state), status="running"))
+            conn.execute(compactions_table.update().values(state="running", boundary=None, ended_at=None))
+            conn.execute(work.update().values(wanted=True))
+
+        before = len(await house.events(session))
+        house.hostler.worker.drain()
+        await house.until_no_process()
+        await database.write(forget)
+        await house.restart()
+        events = await house.until_idle(session, before)
+        assert types(events).count("agent.thread_context_compacted") == 1
+        row = await newest(house, session)
+        assert (row["id"], row["state"], row["archive_id"] is None) == (asked["id"], "completed", False)
+        assert row["before_tokens"] > row["after_tokens"]
+        assert len(summaries(house)) == 1
+        events = await house.turn(session, "And now?")
+        assert "agent.thread_context_compacted" not in types(events)
+
+
 @pytest.mark.parametrize("store_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 async def test_kill_between_archive_and_compaction_loses_nothing_and_tells_it_once(
     tmp_path: Path, store_url: str
