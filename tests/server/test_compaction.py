@@ -373,6 +373,30 @@ async def test_message_waits_for_a_compaction_and_an_interrupt_ends_it(tmp_path:
         assert row["reason"].startswith("interrupted")
 
 
+async def test_summary_is_billed_like_any_request_and_none_is_made_beyond_the_budget(
+    tmp_path: Path, store_url: str
+) -> None:
+    dear = {**ROOMY, "input_tokens": 0, "output_tokens": 20_000}  # 40 cents
+    async with open_house(tmp_path, store_url, scripted(step("<summary>Dear.</summary>", usage=dear))) as house:
+        agent = await house.client.beta.agents.create(name="A", model="claude-opus-5-5")
+        budget: Any = {"type": "limit", "max_list_cost": {"amount": "30", "currency": "USD"}}
+        made = await house.client.beta.sessions.create(
+            agent=agent.id, environment_id=await house.environment(), budget=budget
+        )
+        session = made.id
+        await house.turn(session, "Hello.")
+        before = len(await house.events(session))
+        await compact(house, session)
+        events = await house.until_idle(session, before)
+        assert "agent.thread_context_compacted" in types(events)
+        usage = (await house.client.beta.sessions.retrieve(session)).usage
+        assert int(usage.to_dict()["list_cost"]["amount"]) >= 40
+        assert (await newest(house, session))["output_tokens"] == 20_000
+        with pytest.raises(anthropic.BadRequestError, match="budget"):
+            await compact(house, session)
+        assert len(summaries(house)) == 1
+
+
 async def test_scheduled_compaction_wakes_a_hibernated_session_once_for_each_date(
     tmp_path: Path, store_url: str
 ) -> None:

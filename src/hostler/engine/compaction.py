@@ -207,7 +207,8 @@ class CompactionCare:
             ask = state.turn.ask if state.turn is not None else None
             if ask is not None:
                 strategy = None if policy is None else policy.strategy
-                compactions.change(conn, ask.id, state="running", strategy=strategy)
+                fresh = {"reason": None, "retry_at": None, "ended_at": None}  # the budget may have stopped it before
+                compactions.change(conn, ask.id, state="running", strategy=strategy, **fresh)
                 row = compactions.find(conn, ask.id)
                 return row or NotNow("nobody knows of this compaction any more")
             if trigger == "manual":
