@@ -340,6 +340,19 @@ class Turns(_Section):
     interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
 
 
+class Compaction(_Section):
+    """What is kept of conversations that were compacted."""
+
+    session_archive_mb: int = Field(1024, ge=1, le=1 << 20, description="Archives of one session, compressed, in MiB.")
+    workspace_archive_mb: int = Field(
+        20_480, ge=1, le=1 << 24, description="Archives of one workspace, compressed, in MiB."
+    )
+    when_full: Literal["remove_oldest", "refuse"] = Field(
+        "remove_oldest", description="`refuse`: nothing is compacted any more until there is room."
+    )
+    look_seconds: float = Field(30.0, gt=0, description="How often to look for sessions that are due by a schedule.")
+
+
 class Webhooks(_Section):
     """Where webhooks may be sent."""
 
@@ -421,6 +434,7 @@ class Settings(_Section):
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()
     turns: Turns = Turns()
+    compaction: Compaction = Compaction()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
     queue: Queue = Queue()

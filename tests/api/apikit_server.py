@@ -28,7 +28,9 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.archives import Archives
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
 from hostler.engine.denials import Allowing
 from hostler.engine.environment_keys import EnvironmentKeys
@@ -46,6 +48,7 @@ from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
+from hostler.engine.records import Records
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.session_resources import SessionResources
@@ -196,6 +199,8 @@ class RunningServer:
                 agents=self.agents,
                 environments=Environments(self.database, PLACEMENT),
                 policies=Policies(self.database, PolicyTrials()),
+                compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
+                archives=Archives(self.database),
                 previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None, Awake()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),

@@ -84,6 +84,20 @@ def _thread(owner: Owner) -> str:
         return next(iter(client.beta.sessions.threads.list(owner["session_id"]))).id
 
 
+def _archive(owner: Owner) -> str:
+    """Of the owner's session, which says something and is compacted."""
+    session = owner["session_id"]
+    said: Any = {"type": "user.message", "content": [{"type": "text", "text": "theirs"}]}
+    with owner.client as client:
+        events = client.beta.sessions.events
+        with events.stream(session) as stream:
+            events.send(session, events=[said])
+            next(event for event in stream if event.type == "session.status_idle")
+            owner.post(f"/hostler/v1/sessions/{session}/compact", b"{}")
+            next(event for event in stream if event.type == "session.status_idle")
+    return str(owner.get(f"/hostler/v1/sessions/{session}/archives").json["data"][0]["id"])
+
+
 def _file(owner: Owner) -> str:
     with owner.client as client:
         return client.beta.files.upload(file=("theirs.txt", b"theirs")).id
@@ -198,6 +212,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "environment_id": _environment,
     "session_id": _session,
     "thread_id": _thread,
+    "archive_id": _archive,
     "file_id": _file,
     "resource_id": _resource,
     "vault_id": _vault,
@@ -222,6 +237,7 @@ SHOWN: dict[str, str] = {
     "environment_id": "/v1/environments/{environment_id}",
     "session_id": "/v1/sessions/{session_id}",
     "thread_id": "/v1/sessions/{session_id}/threads/{thread_id}",
+    "archive_id": "/hostler/v1/sessions/{session_id}/archives/{archive_id}",
     "file_id": "/v1/files/{file_id}",
     "resource_id": "/v1/sessions/{session_id}/resources/{resource_id}",
     "vault_id": "/v1/vaults/{vault_id}",
@@ -292,6 +308,7 @@ BODIES: dict[str, Any] = {
     "environments.work.update": {"metadata": {"mine": "now"}},
     "hostler.environments.keys.create": {"name": "mine now"},
     "sessions.update": {"title": "mine now"},
+    "hostler.sessions.compact": {},
     "sessions.events.send": INTERRUPT,
     "sessions.resources.add": lambda mine: {"type": "file", "file_id": mine["file_id"]},
     "sessions.resources.update": {"authorization_token": "t"},
@@ -428,6 +445,12 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "approvals.list": (),
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
+    "sessions.compact": (),
+    "sessions.compaction.retrieve": (),
+    "sessions.compactions.list": (),
+    "sessions.archives.list": (),
+    "sessions.archives.search": (),
+    "sessions.archives.retrieve": (),
     "sessions.credential_uses.list": (),
     "sessions.previews.create": (),
     "sessions.previews.list": (),

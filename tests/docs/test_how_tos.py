@@ -365,3 +365,32 @@ async def test_page_of_policies_tries_and_suggests(server: Running, tmp_path: Pa
 
     names = {"__name__": "page", "client": server.client, "environment": Id(environment), "session": Id(session)}
     await server.call(run_blocks, blocks((HOW_TO / "try-a-network-policy.md").read_text("utf-8")), names)
+
+
+async def test_page_of_long_conversations_compacts_and_finds(server: Running) -> None:
+    page = await server.does("keep-long-conversations.md")
+    agent = await server.call(page["assistant"], server.client)
+    assert agent.to_dict()["compaction"]["schedule"] == "monthly"
+    session = await server.session(await server.environment(), [], prompt([step("Plum pudding it is.")]))
+    await _until_idle(server, session, 1)
+    assert await server.call(page["latest"], server.client, session) is None
+    asked = await server.call(page["compact"], server.client, session, "Mind the pudding.")
+    await _until_idle(server, session, 2)
+    row = await server.call(page["latest"], server.client, session)
+    assert (row["id"], row["state"]) == (asked["id"], "completed")
+    found = await server.call(page["find"], server.client, session, "PLUM pudding")
+    assert "Plum pudding it is." in [entry["text"] for entry in found]
+
+
+async def _until_idle(server: Running, session: str, times: int) -> None:
+    """Until it has gone idle so often."""
+
+    def look() -> None:
+        events = server.client.beta.sessions.events
+        with events.stream(session) as stream:
+            seen = [event.type for event in events.list(session, limit=1000)].count("session.status_idle")
+            while seen < times:
+                next(event for event in stream if event.type == "session.status_idle")
+                seen += 1
+
+    await server.call(look)

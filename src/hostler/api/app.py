@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    compactions,
     environment_keys,
     environments,
     events,
@@ -55,6 +56,7 @@ _ROUTERS = (
 )
 _OWN_ROUTERS = (
     administration.router,
+    compactions.router,
     environment_keys.router,
     oversight.router,
     policies.router,

@@ -10,6 +10,8 @@ from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLine, SessionQuery, UpdateSession
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.archives import Archives
+from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
@@ -118,6 +120,8 @@ class ApiServices:
     credential_probe: CredentialProbe
     webhooks: Webhooks
     policies: Policies
+    compactions: Compactions
+    archives: Archives
     previews: Previews
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hostler.cli.advisecommand import register as register_advise_command
+from hostler.cli.compactioncommands import register as register_compaction_commands
 from hostler.cli.environmentcommands import register as register_environment_commands
 from hostler.cli.imagecommands import register as register_image_commands
 from hostler.cli.keycommands import register as register_key_commands
@@ -277,6 +278,8 @@ def sessions_delete(
     """Remove a session, its history and its files."""
     _act(session, "delete", url, api_key, state_dir, as_json)
 
+
+register_compaction_commands(sessions_app)
 
 # ------------------------------------------------------------------------------------------------ commands on this host
 

@@ -58,6 +58,11 @@ SHAPES: dict[str, str] = {
     "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
     "hostler sessions archive": '`{"id", "done": "archive"}`',
     "hostler sessions delete": '`{"id", "done": "delete"}`',
+    "hostler sessions compact": "The compaction, as the API shows it: `waiting`, or with --wait how it ended.",
+    "hostler sessions compactions": '`{"state": {"policy", "failures", "retry_at", "next_due_at", "last_due_at", '
+    '"last", "archives", …}, "compactions": [<compaction of the API>, …]}`, newest first.',
+    "hostler sessions archives": '`{"archives": [<archive of the API>, …]}`, newest first; with --archive or --search '
+    '`{"entries": [{"archive_id", "number", "thread", "kind", "role", "at", "text", …}, …]}`.',
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",

@@ -41,6 +41,7 @@ from hostler.compose.sandboxes import (
 from hostler.compose.secrets import open_sealer
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
+    archive_limits,
     courier_settings,
     file_terms,
     model_catalogue,
@@ -60,8 +61,12 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.archives import Archives
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.compaction import CompactionCares
+from hostler.engine.compaction_clock import CompactionClock
+from hostler.engine.compactions import Compactions
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
 from hostler.engine.denials import Allowing, Denials
@@ -243,6 +248,8 @@ async def running(
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
             copies = home_copies(settings, database, snapshots, places, mounted_files)
+            archives = Archives(database, archive_limits(settings))
+            clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
             parts = RunnerParts(
                 records=records,
                 hub=hub,
@@ -276,6 +283,7 @@ async def running(
                 denials=denials,
                 allowing=allowing,
                 copies=copies,
+                compactions=CompactionCares(database, archives),
                 terms=terms,
                 background_seconds=settings.turns.background_seconds,
                 health_seconds=settings.turns.health_seconds,
@@ -309,6 +317,8 @@ async def running(
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
                 policies=Policies(database, trials),
+                compactions=Compactions(database, records, archives),
+                archives=archives,
                 previews=previews,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
@@ -361,6 +371,7 @@ async def running(
                     tasks.create_task(keep_homes()),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
+                    tasks.create_task(clock.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
                 ]

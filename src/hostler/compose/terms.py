@@ -8,6 +8,7 @@ from hostler.config import Settings
 from hostler.domain.prices import Prices, read_prices
 from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.webhooks import WebhookRules
+from hostler.engine.archives import ArchiveLimits
 from hostler.engine.files import FileTerms
 from hostler.engine.models import CATALOGUE, Models, read_catalogue
 from hostler.engine.outputs import OutputLimits
@@ -26,6 +27,11 @@ def output_limits(settings: Settings) -> OutputLimits:
     return OutputLimits(
         files=limits.max_outputs, file_bytes=limits.max_file_mb << 20, total_bytes=limits.max_outputs_mb << 20
     )
+
+
+def archive_limits(settings: Settings) -> ArchiveLimits:
+    wanted = settings.compaction
+    return ArchiveLimits(wanted.session_archive_mb << 20, wanted.workspace_archive_mb << 20, when_full=wanted.when_full)
 
 
 def model_catalogue(settings: Settings) -> Models:

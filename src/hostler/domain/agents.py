@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from hostler.domain.compaction import Compaction
 from hostler.domain.mcp import LocalServer, LocalServers, UrlServer, UrlServers, check_servers
 from hostler.domain.skills import PinnedSkill, SkillRequests, check_readable
 from hostler.domain.tools import Tool, ToolRequests, resolve_tools
@@ -106,6 +107,7 @@ class CreateAgent(Value):
     local_mcp_servers: LocalServers = ()
     permission_mode: ModeRequest = "default"
     skills: SkillRequests = ()
+    compaction: Compaction | None = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
 
@@ -124,6 +126,7 @@ class UpdateAgent(Value):
     local_mcp_servers: LocalServers = ()
     permission_mode: ModeRequest = "default"
     skills: SkillRequests = ()
+    compaction: Compaction | None = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
 
@@ -141,6 +144,8 @@ class AgentVersion(Value):
     local_mcp_servers: tuple[LocalServer, ...] = ()
     permission_mode: PermissionMode = "default"
     skills: Items[PinnedSkill] = ()
+    compaction: Compaction | None = None
+    """Our extension: how long conversations are shortened."""
 
     def wire(self) -> dict[str, Any]:
         """The part of the wire object that depends on the version, with every key of the contract.
@@ -156,6 +161,10 @@ class AgentVersion(Value):
             del shown["local_mcp_servers"]
         if self.permission_mode == "default":
             del shown["permission_mode"]
+        if self.compaction is None:
+            del shown["compaction"]
+        else:
+            shown["compaction"] = {key: value for key, value in shown["compaction"].items() if value is not None}
         return shown
 
     def check(self, at: str = "") -> None:
@@ -182,6 +191,7 @@ def first_version(
         local_mcp_servers=request.local_mcp_servers,
         permission_mode=request.permission_mode,
         skills=skills,
+        compaction=request.compaction,
     )
     version.check()
     return version

@@ -181,6 +181,8 @@ def patched(
     for field in ("description", "system"):
         if field in sent:
             changes[field] = getattr(patch, field) or None
+    if "compaction" in sent:
+        changes["compaction"] = patch.compaction
     changes |= replaced_tools(patch)
     if "metadata" in sent:
         changes["metadata"] = merge_metadata(stored.metadata, patch.metadata)

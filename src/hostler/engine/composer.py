@@ -116,8 +116,10 @@ class Composer:
                         s, at, finished.tool_use_id, finished.content, finished.is_error
                     )
                 ]
-            case runs.Compacted():
-                return [_append(lambda at: ev.context_compacted(at.text))]
+            case runs.Compacted(boundary=boundary):
+                return [lambda s, at, _: turns.compacted(s, at, boundary)]
+            case runs.CompactionFailed():
+                return []  # whoever keeps the context says what follows from it
             case runs.McpFailed():
                 return self._mcp_failed(event)
             case runs.Notice(kind=kind, message=message, details=details):

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hostler.domain import events as ev
-from hostler.domain.errors import InvalidRequest
+from hostler.domain.errors import Conflict, InvalidRequest
 from hostler.domain.events import Body, Event
 from hostler.domain.ids import new_id
 from hostler.engine.state import (
     END_TURN,
     QUEUE_LIMIT,
     Answer,
+    Ask,
     Moment,
     OpenCall,
     Queued,
@@ -29,6 +30,7 @@ from hostler.engine.state import (
     is_paused,
     processed,
     requires_action,
+    start_compaction,
     start_queued,
     start_turn,
     unanswered,
@@ -70,6 +72,27 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
             case other:
                 raise InvalidRequest(f"events[{index}]: {other} is not supported by this server yet.")
     return _after_answers(state, step, at, totals)
+
+
+def compact(state: SessionState, at: Moment, totals: Totals, ask: Ask) -> Step:
+    """The context is to be compacted: at once, or when the turn under way has ended.
+
+    Raises InvalidRequest when the session takes nothing more, Conflict when a compaction waits or runs already.
+    """
+    if state.status == "terminated":
+        raise InvalidRequest("This session is archived and can't be compacted.")
+    if totals.capped:
+        raise InvalidRequest(
+            "The budget of this session is used up, and a compaction costs a model request. Raise or remove the budget "
+            "by updating the session, then ask again."
+        )
+    waiting = state.ask or (state.turn.ask if state.turn is not None else None)
+    if waiting is not None:
+        raise Conflict(f"The compaction {waiting.id} of this session waits or runs already; wait for its end.")
+    if state.turn is not None:
+        return Step(state.model_copy(update={"ask": ask}))
+    state, events = start_compaction(state, at, ask)
+    return Step(state, tuple(events), wanted=True)
 
 
 _AT_CAP = frozenset({"user.tool_confirmation", "user.tool_result", "user.custom_tool_result", "user.interrupt"})
@@ -204,7 +227,7 @@ def archive(state: SessionState, at: Moment) -> Step:
     refuse_while_running(state, "archived")
     state, closing = close_calls(state, at)
     state = state.model_copy(
-        update={"status": "terminated", "turn": None, "queue": (), "interrupt": None, "stop_reason": None}
+        update={"status": "terminated", "turn": None, "queue": (), "ask": None, "interrupt": None, "stop_reason": None}
     )
     events = (
         *closing,

@@ -26,7 +26,7 @@ from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.runner_parts import Apply, RunnerParts
-from hostler.engine.runs import Notice
+from hostler.engine.runs import ContextKeeper, Notice
 from hostler.engine.sandbox_port import Mount
 from hostler.engine.snapshot_port import Reason, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
@@ -50,6 +50,7 @@ class Lodging:
         listener: ModelRoadListener,
         apply: Apply,
         tell: Callable[[Notice], None],
+        keeper: ContextKeeper | None = None,
     ) -> None:
         self._lease = lease
         self._parts = parts
@@ -58,6 +59,7 @@ class Lodging:
         self._listener = listener
         self._apply = apply
         self._tell = tell
+        self._keeper = keeper
         self._house = AsyncExitStack()
         self._stay: Stay | None = None
         """The session's files, from the first need of them to the end."""
@@ -114,6 +116,7 @@ class Lodging:
                 mcp=McpAccess(profile.mcp_routes, session.workspace_id, tuple(session.vault_ids), self._gate),
                 variables=variables,
                 layer=layer,
+                keeper=self._keeper,
             )
             self.used = False
             await self._label(session, profile, self.process)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
 from hostler.engine.catchup import unrecorded
-from hostler.engine.composer import composer_of, joined
+from hostler.engine.composer import Op, composer_of, joined
 from hostler.engine.ports import ModelRequestRecord, SequenceStore
 from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Applied
@@ -60,6 +60,18 @@ class Ledger:
     sequence: Callable[[Lease], SequenceStore]
 
 
+def _untold(found: Sequence[runs.Compacted], known: str | None) -> Sequence[runs.Compacted]:
+    """The compactions behind the one that the log has told last."""
+    at = next((at for at, each in enumerate(found) if each.boundary == known), None)
+    if known is not None and at is None:  # the transcript was taken back to before it
+        return ()
+    return found if at is None else found[at + 1 :]
+
+
+def _compacted(each: runs.Compacted) -> Op:
+    return lambda state, at, _: turns.compacted(state, at, each.boundary)
+
+
 class Memory:
     """The transcript of one session, under one lease."""
 
@@ -103,6 +115,11 @@ class Memory:
         harness, prompt = self._harness, derived_uuid("prompt", turn.id)
         entries = await harness.catch_up(self._key["session_id"], self.transcripts, applied.at.text)
         begun = next((at for at, entry in enumerate(entries) if entry.get("uuid") == prompt), len(entries))
+        told = _untold(harness.compactions(entries), applied.state.boundary)
+        if told:
+            await self._apply(lambda s, at, totals, _: joined([_compacted(each) for each in told])(s, at, totals))
+        if not turn.prompts:  # it only compacts
+            return
         calls = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
         messages = await self._ledger.messages_since(self._session_id, turn.prompts[-1].event_id)
         profile = self._profile_of(applied.session)

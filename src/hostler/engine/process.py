@@ -19,7 +19,7 @@ from hostler.engine.limits import LimitWatch
 from hostler.engine.placement import Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
-from hostler.engine.runs import Gatekeeper, Harness, Run
+from hostler.engine.runs import ContextKeeper, Gatekeeper, Harness, Run
 from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
 from hostler.engine.trust import NO_TRUST, joined, write_trust
 from hostler.engine.volume_port import with_disk
@@ -115,6 +115,7 @@ async def open_process(
     mcp: McpAccess | None = None,
     variables: SessionVariables | None = None,
     layer: HeldLayer | None = None,
+    keeper: ContextKeeper | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
@@ -176,7 +177,7 @@ async def open_process(
                 await run.close()
 
         stack.push_async_callback(end)
-        run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts)
+        run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts, keeper)
         label = with_disk(sandbox.label, around.homes.volumes, home)
         limits = LimitWatch(sandbox, lambda: homes.volumes.room(home), profile.sandbox_limits)
         version = profile.cli_version or placement.programs.bundled

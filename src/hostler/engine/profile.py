@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hostler.domain.compaction import Compaction
 from hostler.domain.ids import derived_uuid
 from hostler.domain.isolation import SANDBOX_LIMITS, Pattern
 from hostler.domain.packages import PackageLists
@@ -54,6 +55,8 @@ class Profile:
     """Of `claude`. None: the bundled one."""
     packages: PackageLists = field(default_factory=PackageLists)
     """What is installed for the sandbox."""
+    compaction: Compaction | None = None
+    """How its agent wants the context shortened. None: as the harness does by itself."""
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
 
@@ -99,6 +102,8 @@ class Profile:
                 if not rule.enabled
             ),
             plan_only=self.permissions.mode == "plan",
+            compact_at_tokens=None if self.compaction is None else self.compaction.threshold_tokens,
+            compact_at_percent=None if self.compaction is None else self.compaction.threshold_percent,
             settings=settings,
         )
 
@@ -163,6 +168,7 @@ def profile(
         mcp_servers=harness_servers(agent),
         mcp_routes=routes(agent),
         packages=PackageLists.model_validate(config.get("packages") or {}),
+        compaction=None if agent.get("compaction") is None else Compaction.model_validate(agent["compaction"]),
         attached=attached,
     )
 

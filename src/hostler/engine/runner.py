@@ -15,6 +15,7 @@ from dataclasses import replace
 from time import monotonic
 
 from hostler.domain import events as ev
+from hostler.domain.compaction import Compaction
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
@@ -93,8 +94,12 @@ class SessionRunner:
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
-        self._gate = CallGate(parts.content, self._apply, lambda: self._stopping is not None)
-        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply, self.notice)
+        self._gate = CallGate(parts.content, self._apply, self._is_stopping)
+        self._care = None
+        if parts.compactions is not None:
+            harness = parts.around.harness
+            self._care = parts.compactions.of(lease, harness, self._context, self.notice, self._is_stopping)
+        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply, self.notice, self._care)
         self._waiting = Waiting(
             lease.session_id,
             parts,
@@ -108,6 +113,8 @@ class SessionRunner:
         self._task = None
         if parts.copies is not None:
             self._task = SingleTask(lease, parts.copies, self._lodging, self._memory, self._apply)
+        self._fresh = True
+        """Nothing was looked at yet."""
 
     # -- from the worker
 
@@ -236,9 +243,24 @@ class SessionRunner:
         if plan is None:
             await self._lodging.close()
             await self._memory.catch_up()
+            await self._settle_compactions()
             plan = await self._ask_for_plan(caught_up=True)
+        elif self._fresh:
+            await self._settle_compactions()
+        self._fresh = False
         assert plan is not None, "there is a plan after catching up"
         return plan
+
+    async def _settle_compactions(self) -> None:
+        if self._care is not None:
+            row = await self._parts.ledger.read_state(self.lease.session_id)
+            await self._care.settle(SessionState.model_validate_json(row.state))
+
+    def _context(self) -> tuple[SessionRow, Compaction | None]:
+        return self._known_session(), None if self._profile is None else self._profile.compaction
+
+    def _is_stopping(self) -> bool:
+        return self._stopping is not None
 
     async def _ask_for_plan(self, *, caught_up: bool) -> Plan | None:
         """None: the turn was begun before, and the log must first learn what its process left in the transcript."""
@@ -276,13 +298,20 @@ class SessionRunner:
                 return
             if plan.do != "resume" and plan.unclosed:
                 await self._memory.close(plan.unclosed)
-            prompt = await self._prompt(plan, turn)
+            if turn.ask is not None and plan.do == "recover":
+                await self._lodging.close()
+                if self._care is None or await self._care.is_done(turn.ask.id):
+                    await self._end(runs.Ended("completed", alive=False))
+                    return
+            prompt = None if turn.ask is not None else await self._prompt(plan, turn)
             await self._begin_task(plan, turn)
             process = await self._process()
             if process is None:
                 await self._end(runs.Ended("interrupted", alive=False))
                 return
-            if prompt is not None:
+            if turn.ask is not None:
+                await process.run.compact(derived_uuid("compact", turn.id, f"{turn.recoveries}.{turn.pauses}"))
+            elif prompt is not None:
                 key, content = prompt
                 if self._lodging.older:
                     content = [*content, ev.text_block(OLDER_FILES)]
@@ -338,6 +367,8 @@ class SessionRunner:
         )
         if process is not kept:
             self._composer = composer_of(self._profile)
+            if self._care is not None:
+                await self._care.keep_schedule(self._known_session(), self._profile.compaction)
         return process
 
     async def _at_present(self, session: SessionRow, profile: Profile) -> Profile:
@@ -431,6 +462,7 @@ class SessionRunner:
                     pending += [op for op in self._composer.compose(rest) if not isinstance(op, Preview)]
                 if not event.alive:  # much is done before that is written
                     await self._flush(pending)
+                await self._tell_care(batch)
                 return event
             for made in self._composer.compose(event):
                 if not isinstance(made, Preview):
@@ -441,7 +473,13 @@ class SessionRunner:
                     hub.preview(session_id, made.type, made.frame)
         if urgent:
             await self._flush(pending)
+        await self._tell_care(batch)
         return None
+
+    async def _tell_care(self, batch: Sequence[runs.RunEvent | None]) -> None:
+        for event in batch:
+            if self._care is not None and isinstance(event, runs.Compacted | runs.CompactionFailed):
+                await self._care.on_event(event)
 
     async def _flush(self, pending: list[Op]) -> None:
         if not pending:
@@ -482,6 +520,10 @@ class SessionRunner:
 
         step = joined([*pending, finish])
         await self._apply(lambda s, at, totals, _: step(s, at, totals))
+        if (
+            self._care is not None and self._care.busy and end.how != "lost"
+        ):  # a lost one is looked for in the transcript
+            await self._settle_compactions()
         if not ended.alive:
             await self._lodging.close()
 
@@ -543,6 +585,8 @@ class SessionRunner:
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         await self._parts.ledger.record_request(record)
+        if self._care is not None:
+            await self._care.on_request(record)
 
     async def may_request(self) -> bool:
         """Before each model request: is there room for it in the budget? If not, the run is stopped here.

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hostler.engine.attachments import Attachments
+from hostler.engine.compaction import CompactionCares
 from hostler.engine.content import ContentSource
 from hostler.engine.copies import Copies
 from hostler.engine.denials import Allowing, Denials
@@ -53,6 +54,8 @@ class RunnerParts:
     """Who knows the variables of sessions; None: they have none."""
     copies: Copies | None = None
     """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
+    compactions: CompactionCares | None = None
+    """Who archives conversations before they are compacted; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
     awake: Awake = field(default_factory=Awake)
     """What keeps sessions awake although no turn runs."""

@@ -57,6 +57,11 @@ class RunSpec:
     """Tools of MCP servers that the model must not be offered: alias and tool."""
     plan_only: bool = False
     """Tell the model that it may only plan."""
+    compact_at_tokens: int | None = None
+    """Tokens of context from which on it is compacted."""
+    compact_at_percent: float | None = None
+    """The same as a part of the model's context, less what is kept free for an answer. At most one of the two; with
+    neither the harness compacts shortly before the context is full."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Extra environment of the process, from the operator's configuration."""
 
@@ -96,6 +101,33 @@ class Gatekeeper(Protocol):
 
     async def result(self, tool_use_id: str) -> ToolOutcome:
         """The client's result of a custom call that was permitted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GoAhead:
+    """Compact now."""
+
+    instructions: str
+    """For whoever writes the summary. Empty: nothing in particular."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """Don't compact. A run that can't go on without ends with an error."""
+
+    reason: str
+
+
+class ContextKeeper(Protocol):
+    """Asked by the run before its context is compacted, and for what stays besides the summary. In this order."""
+
+    async def before(self, trigger: Literal["auto", "manual"], last_entry: str | None) -> GoAhead | NotNow:
+        """Nothing is lost yet. `last_entry`: uuid of the newest entry that the transcript must have by now."""
+        ...
+
+    async def besides(self, summary: str | None) -> str | None:
+        """What the context gets after the summary. `summary`: its text, or None where the harness doesn't say."""
         ...
 
 
@@ -187,6 +219,20 @@ class ToolResult:
 class Compacted:
     """The context was summarised to make room."""
 
+    boundary: str
+    """The uuid of the transcript's entry that says so."""
+    before_tokens: int | None = None
+    after_tokens: int | None = None
+    """Of the conversation, as the harness estimates it: system prompt and tools are not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionFailed:
+    """The context is as it was. What the run was asked to do besides goes on."""
+
+    message: str
+    """What the harness says of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
@@ -219,6 +265,7 @@ RunEvent = (
     | RequestEnded
     | ToolResult
     | Compacted
+    | CompactionFailed
     | McpFailed
     | Notice
     | Retrying
@@ -239,6 +286,13 @@ class Run(Protocol):
 
     async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
         """Hand over user content. The same uuid is taken once per transcript, however often it is sent.
+
+        Raises ProcessLost.
+        """
+        ...
+
+    async def compact(self, uuid: str) -> None:
+        """Compact the context now; `Compacted` or `CompactionFailed` follows, then `Ended`. `uuid`: as for `prompt`.
 
         Raises ProcessLost.
         """
@@ -275,6 +329,10 @@ class Harness(Protocol):
         """What an entry of a transcript said: the model's message that it is part of, and the whole blocks in it."""
         ...
 
+    def compactions(self, entries: Sequence[Mapping[str, Any]]) -> Sequence[Compacted]:
+        """Where a transcript says that its context was compacted, in order."""
+        ...
+
     def call_entry(self, call: ToolCall) -> dict[str, Any]:
         """What a transcript says where the model makes this call, without its place in the transcript."""
         ...
@@ -283,8 +341,15 @@ class Harness(Protocol):
         """Fill the empty host directory `state` with what the process needs to go on with its transcript."""
         ...
 
-    async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: object) -> Run:
-        """Raises ProcessLost when the process ends before it is ready."""
+    async def start(
+        self,
+        spec: RunSpec,
+        launcher: Path,
+        gatekeeper: Gatekeeper,
+        transcripts: object,
+        keeper: ContextKeeper | None = None,
+    ) -> Run:
+        """Raises ProcessLost when the process ends before it is ready. Without a keeper nobody is asked."""
         ...
 
     def call(self, tool_use_id: str, name: str, input_: Mapping[str, Any]) -> ToolCall:

@@ -97,6 +97,15 @@ class Prompt(_Frozen):
     content: tuple[dict[str, Any], ...]
 
 
+class Ask(_Frozen):
+    """A compaction that somebody asked for: a person, or the agent's schedule."""
+
+    id: str
+    """`cmpn_…`, of its row."""
+    trigger: Literal["manual", "scheduled"]
+    instructions: str | None = None
+
+
 class Turn(_Frozen):
     """From input to idle. `phase` says what a worker that finds it must do."""
 
@@ -111,6 +120,8 @@ class Turn(_Frozen):
     """How often it was taken up again after its worker or process died."""
     pauses: int = 0
     """How often its run was stopped by the budget."""
+    ask: Ask | None = None
+    """Set: there are no prompts; the context is compacted, and that is all."""
 
 
 class Queued(_Frozen):
@@ -146,6 +157,10 @@ class SessionState(_Frozen):
     """Prompts in the log that no run was given (stopped before it began); the next turn takes them along."""
     interrupt: Queued | None = None
     unclosed: tuple[Unclosed, ...] = ()
+    ask: Ask | None = None
+    """A compaction that waits for the turn to end."""
+    boundary: str | None = None
+    """Where the transcript was compacted last, as the log has told it: the uuid of that entry."""
     open_request: str | None = None
     """Id of the `span.model_request_start` that has no end yet."""
     active_seconds: float = 0.0
@@ -255,11 +270,18 @@ def start_turn(
 
 
 def start_queued(state: SessionState, at: Moment) -> tuple[SessionState, list[Event]]:
-    """Take the oldest waiting message as the next turn. The state must be idle, without a turn."""
+    """Take the oldest waiting message as the next turn, or else the compaction that waits. The state must be idle,
+    without a turn."""
     if not state.queue:
-        return state, []
+        return (state, []) if state.ask is None else start_compaction(state, at, state.ask)
     first, *rest = state.queue
     return start_turn(state.model_copy(update={"queue": tuple(rest)}), at, [first.body])
+
+
+def start_compaction(state: SessionState, at: Moment, ask: Ask) -> tuple[SessionState, list[Event]]:
+    """A turn that only compacts. The state must have no turn."""
+    turn = Turn(id=new_id("turn"), prompts=(), ask=ask)
+    return go_running(state.model_copy(update={"turn": turn, "ask": None}), at)
 
 
 def unanswered(state: SessionState) -> tuple[OpenCall, ...]:

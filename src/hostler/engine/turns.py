@@ -154,6 +154,13 @@ def call_finished(state: SessionState, at: Moment, tool_use_id: str, content: Se
     return Step(state, (result_event(at, call, content, True),))
 
 
+def compacted(state: SessionState, at: Moment, boundary: str) -> Step:
+    """The context was compacted, which the transcript says at the entry `boundary`. Told once."""
+    if state.boundary == boundary:
+        return Step(state)
+    return Step(state.model_copy(update={"boundary": boundary}), (ev.context_compacted(at.text),))
+
+
 def rescheduled(state: SessionState, at: Moment, error: Event) -> Step:
     """The upstream failed in a way that passes; the harness tries again by itself."""
     state, spans = close_request(state, at)

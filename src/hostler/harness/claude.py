@@ -27,6 +27,8 @@ from claude_agent_sdk._cli_version import __cli_version__
 from hostler.domain.events import Body, text_block, to_text
 from hostler.engine.runs import (
     Allow,
+    Compacted,
+    ContextKeeper,
     CustomTool,
     Defer,
     Deny,
@@ -39,9 +41,10 @@ from hostler.engine.runs import (
     ToolCall,
     ToolOutcome,
 )
+from hostler.harness.compaction import CompactionHooks, threshold_environment
 from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name
-from hostler.harness.translate import Translator, tool_call
+from hostler.harness.translate import Translator, compacted, tool_call
 
 LINE_LIMIT = 64 << 20
 """Largest line that `claude` may write, in bytes: twice the largest request, as much as the store takes at once. A
@@ -117,6 +120,7 @@ class ClaudeHarness:
             "CLAUDE_AGENT_SDK_VERSION": claude_agent_sdk.__version__,
             "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
             "PWD": "/workspace",
+            **threshold_environment(spec),
             **spec.settings,
         }
 
@@ -148,8 +152,22 @@ class ClaudeHarness:
 
         await asyncio.to_thread(write)
 
-    async def start(self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: Any) -> Run:
-        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)))
+    def compactions(self, entries: Sequence[Mapping[str, Any]]) -> Sequence[Compacted]:
+        return [
+            compacted(entry.get("uuid"), entry.get("compactMetadata"))
+            for entry in entries
+            if entry.get("type") == "system" and entry.get("subtype") == "compact_boundary"
+        ]
+
+    async def start(
+        self,
+        spec: RunSpec,
+        launcher: Path,
+        gatekeeper: Gatekeeper,
+        transcripts: Any,
+        keeper: ContextKeeper | None = None,
+    ) -> Run:
+        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)), keeper)
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await run.connect()
@@ -166,7 +184,13 @@ class ClaudeRun:
     """One `claude` process. All methods from one task, except `interrupt` and `close`."""
 
     def __init__(
-        self, spec: RunSpec, launcher: Path, gatekeeper: Gatekeeper, transcripts: Any, environment: dict[str, str]
+        self,
+        spec: RunSpec,
+        launcher: Path,
+        gatekeeper: Gatekeeper,
+        transcripts: Any,
+        environment: dict[str, str],
+        keeper: ContextKeeper | None,
     ) -> None:
         self._gatekeeper = gatekeeper
         self._permitted: defaultdict[str, deque[str]] = defaultdict(deque)
@@ -175,6 +199,7 @@ class ClaudeRun:
         self.last_words: deque[str] = deque(maxlen=20)
         """The last lines of the process's standard error, for the message when it dies."""
         conversation = {"resume": spec.transcript_id} if spec.resume else {}
+        around = {} if keeper is None else CompactionHooks(keeper, lambda: self._journal.newest).matchers()
         self._client = ClaudeSDKClient(
             ClaudeAgentOptions(
                 cli_path=launcher,
@@ -192,7 +217,7 @@ class ClaudeRun:
                 settings=_SETTINGS,
                 # Never a mode that opens anything: the hook below decides, and this is what holds if it fails.
                 permission_mode="plan" if spec.plan_only else "default",
-                verbatim_prompts=True,
+                verbatim_prompts=False,  # `prompt` says it of each message: `/compact` must be taken for a command
                 include_partial_messages=True,
                 max_buffer_size=LINE_LIMIT,
                 session_store=transcripts,
@@ -201,7 +226,8 @@ class ClaudeRun:
                 hooks={
                     "PreToolUse": [
                         HookMatcher(hooks=[self._before_tool], timeout=HOOK_TIMEOUT_SECONDS, on_failure="block")
-                    ]
+                    ],
+                    **around,  # type: ignore[dict-item]
                 },
             )
         )
@@ -237,13 +263,16 @@ class ClaudeRun:
         blocks = [_without_nulls(block) for block in content]
         self._journal.begin(uuid, blocks)
 
+        # Written by a client: never a command of the harness, never a file to be read in.
+        await self._send({"message": {"role": "user", "content": blocks}, "uuid": uuid, "client_composed": True})
+
+    async def compact(self, uuid: str) -> None:
+        # What the summary is to look at is said by the hook, so nothing that anybody wrote is part of the command.
+        await self._send({"message": {"role": "user", "content": "/compact"}, "uuid": uuid})
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
         async def one() -> AsyncIterator[dict[str, Any]]:
-            yield {
-                "type": "user",
-                "message": {"role": "user", "content": blocks},
-                "parent_tool_use_id": None,
-                "uuid": uuid,
-            }
+            yield {"type": "user", "parent_tool_use_id": None, **message}
 
         try:
             await self._client.query(one())

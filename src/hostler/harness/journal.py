@@ -48,6 +48,8 @@ class Journal:
         """True: what the store has is of an earlier turn, and the transcript has it too."""
         self._prompts: list[Entry] = []
         """Prompts to which nothing was said yet: after a loss they are sent again."""
+        self.newest: str | None = None
+        """The uuid of the newest entry that was spoken of: the transcript has it soon."""
         self._begun: list[Entry] = []
         """Texts of an incomplete answer: nobody was told of them, and after a loss the model is asked again."""
 
@@ -64,6 +66,7 @@ class Journal:
             case StreamEvent(parent_tool_use_id=None, event={"type": "message_stop"}) if self._begun:
                 await self._keep([])
             case AssistantMessage(parent_tool_use_id=None, uuid=str() as uuid, model=model) if model != SYNTHETIC:
+                self.newest = uuid
                 said = {
                     "id": message.message_id,
                     "type": "message",
@@ -80,6 +83,7 @@ class Journal:
                 else:
                     self._begun.append(entry)
             case UserMessage(parent_tool_use_id=None, uuid=str() as uuid, content=list() as content):
+                self.newest = uuid
                 if any(isinstance(block, ToolResultBlock) for block in content):
                     said = {"role": "user", "content": _blocks(content)}
                     await self._keep([{"type": "user", "uuid": uuid, "message": said}])

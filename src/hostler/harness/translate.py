@@ -40,6 +40,9 @@ _HOOK_PREFIX = "PreToolUse:"
 _MOST_TOKENS = 1 << 53
 """Larger numbers are no counts, and many readers of JSON could not tell them apart."""
 
+_FULL = ("blocking_limit", "rapid_refill_breaker")
+"""Why a run ends whose context is full, and can't be compacted or is full again at once."""
+
 _NO_TOKENS = {"input_tokens": 0, "output_tokens": 0, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
 
 
@@ -163,7 +166,9 @@ class Translator:
             case "init":
                 return _mcp_failures(message.data.get("mcp_servers"))
             case "compact_boundary":
-                return [runs.Compacted()]
+                return [compacted(message.data.get("uuid"), message.data.get("compact_metadata"))]
+            case "status" if message.data.get("compact_result") == "failed":
+                return [runs.CompactionFailed(str(message.data.get("compact_error") or "no reason given")[:2000])]
             case "api_retry":
                 data = message.data
                 status = data.get("error_status")
@@ -189,7 +194,7 @@ class Translator:
             text = f"The turn used all its {message.num_turns} model requests."
             return [*out, runs.Ended("failed", "tool_use_limit_reached_error", text, alive=False)]
         text = "; ".join(map(str, message.errors or [])) or str(message.result or message.subtype)
-        full = text.lower().startswith("prompt is too long")
+        full = terminal in _FULL or text.lower().startswith("prompt is too long")
         kind = "compaction_limit_reached_error" if full else error_type(message.api_error_status)
         return [*out, runs.Ended("failed", kind, text[:2000], alive=False)]
 
@@ -199,6 +204,18 @@ def tool_call(tool_use_id: str, name: str, given: Mapping[str, Any]) -> runs.Too
     wire, custom, server = to_wire_name(name)
     own = custom or server is not None
     return runs.ToolCall(tool_use_id, wire, given if own else to_wire_input(wire, given), custom, server)
+
+
+def compacted(uuid: object, metadata: object) -> runs.Compacted:
+    """What a boundary of compaction says. The stream and the transcript spell its numbers differently."""
+    given = metadata if isinstance(metadata, Mapping) else {}
+
+    def tokens(*names: str) -> int | None:
+        found = next((given[name] for name in names if name in given), None)
+        usable = isinstance(found, int) and not isinstance(found, bool) and 0 <= found < _MOST_TOKENS
+        return found if usable else None
+
+    return runs.Compacted(str(uuid or "")[:64], tokens("pre_tokens", "preTokens"), tokens("post_tokens", "postTokens"))
 
 
 def _mcp_failures(servers: object) -> list[RunEvent]:

@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from hostler.domain.administration import CreateKey, NameWorkspace
+from hostler.domain.compaction import RequestCompaction
 from hostler.domain.environment_keys import CreateEnvironmentKey
 from hostler.domain.policies import SuggestPolicy, TryPolicy
 from hostler.domain.previews import CreatePreview
@@ -275,6 +276,92 @@ class WebhookDelivery(Answer):
     created_at: str
 
 
+class Compaction(Answer):
+    id: str
+    type: Literal["compaction"]
+    session_id: str
+    trigger: Literal["auto", "manual", "scheduled"]
+    strategy: Literal["archive_everything", "smart_retention", "hybrid"] | None
+    state: Literal["waiting", "running", "completed", "failed", "blocked", "skipped"]
+    reason: str | None
+    instructions: str | None
+    archive_id: str | None
+    before_tokens: int | None
+    after_tokens: int | None
+    summary: str | None
+    summary_tokens: int | None
+    kept: dict[str, int]
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    due_at: str | None
+    retry_at: str | None
+    created_at: str
+    ended_at: str | None
+
+
+class ArchivesUsed(Answer):
+    session_bytes: int
+    session_most_bytes: int
+    workspace_bytes: int
+    workspace_most_bytes: int
+    when_full: Literal["remove_oldest", "refuse"]
+
+
+class CompactionState(Answer):
+    type: Literal["compaction_state"]
+    session_id: str
+    policy: dict[str, Any] | None
+    failures: int
+    retry_at: str | None
+    next_due_at: str | None
+    last_due_at: str | None
+    last: Compaction | None
+    archives: ArchivesUsed
+
+
+class Archive(Answer):
+    id: str
+    type: Literal["archive"]
+    session_id: str
+    number: int
+    state: Literal["complete", "removed"]
+    entries: int
+    logical_bytes: int
+    stored_bytes: int
+    created_at: str
+    removed_at: str | None
+
+
+class FoundEntry(Answer):
+    type: Literal["archive_entry"]
+    archive_id: str
+    number: int
+    thread: str
+    kind: str
+    role: str | None
+    at: str | None
+    text: str
+    excerpt: str
+
+
+class ArchiveEntry(Answer):
+    type: Literal["archive_entry"]
+    archive_id: str
+    number: int
+    thread: str
+    kind: str
+    role: str | None
+    at: str | None
+    text: str
+    entry: Any
+
+
+class ArchiveWithEntries(Archive):
+    data: list[ArchiveEntry]
+    next_page: str | None
+
+
 _PAGE = {"limit": {"type": "integer"}, "page": {"type": "string"}}
 _TIME = {"type": "string", "format": "date-time"}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -311,6 +398,12 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "policy.test": (TryPolicy, PolicyTest, {}),
     "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
     "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
+    "sessions.compact": (RequestCompaction, Compaction, {}),
+    "sessions.compaction.retrieve": (None, CompactionState, {}),
+    "sessions.compactions.list": (None, Page[Compaction], _PAGE),
+    "sessions.archives.list": (None, Page[Archive], _PAGE),
+    "sessions.archives.search": (None, Page[FoundEntry], {**_PAGE, "q": {"type": "string"}}),
+    "sessions.archives.retrieve": (None, ArchiveWithEntries, _PAGE),
     "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),
     "webhook_endpoints.list": (None, Page[WebhookEndpoint], _PAGE),
     "webhook_endpoints.retrieve": (None, WebhookEndpoint, {}),

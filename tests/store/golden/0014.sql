@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:35:26.385799Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:51:50.200937Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:35:26.385799Z','2026-11-21T12:35:26.385799Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:51:50.200937Z','2026-11-21T12:51:50.200937Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -40,6 +40,31 @@ CREATE TABLE api_keys (
 	CONSTRAINT fk_api_keys_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT uq_api_keys_secret_hash UNIQUE (secret_hash)
 );
+CREATE TABLE archive_chunks (
+	archive_id TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	first_entry BIGINT NOT NULL, 
+	entries INTEGER NOT NULL, 
+	body BLOB NOT NULL, 
+	CONSTRAINT pk_archive_chunks PRIMARY KEY (archive_id, number), 
+	CONSTRAINT fk_archive_chunks_archive_id FOREIGN KEY(archive_id) REFERENCES archives (id) ON DELETE CASCADE
+);
+CREATE TABLE archives (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	state TEXT NOT NULL, 
+	entries BIGINT NOT NULL, 
+	logical_bytes BIGINT NOT NULL, 
+	stored_bytes BIGINT NOT NULL, 
+	upto TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	removed_at TEXT, 
+	CONSTRAINT pk_archives PRIMARY KEY (id), 
+	CONSTRAINT fk_archives_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_archives_session_id_number UNIQUE (session_id, number)
+);
 CREATE TABLE audit_entries (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -50,6 +75,46 @@ CREATE TABLE audit_entries (
 	details TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_audit_entries PRIMARY KEY (id)
+);
+CREATE TABLE blob_objects (
+	sha256 TEXT NOT NULL, 
+	object_name TEXT NOT NULL, 
+	put_at DOUBLE NOT NULL, 
+	CONSTRAINT pk_blob_objects PRIMARY KEY (sha256)
+);
+CREATE TABLE compaction_schedules (
+	session_id TEXT NOT NULL, 
+	schedule TEXT NOT NULL, 
+	next_at DOUBLE NOT NULL, 
+	last_due DOUBLE, 
+	CONSTRAINT pk_compaction_schedules PRIMARY KEY (session_id), 
+	CONSTRAINT fk_compaction_schedules_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE compactions (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	cause TEXT NOT NULL, 
+	strategy TEXT, 
+	state TEXT NOT NULL, 
+	reason TEXT, 
+	instructions TEXT, 
+	archive_id TEXT, 
+	boundary TEXT, 
+	before_tokens BIGINT, 
+	after_tokens BIGINT, 
+	summary TEXT, 
+	kept TEXT DEFAULT '{}' NOT NULL, 
+	requests INTEGER DEFAULT 0 NOT NULL, 
+	input_tokens BIGINT DEFAULT 0 NOT NULL, 
+	output_tokens BIGINT DEFAULT 0 NOT NULL, 
+	due_at TEXT, 
+	retry_at DOUBLE, 
+	created_at TEXT NOT NULL, 
+	ended_at TEXT, 
+	CONSTRAINT pk_compactions PRIMARY KEY (id), 
+	CONSTRAINT fk_compactions_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_compactions_session_id_due_at UNIQUE (session_id, due_at)
 );
 CREATE TABLE credential_uses (
 	id TEXT NOT NULL, 
@@ -100,7 +165,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_RppXzG0PxbQh2YRFdrASEA7x','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:35:26.443911Z');
+INSERT INTO "egress_decisions" VALUES('egr_Rppa6zY9sEX2tjKMteC73NaJ','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:51:50.208293Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -128,7 +193,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:35:26.385799Z','2026-11-21T12:35:26.385799Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:51:50.200937Z','2026-11-21T12:51:50.200937Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -227,7 +292,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_9pC61PPMz7kGP5qph2VP8k8t','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:35:26.443911Z');
+INSERT INTO "model_requests" VALUES('mreq_X5184q3VfeybcFb99b0QeEaz','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:51:50.208293Z');
 CREATE TABLE previews (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -255,6 +320,15 @@ CREATE TABLE sequences (
 	state TEXT NOT NULL, 
 	CONSTRAINT pk_sequences PRIMARY KEY (session_id), 
 	CONSTRAINT fk_sequences_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE session_homes (
+	session_id TEXT NOT NULL, 
+	copy TEXT NOT NULL, 
+	worker TEXT NOT NULL, 
+	kept_seq BIGINT NOT NULL, 
+	void_until BIGINT NOT NULL, 
+	CONSTRAINT pk_session_homes PRIMARY KEY (session_id), 
+	CONSTRAINT fk_session_homes_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE session_memory_stores (
 	session_id TEXT NOT NULL, 
@@ -333,7 +407,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:35:26.418534Z','2026-11-21T12:35:26.435463Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:51:50.204709Z','2026-11-21T12:51:50.206929Z',NULL);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -425,7 +499,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795264526454,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795265510210,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -507,7 +581,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79526452641853404047e+09,1.79526452641853404047e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79526551020470905299e+09,1.79526551020470905299e+09,NULL,0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -558,7 +632,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:35:26.329722Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:51:50.169267Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -608,5 +682,9 @@ CREATE INDEX ix_webhook_deliveries_oldest ON webhook_deliveries (created_at);
 CREATE INDEX ix_snapshots_parent ON snapshots (parent_id);
 CREATE INDEX ix_snapshot_uses_object ON snapshot_uses (workspace_id, sha256);
 CREATE INDEX ix_snapshot_pieces_pack ON snapshot_pieces (workspace_id, pack);
+CREATE INDEX ix_blob_objects_oldest ON blob_objects (put_at);
+CREATE INDEX ix_archives_oldest ON archives (workspace_id, state, created_at, id);
+CREATE INDEX ix_compactions_newest ON compactions (session_id, created_at, id);
+CREATE INDEX ix_compaction_schedules_next_at ON compaction_schedules (next_at);
 CREATE INDEX ix_previews_session ON previews (session_id, created_at, id);
 COMMIT;
