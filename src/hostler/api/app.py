@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    checkpoints,
     environment_keys,
     environments,
     events,
@@ -54,6 +55,7 @@ _ROUTERS = (
 )
 _OWN_ROUTERS = (
     administration.router,
+    checkpoints.router,
     environment_keys.router,
     oversight.router,
     policies.router,

@@ -1,6 +1,7 @@
 """Which endpoints does Hostler have of its own? All below `/hostler/v1`, where Anthropic's can't collide with them.
 
-Only API keys open them. `scope` is what the key needs: whoever may read may look, only administrators change something.
+Only API keys open them. `scope` is what the key needs: whoever may read may look; whoever may operate sessions takes
+their checkpoints, takes them back and forks them; only administrators change anything else.
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("approvals.list", "GET", "/approvals", "read"),
     ("audit.list", "GET", "/audit", "read"),
     ("sessions.egress.list", "GET", "/sessions/{session_id}/egress", "read"),
+    ("sessions.checkpoints.create", "POST", "/sessions/{session_id}/checkpoints", "operate"),
+    ("sessions.checkpoints.list", "GET", "/sessions/{session_id}/checkpoints", "read"),
+    ("sessions.checkpoints.retrieve", "GET", "/sessions/{session_id}/checkpoints/{checkpoint_id}", "read"),
+    ("sessions.checkpoints.delete", "DELETE", "/sessions/{session_id}/checkpoints/{checkpoint_id}", "operate"),
+    ("sessions.rewind", "POST", "/sessions/{session_id}/rewind", "operate"),
+    ("sessions.rewinds.list", "GET", "/sessions/{session_id}/rewinds", "read"),
+    ("sessions.fork", "POST", "/sessions/{session_id}/fork", "operate"),
+    ("sessions.diff", "GET", "/sessions/{session_id}/diff", "read"),
     ("policy.test", "POST", "/policy/test", "read"),
     ("policy.suggest", "POST", "/policy/suggest", "read"),
     ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),

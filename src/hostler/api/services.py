@@ -10,10 +10,13 @@ from hostler.domain.inputs import ClientEvent
 from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLine, SessionQuery, UpdateSession
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
+from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.credentials import Credentials
+from hostler.engine.diffs import Diffs
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.forks import Forks
 from hostler.engine.keys import Keys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
@@ -117,6 +120,9 @@ class ApiServices:
     credential_probe: CredentialProbe
     webhooks: Webhooks
     policies: Policies
+    checkpoints: Checkpoints
+    forks: Forks
+    diffs: Diffs
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

@@ -14,6 +14,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
@@ -58,13 +59,17 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.attachments import Attachments, collect_left
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.boundary import Boundary
+from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
 from hostler.engine.denials import Allowing, Denials
+from hostler.engine.diffs import Diffs
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.forks import Forks
 from hostler.engine.homes import remove_tree
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
@@ -77,6 +82,7 @@ from hostler.engine.neighbours import Neighbours
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
+from hostler.engine.points import Points
 from hostler.engine.policies import Policies
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
@@ -231,7 +237,12 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
+            snapshot_rows: Any = None
+            snapshot_contents: Any = None
+            points = Points(records, snapshot_rows, quotas.admit_bytes)
+            checkpoints = Checkpoints(database, hub)
             parts = RunnerParts(
+                boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
                 ledger=runner_ledger(database, terms, prices),
@@ -286,6 +297,9 @@ async def running(
                 ),
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
+                checkpoints=checkpoints,
+                forks=Forks(database, checkpoints, snapshot_rows, kinds, quotas, placement),
+                diffs=Diffs(database, snapshot_contents),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),

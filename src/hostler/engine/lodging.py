@@ -161,6 +161,16 @@ class Lodging:
             return True
         return await self._parts.attachments.collect(session, self._stay.home)
 
+    # -- between two turns (`engine.boundary.Files`)
+
+    async def kept(self, session: SessionRow) -> str | None:
+        await self.collect(session)
+        return None
+
+    async def abandoned(self) -> None:
+        await self.aclose()
+        self._stay, self._house = None, AsyncExitStack()
+
     async def look_through(self, session: SessionRow | None) -> None:
         """The last look into the session's files: its processes may have gone on after the turn."""
         if self._stay is not None:

@@ -169,8 +169,12 @@ class SessionRunner:
                 self.idle_since = None
                 await self._turn(plan)
                 await self._lodging.collect(self._known_session())
-                if self._more or self._wake.is_set():
+                if self._more:
                     continue
+            if await self._parts.boundary.look(self.lease, self._lodging, turned=plan.do != "nothing"):
+                return
+            if plan.do != "nothing" and self._wake.is_set():
+                continue
             if self._lodging.process is None or self._retired or self._profile is None:
                 return
             self.idle_since = monotonic()
@@ -186,7 +190,9 @@ class SessionRunner:
     async def _is_wanted(self) -> bool:
         row = await self._parts.ledger.read_state(self.lease.session_id)
         held = SessionState.model_validate_json(row.state)
-        return held.status != "idle" or held.interrupt is not None
+        if held.status != "idle" or held.interrupt is not None:
+            return True
+        return await self._parts.boundary.asked(self.lease.session_id)
 
     async def _take_up(self) -> Plan:
         plan = await self._ask_for_plan(caught_up=False)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hostler.engine.attachments import Attachments
+from hostler.engine.boundary import Boundary
 from hostler.engine.content import ContentSource
 from hostler.engine.denials import Allowing, Denials
 from hostler.engine.hub import Hub
@@ -39,6 +40,7 @@ class RunnerParts:
     ledger: Ledger
     around: Surroundings
     profile_of: Callable[[SessionRow], Profile]
+    boundary: Boundary
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
     denials: Denials = field(default_factory=Denials)
