@@ -14,7 +14,6 @@ from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.checkpoints import NOW, CreateCheckpoint, DiffQuery, ForkSession, Rewind
-from hostler.domain.errors import InvalidRequest
 from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 from hostler.engine.checkpoints import View
@@ -82,8 +81,6 @@ async def diff(request: Request) -> Response:
     before, after = query.text("from", longest=128), query.text("to", longest=128)
     path = query.text("path", longest=4096)
     query.finish()
-    if before is None:
-        raise InvalidRequest("from: is missing; send the id of a checkpoint of this session")
     wanted = DiffQuery(before, after or NOW, path)
     found = await services_of(request).diffs.diff(
         caller_of(request).workspace, path_value(request, "session_id"), wanted

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hostler.cli.checkpointcommands import register as register_checkpoint_commands
 from hostler.cli.environmentcommands import register as register_environment_commands
 from hostler.cli.imagecommands import register as register_image_commands
 from hostler.cli.keycommands import register as register_key_commands
@@ -240,6 +241,9 @@ def sessions_delete(
 ) -> None:
     """Remove a session, its history and its files."""
     _act(session, "delete", url, api_key, state_dir, as_json)
+
+
+register_checkpoint_commands(sessions_app)
 
 
 # ------------------------------------------------------------------------------------------------ commands on this host

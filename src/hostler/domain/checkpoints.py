@@ -53,8 +53,8 @@ class ForkSession(Value):
 class DiffQuery:
     """Two points to compare."""
 
-    before: str
-    """Id of a checkpoint."""
+    before: str | None
+    """Id of a checkpoint. None: the newest."""
     after: str
     """Id of a checkpoint, of a fork of the session, or `now`."""
     path: str | None = None

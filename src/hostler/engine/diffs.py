@@ -108,8 +108,14 @@ class Diffs:
         return self._present(conn, row, latest)
 
     @staticmethod
-    def _point(conn: Connection, workspace: str, session_id: str, checkpoint_id: str) -> _Side:
-        row = rows.get_checkpoint(conn, workspace, session_id, checkpoint_id)
+    def _point(conn: Connection, workspace: str, session_id: str, checkpoint_id: str | None) -> _Side:
+        if checkpoint_id is None:
+            newest = rows.list_checkpoints(conn, workspace, session_id, limit=1, after=None).rows
+            if not newest:
+                raise NotFound(f"session {session_id} has no checkpoint; take one first")
+            row = newest[0]
+        else:
+            row = rows.get_checkpoint(conn, workspace, session_id, checkpoint_id)
         session = get_session(conn, workspace, session_id)
         return _Side(session, row.id, row.seq, row.line.events, row.memories, row.usage, row.snapshot_id)
 
