@@ -277,6 +277,33 @@ class Secrets(_Section):
     )
 
 
+class Objects(_Section):
+    """Where the bytes are kept that must outlive every host: what sessions keep in their folders."""
+
+    url: str = Field(
+        "", description="`s3://bucket/prefix`. Empty: `objects` in the state folder, which only this host reads."
+    )
+    endpoint: str = Field("", description="Address of a server that speaks S3, when it isn't Amazon's.")
+    region: str = Field("", description="Region of the bucket. Empty: `AWS_REGION`, else `us-east-1`.")
+    access_key_id: str = Field(
+        "",
+        description="Empty: what the environment has (`AWS_ACCESS_KEY_ID`, a web identity, the role of the machine).",
+    )
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Goes with `access_key_id`.")
+
+
+class Snapshots(_Section):
+    """What is kept of sessions' folders."""
+
+    keep: int = Field(
+        3, ge=2, le=1000, description="How many of one session stay, besides those that checkpoints need."
+    )
+    max_entries: int = Field(
+        200_000, ge=1000, le=5_000_000, description="Files, folders and links that one session may keep."
+    )
+    max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -355,6 +382,8 @@ class Settings(_Section):
     packages: Packages = Packages()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    objects: Objects = Objects()
+    snapshots: Snapshots = Snapshots()
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()

@@ -24,6 +24,7 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.roads import egress_proxy
@@ -182,6 +183,8 @@ async def running(
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
+            objects = await open_objects(settings)
+            snapshots = stored_snapshots(settings, database, objects)
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
@@ -270,6 +273,7 @@ async def running(
                     )
                 ),
                 content=FileContent(database, blobs),
+                snapshots=snapshots,
                 denials=denials,
                 allowing=allowing,
                 terms=terms,
@@ -343,6 +347,7 @@ async def running(
                 working = tasks.create_task(worker.run())
                 keeping = [
                     tasks.create_task(files.keep_swept()),
+                    tasks.create_task(snapshot_sweep(settings, database, objects).keep_swept()),
                     tasks.create_task(collect_left(places, database, parts.attachments)),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),

@@ -14,6 +14,7 @@ from hostler.engine.memory import Ledger
 from hostler.engine.process import Surroundings
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Decide, Records
+from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.variables import VariableBroker
 from hostler.store.sessions import SessionRow
 
@@ -43,6 +44,8 @@ class RunnerParts:
     boundary: Boundary
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
+    snapshots: Snapshots | None = None
+    """Who keeps sessions' files outside of this host; None: nobody."""
     denials: Denials = field(default_factory=Denials)
     allowing: Allowing | None = None
     """Which rule would have allowed what was denied; None: nobody says."""

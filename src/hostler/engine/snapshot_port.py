@@ -7,7 +7,8 @@ that a workspace has already are not kept twice. Nothing of a host is in it: no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -48,7 +49,7 @@ class Change:
     """How one path differs between two snapshots."""
 
     path: str
-    """Relative to the home, such as `workspace/src/a.py`."""
+    """Relative to the home, such as `workspace/src/a.py`. Bytes that are no UTF-8 are shown as `\\xff`."""
     how: Literal["added", "removed", "changed", "mode"]
     before_bytes: int | None
     after_bytes: int | None
@@ -59,7 +60,7 @@ class Restored:
     """What a home was filled with."""
 
     snapshot: Snapshot | None
-    """None: there is none; the parts are empty."""
+    """None: there is none; the parts are empty folders."""
     damaged: tuple[str, ...] = ()
     """Ids of later snapshots that could not be read whole, the newest first. Not empty: work was lost, say so."""
 
@@ -100,5 +101,67 @@ class Snapshots(Protocol):
         ...
 
     async def share(self, snapshot_id: str, session: SessionRow) -> Snapshot:
-        """A snapshot of another session of the same workspace with the same content, without a copy of any piece."""
+        """A snapshot of `session` with the content of one of the same workspace, without a copy of any piece.
+
+        For a fork; or, with a snapshot of the same session, to make an earlier state its latest. What it falls back to
+        is what that one would. Raises NotFound.
+        """
         ...
+
+    async def trim(self, session_id: str, keep_ids: Collection[str]) -> None:
+        """Removes the session's snapshots but the latest few and those named. Room is made by the next sweep."""
+        ...
+
+    async def forget(self, session_id: str) -> None:
+        """Removes all of them, and what this host remembers of the session's files. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEntry:
+    """One name in a snapshot."""
+
+    path: str
+    """Relative to the home; `os.fsencode` gives its bytes."""
+    kind: Literal["file", "folder", "symlink", "hardlink"]
+    mode: int
+    mtime_ns: int
+    size: int
+    """Bytes of a file with its holes; else 0."""
+    target: str | None
+    """Where a symlink points, as it stands there; or the path of the file that a hard link is another name of."""
+
+
+class OpenSnapshot(Protocol):
+    """A snapshot that is being read. One task."""
+
+    @property
+    def entries(self) -> Sequence[SnapshotEntry]:
+        """Each folder before what is in it."""
+        ...
+
+    def content(self, path: str) -> AsyncIterator[bytes]:
+        """Of a file, or of a hard link to one, with zeros for holes; verified piece by piece, at most 4 MiB each.
+
+        In the order of `entries` little is fetched twice. Raises NotFound, SnapshotDamaged, ObjectsUnavailable.
+        """
+        ...
+
+
+class SnapshotReading(Protocol):
+    """What is in snapshots, for those who want it without a home."""
+
+    def opened(self, snapshot_id: str) -> AbstractAsyncContextManager[OpenSnapshot]:
+        """Raises NotFound, SnapshotDamaged, ObjectsUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has removed, or would."""
+
+    objects: int
+    """Of the object store."""
+    object_bytes: int
+    nameless: int
+    """How many of them no row had named: left by a crash."""

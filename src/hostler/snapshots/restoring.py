@@ -1,0 +1,196 @@
+"""How does a home become what a snapshot holds?
+
+The parts are made beside, in a folder that nobody else reaches, and renamed when all of it is there: a crash or a
+damaged piece leaves the home as it was. Where the volume has no room for both, the old files go first: they were to go
+anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hostler.domain.ids import new_id
+from hostler.engine.homes import remove_tree
+from hostler.engine.object_port import Objects
+from hostler.engine.snapshot_port import PARTS
+from hostler.snapshots.descending import Folders, open_top
+from hostler.snapshots.manifest import Entry, Manifest
+from hostler.snapshots.segments import Segment, contents, fetch, object_name, segments
+from hostler.snapshots.threads import in_thread, together
+
+_BESIDE: Final = ".restoring-"
+_AT_ONCE: Final = 4
+"""Requests under way for one restoration."""
+_ALWAYS: Final = ("workspace", "outputs")
+"""Parts that are there even when nothing is in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """One restoration."""
+
+    objects: Objects
+    workspace_id: str
+    linked_owner: int | None
+    """The user to whom files with several names are given. Whoever hands a home to a sandbox's user takes such a file
+    only from another sandbox's: its other name may be anywhere, if it is somebody else's."""
+
+    async def fill(self, home: Path, manifest: Manifest | None) -> None:
+        """Raises ObjectDamaged, ObjectsUnavailable, OSError."""
+        await in_thread(lambda: _clear_left(home))
+        try:
+            try:
+                await self._beside(home, manifest)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _any_part(home):
+                    raise
+                await in_thread(lambda: _remove_parts(home))
+                await self._beside(home, manifest)
+        finally:
+            await in_thread(lambda: _clear_left(home))
+
+    async def _beside(self, home: Path, manifest: Manifest | None) -> None:
+        await in_thread(lambda: _clear_left(home))
+        new = home / f"{_BESIDE}{new_id('r')}"
+        await in_thread(lambda: new.mkdir(mode=0o700))
+        top = await in_thread(lambda: open_top(new))
+        try:
+            if manifest is not None:
+                await in_thread(lambda: _outline(top, manifest.entries))
+                await self._contents(top, manifest)
+                await in_thread(lambda: _finish(top, manifest.entries, self.linked_owner))
+            await in_thread(lambda: _take_the_place(home, new))
+        finally:
+            os.close(top)
+
+    async def _contents(self, top: int, manifest: Manifest) -> None:
+        targets = _targets(manifest.entries)
+        waiting = segments(manifest, targets)
+
+        async def work() -> None:
+            for segment in waiting:  # one iterator for all of them: each takes the next
+                await self._segment(top, segment, targets)
+
+        async with together() as tasks:
+            for _ in range(_AT_ONCE):
+                tasks.create_task(work())
+
+    async def _segment(self, top: int, segment: Segment, targets: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+        name = object_name(self.workspace_id, "pack", segment.pack)
+        data = await fetch(self.objects, name, "pack", segment.pack, segment.start, segment.length)
+        await in_thread(lambda: _write(top, segment, data, targets))
+
+
+def _targets(entries: Sequence[Entry]) -> dict[str, list[tuple[str, int]]]:
+    """Where each piece is to be written: paths and offsets."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for entry in entries:
+        at = 0
+        for gap, length, piece in entry.spans:
+            at += gap
+            found.setdefault(piece, []).append((entry.path, at))
+            at += length
+    return found
+
+
+# -- in threads
+
+
+def _outline(top: int, entries: Sequence[Entry]) -> None:
+    """Everything but contents, names of hard links, modes and times."""
+    folders = Folders(top)
+    try:
+        for entry in entries:
+            above, name = folders.parent_of(entry.path)
+            if entry.kind == "folder":
+                os.mkdir(name, 0o700, dir_fd=above)
+            elif entry.kind == "symlink":
+                os.symlink(entry.target or "", name, dir_fd=above)
+            elif entry.kind == "file":
+                made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=above)
+                try:
+                    os.ftruncate(made, entry.size)
+                finally:
+                    os.close(made)
+    finally:
+        folders.close()
+
+
+def _write(top: int, segment: Segment, data: bytes, targets: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+    folders = Folders(top)
+    try:
+        for piece, content in contents(segment, data):
+            for path, at in targets[piece]:
+                above, name = folders.parent_of(path)
+                file = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=above)
+                try:
+                    rest, offset = memoryview(content), at
+                    while rest:
+                        written = os.pwrite(file, rest, offset)
+                        rest, offset = rest[written:], offset + written
+                finally:
+                    os.close(file)
+    finally:
+        folders.close()
+
+
+def _finish(top: int, entries: Sequence[Entry], linked_owner: int | None) -> None:
+    """Further names, owners, modes and times: of folders last, and of the inner ones first."""
+    folders = Folders(top)
+    others = Folders(top)
+    try:
+        several = set()
+        for entry in entries:
+            if entry.kind == "hardlink" and entry.target is not None:
+                there, known = others.parent_of(entry.target)
+                above, name = folders.parent_of(entry.path)
+                os.link(known, name, src_dir_fd=there, dst_dir_fd=above, follow_symlinks=False)
+                several.add(entry.target)
+        for entry in _inner_first(entries):
+            above, name = folders.parent_of(entry.path)
+            times = (entry.mtime_ns, entry.mtime_ns)
+            if entry.kind == "symlink":
+                os.utime(name, ns=times, dir_fd=above, follow_symlinks=False)
+                continue
+            if linked_owner is not None and entry.path in several:
+                os.chown(name, linked_owner, linked_owner, dir_fd=above, follow_symlinks=False)
+            os.utime(name, ns=times, dir_fd=above, follow_symlinks=False)
+            os.chmod(name, entry.mode, dir_fd=above)  # never a link: it was made here a moment ago
+    finally:
+        folders.close()
+        others.close()
+
+
+def _inner_first(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """What is to get a mode and a time; a folder after all that is in it."""
+    return (entry for entry in reversed(entries) if entry.kind != "hardlink")
+
+
+def _take_the_place(home: Path, new: Path) -> None:
+    for part in PARTS:
+        if os.path.lexists(home / part):
+            os.rename(home / part, new / f"old-{part}")
+        if (new / part).is_dir():
+            os.rename(new / part, home / part)
+        elif part in _ALWAYS:
+            (home / part).mkdir(mode=0o700)
+
+
+def _any_part(home: Path) -> bool:
+    return any(os.path.lexists(home / part) for part in PARTS)
+
+
+def _remove_parts(home: Path) -> None:
+    for part in PARTS:
+        remove_tree(home / part)
+
+
+def _clear_left(home: Path) -> None:
+    """What this or an earlier restoration has left beside."""
+    for left in home.glob(f"{_BESIDE}*"):
+        remove_tree(left)

@@ -1,0 +1,207 @@
+"""How does what is in a home become objects, as little of it as possible?
+
+What is as it was is not read; what was read and is known to the workspace is not kept again. Objects come first and
+rows after them: a crash leaves objects that no row names, which a sweep removes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import Connection
+
+from hostler.engine.object_port import Objects
+from hostler.snapshots.limits import PACK_BYTES
+from hostler.snapshots.manifest import Entry, Place, Span
+from hostler.snapshots.packs import FinishedPack, Pack, Piece, Reader
+from hostler.snapshots.remembered import RACY_NS, Known, Memory
+from hostler.snapshots.scan import Found, Scan
+from hostler.snapshots.segments import object_name
+from hostler.snapshots.threads import in_thread
+from hostler.store import snapshots as rows
+from hostler.store.database import Database
+from hostler.store.snapshots import PiecePlace, StoredObject
+
+_MOST_PACKS: Final = 48
+"""Of one snapshot. With more, what is in the emptiest of them is kept anew, together."""
+_REWRITTEN: Final = 16 << 20
+"""Compressed bytes that one snapshot keeps anew for that reason, at most."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a tree came to."""
+
+    entries: list[Entry]
+    places: dict[str, Place]
+    packs: dict[str, int]
+    memory: dict[str, Known]
+    """Files that the next scan may take for unchanged if they look the same."""
+    last: FinishedPack | None
+    """The last pack, which is not kept yet: its row belongs to the snapshot's transaction."""
+    kept_bytes: int
+    """What the packs before it added."""
+
+
+@dataclass(slots=True)
+class Taking:
+    """One look at a tree."""
+
+    database: Database
+    objects: Objects
+    workspace_id: str
+    scan: Scan
+    now_ns: int
+    memory: Memory | None
+    sound: Collection[str]
+    """Packs of the memory that can be relied on."""
+    rewriting: set[str] = field(default_factory=set)
+    """Packs that the new snapshot does without."""
+    _places: dict[str, Place] = field(default_factory=dict)
+    _packs: dict[str, int] = field(default_factory=dict)
+    _kept_bytes: int = 0
+
+    async def read(self) -> Taken:
+        """Reads what has changed; keeps all packs but the last.
+
+        Raises SnapshotTooLarge, ObjectsUnavailable, OSError.
+        """
+        unchanged = await in_thread(self._unchanged)
+        if len(unchanged) < sum(each.kind == "file" for each in self.scan.found):
+            self._choose_rewriting(unchanged)
+        return await self._read_but(unchanged)
+
+    def _unchanged(self) -> dict[str, Known]:
+        """Files that look as they did, and whose pieces are where they were."""
+        if self.memory is None:
+            return {}
+        found = {}
+        places = self.memory.places
+        for each in self.scan.found:
+            if each.kind == "file":
+                known = self.memory.files.get(each.path)
+                if (
+                    known is not None
+                    and known.signature == each.signature
+                    and all(places[span.piece].pack in self.sound for span in known.spans)
+                ):
+                    found[each.path] = known
+        return found
+
+    def _choose_rewriting(self, unchanged: Mapping[str, Known]) -> None:
+        """Which packs hold so little of what is still wanted that they are better done without."""
+        if self.memory is None:
+            return
+        wanted = {span.piece for known in unchanged.values() for span in known.spans}
+        live: Counter[str] = Counter()
+        for piece in wanted:
+            live[self.memory.places[piece].pack] += self.memory.places[piece].stored
+        budget, left = _REWRITTEN, len(live)
+        for pack, size in sorted(live.items(), key=lambda each: each[1]):
+            budget -= size
+            too_many = left > _MOST_PACKS // 2 and len(live) > _MOST_PACKS
+            if budget < 0 or not (too_many or size * 4 < self.memory.packs[pack]):
+                break
+            self.rewriting.add(pack)
+            left -= 1
+
+    async def _read_but(self, unchanged: Mapping[str, Known]) -> Taken:
+        kept = {
+            path: known
+            for path, known in unchanged.items()
+            if self.memory and not any(self.memory.places[span.piece].pack in self.rewriting for span in known.spans)
+        }
+        if self.memory is not None:
+            for known in kept.values():
+                for span in known.spans:
+                    self._places[span.piece] = self.memory.places[span.piece]
+            self._packs |= self.memory.packs
+        changed = [each for each in self.scan.found if each.kind == "file" and each.path not in kept]
+        reader, pack = Reader(self.scan, changed, self.now_ns), Pack()
+        try:
+            while batch := await in_thread(reader.batch):
+                new = await self._lacking(batch, pack)
+                await in_thread(lambda pack=pack, new=new: pack.add(new))  # type: ignore[misc]
+                if pack.content_bytes > PACK_BYTES * 3 // 4:
+                    await self._keep(await in_thread(pack.finish))
+                    pack = Pack()
+        finally:
+            await in_thread(reader.close)
+        last = await in_thread(pack.finish) if pack else None
+        if last is not None:
+            self._places |= last.places
+            self._packs[last.sha256] = len(last.data)
+        return Taken(*self._described(kept, reader), last, self._kept_bytes)
+
+    async def _lacking(self, batch: Sequence[Piece], pack: Pack) -> list[Piece]:
+        """Those that the workspace doesn't have yet."""
+        asked = {each.sha256: each for each in batch if each.sha256 not in self._places and each.sha256 not in pack}
+        found = await self.database.read(lambda c: rows.find_pieces(c, self.workspace_id, asked))
+        for sha256, (at, pack_bytes) in found.items():
+            if at.pack not in self.rewriting:
+                piece = asked.pop(sha256)
+                self._places[sha256] = Place(len(piece.content), at.pack, at.start, at.stored)
+                self._packs[at.pack] = pack_bytes
+        return list(asked.values())
+
+    async def _keep(self, pack: FinishedPack) -> None:
+        await self.objects.put(object_name(self.workspace_id, "pack", pack.sha256), pack.data)
+        stored, pieces = as_rows(pack)
+
+        def unit(connection: Connection) -> None:
+            now = self.database.now(connection)
+            rows.keep_objects(connection, now, self.workspace_id, [stored], pieces)
+
+        await self.database.write(unit)
+        self._places |= pack.places
+        self._packs[pack.sha256] = len(pack.data)
+        self._kept_bytes += len(pack.data)
+
+    def _described(
+        self, kept: Mapping[str, Known], reader: Reader
+    ) -> tuple[list[Entry], dict[str, Place], dict[str, int], dict[str, Known]]:
+        entries, memory = [], {}
+        there: set[str] = set()
+        for each in self.scan.found:
+            size, mtime_ns = 0, each.mtime_ns
+            spans: tuple[Span, ...] = ()
+            if each.kind == "file":
+                known = kept.get(each.path) or _read(reader, each)
+                if known is None:
+                    continue  # it was left out, and the log says so
+                spans, mtime_ns = known.spans, known.signature.mtime_ns
+                size = max(known.signature.size, _end(spans))
+                if each.path in kept or self._may_remember(reader, each, known):
+                    memory[each.path] = known
+            elif each.kind == "hardlink" and each.target not in there:
+                continue
+            entries.append(Entry(each.path, each.kind, each.mode, mtime_ns, size, spans, each.target))
+            there.add(each.path)
+        return entries, self._places, self._packs, memory
+
+    def _may_remember(self, reader: Reader, each: Found, known: Known) -> bool:
+        return reader.contents[each.path].stable and known.signature.ctime_ns < self.now_ns - RACY_NS
+
+
+def as_rows(pack: FinishedPack) -> tuple[StoredObject, list[PiecePlace]]:
+    pieces = [PiecePlace(sha256, pack.sha256, at.start, at.stored) for sha256, at in pack.places.items()]
+    return StoredObject(pack.sha256, "pack", len(pack.data)), pieces
+
+
+def memory_of(snapshot_id: str, taken: Taken) -> Memory:
+    """What is to be remembered of what was kept as that snapshot."""
+    places = {span.piece: taken.places[span.piece] for known in taken.memory.values() for span in known.spans}
+    packs = {place.pack: taken.packs[place.pack] for place in places.values()}
+    return Memory(snapshot_id, False, taken.memory, places, packs)
+
+
+def _read(reader: Reader, each: Found) -> Known | None:
+    content = reader.contents.get(each.path)
+    return None if content is None else Known(content.signature, tuple(content.spans))
+
+
+def _end(spans: Sequence[Span]) -> int:
+    return sum(span.gap + span.length for span in spans)
