@@ -310,6 +310,12 @@ class Turns(_Section):
     max_turns: int = Field(500, ge=1, description="Model requests of one turn.")
     turn_seconds: float = Field(4 * 3600.0, gt=0, description="Running time of one turn, in seconds.")
     idle_timeout_seconds: float = Field(60.0, ge=0, description="How long an idle session keeps its process.")
+    background_seconds: float = Field(
+        600.0, ge=0, description="How much longer programs that were left running keep an idle session's process."
+    )
+    health_seconds: float = Field(
+        30.0, gt=0, description="How often a process of the pattern `long_running` is looked at between turns."
+    )
     interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
 
 
@@ -338,6 +344,14 @@ class Worker(_Section):
     )
     lease_seconds: float = Field(15.0, ge=1, description="After that long without news a worker counts as dead.")
     drain_seconds: float = Field(30.0, ge=0, description="How long running turns may go on after the first SIGTERM.")
+    cache_mb: int = Field(
+        20_480,
+        ge=0,
+        le=1 << 30,
+        description="Room for the files of sessions that nobody is in, in MiB. What is over is removed, used longest "
+        "ago first, once it is in the object store; the same when the disk has less than 5 % free.",
+    )
+    cache_look_seconds: float = Field(60.0, gt=0, description="How often that is looked at.")
 
 
 class Queue(_Section):

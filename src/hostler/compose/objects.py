@@ -14,6 +14,7 @@ from hostler.objects.folder import FolderObjects
 from hostler.snapshots.limits import SnapshotLimits
 from hostler.snapshots.service import SnapshotTerms, StoredSnapshots
 from hostler.snapshots.sweeping import SnapshotSweep
+from hostler.store.checkpoints import needed_snapshots
 from hostler.store.database import Database
 
 
@@ -65,6 +66,7 @@ def stored_snapshots(settings: Settings, database: Database, objects: Objects) -
         objects,
         _memories(settings),
         SnapshotTerms(limits, wanted.keep),
+        held=[needed_snapshots],
         linked_owner=settings.sandbox.first_uid if os.geteuid() == 0 else None,
     )
 

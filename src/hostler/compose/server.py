@@ -14,7 +14,6 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import uvicorn
 
@@ -23,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
+from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
@@ -97,6 +97,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -167,6 +168,7 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
+    snapshots: Snapshots | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
@@ -184,7 +186,7 @@ async def running(
                     "make one first: hostler key create"
                 )
             objects = await open_objects(settings)
-            snapshots = stored_snapshots(settings, database, objects)
+            stored = stored_snapshots(settings, database, objects)
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
@@ -240,10 +242,9 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
-            snapshot_rows: Any = None
-            snapshot_contents: Any = None
-            points = Points(records, snapshot_rows, quotas.admit_bytes)
+            points = Points(records, stored, quotas.admit_bytes)
             checkpoints = Checkpoints(database, hub)
+            copies = home_copies(settings, database, snapshots or stored, places, mounted_files)
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
@@ -273,10 +274,13 @@ async def running(
                     )
                 ),
                 content=FileContent(database, blobs),
-                snapshots=snapshots,
+                snapshots=snapshots or stored,
                 denials=denials,
                 allowing=allowing,
+                copies=copies,
                 terms=terms,
+                background_seconds=settings.turns.background_seconds,
+                health_seconds=settings.turns.health_seconds,
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
 
@@ -284,8 +288,24 @@ async def running(
                 await asyncio.to_thread(places.remove, session_id)
                 await asyncio.to_thread(mounted_files.forget, session_id)
 
+            async def collect_only() -> None:
+                async def counts(_: str) -> bool:
+                    return True
+
+                await collect_left(places, database, parts.attachments, counts)
+
+            keep_homes = (
+                collect_only
+                if copies is None
+                else home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
+            )
             worker = Worker(
-                owner, database, hub, parts, forget, WorkerSettings(settings.worker.slots, settings.worker.poll_seconds)
+                owner,
+                database,
+                hub,
+                parts,
+                forget if copies is None else copies.forget,
+                WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
@@ -302,8 +322,8 @@ async def running(
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
                 checkpoints=checkpoints,
-                forks=Forks(database, checkpoints, snapshot_rows, kinds, quotas, placement),
-                diffs=Diffs(database, snapshot_contents),
+                forks=Forks(database, checkpoints, stored, kinds, quotas, placement),
+                diffs=Diffs(database, stored),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),
@@ -348,7 +368,7 @@ async def running(
                 keeping = [
                     tasks.create_task(files.keep_swept()),
                     tasks.create_task(snapshot_sweep(settings, database, objects).keep_swept()),
-                    tasks.create_task(collect_left(places, database, parts.attachments)),
+                    tasks.create_task(keep_homes()),
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(neighbours.run()),

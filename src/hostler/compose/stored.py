@@ -16,7 +16,7 @@ from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.runner_parts import LeaseTerms
-from hostler.store import eventlog, ledger, work
+from hostler.store import catalog, eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
@@ -119,6 +119,11 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
     async def messages_since(session_id: str, event_id: str) -> int:
         return await database.read(lambda c: eventlog.count_since(c, session_id, event_id, "agent.message"))
 
+    async def cli_version(workspace_id: str, environment_id: str) -> str | None:
+        row = await database.read(lambda c: catalog.get_environment(c, workspace_id, environment_id))
+        found: str | None = (json.loads(row.body_json)["config"].get("hosting") or {}).get("cli_version")
+        return found
+
     async def record_request(record: ModelRequestRecord) -> None:
         def unit(connection: Connection) -> Any:
             return ledger.record_model_request(
@@ -139,6 +144,7 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
         extend=extend,
         read_state=read_state,
         messages_since=messages_since,
+        cli_version=cli_version,
         read_event=read_event,
         record_request=record_request,
         transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),

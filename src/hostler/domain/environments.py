@@ -140,12 +140,15 @@ def _changed_cloud(stored: CloudConfig, request: CloudConfigRequest) -> CloudCon
         raise InvalidRequest(
             "config.packages: under limited networking packages need networking.allow_package_managers to be true",
         )
+    hosting = _overlaid(stored.hosting, request, "hosting")
+    if (contradiction := hosting.contradiction()) is not None:
+        raise InvalidRequest(f"config.hosting: {contradiction}")
     return CloudConfig(
         networking=networking,
         packages=packages,
         isolation=_overlaid(stored.isolation, request, "isolation"),
         limits=_overlaid(stored.limits, request, "limits"),
-        hosting=_overlaid(stored.hosting, request, "hosting"),
+        hosting=hosting,
         preset=request.preset if "preset" in request.model_fields_set else stored.preset,
     )
 

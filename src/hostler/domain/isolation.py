@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hostler.domain.values import Value, problem
 
@@ -76,12 +76,40 @@ class AutomaticCheckpoints(Value):
         return self
 
 
+Pattern = Literal["ephemeral", "hybrid", "long_running"]
+"""ephemeral: one task, then nothing stays but events, outputs and the bill. hybrid: the process ends when the session
+has been idle; files and conversation come back with the next message. long_running: the process stays."""
+
+
+def _pattern(value: object) -> object:
+    if value == "shared":
+        raise problem("shared is not available in this version; send ephemeral, hybrid or long_running")
+    return value
+
+
 class Hosting(Value):
     """How a session is kept."""
 
+    pattern: Annotated[Pattern | None, BeforeValidator(_pattern)] = None
+    """How long a session's process lives. What is absent is hybrid."""
     idle_timeout_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = None
-    """How long an idle session keeps its processes, in seconds; 0 ends them at once."""
+    """How long an idle session keeps its processes, in seconds; 0 ends them at once. Only with the pattern hybrid."""
     cli_version: Annotated[str, AfterValidator(_version)] | None = None
     """Version of the `claude` program, exactly. What is absent is the one that the server brings along."""
     checkpoints: AutomaticCheckpoints | None = None
     """When checkpoints are taken by themselves; absent: never."""
+
+    def contradiction(self) -> str | None:
+        """What can't hold together, for a person; None: all of it can."""
+        if self.pattern not in (None, "hybrid") and self.idle_timeout_seconds is not None:
+            ends = "ends at once" if self.pattern == "ephemeral" else "stays"
+            return (
+                f"with the pattern {self.pattern} the process {ends} after a turn, so idle_timeout_seconds means "
+                "nothing; send null for it"
+            )
+        if self.pattern == "ephemeral" and self.checkpoints is not None:
+            return (
+                "with the pattern ephemeral nothing stays of a session to go back to, so checkpoints mean nothing; "
+                "send null for it"
+            )
+        return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from hostler.domain.errors import HostlerError, NotFound
@@ -82,13 +82,18 @@ class Attachments:
         return well
 
 
-async def collect_left(homes: Homes, database: Database, attachments: Attachments) -> None:
+async def collect_left(
+    homes: Homes, database: Database, attachments: Attachments, counts: Callable[[str], Awaitable[bool]]
+) -> None:
     """Once, at start: what sessions without a turn had when an earlier life of this server was cut off.
 
-    A session in a turn is looked at after it.
+    A session in a turn is looked at after it; one whose files were overtaken by another worker's (`counts` says no) has
+    put out nothing here that is still to be taken.
     """
     for session_id in await asyncio.to_thread(homes.unfinished):
         try:
+            if not await counts(session_id):
+                continue
             row = await database.read(lambda c, id_=session_id: get_session(c, None, id_))  # type: ignore[misc]
             if row.status in ("idle", "terminated"):
                 async with homes.entered(session_id) as stay:

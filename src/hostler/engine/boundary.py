@@ -48,9 +48,13 @@ class Files(Protocol):
         id. Nothing of it writes meanwhile. None: this server keeps no snapshots. Raises what taking one raises."""
         ...
 
+    async def stilled(self) -> None:
+        """Nothing of the session runs on this host any more."""
+        ...
+
     async def abandoned(self) -> None:
-        """Nothing of the session runs on this host any more, and nobody will look at its files here again before they
-        were compared with its latest snapshot."""
+        """After `stilled` and `kept`: nobody looks at the session's files here again before they were compared with
+        its latest snapshot."""
         ...
 
 
@@ -87,6 +91,8 @@ class Boundary:
         try:
             session = await self.database.read(lambda c: get_session(c, None, order.session_id))
             refuse_unless_between_turns(SessionState.model_validate_json(session.state), _WHAT[order.act])
+            if order.act == "rewind":
+                await files.stilled()
             snapshot_id = await files.kept(session)
             if order.act == "rewind":
                 await files.abandoned()

@@ -38,6 +38,8 @@ class CallGate:
         self._announced = asyncio.Condition()
         self._mcp_calls = PermittedCalls()
         self._failures: list[runs.McpFailed] = []
+        self.touched = 0
+        """How many calls that can change the session's files were allowed to run."""
 
     def open(self, profile: Profile, workspace_id: str) -> None:
         """A new process asks from now on, and may do what `profile` says."""
@@ -108,10 +110,12 @@ class CallGate:
         known = self._calls[tool_use_id]
         if known.started and not known.gated and is_same(known) and (judged is None or judged.permission == "allow"):
             self._mcp_calls.permit(known)
+            self.touched += not call.custom
             return Allow()
         await self._apply(decide)
         if isinstance(verdicts[0], Allow):
             self._mcp_calls.permit(known)
+            self.touched += not call.custom
         return verdicts[0]
 
     async def result(self, tool_use_id: str) -> ToolOutcome:

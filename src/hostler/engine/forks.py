@@ -153,5 +153,6 @@ def _of_the_fork(state: SessionState, thread_id: str) -> SessionState:
             "active_seconds": 0.0,
             "running_since": None,
             "first_running_at": None,
+            "stays": False,
         }
     )

@@ -75,6 +75,10 @@ class Homes:
         remove_tree(self.of(session_id))
         remove_tree(self.socket_folder(session_id))
 
+    def all(self) -> Sequence[str]:
+        """Sessions that have files on this host. Blocks."""
+        return self.volumes.homes()
+
     def unfinished(self) -> Sequence[str]:
         """Sessions in whose homes there may be something that was not collected."""
         return self.volumes.unfinished()

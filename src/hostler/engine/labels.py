@@ -36,12 +36,13 @@ def begun(config: CloudConfig | SelfHostedConfig, preset: Preset) -> Label:
     }
 
 
-def running(before: Mapping[str, Any], label: IsolationLabel, cli_version: str) -> Label:
-    """The label once a process runs."""
+def running(before: Mapping[str, Any], label: IsolationLabel, cli_version: str, asked: str | None) -> Label:
+    """The label once a process runs. `asked`: the version that the environment asks for by now."""
     last = before.get("sandbox")
     earlier = list(before.get("earlier") or ())
     if last is not None and last["technology"] != label.technology:
         earlier = [*(name for name in earlier if name != last["technology"]), last["technology"]]
+    before = {**before, "cli_version": asked}
     return {**before, "sandbox": {**facts(label), "cli_version": cli_version}, "earlier": earlier}
 
 

@@ -1,12 +1,15 @@
 """How does a session keep its process from one turn to the next?
 
 `Lodging` opens a process when a turn needs one, with everything that it stands on: the session's files, what is laid
-out for it, its packages, its variables. It closes a process that was started for something else than what counts now.
+out for it, its packages, its variables. It closes a process that was started for something else than what
+counts now. It sees to it that the files are those that count (`engine.copies`), and that they are kept when a turn has
+ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -14,19 +17,26 @@ from hostler.domain import events as ev
 from hostler.domain.packages import PackageLists
 from hostler.engine import labels
 from hostler.engine.call_gate import CallGate
+from hostler.engine.copies import Copies
 from hostler.engine.egress_port import McpAccess
 from hostler.engine.homes import Stay
 from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
 from hostler.engine.memory import Memory
+from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
 from hostler.engine.profile import Profile
 from hostler.engine.runner_parts import Apply, RunnerParts
+from hostler.engine.runs import Notice
 from hostler.engine.sandbox_port import Mount
+from hostler.engine.snapshot_port import Reason, Snapshot, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.variables import BrokeredVariables
+from hostler.engine.volume_port import Room
 from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
+
+log = logging.getLogger("hostler.lodging")
 
 
 class Lodging:
@@ -40,6 +50,7 @@ class Lodging:
         gate: CallGate,
         listener: ModelRoadListener,
         apply: Apply,
+        tell: Callable[[Notice], None],
     ) -> None:
         self._lease = lease
         self._parts = parts
@@ -47,13 +58,22 @@ class Lodging:
         self._gate = gate
         self._listener = listener
         self._apply = apply
+        self._tell = tell
         self._house = AsyncExitStack()
         self._stay: Stay | None = None
         """The session's files, from the first need of them to the end."""
         self._profile: Profile | None = None
+        self._kept_at = 0
+        """`CallGate.touched` when the files were last kept."""
+        self._unkept = False
+        """There may be more in the files than was kept, whatever was called since."""
+        self.older = False
+        """The files are older than the conversation, and the model has not been told yet."""
         self.process: LiveProcess | None = None
         self.variables: BrokeredVariables | None = None
         """Of the process, or of the last one."""
+        self.used = False
+        """Whether the process was given a prompt already."""
         self.busy = False
         """True while the process works on a prompt: then it can only be killed."""
 
@@ -96,7 +116,8 @@ class Lodging:
                 variables=variables,
                 layer=layer,
             )
-            await self._label(session, self.process)
+            self.used = False
+            await self._label(session, profile, self.process)
         elif not profile.self_hosted:
             assert self._stay is not None, "a process has files"
             await self._parts.attachments.refresh(session, self._stay.home)
@@ -105,9 +126,8 @@ class Lodging:
     async def _lay_out(self, session: SessionRow, profile: Profile) -> Sequence[Mount]:
         """The session's files, as a new process is to find them."""
         homes = self._parts.around.homes
-        if self._stay is None:
-            entered = homes.entered(session.id, profile.sandbox_limits.disk_bytes)
-            self._stay = await self._house.enter_async_context(entered)
+        await self.enter(session, profile)
+        assert self._stay is not None, "just entered"
         await asyncio.to_thread(homes.make, session.id)
         mounts: Sequence[Mount] = ()
         if not profile.self_hosted:  # there the worker lays out what the agent works with
@@ -117,10 +137,35 @@ class Lodging:
             await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
         return mounts
 
-    async def _label(self, session: SessionRow, process: LiveProcess) -> None:
+    async def enter(self, session: SessionRow, profile: Profile) -> None:
+        """Into the session's home, with the files in it that count, unless that was done."""
+        if self._stay is not None:
+            return
+        copies, homes = self._parts.copies, self._parts.around.homes
+        keeps = copies is not None and not profile.self_hosted
+        async with AsyncExitStack() as stack:
+            if copies is not None and keeps:
+                await stack.enter_async_context(copies.staying(session.id))
+            entered = homes.entered(session.id, profile.sandbox_limits.disk_bytes)
+            stay = await stack.enter_async_context(entered)
+            if copies is not None and keeps:
+                settled = await copies.settle(session, self._lease, stay.home)
+                clones = any(resource["type"] == "github_repository" for resource in session.resources)
+                self._unkept = settled.unkept or clones
+                if told := settled.notices:
+                    self.older = True
+                    await self._apply(
+                        lambda s, at, totals, _: Step(
+                            s, tuple(ev.notice(at.text, one.kind, one.message, one.details) for one in told)
+                        )
+                    )
+            await self._house.enter_async_context(stack.pop_all())
+        self._stay, self._kept_at = stay, self._gate.touched
+
+    async def _label(self, session: SessionRow, profile: Profile, process: LiveProcess) -> None:
         """The session says what it runs in, before anything is asked of what runs there."""
         before = session.isolation
-        after = labels.running(before, process.label, process.cli_version)
+        after = labels.running(before, process.label, process.cli_version, profile.cli_version)
         if after != before:
             await self._parts.records.apply(
                 session.id, lambda s, *_: Step(s), lease=self._lease, update=SessionUpdate(isolation=after)
@@ -161,15 +206,64 @@ class Lodging:
             return True
         return await self._parts.attachments.collect(session, self._stay.home)
 
+    async def keep(self, session: SessionRow, *, last: bool = False) -> None:
+        """Takes a snapshot of the files, unless nothing can have changed. The process stands still meanwhile.
+
+        `last`: the process is gone for good. What can't be kept now stays on this worker, which tries again later.
+        """
+        copies = self._parts.copies
+        if self._stay is None or copies is None or (self._profile is not None and self._profile.self_hosted):
+            return
+        touched = self._gate.touched
+        if touched == self._kept_at and not (last and self._unkept):
+            if last:
+                await copies.rest(session.id)
+            return
+        try:
+            await self._snapshot(session, copies, self._stay, "hibernation" if last else "turn", last=last)
+        except SnapshotTooLarge as error:
+            self._tell(Notice("files_not_kept", f"This session's files were not kept: {error}"))
+        except ObjectsUnavailable as error:
+            log.error("files_not_kept", extra={"session": session.id, "reason": str(error)})
+
+    async def _snapshot(
+        self, session: SessionRow, copies: Copies, stay: Stay, reason: Reason, *, last: bool = False
+    ) -> Snapshot:
+        """Of the files as they are, while the process stands still."""
+        touched = self._gate.touched
+        sandbox = None if self.process is None else self.process.sandbox
+        if sandbox is not None:
+            await sandbox.suspend()
+        try:
+            snapshot = await copies.keep(session, self._lease, stay.home, reason, last=last)
+        finally:
+            if sandbox is not None:
+                await sandbox.resume()
+        self._kept_at = touched
+        self._unkept = sandbox is not None  # what a call has left running may write at any time
+        return snapshot
+
     # -- between two turns (`engine.boundary.Files`)
 
     async def kept(self, session: SessionRow) -> str | None:
-        await self.collect(session)
-        return None
+        copies, profile = self._parts.copies, self._parts.profile_of(session)
+        if copies is None or profile.self_hosted:
+            return None
+        if self._stay is None:
+            await self.enter(session, profile)
+        assert self._stay is not None, "just entered"
+        await self._parts.attachments.collect(session, self._stay.home)
+        return (await self._snapshot(session, copies, self._stay, "checkpoint")).id
+
+    async def stilled(self) -> None:
+        await self.close()
 
     async def abandoned(self) -> None:
-        await self.aclose()
-        self._stay, self._house = None, AsyncExitStack()
+        if self._stay is not None:
+            self._stay.looked_through = True
+        self._stay, house = None, self._house
+        self._house = AsyncExitStack()
+        await house.aclose()
 
     async def look_through(self, session: SessionRow | None) -> None:
         """The last look into the session's files: its processes may have gone on after the turn."""
@@ -177,6 +271,26 @@ class Lodging:
             assert session is not None, "somebody's files"
             await self.close()
             self._stay.looked_through = await self.collect(session)
+            await self.keep(session, last=True)
+
+    async def leave(self, session: SessionRow) -> bool:
+        """Ends the process, takes what the session has put out, and leaves its files. False: not all could be taken."""
+        await self.close()
+        if self._stay is None:
+            return True
+        self._stay.looked_through = taken = await self.collect(session)
+        self._stay = None
+        await self._house.aclose()
+        return taken
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was called that may have left something behind, in this life."""
+        return self._gate.touched > 0
+
+    def room(self) -> Room | None:
+        """What is left of the session's disk. Blocks."""
+        return None if self._stay is None else self._parts.around.homes.volumes.room(self._stay.home)
 
     async def close(self) -> None:
         """Ends the process, if there is one. What it is to find again stays."""

@@ -37,6 +37,8 @@ class Transcripts(Protocol):
 
     async def append_entry(self, key: Any, entry: Any) -> bool: ...
 
+    async def delete(self, key: Any) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -48,6 +50,8 @@ class Ledger:
     """async: the session's row, read without a lock."""
     messages_since: Callable[[str, str], Any]
     """async: how many `agent.message` events the session has after the event of this id."""
+    cli_version: Callable[[str, str], Any]
+    """async: of `claude`, as the workspace's environment of this id asks for it now; None: it doesn't."""
     read_event: Callable[[str, str], Any]
     """async: the event of this id as a dict; None when there is none."""
     record_request: Callable[[ModelRequestRecord], Any]
@@ -82,6 +86,10 @@ class Memory:
     async def has(self, uuid: str) -> bool:
         """Whether the prompt of this key was taken in."""
         return await self.transcripts.has_uuid(self._key, uuid)
+
+    async def forget(self) -> None:
+        """The conversation begins anew with the next prompt. Not while a process lives."""
+        await self.transcripts.delete(self._key)
 
     async def _entries(self) -> list[Any]:
         return await self.transcripts.load(self._key) or []

@@ -187,6 +187,7 @@ def _as_it_was(then: SessionState, now: SessionState) -> SessionState:
             "active_seconds": now.active_seconds,
             "first_running_at": now.first_running_at,
             "running_since": None,
+            "stays": now.stays,
         }
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hostler.domain.ids import derived_uuid
-from hostler.domain.isolation import SANDBOX_LIMITS
+from hostler.domain.isolation import SANDBOX_LIMITS, Pattern
 from hostler.domain.packages import PackageLists
 from hostler.engine.egress_port import EgressRules, HostRule, McpRoute
 from hostler.engine.hosted_tools import HOSTED_TOOLS
@@ -41,7 +41,9 @@ class Profile:
     egress: EgressRules
     sandbox_limits: SandboxLimits
     turn_limits: TurnLimits
-    idle_timeout_seconds: float
+    idle_timeout_seconds: float | None
+    """None: the process stays however long nothing happens."""
+    pattern: Pattern = "hybrid"
     self_hosted: bool = False
     """True: a worker of the user's own runs the tools that touch files and run commands."""
     mcp_servers: tuple[McpServer, ...] = ()
@@ -132,6 +134,7 @@ def profile(
     effort = model.get("effort")
     limits = config.get("limits") or {}
     hosting = config.get("hosting") or {}
+    pattern: Pattern = hosting.get("pattern") or "hybrid"
     idle = hosting.get("idle_timeout_seconds")  # null when the environment says nothing
     return Profile(
         model=model["id"],
@@ -148,7 +151,8 @@ def profile(
         turn_limits=TurnLimits(
             limits.get("max_turns") or turn_limits.max_requests, limits.get("turn_seconds") or turn_limits.seconds
         ),
-        idle_timeout_seconds=idle_timeout_seconds if idle is None else idle,
+        idle_timeout_seconds=_idle_timeout(pattern, idle_timeout_seconds if idle is None else idle),
+        pattern=pattern,
         self_hosted=self_hosted,
         needs=Needs(
             preset,
@@ -161,6 +165,10 @@ def profile(
         packages=PackageLists.model_validate(config.get("packages") or {}),
         attached=attached,
     )
+
+
+def _idle_timeout(pattern: Pattern, seconds: float) -> float | None:
+    return {"ephemeral": 0.0, "hybrid": seconds, "long_running": None}[pattern]
 
 
 def _egress_of_web_tools(rules: Permissions, production: bool) -> EgressRules:

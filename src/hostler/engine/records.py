@@ -93,7 +93,7 @@ class Records:
                 state=step.state.model_dump_json(),
                 status=step.state.status,
                 events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
-                wanted=step.wanted,
+                wanted=True if step.state.stands_by and step.wanted is False else step.wanted,
                 update=update,
                 waiting=[event.id for event in step.queued],
             )

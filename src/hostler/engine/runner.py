@@ -34,8 +34,10 @@ from hostler.engine.records import Applied, Decide
 from hostler.engine.redaction import Replacer
 from hostler.engine.runner_parts import RunnerParts
 from hostler.engine.sandbox_port import Sandbox
+from hostler.engine.single_task import SingleTask
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
+from hostler.engine.waiting import Waiting
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -59,6 +61,12 @@ BEGUN_BEFORE = (
 )
 """What it is told besides its prompt when the crash came before the transcript had the prompt, but after calls."""
 
+OLDER_FILES = (
+    "The worker that had this session was lost with the latest changes to its files: the workspace is older than this "
+    "conversation. Look at what is there before you rely on it."
+)
+"""What it is told besides, with the next prompt."""
+
 
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
@@ -66,14 +74,13 @@ class SessionRunner:
     def __init__(self, lease: Lease, parts: RunnerParts, on_idle: Callable[[], None]) -> None:
         """`on_idle` is called when the process begins to wait for input: from then on it can make room for others."""
         self.lease = lease
-        self._on_idle = on_idle
-        self.idle_since: float | None = None
-        """Monotonic time since when the process waits for input; None while it works."""
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
         self._told: tuple[str, set[str]] = ("", set())
         """A turn, and the limits that its user was told of."""
+        self._state: SessionState | None = None
+        """As last seen."""
         self._more = False
         """True when the state as last seen has something to do."""
         self._composer = Composer(Permissions(), ())
@@ -87,7 +94,20 @@ class SessionRunner:
         self._session: SessionRow | None = None
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
         self._gate = CallGate(parts.content, self._apply, lambda: self._stopping is not None)
-        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply)
+        self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply, self.notice)
+        self._waiting = Waiting(
+            lease.session_id,
+            parts,
+            self._lodging,
+            self._wake,
+            self._is_wanted,
+            lambda: self._retired,
+            on_idle,
+            self.notice,
+        )
+        self._task = None
+        if parts.copies is not None:
+            self._task = SingleTask(lease, parts.copies, self._lodging, self._memory, self._apply)
 
     # -- from the worker
 
@@ -99,6 +119,11 @@ class SessionRunner:
         """Give the session back at the next idle moment."""
         self._retired = True
         self._wake.set()
+
+    @property
+    def idle_since(self) -> float | None:
+        """Monotonic time since when its process could be ended to make room; None: it could not."""
+        return None if self._parts.awake.reasons(self.lease.session_id) else self._waiting.since
 
     @property
     def sandbox(self) -> Sandbox | None:
@@ -166,26 +191,44 @@ class SessionRunner:
             self._wake.clear()
             plan = await self._take_up()
             if plan.do != "nothing":
-                self.idle_since = None
                 await self._turn(plan)
-                await self._lodging.collect(self._known_session())
-                if self._more:
-                    continue
-            if await self._parts.boundary.look(self.lease, self._lodging, turned=plan.do != "nothing"):
+                await self._after(plan)
+            if not self._more and await self._parts.boundary.look(
+                self.lease, self._lodging, turned=plan.do != "nothing"
+            ):
                 return
-            if plan.do != "nothing" and self._wake.is_set():
-                continue
+            if plan.do != "nothing":
+                if self._retired:
+                    return
+                if self._more or self._wake.is_set():
+                    continue
+            elif self._state is not None and self._state.stands_by and not self._retired:
+                await self._stand_by()
             if self._lodging.process is None or self._retired or self._profile is None:
                 return
-            self.idle_since = monotonic()
-            self._on_idle()
-            try:
-                async with asyncio.timeout(self._profile.idle_timeout_seconds):
-                    while not self._retired and not await self._is_wanted():
-                        await self._wake.wait()
-                        self._wake.clear()
-            except TimeoutError:
+            if not await self._waiting.out(self._profile):
                 return
+
+    async def _after(self, plan: Plan) -> None:
+        """A run has ended and was announced: see to what it has left."""
+        session, profile = self._known_session(), self._profile
+        turn = self._state.turn if self._state is not None else None
+        is_over = turn is None or plan.turn is None or turn.id != plan.turn.id
+        if is_over and self._task is not None and profile is not None and profile.pattern == "ephemeral":
+            await self._task.end(session)
+        else:
+            await self._lodging.collect(session)
+            await self._lodging.keep(session)
+
+    async def _stand_by(self) -> None:
+        """Have a process although there is nothing to do. One that can't be had is not tried again until a message."""
+        try:
+            await self._process()
+        except (LeaseLost, NotFound):
+            raise
+        except Exception:
+            log.exception("not_standing_by", extra={"session": self.lease.session_id})
+            await self._apply(lambda s, *_: Step(s.model_copy(update={"stays": False}), wanted=False))
 
     async def _is_wanted(self) -> bool:
         row = await self._parts.ledger.read_state(self.lease.session_id)
@@ -213,7 +256,10 @@ class SessionRunner:
                 return Step(before)
             step, plan = turns.take_up(before, at, totals)
             plans[:] = [plan]
-            return step
+            stays = self._parts.profile_of(row).pattern == "long_running"
+            if plan.do == "nothing" or step.state.stays == stays:
+                return step
+            return replace(step, state=step.state.model_copy(update={"stays": stays}))
 
         applied = await self._apply(decide)
         if applied.state.status == "terminated":
@@ -237,12 +283,17 @@ class SessionRunner:
             if plan.do != "resume" and plan.unclosed:
                 await self._memory.close(plan.unclosed)
             prompt = await self._prompt(plan, turn)
+            await self._begin_task(plan, turn)
             process = await self._process()
             if process is None:
                 await self._end(runs.Ended("interrupted", alive=False))
                 return
             if prompt is not None:
-                await process.run.prompt(*prompt)
+                key, content = prompt
+                if self._lodging.older:
+                    content = [*content, ev.text_block(OLDER_FILES)]
+                    self._lodging.older = False
+                await process.run.prompt(key, content)
         except (LeaseLost, NotFound):
             raise
         except runs.ProcessLost as error:
@@ -256,6 +307,14 @@ class SessionRunner:
             await self._end(runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False))
             return
         await self._follow(process, turn)
+
+    async def _begin_task(self, plan: Plan, turn: Turn) -> None:
+        """Where sessions keep nothing, a turn that nothing was done for finds nothing of the turns before."""
+        if self._task is None or self._profile is None or self._profile.pattern != "ephemeral":
+            return
+        untouched = plan.do == "recover" and not any(call.started for call in plan.lost)
+        if plan.do == "start" or (untouched and not await self._memory.has(derived_uuid("prompt", turn.id))):
+            await self._task.begin(self._known_session(), self._profile, anew=plan.do == "start")
 
     async def _prompt(self, plan: Plan, turn: Turn) -> tuple[str, Sequence[ev.Body]] | None:
         """What to hand to the run, with the key that keeps it from being taken twice."""
@@ -278,6 +337,7 @@ class SessionRunner:
     async def _process(self) -> LiveProcess | None:
         """One that serves for what counts now. None: a person interrupted the turn while it was being made ready."""
         assert self._profile is not None
+        self._profile = await self._at_present(self._known_session(), self._profile)
         kept = self._lodging.process
         process = await self._lodging.process_for(
             self._known_session(), self._profile, self._wake, self._interrupt_waits
@@ -285,6 +345,13 @@ class SessionRunner:
         if process is not kept:
             self._composer = composer_of(self._profile)
         return process
+
+    async def _at_present(self, session: SessionRow, profile: Profile) -> Profile:
+        """The same, with the version of `claude` that the environment asks for by now: sessions move between turns."""
+        if profile.self_hosted:
+            return profile
+        version = await self._parts.ledger.cli_version(session.workspace_id, session.environment_id)
+        return profile if version == profile.cli_version else replace(profile, cli_version=version)
 
     def _known_session(self) -> SessionRow:
         assert self._session is not None, "a plan was asked for first"
@@ -301,7 +368,7 @@ class SessionRunner:
             async for event in process.run.events():
                 await arrived.put(event)
 
-        self._lodging.busy, self._arrived = True, arrived
+        self._lodging.busy, self._lodging.used, self._arrived = True, True, arrived
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())
             watcher = tasks.create_task(self._watch(process))
@@ -469,6 +536,7 @@ class SessionRunner:
             decide = without(await variables.replacer(), decide)
         applied = await self._parts.records.apply(self.lease.session_id, decide, lease=self.lease)
         turn = applied.state.turn
+        self._state = applied.state
         self._more = applied.state.interrupt is not None or (turn is not None and applied.state.status != "idle")
         await self._gate.announce(applied.state.calls)
         return applied

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from hostler.engine.attachments import Attachments
 from hostler.engine.boundary import Boundary
 from hostler.engine.content import ContentSource
+from hostler.engine.copies import Copies
 from hostler.engine.denials import Allowing, Denials
 from hostler.engine.hub import Hub
+from hostler.engine.idle import Awake
 from hostler.engine.memory import Ledger
 from hostler.engine.process import Surroundings
 from hostler.engine.profile import Profile
@@ -51,6 +53,14 @@ class RunnerParts:
     """Which rule would have allowed what was denied; None: nobody says."""
     variables: VariableBroker | None = None
     """Who knows the variables of sessions; None: they have none."""
+    copies: Copies | None = None
+    """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
     terms: LeaseTerms = LeaseTerms()
+    awake: Awake = field(default_factory=Awake)
+    """What keeps sessions awake although no turn runs."""
+    background_seconds: float = 600.0
+    """How long programs that tool calls have left running keep an idle session awake, after its idle timeout."""
+    health_seconds: float = 30.0
+    """How often a process that stays is looked at between turns."""
     interrupt_grace_seconds: float = 10.0
     """A harness that has not stopped by then is killed."""

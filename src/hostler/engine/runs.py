@@ -248,6 +248,10 @@ class Run(Protocol):
         """Stop working on the prompt; `Ended` follows soon."""
         ...
 
+    async def alive(self) -> bool:
+        """Between two prompts: does the process still answer? Asks nobody but the process; may take for ever."""
+        ...
+
     async def close(self) -> None:
         """End the process. Idempotent."""
         ...

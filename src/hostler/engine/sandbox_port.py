@@ -129,6 +129,8 @@ class SandboxStats:
     oom_kills: int | None
     pids_refused: int | None = None
     """How often a process or thread could not be made because the limit was reached."""
+    file_cache_bytes: int | None = None
+    """Of `memory_bytes`: what holds parts of files, and is given up when memory is needed."""
 
 
 class Sandbox(Protocol):

@@ -134,6 +134,8 @@ class SessionState(_Frozen):
     agent_name: str
     self_hosted: bool = False
     """True: the built-in tools run on machines of the user's own."""
+    stays: bool = False
+    """True: a worker is wanted between turns, too, for the process is to stay."""
     status: Literal["idle", "running", "rescheduling", "terminated"] = "idle"
     stop_reason: dict[str, Any] | None = None
     turn: Turn | None = None
@@ -151,6 +153,11 @@ class SessionState(_Frozen):
     """Unix time at which the status last became running."""
     first_running_at: float | None = None
     """Unix time of the first transition to running; None when it never ran."""
+
+    @property
+    def stands_by(self) -> bool:
+        """Nothing is to be done, and a process is to be there all the same."""
+        return self.stays and self.status == "idle" and self.turn is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ lie on a file system of their own.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,14 @@ class Volumes(Protocol):
         """None: not on a volume."""
         ...
 
+    def taken(self, home: Path) -> int:
+        """Bytes of the host's disk that the files take, whether somebody has entered or not."""
+        ...
+
+    def homes(self) -> Sequence[str]:
+        """Names of all homes that there are."""
+        ...
+
     def unfinished(self) -> Sequence[str]:
         """Names of the homes that were entered and not left looked through, in this life or an earlier one."""
         ...
@@ -112,12 +121,24 @@ class PlainFolders:
     def room(self, home: Path) -> Room | None:
         return None
 
+    def taken(self, home: Path) -> int:
+        return tree_bytes(home)
+
+    def homes(self) -> Sequence[str]:
+        return sorted(os.listdir(self._kept)) if self._kept.is_dir() else ()
+
     def close(self) -> None:
         pass
 
     def unfinished(self) -> Sequence[str]:
         """All of them: nobody remembers which."""
-        return sorted(os.listdir(self._kept)) if self._kept.is_dir() else ()
+        return self.homes()
+
+
+def tree_bytes(folder: Path) -> int:
+    """What the files of a folder take of the disk. Blocks; whatever an agent has made of it."""
+    said = subprocess.run(["du", "-sx", "-B1", "--", str(folder)], capture_output=True, check=False).stdout.split()
+    return int(said[0]) if said else 0
 
 
 def image_of(images: Path, home: Path) -> Path:

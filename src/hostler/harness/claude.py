@@ -252,6 +252,13 @@ class ClaudeRun:
     async def interrupt(self) -> None:
         await self._client.interrupt()
 
+    async def alive(self) -> bool:
+        try:
+            await self._client.get_mcp_status()
+        except Exception:  # of whatever kind: what can't answer this is of no use for a prompt either
+            return False
+        return True
+
     async def close(self) -> None:
         # One farewell, never cut off in the middle: cut off, the SDK would leave its streams and its child open. If the
         # process takes too long, the caller destroys the sandbox and closes again: then this farewell ends.

@@ -170,6 +170,7 @@ class CgroupsV1:
     def stats(self, group: Group) -> SandboxStats:
         cpu = _number(group, "cpuacct.usage")
         oom = _keyed(group, "memory.oom_control").get("oom_kill")
+        memory = _keyed(group, "memory.stat")
         return SandboxStats(
             memory_bytes=_number(group, "memory.usage_in_bytes"),
             memory_peak_bytes=_number(group, "memory.max_usage_in_bytes"),
@@ -177,6 +178,7 @@ class CgroupsV1:
             pids=_number(group, "pids.current"),
             oom_kills=oom,
             pids_refused=_keyed(group, "pids.events").get("max"),
+            file_cache_bytes=_both(memory.get("total_active_file"), memory.get("total_inactive_file")),
         )
 
 
@@ -205,7 +207,7 @@ class CgroupsV2:
         return Group((own,), tuple(settings))
 
     def stats(self, group: Group) -> SandboxStats:
-        cpu = _keyed(group, "cpu.stat").get("usage_usec")
+        cpu, memory = _keyed(group, "cpu.stat").get("usage_usec"), _keyed(group, "memory.stat")
         return SandboxStats(
             memory_bytes=_number(group, "memory.current"),
             memory_peak_bytes=_number(group, "memory.peak"),
@@ -213,6 +215,7 @@ class CgroupsV2:
             pids=_number(group, "pids.current"),
             oom_kills=_keyed(group, "memory.events").get("oom_kill"),
             pids_refused=_keyed(group, "pids.events").get("max"),
+            file_cache_bytes=_both(memory.get("active_file"), memory.get("inactive_file")),
         )
 
 
@@ -228,6 +231,10 @@ class NoCgroups:
 
     def stats(self, group: Group) -> SandboxStats:
         return NOTHING_KNOWN
+
+
+def _both(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def _quota(cpus: float) -> int:

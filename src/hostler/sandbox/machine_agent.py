@@ -255,8 +255,10 @@ class Agent:
                 return int(text)
             return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{key} ")), None)
 
+        active, inactive = number("memory.stat", "active_file"), number("memory.stat", "inactive_file")
         return {
             "memory": number("memory.current"),
+            "file_cache": None if active is None or inactive is None else active + inactive,
             "memory_peak": number("memory.peak"),
             "cpu_us": number("cpu.stat", "usage_usec"),
             "pids": number("pids.current"),

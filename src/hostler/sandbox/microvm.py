@@ -158,6 +158,7 @@ class MicrovmSandbox:
             pids=said.get("pids"),
             oom_kills=said.get("oom_kills"),
             pids_refused=said.get("pids_refused"),
+            file_cache_bytes=said.get("file_cache"),
         )
 
     async def destroy(self) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from hostler.engine.sandbox_port import IsolationLabel
-from hostler.engine.volume_port import UNLIMITED, PlainFolders, Room, Volumes, VolumeUnavailable, image_of
+from hostler.engine.volume_port import UNLIMITED, PlainFolders, Room, Volumes, VolumeUnavailable, image_of, tree_bytes
 from hostler.sandbox import loops
 from hostler.sandbox.templates import (
     FLAGS,
@@ -141,6 +141,16 @@ class LoopVolumes:
             return None
         found = os.statvfs(home)
         return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, found.f_files, found.f_favail)
+
+    def taken(self, home: Path) -> int:
+        try:
+            return image_of(self._images, home).stat().st_blocks * 512
+        except FileNotFoundError:
+            return tree_bytes(home)
+
+    def homes(self) -> Sequence[str]:
+        images = (path.name.removesuffix(".img") for path in self._images.glob("[!.]*.img"))
+        return sorted({*images, *os.listdir(self._kept)})
 
     def unfinished(self) -> Sequence[str]:
         marked = {path.name.removesuffix(".open") for path in self._images.glob("*.open")}

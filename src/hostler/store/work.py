@@ -89,6 +89,15 @@ def claim_one(conn: Connection, now: float, owner: str, session_id: str, *, ttl:
     return found[0] if found else None
 
 
+def claim_free(conn: Connection, now: float, owner: str, session_id: str, *, ttl: float) -> Claimed | None:
+    """Lease this session whether it wants a worker or not: to look after what it has left here. None: somebody has it.
+
+    Whoever gives it back tells those who wait for work, for it may have begun to want a worker meanwhile.
+    """
+    found = _lease(conn, now, owner, ttl, sa.and_(work.c.session_id == session_id, _FREE))
+    return found[0] if found else None
+
+
 def extend(conn: Connection, now: float, lease: Lease, *, ttl: float) -> bool:
     """Let the lease run until `now + ttl`. False: it is lost, also when it merely ran out. Then stop the sandbox."""
     held = work.update().where(*_held_by(lease), work.c.lease_until > now)

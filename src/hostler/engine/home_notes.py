@@ -1,0 +1,104 @@
+"""What does this host remember of the homes that it has? A note for each, beside the home.
+
+The note says which copy the folders are, as of which snapshot, and whether anything may have changed since. The home
+has the name of the copy in it, too: a home that was lost, or came back from an old backup, is not what the note means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+MARK: Final = ".copy"
+"""Name of the file in a home that says which copy it is. Nothing of a sandbox reaches it: its parts are mounted."""
+
+
+class Note(BaseModel):
+    """What is known of one home."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    copy_name: str
+    as_of: str | None
+    """Id of the session's latest snapshot when the folders were last restored from one or saved as one."""
+    dirty: bool
+    """True: something may have changed since."""
+
+    def but(self, *, as_of: str | None, dirty: bool) -> Self:
+        return self.model_copy(update={"as_of": as_of, "dirty": dirty})
+
+
+@dataclass(frozen=True, slots=True)
+class HomeNotes:
+    """Notes in one folder of this host, and the marks in homes. All methods block."""
+
+    folder: Path
+
+    def read(self, session_id: str, home: Path) -> Note | None:
+        """None: there is no note, or it means another home. The home is entered."""
+        note = self.glance(session_id)
+        return note if note is not None and _mark(home) == note.copy_name else None
+
+    def glance(self, session_id: str) -> Note | None:
+        """The note alone, whatever is in the home."""
+        try:
+            return Note.model_validate_json(self._file(session_id).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, session_id: str, note: Note) -> None:
+        """Durable when it returns: after a crash of the host a home that was written to still counts as dirty."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = self.folder / f".{session_id}.new"
+        with fresh.open("w") as out:
+            out.write(note.model_dump_json())
+            out.flush()
+            os.fsync(out.fileno())
+        fresh.replace(self._file(session_id))
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def used(self, session_id: str) -> None:
+        """The home is used now."""
+        with suppress(FileNotFoundError):
+            os.utime(self._file(session_id))
+
+    def remove(self, session_id: str) -> None:
+        self._file(session_id).unlink(missing_ok=True)
+
+    def mark(self, home: Path, copy_name: str) -> None:
+        (home / MARK).unlink(missing_ok=True)
+        (home / MARK).write_text(copy_name)
+
+    def unmark(self, home: Path) -> None:
+        """What is in the home is nothing any more."""
+        (home / MARK).unlink(missing_ok=True)
+
+    def sessions(self) -> Sequence[str]:
+        """Whose homes have a note, the one that was used least recently first."""
+        found = []
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self.folder):
+                if entry.name.endswith(".json"):
+                    with suppress(FileNotFoundError):
+                        found.append((entry.stat().st_mtime, entry.name.removesuffix(".json")))
+        return [session_id for _, session_id in sorted(found)]
+
+    def _file(self, session_id: str) -> Path:
+        return self.folder / f"{session_id}.json"
+
+
+def _mark(home: Path) -> str | None:
+    try:
+        return (home / MARK).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None

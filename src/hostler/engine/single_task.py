@@ -1,0 +1,51 @@
+"""What is the end of a task in a session that keeps nothing?
+
+In an environment of the pattern `ephemeral` each message is a task: when its turn has ended, and what it has put out
+was taken, its files and its conversation are removed. The next message begins with neither, and the session says so.
+A crash between the two leaves them to the begin of the next task.
+"""
+
+from __future__ import annotations
+
+from hostler.domain import events as ev
+from hostler.engine.copies import Copies
+from hostler.engine.lodging import Lodging
+from hostler.engine.memory import Memory
+from hostler.engine.profile import Profile
+from hostler.engine.runner_parts import Apply
+from hostler.engine.state import Step
+from hostler.store.sessions import SessionRow
+from hostler.store.work import Lease
+
+BEGAN_ANEW = (
+    "In this environment (hosting.pattern is ephemeral) each message is a task of its own: the agent begins this one "
+    "with an empty workspace and does not know what was said before. Earlier outputs are files of the API."
+)
+
+
+class SingleTask:
+    """For one session under one lease."""
+
+    def __init__(self, lease: Lease, copies: Copies, lodging: Lodging, memory: Memory, apply: Apply) -> None:
+        self._lease = lease
+        self._copies = copies
+        self._lodging = lodging
+        self._memory = memory
+        self._apply = apply
+
+    async def begin(self, session: SessionRow, profile: Profile, *, anew: bool) -> None:
+        """Nothing of an earlier task is there. `anew`: say so, if there was one."""
+        before = await self._copies.left_of_a_task(session.id)
+        if before is None:
+            return
+        if not before.cleared:
+            await self._lodging.enter(session, profile)
+            await self.end(session)
+        if anew or not before.cleared:
+            await self._apply(lambda s, at, totals, _: Step(s, (ev.notice(at.text, "began_anew", BEGAN_ANEW, {}),)))
+
+    async def end(self, session: SessionRow) -> None:
+        """Its outputs are taken, and then nothing of it is left. What can't be taken keeps the rest."""
+        if await self._lodging.leave(session):
+            await self._memory.forget()
+            await self._copies.clear(self._lease)

@@ -1,0 +1,222 @@
+"""Does a session find its files wherever it wakes up? Several servers on one database, each with folders of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
+from tarsnapshots import TarSnapshots
+
+from hostler.testing.rehearsal import gate, step, text, tool
+
+QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 2.0}
+
+
+class Hosts:
+    """Machines that share a database and an object store. Each has a state folder of its own."""
+
+    def __init__(self, stack: AsyncExitStack, tmp_path: Path, url: str, snapshots: TarSnapshots) -> None:
+        self._stack = stack
+        self._place = tmp_path
+        self._url = url
+        self._secret = ""
+        self.snapshots = snapshots
+
+    async def host(self, name: str, **settings: Any) -> House:
+        shared = {"secrets__key_file": str(self._place / "keys.json"), **QUICK, **settings}
+        opened = open_house(self._place / name, self._url, snapshots=self.snapshots, **shared)
+        house = await self._stack.enter_async_context(opened)
+        if self._secret:
+            house.secret = self._secret
+            house.client = house.new_client()
+        self._secret = house.secret
+        return house
+
+
+@asynccontextmanager
+async def some_hosts(tmp_path: Path, url: str) -> AsyncIterator[Hosts]:
+    async with AsyncExitStack() as stack:
+        yield Hosts(stack, tmp_path, url, TarSnapshots(tmp_path / "objects"))
+
+
+@pytest_asyncio.fixture
+async def hosts(tmp_path: Path, store_url: str) -> AsyncIterator[Hosts]:
+    async with some_hosts(tmp_path, store_url) as opened:
+        yield opened
+
+
+async def leave(house: House) -> None:
+    """What the first SIGTERM does. `House.stop` alone ends everything at once, as the second does."""
+    assert house.hostler is not None
+    house.hostler.worker.drain()
+    await house.until_no_process()
+    await house.stop()
+
+
+async def until_kept(hosts: Hosts, session: str) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while session not in hosts.snapshots.kept:  # noqa: ASYNC110 - nothing announces a snapshot
+            await asyncio.sleep(0.01)
+
+
+def said(events: list[Any], kind: str) -> list[Any]:
+    told = [e.error.model_dump() for e in events if e.type == "session.error"]
+    return [error["hostler"] for error in told if error.get("hostler", {}).get("type") == kind]
+
+
+def results(events: list[Any]) -> list[str]:
+    return [e.content[0].text for e in events if e.type == "agent.tool_result"]
+
+
+def bash(command: str) -> list[Any]:
+    return [step(tool("bash", command=command)), step("Done.")]
+
+
+async def test_the_answer_that_comes_a_week_later_finds_the_files_on_a_new_machine(hosts: Hosts) -> None:
+    old = await hosts.host("old")
+    session = await old.session(ASK_FOR_BASH)
+    await old.say(
+        session,
+        [
+            step(tool("write", file_path="/workspace/plan", content="the plan")),
+            *bash("cat plan && echo done >> calls; cat calls"),
+        ],
+    )
+    asked = (await old.until_idle(session))[-1]
+    assert asked.stop_reason.type == "requires_action"
+    await old.until_no_process()
+    await leave(old)
+    new = await hosts.host("new")
+    call = next(e for e in await new.events(session) if e.type == "agent.tool_use" and e.name == "bash")
+    await new.answer(session, allow(call))
+    events = await new.until_idle(session, len(await new.events(session)))
+    assert results(await new.events(session))[-1] == "the plandone"
+    assert not said(events, "files_lost")
+
+
+async def test_a_session_goes_back_and_forth_between_two_machines(hosts: Hosts) -> None:
+    one = await hosts.host("one")
+    session = await one.session()
+    await one.turn(session, bash("echo 1 > count"))
+    await leave(one)
+    two = await hosts.host("two")
+    events = await two.turn(session, bash("cat count; echo 2 >> count; ln -s count link"))
+    assert results(events) == ["1"]
+    await leave(two)
+    await one.start()
+    events = await one.turn(session, bash("cat link; rm link"))
+    assert results(events) == ["1\n2"]
+    assert not said(await one.events(session), "files_lost")
+
+
+async def test_a_worker_that_had_the_session_last_finds_its_folders_as_they_are(hosts: Hosts) -> None:
+    house = await hosts.host("one")
+    session = await house.session()
+    await house.turn(session, bash("echo mine > file"))
+    await leave(house)
+    await house.start()
+    hosts.snapshots.damaged |= {one.id for one in hosts.snapshots.kept[session]}
+    events = await house.turn(session, bash("cat file"))
+    assert results(events) == ["mine"]
+    assert not said(events, "snapshots_damaged")
+
+
+async def test_what_a_killed_worker_did_not_keep_is_told_loudly_to_user_and_model(hosts: Hosts) -> None:
+    killed = await hosts.host("killed")
+    session = await killed.session()
+    await killed.turn(session, bash("echo 1 > count"))
+    await until_kept(hosts, session)
+    await killed.say(session, [step(tool("bash", command="echo 2 >> count")), step(gate("cut"), text("never"))])
+    await killed.model.reached_gate("cut")
+    await killed.stop()  # in the middle of the turn, as a crash of the host would
+    other = await hosts.host("other")
+    other.model.open_gate("cut")
+    events = await other.until_idle(session)
+    lost = said(await other.events(session), "files_lost")
+    assert [(one["tool_calls"], one["snapshot_id"]) for one in lost] == [(1, hosts.snapshots.kept[session][0].id)]
+    assert types(events)[-1] == "session.status_idle"
+    events = await other.turn(session, bash("cat count"))
+    assert results(events) == ["1"]
+    told = [str(request.body["messages"]) for request in other.model.requests]
+    assert any("older than this conversation" in messages for messages in told)
+    await other.stop()
+    await killed.start()  # its folders are newer than the snapshot that it knows, and count no more
+    events = await killed.turn(session, bash("cat count"))
+    assert results(events) == ["1"]
+
+
+async def test_a_killed_worker_that_comes_back_first_goes_on_with_what_it_has(hosts: Hosts) -> None:
+    house = await hosts.host("one")
+    session = await house.session()
+    await house.turn(session, bash("echo 1 > count"))
+    await house.say(session, [step(tool("bash", command="echo 2 >> count")), step(gate("cut"), text("On."))])
+    await house.model.reached_gate("cut")
+    await house.stop()
+    house.model.open_gate("cut")
+    await house.start()
+    await house.until_idle(session)
+    events = await house.turn(session, bash("cat count"))
+    assert results(events) == ["1\n2"]
+    assert not said(await house.events(session), "files_lost")
+
+
+async def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_so_once(hosts: Hosts) -> None:
+    one = await hosts.host("one")
+    session = await one.session()
+    await one.turn(session, bash("echo 1 > count"))
+    await one.turn(session, bash("echo 2 >> count"))
+    await leave(one)
+    first, *later = hosts.snapshots.kept[session]
+    hosts.snapshots.damaged |= {snapshot.id for snapshot in later}
+    two = await hosts.host("two")
+    events = await two.turn(session, bash("cat count; echo 3 >> count"))
+    assert results(events) == ["1"]
+    assert [told["snapshot_id"] for told in said(events, "snapshots_damaged")] == [first.id]
+    await leave(two)
+    await two.start()
+    events = await two.turn(session, bash("cat count"))
+    assert results(events) == ["1\n3"]
+    assert not said(events, "snapshots_damaged")
+
+
+async def test_files_that_could_not_be_kept_are_kept_as_soon_as_that_is_possible(hosts: Hosts) -> None:
+    one = await hosts.host("one", worker__cache_look_seconds=0.1)
+    session = await one.session()
+    hosts.snapshots.away = True
+    await one.turn(session, bash("echo 1 > count"))
+    assert one.hostler is not None
+    one.hostler.worker.drain()
+    await one.until_no_process()
+    hosts.snapshots.away = False
+    await until_kept(hosts, session)
+    await leave(one)
+    two = await hosts.host("two")
+    assert results(await two.turn(session, bash("cat count"))) == ["1"]
+    assert not said(await two.events(session), "files_lost")
+
+
+@pytest.mark.parametrize("cache_mb", [0, 10_000])
+async def test_homes_beyond_the_cache_are_removed_once_they_are_kept(hosts: Hosts, cache_mb: int) -> None:
+    house = await hosts.host(
+        "one", worker__cache_look_seconds=0.1, worker__cache_mb=cache_mb, turns__idle_timeout_seconds=0
+    )
+    session = await house.session()
+    await house.turn(session, bash("echo 1 > count"))
+    await house.until_no_process()
+    state = Path(house.settings["state_dir"])
+    images = [state / "volumes" / f"{session}.img", state / "sessions" / session]
+    if cache_mb:
+        await house.turn(session, bash("true"))  # the keeper has looked meanwhile
+        assert any(image.exists() for image in images)
+    else:
+        async with asyncio.timeout(DEADLINE):
+            while any(image.exists() for image in images):  # noqa: ASYNC110 - nothing announces the removal
+                await asyncio.sleep(0.01)
+    assert results(await house.turn(session, bash("cat count"))) == ["1"]
+    assert not said(await house.events(session), "files_lost")
