@@ -1,21 +1,27 @@
-"""Checkpoints, going back and forks, over HTTP with the official client and the real harness."""
+"""Checkpoints, going back, forks and differences, over HTTP with the official client and the real harness."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from housekit import House
+import anthropic
+import pytest
+import sqlalchemy as sa
+from housekit import ASK_FOR_BASH, House, allow
 
-from hostler.testing.rehearsal import step
+from hostler.store.tables import events, sequences, sessions, transcript_entries
+from hostler.store.tables_checkpoints import checkpoints
+from hostler.store.tables_snapshots import snapshots
+from hostler.testing.rehearsal import step, tool
 
 
 async def post(house: House, path: str, **body: Any) -> dict[str, Any]:
     return await house.client.post(f"/hostler/v1/sessions/{path}", body=body, cast_to=dict[str, Any])
 
 
-async def get(house: House, path: str) -> dict[str, Any]:
-    return await house.client.get(f"/hostler/v1/sessions/{path}", cast_to=dict[str, Any])
+async def get(house: House, where: str, **query: Any) -> dict[str, Any]:
+    return await house.client.get(f"/hostler/v1/sessions/{where}", cast_to=dict[str, Any], options={"params": query})
 
 
 def told(house: House) -> str:
@@ -23,17 +29,224 @@ def told(house: House) -> str:
     return json.dumps(house.model.message_requests[-1].body["messages"])
 
 
-async def test_a_session_goes_back_and_a_fork_goes_its_own_way(house: House) -> None:
+def runs(command: str) -> list[Any]:
+    return [step(tool("bash", command=command)), step("{{last_tool_result}}")]
+
+
+async def shell(house: House, session: str, command: str) -> str:
+    """What a command says in the session's sandbox."""
+    seen = await house.turn(session, runs(command))
+    text = str(next(e for e in reversed(seen) if e.type == "agent.message").content[0].text)
+    return text.removesuffix("\nShell cwd was reset to /workspace")
+
+
+async def rows_of(house: House, session: str) -> list[Any]:
+    """Everything that is kept of a session, byte by byte."""
+    assert house.hostler is not None
+
+    def unit(conn: sa.Connection) -> list[Any]:
+        return [
+            conn.execute(sa.select(sessions).where(sessions.c.id == session)).all(),
+            conn.execute(sa.select(events).where(events.c.session_id == session).order_by(events.c.seq)).all(),
+            conn.execute(sa.select(sequences).where(sequences.c.session_id == session)).all(),
+            conn.execute(sa.select(snapshots).where(snapshots.c.session_id == session)).all(),
+            conn.execute(
+                sa.select(transcript_entries)
+                .where(transcript_entries.c.project_key == session)
+                .order_by(transcript_entries.c.subpath, transcript_entries.c.ordinal)
+            ).all(),
+        ]
+
+    return await house.hostler.database.read(unit)
+
+
+async def test_a_session_goes_back_with_its_files_and_forward_again(house: House) -> None:
     session = await house.session()
-    await house.turn(session, [step("Said first.")])
-    point = await post(house, f"{session}/checkpoints", name="after one")
-    await house.turn(session, [step("Said second.")])
+    await shell(house, session, "echo one > note.txt; mkdir d; ln -s ../note.txt d/link")
+    first = await post(house, f"{session}/checkpoints", name="after one")
+    assert (first["name"], first["reason"], first["stop_reason"]["type"]) == ("after one", "manual", "end_turn")
+    await shell(house, session, "echo two > note.txt; echo more > other.txt; rm -r d")
+    used = (await house.client.beta.sessions.retrieve(session)).usage
+    before = await house.events(session)
+    found = await get(house, f"{session}/diff", to="now", path="workspace/note.txt", **{"from": first["id"]})
+    assert {(c["path"], c["how"]) for c in found["files"]["changes"]} == {
+        ("workspace/d", "removed"),
+        ("workspace/d/link", "removed"),
+        ("workspace/note.txt", "changed"),
+        ("workspace/other.txt", "added"),
+    }
+    assert found["text"]["unified"].splitlines()[2:] == ["@@ -1 +1 @@", "-one", "+two"]
+    assert found["events"]["added_by_type"]["user.message"] == 1
+    assert found["cost"]["output_tokens"] > 0
+
+    done = await post(house, f"{session}/rewind", checkpoint_id=first["id"])
+    # The log only grows, and says what happened in a way that every client knows.
+    after = await house.events(session)
+    assert [e.id for e in after[: len(before)]] == [e.id for e in before]
+    (notice,) = after[len(before) :]
+    assert notice.type == "session.error"
+    assert notice.error.model_extra["hostler"]["type"] == "session_rewound"
+    assert notice.error.model_extra["hostler"]["checkpoint_id"] == first["id"]
+    assert await shell(house, session, "cat note.txt d/link; ls") == "one\none\nd\nnote.txt"
+    assert "echo one" in told(house)
+    assert "echo two" not in told(house)
+    # Money that was spent stays spent.
+    assert (await house.client.beta.sessions.retrieve(session)).usage.output_tokens > used.output_tokens
+
+    # The point that was left can be gone back to, whatever was done since.
+    await post(house, f"{session}/rewind", checkpoint_id=done["left_checkpoint_id"])
+    assert await shell(house, session, "cat note.txt other.txt; ls") == "two\nmore\nnote.txt\nother.txt"
+    assert "echo two" in told(house)
+    assert "d/link" not in told(house).split("echo two")[1]
+    listed = await get(house, f"{session}/checkpoints")
+    assert [one["reason"] for one in listed["data"]] == ["rewind", "rewind", "manual"]
+    rewinds = await get(house, f"{session}/rewinds")
+    assert [one["checkpoint_id"] for one in rewinds["data"]] == [done["left_checkpoint_id"], first["id"]]
+
+
+async def test_a_fork_begins_at_the_point_and_the_original_stays_as_it_is(house: House) -> None:
+    session = await house.session()
+    await shell(house, session, "echo one > note.txt")
+    first = await post(house, f"{session}/checkpoints")
+    await shell(house, session, "echo two > note.txt")
+    await post(house, f"{session}/checkpoints")
+    before = await rows_of(house, session)
+
+    fork = await post(house, f"{session}/fork", checkpoint_id=first["id"], title="another way", metadata={"a": "b"})
+    assert fork["forked_from"]["session_id"] == session
+    assert fork["usage"]["output_tokens"] == 0
+    shown = await house.client.beta.sessions.retrieve(fork["id"])
+    assert (shown.title, shown.metadata, shown.status) == ("another way", {"a": "b"}, "idle")
+    copied, original = await house.events(fork["id"]), await house.events(session)
+    assert [e.id for e in copied] == [e.id for e in original[: len(copied)]]
+    assert len(copied) == first["seq"]
+    (thread,) = [thread async for thread in house.client.beta.sessions.threads.list(fork["id"])]
+    assert {e.session_thread_id for e in copied if "thread_status" in e.type} == {thread.id}
+    assert await rows_of(house, session) == before
+
+    assert await shell(house, fork["id"], "cat note.txt; echo mine > note.txt") == "one"
+    assert "echo one" in told(house)
+    assert "echo two" not in told(house)
+    assert await rows_of(house, session) == before
+    assert await shell(house, session, "cat note.txt") == "two"
+    assert await shell(house, fork["id"], "cat note.txt") == "mine"
+    difference = await get(house, f"{session}/diff", to=fork["id"], **{"from": first["id"]})
+    assert [(c["path"], c["how"]) for c in difference["files"]["changes"]] == [("workspace/note.txt", "changed")]
+    assert difference["events"]["removed"] == 0
+    texts = [m["content"][0]["text"] for m in difference["events"]["messages"] if m["type"] == "agent.message"]
+    assert texts == ["one", "mine"]
+    # What it stands on may go: the fork has its own.
+    await house.client.beta.sessions.delete(session)
+    assert await shell(house, fork["id"], "cat note.txt") == "mine"
+
+
+async def test_a_call_that_waits_is_a_point_too(house: House) -> None:
+    session = await house.session(ASK_FOR_BASH)
+    asked = await house.turn(session, runs("echo ran >> log.txt; cat log.txt"))
+    call = next(e for e in asked if e.type == "agent.tool_use")
+    point = await post(house, f"{session}/checkpoints")
+    assert point["stop_reason"]["event_ids"] == [call.id]
+    seen = len(await house.events(session))
+    await house.answer(session, allow(call))
+    await house.until_idle(session, seen)
     fork = await post(house, f"{session}/fork", checkpoint_id=point["id"])
     await post(house, f"{session}/rewind", checkpoint_id=point["id"])
-    await house.turn(session, [step("Said third.")])
-    assert "Said first." in told(house)
-    assert "Said second." not in told(house)
-    await house.turn(fork["id"], [step("Said in the fork.")])
-    assert "Said first." in told(house)
-    assert "Said second." not in told(house)
-    assert "Said third." not in told(house)
+    idle = (await house.events(session))[-1]
+    assert (idle.type, idle.stop_reason.event_ids) == ("session.status_idle", [call.id])
+    waiting = await house.client.get("/hostler/v1/approvals", cast_to=dict[str, Any])
+    assert {(row["session_id"], row["event_id"]) for row in waiting["data"]} == {
+        (session, call.id),
+        (fork["id"], call.id),
+    }
+    for again in (session, fork["id"]):
+        seen = len(await house.events(again))
+        await house.answer(again, allow(call))
+        ended = await house.until_idle(again, seen)
+        # It runs once, in a workspace where it never ran.
+        assert next(e for e in ended if e.type == "agent.tool_result").content[0].text == "ran"
+        assert next(e for e in ended if e.type == "agent.message").content[0].text == "ran"
+
+
+async def test_memories_go_back_unless_somebody_else_has_changed_them(house: House) -> None:
+    assert house.hostler is not None
+    client = house.client
+    store = await client.beta.memory_stores.create(name="Notes")
+    made = await client.beta.agents.create(
+        name="Coder", model="claude-opus-5-5", tools=[{"type": "agent_toolset_20260401"}]
+    )
+    session = (
+        await client.beta.sessions.create(
+            agent=made.id,
+            environment_id=await house.environment(),
+            resources=[{"type": "memory_store", "memory_store_id": store.id, "access": "read_write"}],
+        )
+    ).id
+    await shell(house, session, "cd /mnt/memory/*; for n in mine theirs gone; do echo $n-1 > $n.md; done")
+    point = await post(house, f"{session}/checkpoints")
+    assert point["memories"] == {store.id: 3}
+    await shell(house, session, "cd /mnt/memory/*; echo mine-2 > mine.md; echo new > new.md; rm gone.md")
+    memories = {m.path: m async for m in client.beta.memory_stores.memories.list(store.id)}
+    await client.beta.memory_stores.memories.update(
+        memories["/theirs.md"].id, memory_store_id=store.id, content="theirs-2"
+    )
+    done = await post(house, f"{session}/rewind", checkpoint_id=point["id"])
+    restored = {(m["path"], m["operation"]) for m in done["memories"]["restored"]}
+    assert restored == {("/mine.md", "modified"), ("/new.md", "deleted"), ("/gone.md", "created")}
+    assert [(m["path"], m["reason"]) for m in done["memories"]["left"]] == [("/theirs.md", "changed_by_others")]
+    said = await shell(house, session, "cd /mnt/memory/*; ls; cat mine.md theirs.md gone.md")
+    assert said == "gone.md\nmine.md\ntheirs.md\nmine-1\ntheirs-2gone-1"
+    # Nothing of what was is lost.
+    versions = [v async for v in client.beta.memory_stores.memory_versions.list(store.id)]
+    assert [v.operation for v in versions].count("created") == 5
+    done = await post(house, f"{session}/rewind", checkpoint_id=point["id"], force=True)
+    assert [(m["path"], m["operation"]) for m in done["memories"]["restored"]] == [("/theirs.md", "modified")]
+
+
+async def test_points_are_refused_where_there_are_none(house: House) -> None:
+    session = await house.session()
+    await house.say(session, [step(tool("bash", command="sleep 30"))])
+    await house.until_event(session, "agent.tool_use")
+    with pytest.raises(anthropic.ConflictError, match="Wait for session") as refused:
+        await post(house, f"{session}/checkpoints")
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    await house.answer(session, {"type": "user.interrupt"})
+    await house.until_idle(session)
+    for body in ({"name": ""}, {"name": "a\nb"}, {"what": 1}):
+        with pytest.raises(anthropic.BadRequestError):
+            await post(house, f"{session}/checkpoints", **body)
+    with pytest.raises(anthropic.NotFoundError):
+        await post(house, f"{session}/rewind", checkpoint_id="ckpt_none")
+    point = await post(house, f"{session}/checkpoints")
+    await house.client.delete(f"/hostler/v1/sessions/{session}/checkpoints/{point['id']}", cast_to=dict[str, Any])
+    with pytest.raises(anthropic.NotFoundError):
+        await get(house, f"{session}/checkpoints/{point['id']}")
+    hosted, _, _ = await house.self_hosted()
+    with pytest.raises(anthropic.BadRequestError, match="on your own machines"):
+        await post(house, f"{hosted}/checkpoints")
+    await house.client.beta.sessions.archive(session)
+    with pytest.raises(anthropic.BadRequestError, match="Fork it from one of its checkpoints"):
+        await post(house, f"{session}/checkpoints")
+    with pytest.raises(anthropic.BadRequestError, match="says not when"):
+        await house.environment(hosting={"checkpoints": {"keep": 3}})
+    with pytest.raises(anthropic.BadRequestError, match="ephemeral"):
+        await house.environment(hosting={"pattern": "ephemeral", "checkpoints": {"every_turns": 3}})
+
+
+async def test_checkpoints_are_taken_by_themselves_and_the_oldest_go(house: House) -> None:
+    made = await house.client.beta.agents.create(name="Coder", model="claude-opus-5-5")
+    environment = await house.environment(hosting={"checkpoints": {"every_turns": 2, "keep": 2}})
+    session = (await house.client.beta.sessions.create(agent=made.id, environment_id=environment)).id
+    by_hand = None
+    for turn in range(9):
+        await house.turn(session, [step("Said.")])
+        if turn == 0:
+            by_hand = await post(house, f"{session}/checkpoints")
+    await house.client.beta.sessions.archive(session)
+    await house.until_no_process()
+    assert house.hostler is not None
+    query = sa.select(checkpoints.c.reason, checkpoints.c.seq).order_by(checkpoints.c.created_at)
+    found = await house.hostler.database.read(lambda c: c.execute(query).all())
+    assert by_hand is not None
+    a_turn = by_hand["seq"]
+    # By hand after the first; then every second, of which two are kept.
+    assert [(reason, seq // a_turn) for reason, seq in found] == [("manual", 1), ("automatic", 7), ("automatic", 9)]

@@ -113,6 +113,8 @@ def diff(address: Address, session_id: str, before: str | None, after: str, path
     console.print(f"{files['count']} files differ")
     for change in files["changes"][:_SHOWN]:
         console.print(f"  {change['how']} {plain_line(change['path'], 200)}{_sizes(change)}", markup=False)
+    if not files["complete"]:
+        console.print("  The session runs: these are the files that an earlier turn has left.", style="yellow")
     console.print(f"{len(found['memories'])} memories differ")
     for memory in found["memories"][:_SHOWN]:
         console.print(f"  {memory['how']} {plain_line(memory['path'], 200)}", markup=False)

@@ -323,7 +323,7 @@ async def running(
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, stored, kinds, quotas, placement),
-                diffs=Diffs(database, stored),
+                diffs=Diffs(database, checkpoints, stored),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from hostler.domain.checkpoints import Reason
 from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import Conflict, HostlerError, InvalidRequest, LeaseLost, NotFound
 from hostler.domain.isolation import KEPT_AUTOMATIC, AutomaticCheckpoints
@@ -70,16 +69,16 @@ class Boundary:
         """Whether somebody waits for something that is done here."""
         return await self._open_order(session_id) is not None
 
-    async def look(self, lease: Lease, files: Files, *, turned: bool) -> bool:
-        """Do what is asked and what is due. `turned`: a turn has just ended.
+    async def look(self, lease: Lease, files: Files, ended: SessionRow | None) -> bool:
+        """Do what is asked and what is due. `ended`: the session as it was when a run had just ended; None: none has.
 
         True: the session went back, and its files were left: whoever goes on with it begins anew. Raises LeaseLost.
         """
         while (order := await self._open_order(lease.session_id)) is not None:
             if await self._carry_out(order, lease, files):
                 return True
-        if turned:
-            await self._take_when_due(lease, files)
+        if ended is not None:
+            await self._take_when_due(lease, files, ended)
         return False
 
     # -- orders
@@ -97,7 +96,10 @@ class Boundary:
             if order.act == "rewind":
                 await files.abandoned()
                 return await self._go_back(order, lease, snapshot_id)
-            await self._take(order, lease, snapshot_id)
+            if order.act == "keep":
+                await self._close(order, lease, {"id": snapshot_id})
+            else:
+                await self._take(order, lease, snapshot_id)
         except LeaseLost:
             raise
         except (HostlerError, SnapshotTooLarge, ObjectsUnavailable) as error:
@@ -156,8 +158,9 @@ class Boundary:
     async def _refuse(self, order: Order, lease: Lease, error: Exception) -> None:
         kind = next((name for name, class_ in ERRORS.items() if isinstance(error, class_)), "conflict")
         code = error.code if isinstance(error, HostlerError) else None
-        outcome: dict[str, Any] = {"error": kind, "message": str(error), "code": code}
+        await self._close(order, lease, {"error": kind, "message": str(error), "code": code})
 
+    async def _close(self, order: Order, lease: Lease, outcome: dict[str, Any]) -> None:
         def unit(conn: Connection) -> None:
             now = self.database.now(conn)
             check(conn, now, lease)
@@ -174,8 +177,8 @@ class Boundary:
 
     # -- what is due
 
-    async def _take_when_due(self, lease: Lease, files: Files) -> None:
-        session = await self.database.read(lambda c: get_session(c, None, lease.session_id))
+    async def _take_when_due(self, lease: Lease, files: Files, session: SessionRow) -> None:
+        """Of the end of the turn, even if the next message is there already: nothing was done about it yet."""
         wanted = automatic_of(session)
         if wanted.every_turns is None and wanted.every_minutes is None:
             return
@@ -187,12 +190,9 @@ class Boundary:
 
         def unit(conn: Connection) -> None:
             now = self.database.now(conn)
-            held = self._held(conn, now, lease)
-            if held.last_seq != session.last_seq:
-                return  # a message came meanwhile: the next turn's end is the next point
-            reason: Reason = "automatic"
-            self.points.take(conn, now, held, name=None, reason=reason, snapshot_id=snapshot_id)
-            rows.prune(conn, held.id, wanted.keep)
+            self._held(conn, now, lease)
+            self.points.take(conn, now, session, name=None, reason="automatic", snapshot_id=snapshot_id)
+            rows.prune(conn, session.id, wanted.keep)
 
         try:
             snapshot_id = await files.kept(session)
@@ -225,7 +225,7 @@ class _NobodyWaits(Exception):
     """Whoever asked has given up: undo it."""
 
 
-_WHAT = {"checkpoint": "a checkpoint", "rewind": "going back"}
+_WHAT = {"checkpoint": "a checkpoint", "rewind": "going back", "keep": "keeping the files"}
 
 
 def _refuse_if_it_went_on(conn: Connection, order: Order) -> None:

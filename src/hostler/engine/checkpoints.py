@@ -59,6 +59,10 @@ class Checkpoints:
         checkpoint_id = await self._order(workspace, session_id, "checkpoint", {"name": name, "reason": reason}, refuse)
         return await self.row(workspace, session_id, checkpoint_id)
 
+    async def keep_files(self, workspace: str, session_id: str) -> None:
+        """The session's latest snapshot has its files as they are. Raises what taking a checkpoint raises."""
+        await self._order(workspace, session_id, "keep", {}, lambda _: None)
+
     async def row(self, workspace: str, session_id: str, checkpoint_id: str) -> CheckpointRow:
         """Raises NotFound."""
         return await self._database.read(lambda c: rows.get_checkpoint(c, workspace, session_id, checkpoint_id))
@@ -116,7 +120,7 @@ class Checkpoints:
 
         def unit(conn: Connection) -> str:
             row = lock_session(conn, workspace, session_id)
-            what = "a checkpoint" if act == "checkpoint" else "going back"
+            what = "going back" if act == "rewind" else "a checkpoint"
             refuse_unless_between_turns(SessionState.model_validate_json(row.state), what)
             refuse(conn)
             now = self._database.now(conn)
@@ -129,7 +133,7 @@ class Checkpoints:
         outcome = await self._outcome(order_id)
         if "error" in outcome:
             raise ERRORS[outcome["error"]](outcome["message"], code=outcome["code"])
-        return str(outcome["id"])
+        return str(outcome["id"] or "")
 
     async def _outcome(self, order_id: str) -> dict[str, Any]:
         hint = asyncio.Event()

@@ -11,12 +11,13 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection
 
 from hostler.domain.checkpoints import NOW, DiffQuery
-from hostler.domain.errors import InvalidRequest, NotFound
+from hostler.domain.errors import Conflict, InvalidRequest, NotFound
 from hostler.engine import memory_points
+from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.points import usage_view
 from hostler.engine.snapshot_port import Change, SnapshotDamaged
 from hostler.store import checkpoints as rows
-from hostler.store import lines
+from hostler.store import homes, lines
 from hostler.store.checkpoints import Memories
 from hostler.store.database import Database
 from hostler.store.jsontext import decode
@@ -62,16 +63,18 @@ class _Side:
 class Diffs:
     """Of all workspaces. Raises NotFound for what another one has."""
 
-    def __init__(self, database: Database, snapshots: SnapshotContents) -> None:
+    def __init__(self, database: Database, checkpoints: Checkpoints, snapshots: SnapshotContents) -> None:
         self._database = database
+        self._checkpoints = checkpoints
         self._snapshots = snapshots
 
     async def diff(self, workspace: str, session_id: str, query: DiffQuery) -> View:
         """From a checkpoint to another point of the session, or to the present of a fork of it.
 
-        Events and memories are of one moment; the files of the present are those that the last turn left.
+        Events and memories are of one moment. The files of the present are those that the last turn left; while the
+        next one runs, `files.complete` is false.
         """
-        latest = await self._latest(workspace, session_id, query.after)
+        latest, complete = await self._latest(workspace, session_id, query.after)
 
         def unit(conn: Connection) -> tuple[_Side, _Side, View, list[View]]:
             before = self._point(conn, workspace, session_id, query.before)
@@ -85,17 +88,31 @@ class Diffs:
             "from": _named(before),
             "to": _named(after),
             "events": events,
-            "files": await self._files(before, after),
+            "files": {**await self._files(before, after), "complete": complete},
             "memories": memories,
             "cost": _cost(before, after),
             "text": None if query.path is None else await self._text(before, after, query.path),
         }
 
-    async def _latest(self, workspace: str, session_id: str, name: str) -> str | None:
-        """The snapshot of the present that is meant. A session of another workspace is found out later."""
+    async def _latest(self, workspace: str, session_id: str, name: str) -> tuple[str | None, bool]:
+        """The snapshot of the present that is meant, and whether it has all that was done. None: of a checkpoint."""
         if name != NOW and not name.startswith("sesn_"):
-            return None
-        return await self._snapshots.latest_id(session_id if name == NOW else name)
+            return None, True
+        meant = session_id if name == NOW else name
+
+        def covers(conn: Connection) -> bool:
+            begun = (get_session(conn, workspace, meant).forked_from or {}).get("events", 0)
+            home = homes.get_home(conn, meant)
+            return not homes.calls_since(conn, meant, begun if home is None else max(begun, home.kept_seq), None)
+
+        complete = await self._database.read(covers)
+        if not complete:  # a turn has just ended, or runs, or was cut off
+            try:
+                await self._checkpoints.keep_files(workspace, meant)
+                complete = True
+            except (Conflict, InvalidRequest):
+                pass
+        return await self._snapshots.latest_id(meant), complete
 
     def _side(self, conn: Connection, workspace: str, session_id: str, name: str, latest: str | None) -> _Side:
         if name == NOW:

@@ -92,6 +92,8 @@ class SessionRunner:
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
+        self._ended: SessionRow | None = None
+        """As it was when the last run had just ended, until that was looked at."""
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
         self._gate = CallGate(parts.content, self._apply, lambda: self._stopping is not None)
         self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply, self.notice)
@@ -193,9 +195,8 @@ class SessionRunner:
             if plan.do != "nothing":
                 await self._turn(plan)
                 await self._after(plan)
-            if not self._more and await self._parts.boundary.look(
-                self.lease, self._lodging, turned=plan.do != "nothing"
-            ):
+            ended, self._ended = self._ended, None
+            if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
             if plan.do != "nothing":
                 if self._retired:
@@ -487,7 +488,7 @@ class SessionRunner:
             return turns.run_ended(state, at, totals, too_long or end)
 
         step = joined([*pending, finish])
-        await self._apply(lambda s, at, totals, _: step(s, at, totals))
+        self._ended = (await self._apply(lambda s, at, totals, _: step(s, at, totals))).session
         if not ended.alive:
             await self._lodging.close()
 

@@ -25,7 +25,8 @@ SIGNAL: Final = "orders"
 _KEPT: Final = 3_600.0
 """Seconds after which an order with an outcome is forgotten."""
 
-Act = Literal["checkpoint", "rewind"]
+Act = Literal["checkpoint", "rewind", "keep"]
+"""keep: take a snapshot of the files, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

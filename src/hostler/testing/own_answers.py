@@ -370,6 +370,7 @@ class DiffFiles(Answer):
     changes: list[FileChange]
     count: int
     by_kind: dict[str, int]
+    complete: bool
 
 
 class MemoryChange(Answer):
