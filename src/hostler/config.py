@@ -304,6 +304,21 @@ class Snapshots(_Section):
     max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
 
 
+class Previews(_Section):
+    """Links to ports that the programs of sessions open."""
+
+    enabled: bool = Field(True, description="Listen for them.")
+    host: str = Field("", description="Address to listen on. Empty: that of the API.")
+    port: int = Field(
+        0, ge=0, le=65535, description="TCP port. 0: the one after the API's, or a free one if that is taken."
+    )
+    url: str = Field(
+        "",
+        description="How links begin, with `{label}` as the first word of the host name, such as "
+        "`https://{label}.preview.example.com`. Empty: `http://{label}.localhost:<port>`.",
+    )
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -398,6 +413,7 @@ class Settings(_Section):
     secrets: Secrets = Secrets()
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()
+    previews: Previews = Previews()
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()

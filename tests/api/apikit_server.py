@@ -40,6 +40,7 @@ from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
 from hostler.engine.policies import Policies
+from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach, StoredReach
@@ -189,6 +190,7 @@ class RunningServer:
                 agents=self.agents,
                 environments=Environments(self.database, PLACEMENT),
                 policies=Policies(self.database, PolicyTrials()),
+                previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

@@ -140,6 +140,10 @@ def _fork(owner: Owner) -> str:
     return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/fork", body)["id"])
 
 
+def _preview(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/previews", b'{"port": 3000}')["id"])
+
+
 SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
 SKILL_FORM = (
     "multipart/form-data; boundary=edge",
@@ -222,6 +226,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "delivery_id": _webhook_delivery,
     "checkpoint_id": _checkpoint,
     "fork_id": _fork,
+    "preview_id": _preview,
 }
 
 SHOWN: dict[str, str] = {
@@ -247,6 +252,7 @@ SHOWN: dict[str, str] = {
     "delivery_id": "/hostler/v1/webhook_endpoints/{endpoint_id}/deliveries",
     "checkpoint_id": "/hostler/v1/sessions/{session_id}/checkpoints/{checkpoint_id}",
     "fork_id": "/v1/sessions/{fork_id}",
+    "preview_id": "/hostler/v1/sessions/{session_id}/previews",
 }
 
 WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret
@@ -318,6 +324,8 @@ BODIES: dict[str, Any] = {
     "hostler.sessions.checkpoints.create": {"name": "mine"},
     "hostler.sessions.rewind": lambda mine: {"checkpoint_id": mine["checkpoint_id"]},
     "hostler.sessions.fork": lambda mine: {"checkpoint_id": mine["checkpoint_id"]},
+    "hostler.sessions.previews.create": {"port": 3000},
+    "hostler.sessions.previews.revoke": {},
 }
 """By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
 
@@ -457,6 +465,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "sessions.rewinds.list": (),
     "sessions.fork": ("checkpoint_id",),
     "sessions.diff": ("from", "to"),
+    "sessions.previews.create": (),
+    "sessions.previews.list": (),
+    "sessions.previews.revoke": (),
     "policy.test": ("environment_id",),
     "policy.suggest": ("session_id", "environment_id"),
     "health.retrieve": (),

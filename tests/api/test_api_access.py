@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,9 +74,11 @@ FOR_SESSION_TOKENS = SAME_SESSION_ENDPOINTS | OWN_WORK | (SKILLS_READ - {"skills
 
 ONLY_ASK = {"hostler.policy.test", "hostler.policy.suggest"}
 """Sent as POST because of their bodies; they change nothing."""
-SCOPES = {
+SCOPES: dict[str, Callable[[Any], bool]] = {
     "read": lambda row: row.verb == "GET" or name_of(row) in ONLY_ASK,
-    "operate": lambda row: row.path.startswith("/v1/") or row.verb == "GET" or name_of(row) in ONLY_ASK,
+    "operate": lambda row: (
+        row.path.startswith(("/v1/", "/hostler/v1/sessions/")) or row.verb == "GET" or name_of(row) in ONLY_ASK
+    ),
     "admin": lambda row: True,
 }
 ROWS: list[Endpoint | OwnEndpoint] = [*CONTRACT, *OWN_CONTRACT]

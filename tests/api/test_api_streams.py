@@ -102,7 +102,7 @@ def test_deleted_session_ends_its_streams(client: anthropic.Anthropic, session_i
 
 
 @pytest.mark.parametrize(
-    ("failure", "kind"), [(RuntimeError("secret"), "api_error"), (Busy("too slow"), "rate_limit_error")]
+    ("failure", "kind"), [(RuntimeError("secret"), "api_error"), (Busy("too slow"), "overloaded_error")]
 )
 def test_failure_in_the_middle_is_told_in_the_stream(
     server: RunningServer, client: anthropic.Anthropic, session_id: str, failure: Exception, kind: str

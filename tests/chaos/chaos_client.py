@@ -25,6 +25,14 @@ class Refused(Exception):
     """The server said no to something that it should have taken."""
 
 
+class Unsure(Exception):
+    """The server said that its database is away: it may have happened, or not."""
+
+
+UNSURE = (httpx.TransportError, Unsure)
+OVERLOADED = 529
+
+
 @dataclass
 class Address:
     """Where the server is now. Clients wait here while there is none."""
@@ -34,7 +42,7 @@ class Address:
 
 
 class Api:
-    """The few requests that a session needs. `Unsure` is httpx's TransportError: it may have happened, or not."""
+    """The few requests that a session needs. What raises one of UNSURE may have happened, or not."""
 
     def __init__(self, address: Address, key: str) -> None:
         self._address = address
@@ -54,6 +62,8 @@ class Api:
 
     async def post(self, path: str, body: Body) -> Any:
         answer = await self.http.post(await self.url(path), json=body)
+        if answer.status_code == OVERLOADED:
+            raise Unsure(answer.text)
         if answer.status_code != 200:
             raise Refused(f"POST {path} {json.dumps(body)[:300]}: {answer.status_code} {answer.text[:500]}")
         return answer.json()
@@ -64,6 +74,9 @@ class Api:
                 answer = await self.http.get(await self.url(path), params=params)
             except httpx.TransportError:
                 await asyncio.sleep(0.01)  # it died under us; the next one announces itself
+                continue
+            if answer.status_code == OVERLOADED:
+                await asyncio.sleep(0.05)
                 continue
             if answer.status_code != 200:
                 raise Refused(f"GET {path}: {answer.status_code} {answer.text[:500]}")
@@ -149,10 +162,12 @@ class Client:
             last = max(self.seen, default=0)
             try:
                 async with self._api.http.stream("GET", url, headers={"last-event-id": str(last)}) as answer:
+                    if answer.status_code == OVERLOADED:
+                        raise Unsure("no stream")
                     if answer.status_code != 200:
                         raise Refused(f"stream: {answer.status_code} {(await answer.aread())[:300]!r}")
                     await self._read(answer)
-            except httpx.TransportError:
+            except UNSURE:
                 await asyncio.sleep(0.01)
 
     async def _read(self, answer: httpx.Response) -> None:
@@ -187,7 +202,7 @@ class Client:
             try:
                 await self._api.post(self._path, body)
                 return
-            except httpx.TransportError:
+            except UNSURE:
                 known = await self._api.events(self.session_id)
                 if any(e["type"] == "user.message" and mark in _text(e) for e in known):
                     return
@@ -202,7 +217,7 @@ class Client:
             try:
                 await self._api.post(self._path, {"events": [{"type": "user.interrupt"}]})
                 return
-            except httpx.TransportError:
+            except UNSURE:
                 if any(e["type"] == "user.interrupt" for e in await self._api.events(self.session_id)):
                     return
 
@@ -221,7 +236,7 @@ class Client:
             try:
                 await self._api.post(self._path, {"events": answers})
                 return
-            except httpx.TransportError:
+            except UNSURE:
                 continue  # the same answer again: it counts once
             except Refused:
                 if self.interrupted:  # the interrupt was faster and has closed the calls

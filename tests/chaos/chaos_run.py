@@ -1,9 +1,9 @@
 """How is the server killed at random moments, again and again, and who looks at what is left?
 
 A run keeps its model and the server's state for all rounds. In each round a few new sessions begin (and sometimes an
-old one goes on), the server or an agent's process is killed once or twice at moments that depend on what was seen, the
-server is started again, and the sessions are brought to their end. Then every session of the round is examined, and the
-host is searched for left-overs of each life that was cut off.
+old one goes on), the server, an agent's process or the database is killed once or twice at moments that depend on what
+was seen, what was killed is started again, and the sessions are brought to their end. Then every session of the round
+is examined, and the host is searched for left-overs of each life that was cut off.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import RehearsalModel
 
 Store = Literal["sqlite", "postgresql"]
+Victim = Literal["server", "agent", "database"]
+"""`database`: PostgreSQL ends as in a crash, and comes back a moment later."""
 UIDS = range(731_000, 731_256)
 """Of this run's sandboxes only, so that a process that is left is known by its uid."""
+LEASE_SECONDS = 5.0
 SETTLE_SECONDS = 90.0
 """Longest time that the sessions of a round may take to their end, kills included."""
 LOOKUP = {
@@ -57,27 +60,29 @@ class Broken(AssertionError):
 class Kill:
     """Who is killed, and when: so long after the n-th thing of a kind was seen in this round."""
 
-    who: Literal["server", "agent"]
+    who: Victim
     after: Literal["events", "calls", "requests", "nothing", "start"]
     """`start`: while the server that was killed before is starting again."""
     count: int
     delay: float
 
 
-def kills(random: Random) -> list[Kill]:
+def kills(random: Random, store: Store) -> list[Kill]:
     """Of one round."""
-    who: list[tuple[Literal["server", "agent"], ...]] = [
-        ("server",),
-        ("agent",),
-        ("server", "server"),
-        ("agent", "server"),
-        ("server", "agent"),
-    ]
-    chosen = random.choices(who, (10, 3, 3, 1, 1))[0]
+    who: dict[tuple[Victim, ...], int] = {
+        ("server",): 10,
+        ("agent",): 3,
+        ("server", "server"): 3,
+        ("agent", "server"): 1,
+        ("server", "agent"): 1,
+    }
+    if store == "postgresql":
+        who |= {("database",): 5, ("database", "server"): 1, ("agent", "database"): 1}
+    chosen = random.choices(list(who), list(who.values()))[0]
     return [_kill(random, target, first=at == 0) for at, target in enumerate(chosen)]
 
 
-def _kill(random: Random, who: Literal["server", "agent"], *, first: bool) -> Kill:
+def _kill(random: Random, who: Victim, *, first: bool) -> Kill:
     if not first and who == "server" and random.random() < 0.4:
         return Kill(who, "start", 0, random.uniform(0.0, 2.0))
     after: Literal["events", "calls", "requests", "nothing"] = random.choices(
@@ -132,8 +137,18 @@ class Tally:
 class Chaos:
     """One run. `round` as often as wanted, `end` once."""
 
-    def __init__(self, random: Random, folder: Path, server: Server, model: RehearsalModel, url: str, api: Api) -> None:
+    def __init__(
+        self,
+        random: Random,
+        folder: Path,
+        server: Server,
+        model: RehearsalModel,
+        url: str,
+        api: Api,
+        cluster: PostgresCluster | None,
+    ) -> None:
         self.tally = Tally()
+        self._cluster = cluster
         self._random = random
         self._folder = folder
         self._server = server
@@ -160,7 +175,7 @@ class Chaos:
     async def round(self, number: int) -> None:
         begun = monotonic()
         random, progress = self._random, Progress()
-        planned = kills(random)
+        planned = kills(random, "sqlite" if self._cluster is None else "postgresql")
         clients = [
             await self._client(session_plan(random, f"r{number}s{at}"), progress)
             for at in range(random.randrange(2, 5))
@@ -234,10 +249,13 @@ class Chaos:
             if kill is again:
                 continue  # the kill before it does this one too
             await self._moment(kill, progress, runs)
-            if kill.who == "agent":
-                self._kill_agent()
-            else:
-                await self._kill_server(where, again)
+            match kill.who:
+                case "agent":
+                    self._kill_agent()
+                case "database":
+                    await self._kill_database()
+                case "server":
+                    await self._kill_server(where, again)
 
     async def _moment(self, kill: Kill, progress: Progress, runs: Sequence[asyncio.Task[None]]) -> None:
         """Return when it is time, or at once when the sessions are at their end already."""
@@ -293,6 +311,13 @@ class Chaos:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._random.choice(victims), signal.SIGKILL)
 
+    async def _kill_database(self) -> None:
+        """End it without a word to anybody, and start it again; sometimes only after leases have run out."""
+        assert self._cluster is not None
+        await asyncio.to_thread(self._cluster.stop, self._random.choice(("immediate", "kill")))
+        await asyncio.sleep(self._random.choice((0.0, self._random.uniform(0.0, 2.0), LEASE_SECONDS + 2.0)))
+        await asyncio.to_thread(self._cluster.start)
+
     async def _examine_dead(self, where: str) -> None:
         """While nobody serves: is every effect recorded?"""
         database = await Database.open(self._url)
@@ -335,6 +360,7 @@ async def chaos(seed: int, store: Store) -> AsyncIterator[Chaos]:
     folder.chmod(0o711)
     async with contextlib.AsyncExitStack() as stack:
         url = f"sqlite:///{folder / 'chaos.db'}"
+        cluster: PostgresCluster | None = None
         if store == "postgresql":
             cluster = stack.enter_context(PostgresCluster(durable=True))
             url = cluster.create_database("chaos")
@@ -353,12 +379,12 @@ async def chaos(seed: int, store: Store) -> AsyncIterator[Chaos]:
             "HOSTLER_SANDBOX__FIRST_UID": str(UIDS.start),
             "HOSTLER_SANDBOX__UIDS": str(len(UIDS)),
             "HOSTLER_TURNS__IDLE_TIMEOUT_SECONDS": "2",
-            "HOSTLER_WORKER__LEASE_SECONDS": "5",
+            "HOSTLER_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),
         }
         server = Server(folder / "state", environment, folder / "server.log")
         api = Api(server.address, key)
         stack.push_async_callback(api.close)
-        run = Chaos(Random(seed), folder, server, model, url, api)
+        run = Chaos(Random(seed), folder, server, model, url, api, cluster)
         stack.push_async_callback(server.kill)
         await run.begin()
         yield run

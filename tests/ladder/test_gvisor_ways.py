@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import shutil
 import signal
 import stat
+import sys
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -179,3 +184,49 @@ def _runner(place: Path) -> Path:
     runner.write_text('#!/bin/sh\nexec "$@"\n')
     runner.chmod(0o755)
     return runner
+
+
+PROBES = """
+import asyncio, sys
+from contextlib import suppress
+from pathlib import Path
+from hostler.sandbox.gvisor import GvisorProvider
+asyncio.run(GvisorProvider(Path(sys.argv[1]), cgroup_name=sys.argv[2]).probe())
+"""
+
+
+async def test_the_trial_of_a_worker_that_was_killed_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tempfile.mkdtemp(prefix="gv", dir="/tmp")
+    monkeypatch.setenv("TMPDIR", place)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    name = f"hg{secrets.token_hex(4)}"
+    probe = await asyncio.create_subprocess_exec(sys.executable, "-c", PROBES, str(tmp_path / "a"), name)
+    async with asyncio.timeout(30):
+        while not any("runsc-sandbox" in said for said in _commands(place)):  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0)
+    probe.kill()
+    await probe.wait()
+    try:
+        assert _commands(place), "gVisor's own processes die with the worker: nothing is left to prove this with"
+        provider = GvisorProvider(tmp_path / "b", cgroup_name=name)
+        await provider.probe()
+        provider.close()
+        assert _commands(place) == []
+        assert list(Path(place).iterdir()) == []
+        assert not list(Path("/sys/fs/cgroup").glob(f"*/**/{name}-*"))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _commands(place: str) -> list[str]:
+    """Command lines of processes that name the folder, and still live."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                said = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if place in said:
+                    found.append(said)
+    return found

@@ -23,6 +23,7 @@ from hostler.api import (
     models,
     oversight,
     policies,
+    previews,
     session_resources,
     sessions,
     skills,
@@ -59,6 +60,7 @@ _OWN_ROUTERS = (
     environment_keys.router,
     oversight.router,
     policies.router,
+    previews.router,
     webhook_endpoints.router,
 )
 

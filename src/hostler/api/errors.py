@@ -24,6 +24,7 @@ from hostler.domain.errors import (
     PermissionDenied,
     QuotaExceeded,
     TooLarge,
+    TooManyRequests,
     Unauthenticated,
 )
 
@@ -89,7 +90,9 @@ def answer(error: HostlerError, request_id: str) -> Answer:
             status, kind, extra = 501, "api_error", (_NO_RETRY,)
         case Busy(retry_after_seconds=seconds):
             seconds = min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-            status, kind = 429, "rate_limit_error"
+            # 529 is the server's own trouble (its database is away, its disk is full), 429 the sender's.
+            often = isinstance(error, TooManyRequests)
+            status, kind = (429, "rate_limit_error") if often else (529, "overloaded_error")
             extra = (
                 (b"retry-after", str(int(seconds) + (seconds % 1 > 0)).encode()),
                 (b"retry-after-ms", str(int(seconds * 1000)).encode()),

@@ -1,7 +1,7 @@
 """Which endpoints does Hostler have of its own? All below `/hostler/v1`, where Anthropic's can't collide with them.
 
-Only API keys open them. `scope` is what the key needs: whoever may read may look; whoever may operate sessions takes
-their checkpoints, takes them back and forks them; only administrators change anything else.
+Only API keys open them. `scope` is what the key needs: whoever may read may look; whoever may operate sessions changes
+what belongs to a session; only administrators change anything else.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("sessions.rewinds.list", "GET", "/sessions/{session_id}/rewinds", "read"),
     ("sessions.fork", "POST", "/sessions/{session_id}/fork", "operate"),
     ("sessions.diff", "GET", "/sessions/{session_id}/diff", "read"),
+    ("sessions.previews.create", "POST", "/sessions/{session_id}/previews", "operate"),
+    ("sessions.previews.list", "GET", "/sessions/{session_id}/previews", "read"),
+    ("sessions.previews.revoke", "POST", "/sessions/{session_id}/previews/{preview_id}/revoke", "operate"),
     ("policy.test", "POST", "/policy/test", "read"),
     ("policy.suggest", "POST", "/policy/suggest", "read"),
     ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),

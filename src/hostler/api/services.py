@@ -22,6 +22,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
 from hostler.engine.policies import Policies
+from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
@@ -123,6 +124,7 @@ class ApiServices:
     checkpoints: Checkpoints
     forks: Forks
     diffs: Diffs
+    previews: Previews
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

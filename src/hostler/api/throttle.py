@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from hostler.domain.errors import Busy
+from hostler.domain.errors import TooManyRequests
 from hostler.domain.principals import Principal
 from hostler.domain.quotas import Quotas
 
@@ -30,7 +30,7 @@ class _Bucket:
 
 
 class Throttle:
-    """Counts requests, and raises Busy for those that are too many."""
+    """Counts requests, and raises TooManyRequests for those that are too many."""
 
     def __init__(
         self, limits_of: Callable[[str], Awaitable[Quotas]], *, clock: Callable[[], float] = time.monotonic
@@ -41,7 +41,7 @@ class Throttle:
         self._buckets: OrderedDict[tuple[str, bool], _Bucket] = OrderedDict()
 
     async def admit(self, principal: Principal, verb: str) -> None:
-        """Count one request. Raises Busy, with the seconds until there is room for one more."""
+        """Count one request. Raises TooManyRequests, with the seconds until there is room for one more."""
         reads = verb in ("GET", "HEAD")
         limits = await self._limits_for(principal.workspace)
         per_minute = limits["read_requests_per_minute" if reads else "create_requests_per_minute"]
@@ -50,7 +50,7 @@ class Throttle:
         whose = principal.workspace if principal.kind == "api_key" else f"{principal.kind}:{principal.id}"
         wait = self._take((whose, reads), per_minute)
         if wait > 0:
-            raise Busy(
+            raise TooManyRequests(
                 f"too many {'reading' if reads else 'changing'} requests: this workspace may send {per_minute} a "
                 "minute; wait as long as retry-after says",
                 retry_after_seconds=wait,

@@ -219,6 +219,41 @@ def _act(
     act(address, session, action, as_json=as_json)
 
 
+@sessions_app.command("preview")
+def sessions_preview(
+    session: SessionId,
+    port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="A port that its programs listen on.")],
+    minutes: Annotated[int, typer.Option("--minutes", metavar="N", min=1, help="How long the link is good for.")] = 60,
+    url: Url = None,
+    api_key: ApiKey = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a link to a port of a session, for a browser or a program. Whoever has the link may use it."""
+    address = _address(url, api_key, state_dir)
+    from hostler.cli.previews import preview
+
+    preview(address, session, port, minutes=minutes, as_json=as_json)
+
+
+@sessions_app.command("previews")
+def sessions_previews(
+    session: SessionId,
+    revoke: Annotated[
+        str | None, typer.Option("--revoke", metavar="PREVIEW", help="Let nobody through any more (prvw_…).")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """The links to ports of a session, without their secrets."""
+    address = _address(url, api_key, state_dir)
+    from hostler.cli.previews import previews
+
+    previews(address, session, revoke=revoke, as_json=as_json)
+
+
 @sessions_app.command("interrupt")
 def sessions_interrupt(
     session: SessionId, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False

@@ -39,6 +39,7 @@ _WEBHOOK = (
     '"id", "type": "webhook_endpoint", "url", "name", "description", "enabled_events", "state", "disabled_reason", '
     '"consecutive_failures", "old_secret_expires_at", "created_at", "updated_at"'
 )
+_PREVIEW = '"id", "type": "preview", "session_id", "port", "url", "created_at", "expires_at", "revoked_at"'
 _DELIVERY = (
     '"id", "type": "webhook_delivery", "endpoint_id", "event_id", "event_type", "state", "test", "next_attempt_at", '
     '"attempts": [{"number", "at", "status", "error", "latency_ms"}, …], "created_at"'
@@ -86,6 +87,8 @@ SHAPES: dict[str, str] = {
     "hostler webhook test": f"`{{{_DELIVERY}}}`",
     "hostler webhook deliveries": f'`{{"deliveries": [{{{_DELIVERY}}}, …]}}`, newest first.',
     "hostler webhook rotate": f'`{{{_WEBHOOK}, "signing_secret"}}`',
+    "hostler sessions preview": f"`{{{_PREVIEW}}}`; `url` has the secret in it, this once.",
+    "hostler sessions previews": f'`{{"previews": [{{{_PREVIEW}}}, …]}}`',
     "hostler policy test": '`{"type": "policy_test", "environment_id", "since", "until", "networking", "would_block", '
     '"newly_allowed", "unknown", "unchanged": {"allowed", "denied"}, "complete"}`.',
     "hostler policy suggest": '`{"type": "policy_suggestion", "session_id", "environment_id", "networking", "folded", '

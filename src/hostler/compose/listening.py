@@ -26,7 +26,11 @@ class Server(uvicorn.Server):
 
 
 def listen(settings: Settings) -> socket.socket:
-    host, port = settings.server.host, settings.server.port
+    return bound(settings.server.host, settings.server.port, "another with --port")
+
+
+def bound(host: str, port: int, instead: str) -> socket.socket:
+    """Raises InvalidRequest that says to choose `instead`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio leaves Nagle on
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,9 +38,7 @@ def listen(settings: Settings) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise InvalidRequest(
-            f"can't listen on {host} port {port}: {error.strerror}; choose another with --port"
-        ) from None
+        raise InvalidRequest(f"can't listen on {host} port {port}: {error.strerror}; choose {instead}") from None
     listener.listen(1024)
     listener.setblocking(False)
     return listener

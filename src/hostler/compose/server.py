@@ -27,6 +27,7 @@ from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
+from hostler.compose.previews import preview_link, preview_listener
 from hostler.compose.roads import egress_proxy
 from hostler.compose.sandboxes import (
     homes,
@@ -85,6 +86,7 @@ from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
 from hostler.engine.points import Points
 from hostler.engine.policies import Policies
+from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
@@ -109,6 +111,7 @@ from hostler.engine.worker import Worker, WorkerSettings
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
+from hostler.previews.door import PreviewDoor
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
@@ -309,12 +312,23 @@ async def running(
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
+            listener = listen(settings)
+            stack.callback(listener.close)
+            preview_socket = preview_listener(settings, listener)
+            if preview_socket is not None:
+                stack.callback(preview_socket.close)
+            previews = Previews(database, preview_link(settings, preview_socket), worker.sandbox_of)
+            door = PreviewDoor(previews)
+            if preview_socket is not None:
+                await door.open(preview_socket)
+            stack.push_async_callback(door.close)
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
                 policies=Policies(database, trials),
+                previews=previews,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -348,8 +362,6 @@ async def running(
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
-            listener = listen(settings)
-            stack.callback(listener.close)
             server = Server(
                 uvicorn.Config(
                     create_app(services),

@@ -76,6 +76,10 @@ class Busy(HostlerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TooManyRequests(Busy):
+    """The sender has asked more often than it may: it has to wait, whoever else is served."""
+
+
 class QuotaExceeded(HostlerError):
     """The workspace has all that it may have. Waiting a moment changes nothing: free something, or ask for more."""
 

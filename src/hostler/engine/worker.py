@@ -80,6 +80,11 @@ class Worker:
     def _sandboxes(self) -> list[Sandbox]:
         return [runner.sandbox for runner in self._runners.values() if runner.sandbox is not None]
 
+    def sandbox_of(self, session_id: str) -> Sandbox | None:
+        """Where its process lives. None: it has none, or not here."""
+        runner = self._runners.get(session_id)
+        return None if runner is None else runner.sandbox
+
     def takes_sessions(self) -> bool:
         """Whether sessions that want a worker find one here."""
         return self._running and not self._drain

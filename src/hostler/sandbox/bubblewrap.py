@@ -14,7 +14,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from hostler.engine.sandbox_port import (
 from hostler.sandbox import bubblewrap_host, cgroups, freezing, launch, leftovers, snapshots, users
 from hostler.sandbox.bubblewrap_host import Host
 from hostler.sandbox.cgroups import Group
+from hostler.sandbox.trials import trial_folder
 
 PROBE_SECONDS = 20.0
 
@@ -217,18 +217,29 @@ class BubblewrapProvider:
         return fd
 
     def _probe(self) -> IsolationLabel:
-        with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
-            place = Path(name)
-            trial = BubblewrapProvider(
-                place / "state",
-                uid_range=self._uid_range,
-                cgroup_name=self._cgroup_name,
-                uid_lock_file=self._uid_lock_file,
-            )
+        with trial_folder("bubblewrap", self._end_trial) as place:
+            trial = self._trial(place)
             try:
                 return trial._try_true(place)
             finally:
                 trial.close()
+
+    def _trial(self, place: Path) -> BubblewrapProvider:
+        return BubblewrapProvider(
+            place / "state",
+            uid_range=self._uid_range,
+            cgroup_name=self._cgroup_name,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    def _end_trial(self, place: Path) -> None:
+        """What a trial has left whose process was killed: its control groups."""
+        trial = self._trial(place)
+        try:
+            trial._open_now()
+            trial._sweep()
+        finally:
+            trial.close()
 
     def _try_true(self, place: Path) -> IsolationLabel:
         host = self._host = self._open_now()

@@ -14,7 +14,6 @@ import re
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from hostler.sandbox.cgroups import Group
 from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor_host import AUTOMATIC, Host, Platform
 from hostler.sandbox.launch import MARK
+from hostler.sandbox.trials import trial_folder
 
 START_SECONDS = 60.0
 """After that long a start hangs."""
@@ -237,16 +237,8 @@ class GvisorProvider:
         """Finds the platform; disturbs nobody who uses the state directory."""
         reasons = []
         for platform in AUTOMATIC if self._wanted is None else (self._wanted,):
-            with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
-                place = Path(name)
-                trial = GvisorProvider(
-                    place / "state",
-                    lowers=self._lowers,
-                    runsc=self._runsc,
-                    uid_range=self._uid_range,
-                    cgroup_name=self._cgroup_name,
-                    uid_lock_file=self._uid_lock_file,
-                )
+            with trial_folder("gvisor", self._end_trial) as place:
+                trial = self._trial(place)
                 try:
                     label = trial._try_platform(place, platform)
                 except _PlatformFailed as failed:
@@ -257,6 +249,25 @@ class GvisorProvider:
                 finally:
                     trial.close()
         raise SandboxUnavailable(f"a trial sandbox did not run. {'; '.join(reasons)}")
+
+    def _trial(self, place: Path) -> GvisorProvider:
+        return GvisorProvider(
+            place / "state",
+            lowers=self._lowers,
+            runsc=self._runsc,
+            uid_range=self._uid_range,
+            cgroup_name=self._cgroup_name,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    def _end_trial(self, place: Path) -> None:
+        """What a trial has left whose process was killed: gVisor's own go on without it."""
+        trial = self._trial(place)
+        try:
+            trial._open_now()
+            trial._estate.sweep()
+        finally:
+            trial.close()
 
     def _try_platform(self, place: Path, platform: Platform) -> IsolationLabel:
         host = self._open_now()

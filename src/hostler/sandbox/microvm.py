@@ -14,7 +14,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +46,7 @@ from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor import Lowers, host_programs
 from hostler.sandbox.machine_guest import Guest
 from hostler.sandbox.microvm_bundle import Tools
+from hostler.sandbox.trials import trial_folder
 
 Acceleration = Literal["kvm", "tcg"]
 
@@ -324,19 +324,8 @@ class MicrovmProvider:
         return Tools(qemu=os.path.abspath(qemu), **paths)
 
     def _try(self) -> IsolationLabel:
-        with tempfile.TemporaryDirectory(prefix="hostler-probe-") as name:
-            place = Path(name)
-            trial = MicrovmProvider(
-                place / "state",
-                lowers=self._lowers,
-                qemu=self._qemu,
-                kernel=self._kernel,
-                acceleration="tcg" if self._wanted == "tcg" else "auto",
-                firecracker=self._firecracker,
-                uid_range=self._uid_range,
-                cgroup_name=self._cgroup_name,
-                uid_lock_file=self._uid_lock_file,
-            )
+        with trial_folder("microvm", self._end_trial) as place:
+            trial = self._trial(place)
             try:
                 failure = self._failed_before(trial)
                 if failure.exists():
@@ -350,6 +339,28 @@ class MicrovmProvider:
                     raise
             finally:
                 trial.close()
+
+    def _trial(self, place: Path) -> MicrovmProvider:
+        return MicrovmProvider(
+            place / "state",
+            lowers=self._lowers,
+            qemu=self._qemu,
+            kernel=self._kernel,
+            acceleration="tcg" if self._wanted == "tcg" else "auto",
+            firecracker=self._firecracker,
+            uid_range=self._uid_range,
+            cgroup_name=self._cgroup_name,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    def _end_trial(self, place: Path) -> None:
+        """What a trial has left whose process was killed: a machine goes on without it."""
+        trial = self._trial(place)
+        try:
+            trial._open_now()
+            trial._estate.sweep()
+        finally:
+            trial.close()
 
     def _failed_before(self, trial: MicrovmProvider) -> Path:
         """File with the reason why KVM does not work here: trying takes long where it hangs.

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -45,8 +45,11 @@ from hostler.sandbox.cgroups import Group
 from hostler.sandbox.oci_container import LABEL_SANDBOX, LABEL_SESSION, LABEL_STATE, Ground, name_of
 from hostler.sandbox.oci_engine import About, Engine, EngineError
 from hostler.sandbox.oci_images import EngineImages, Root
+from hostler.sandbox.trials import stale_trials, trial_folder
 
 Kind = Literal["docker", "podman"]
+
+log = logging.getLogger("hostler.sandbox")
 
 PROBE_SECONDS = 60.0
 
@@ -224,23 +227,40 @@ class OciProvider:
         """See the port. Imports the base image when the engine doesn't have it yet."""
         # Where the worker keeps its state the engine can see it; a service with a /tmp of its own can't see ours.
         near = self._state_dir if self._state_dir.is_dir() else None
-        with tempfile.TemporaryDirectory(prefix="probe-", dir=near) as name:
-            place = Path(name)
+        kind = f"{self._kind}-{self.technology}"
+        for stale in stale_trials(kind, near):
+            stale.ended = await self._trial_is_ended(stale.place)
+        with trial_folder(kind, near=near) as place:
             place.chmod(0o711)
-            trial = OciProvider(
-                place / "state",
-                technology="gvisor" if self.technology == "gvisor" else self._kind,
-                kind=self._kind,
-                engine_socket=self._engine.socket,
-                image=self._image,
-                runtime=self._runtime,
-                uid_range=self._uid_range,
-                uid_lock_file=self._uid_lock_file,
-            )
+            trial = self._trial(place)
             try:
                 return await trial._try_true(place)
             finally:
                 trial.close()
+
+    def _trial(self, place: Path) -> OciProvider:
+        return OciProvider(
+            place / "state",
+            technology="gvisor" if self.technology == "gvisor" else self._kind,
+            kind=self._kind,
+            engine_socket=self._engine.socket,
+            image=self._image,
+            runtime=self._runtime,
+            uid_range=self._uid_range,
+            uid_lock_file=self._uid_lock_file,
+        )
+
+    async def _trial_is_ended(self, place: Path) -> bool:
+        """Whether nothing runs any more of a trial whose process was killed: the engine goes on without it."""
+        trial = self._trial(place)
+        try:
+            await trial.sweep()
+        except (SandboxUnavailable, EngineError, OSError):
+            log.exception("trial_not_ended", extra={"folder": str(place)})
+            return False
+        finally:
+            trial.close()
+        return True
 
     async def create(self, spec: SandboxSpec) -> OciSandbox:
         """See the port. The directories are made when they don't exist."""

@@ -7,6 +7,7 @@ from hostler.store import tables_checkpoints as tables_checkpoints
 from hostler.store import tables_files as tables_files
 from hostler.store import tables_homes as tables_homes
 from hostler.store import tables_memory as tables_memory
+from hostler.store import tables_previews as tables_previews
 from hostler.store import tables_retention as tables_retention
 from hostler.store import tables_skills as tables_skills
 from hostler.store import tables_snapshots as tables_snapshots

@@ -10,6 +10,7 @@ from hostler.domain.administration import CreateKey, NameWorkspace
 from hostler.domain.checkpoints import CreateCheckpoint, ForkSession, Rewind
 from hostler.domain.environment_keys import CreateEnvironmentKey
 from hostler.domain.policies import SuggestPolicy, TryPolicy
+from hostler.domain.previews import CreatePreview
 from hostler.domain.quotas import SetQuotas
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
 
@@ -168,6 +169,17 @@ class PolicySuggestion(Answer):
     covered: list[PastUse]
     denied: list[PastUse]
     complete: bool
+
+
+class Preview(Answer):
+    id: str
+    type: Literal["preview"]
+    session_id: str
+    port: int
+    url: str
+    created_at: str
+    expires_at: str
+    revoked_at: str | None
 
 
 class CredentialUse(Answer):
@@ -443,6 +455,9 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
         SessionDiff,
         {name: {"type": "string"} for name in ("from", "to", "path")},
     ),
+    "sessions.previews.create": (CreatePreview, Preview, {}),
+    "sessions.previews.list": (None, Page[Preview], {}),
+    "sessions.previews.revoke": (None, Preview, {}),
     "policy.test": (TryPolicy, PolicyTest, {}),
     "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
     "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),
