@@ -192,6 +192,9 @@ class Files(_Section):
     )
     max_outputs: int = Field(1000, ge=0, le=100_000, description="Files that one session may put out.")
     max_outputs_mb: int = Field(2048, ge=0, le=1 << 24, description="All of them together, in MiB.")
+    cache_mb: int = Field(
+        10_240, ge=1, le=1 << 30, description="Copies of what is in the object store (`objects.url`), in MiB."
+    )
     clone_seconds: float = Field(300.0, gt=0, description="How long cloning one repository may take.")
     clone_mb: int = Field(2048, ge=1, le=1 << 20, description="Room that one cloned repository may take, in MiB.")
 
@@ -281,7 +284,9 @@ class Objects(_Section):
     """Where the bytes are kept that must outlive every host: what sessions keep in their folders."""
 
     url: str = Field(
-        "", description="`s3://bucket/prefix`. Empty: `objects` in the state folder, which only this host reads."
+        "",
+        description="`s3://bucket/prefix`, or `file:///folder` that all hosts mount. Empty: `objects` in the state "
+        "folder, which only this host reads.",
     )
     endpoint: str = Field("", description="Address of a server that speaks S3, when it isn't Amazon's.")
     region: str = Field("", description="Region of the bucket. Empty: `AWS_REGION`, else `us-east-1`.")

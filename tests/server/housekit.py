@@ -16,8 +16,8 @@ from hostler import compose, config
 from hostler.compose import sandboxes
 from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
+from hostler.engine.object_port import Objects
 from hostler.engine.placement import Verified
-from hostler.engine.snapshot_port import Snapshots
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
@@ -52,7 +52,7 @@ class House:
     mcp_credentials: McpCredentials | None = None
     resolver: Resolver | None = None
     verified: Verified | None = None
-    snapshots: Snapshots | None = None
+    objects: Objects | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -66,7 +66,7 @@ class House:
                 mcp_credentials=self.mcp_credentials,
                 resolver=self.resolver,
                 verified=self.verified,
-                snapshots=self.snapshots,
+                objects=self.objects,
             )
         )
         if not self.secret:
@@ -254,7 +254,7 @@ async def open_house(
     mcp_credentials: McpCredentials | None = None,
     resolver: Resolver | None = None,
     verified: Verified | None = None,
-    snapshots: Snapshots | None = None,
+    objects: Objects | None = None,
     **settings: Any,
 ) -> AsyncIterator[House]:
     async with RehearsalModel(script) as model:
@@ -272,7 +272,7 @@ async def open_house(
             mcp_credentials=mcp_credentials,
             resolver=resolver,
             verified=verified,
-            snapshots=snapshots,
+            objects=objects,
         )
         await house.start()
         try:

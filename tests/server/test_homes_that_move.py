@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
-from tarsnapshots import TarSnapshots
+from objectskit import WaywardObjects, snapshots_of, until_kept
 
 from hostler.testing.rehearsal import gate, step, text, tool
 
@@ -21,16 +21,16 @@ QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 2.0}
 class Hosts:
     """Machines that share a database and an object store. Each has a state folder of its own."""
 
-    def __init__(self, stack: AsyncExitStack, tmp_path: Path, url: str, snapshots: TarSnapshots) -> None:
+    def __init__(self, stack: AsyncExitStack, tmp_path: Path, url: str, objects: WaywardObjects) -> None:
         self._stack = stack
         self._place = tmp_path
         self._url = url
         self._secret = ""
-        self.snapshots = snapshots
+        self.objects = objects
 
     async def host(self, name: str, **settings: Any) -> House:
         shared = {"secrets__key_file": str(self._place / "keys.json"), **QUICK, **settings}
-        opened = open_house(self._place / name, self._url, snapshots=self.snapshots, **shared)
+        opened = open_house(self._place / name, self._url, objects=self.objects, **shared)
         house = await self._stack.enter_async_context(opened)
         if self._secret:
             house.secret = self._secret
@@ -42,7 +42,7 @@ class Hosts:
 @asynccontextmanager
 async def some_hosts(tmp_path: Path, url: str) -> AsyncIterator[Hosts]:
     async with AsyncExitStack() as stack:
-        yield Hosts(stack, tmp_path, url, TarSnapshots(tmp_path / "objects"))
+        yield Hosts(stack, tmp_path, url, WaywardObjects(tmp_path / "objects"))
 
 
 @pytest_asyncio.fixture
@@ -57,12 +57,6 @@ async def leave(house: House) -> None:
     house.hostler.worker.drain()
     await house.until_no_process()
     await house.stop()
-
-
-async def until_kept(hosts: Hosts, session: str) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while session not in hosts.snapshots.kept:  # noqa: ASYNC110 - nothing announces a snapshot
-            await asyncio.sleep(0.01)
 
 
 def said(events: list[Any], kind: str) -> list[Any]:
@@ -121,7 +115,7 @@ async def test_a_worker_that_had_the_session_last_finds_its_folders_as_they_are(
     await house.turn(session, bash("echo mine > file"))
     await leave(house)
     await house.start()
-    hosts.snapshots.damaged |= {one.id for one in hosts.snapshots.kept[session]}
+    hosts.objects.damaged |= set(hosts.objects.names)
     events = await house.turn(session, bash("cat file"))
     assert results(events) == ["mine"]
     assert not said(events, "snapshots_damaged")
@@ -131,7 +125,8 @@ async def test_what_a_killed_worker_did_not_keep_is_told_loudly_to_user_and_mode
     killed = await hosts.host("killed")
     session = await killed.session()
     await killed.turn(session, bash("echo 1 > count"))
-    await until_kept(hosts, session)
+    await until_kept(killed, session)
+    (first,) = await snapshots_of(killed, session)
     await killed.say(session, [step(tool("bash", command="echo 2 >> count")), step(gate("cut"), text("never"))])
     await killed.model.reached_gate("cut")
     await killed.stop()  # in the middle of the turn, as a crash of the host would
@@ -139,7 +134,7 @@ async def test_what_a_killed_worker_did_not_keep_is_told_loudly_to_user_and_mode
     other.model.open_gate("cut")
     events = await other.until_idle(session)
     lost = said(await other.events(session), "files_lost")
-    assert [(one["tool_calls"], one["snapshot_id"]) for one in lost] == [(1, hosts.snapshots.kept[session][0].id)]
+    assert [(one["tool_calls"], one["snapshot_id"]) for one in lost] == [(1, first.id)]
     assert types(events)[-1] == "session.status_idle"
     events = await other.turn(session, bash("cat count"))
     assert results(events) == ["1"]
@@ -170,10 +165,12 @@ async def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_so_once(
     one = await hosts.host("one")
     session = await one.session()
     await one.turn(session, bash("echo 1 > count"))
+    await until_kept(one, session)
+    (first,) = await snapshots_of(one, session)
+    known = len(hosts.objects.names)
     await one.turn(session, bash("echo 2 >> count"))
     await leave(one)
-    first, *later = hosts.snapshots.kept[session]
-    hosts.snapshots.damaged |= {snapshot.id for snapshot in later}
+    hosts.objects.damaged |= set(hosts.objects.names[known:])
     two = await hosts.host("two")
     events = await two.turn(session, bash("cat count; echo 3 >> count"))
     assert results(events) == ["1"]
@@ -188,13 +185,13 @@ async def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_so_once(
 async def test_files_that_could_not_be_kept_are_kept_as_soon_as_that_is_possible(hosts: Hosts) -> None:
     one = await hosts.host("one", worker__cache_look_seconds=0.1)
     session = await one.session()
-    hosts.snapshots.away = True
+    hosts.objects.away = True
     await one.turn(session, bash("echo 1 > count"))
     assert one.hostler is not None
     one.hostler.worker.drain()
     await one.until_no_process()
-    hosts.snapshots.away = False
-    await until_kept(hosts, session)
+    hosts.objects.away = False
+    await until_kept(one, session)
     await leave(one)
     two = await hosts.host("two")
     assert results(await two.turn(session, bash("cat count"))) == ["1"]

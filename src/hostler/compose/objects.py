@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import ObjectMissing, Objects, ObjectsUnavailable
+from hostler.engine.shared_blobs import SharedBlobs
 from hostler.objects.folder import FolderObjects
 from hostler.snapshots.limits import SnapshotLimits
 from hostler.snapshots.service import SnapshotTerms, StoredSnapshots
 from hostler.snapshots.sweeping import SnapshotSweep
+from hostler.store.blobs import Blobs
 from hostler.store.checkpoints import needed_snapshots
 from hostler.store.database import Database
 
@@ -42,8 +44,14 @@ def _place(settings: Settings) -> Objects:
     if not wanted.url:
         return FolderObjects(settings.state_dir / "objects")
     url = urlsplit(wanted.url)
+    if url.scheme == "file":
+        if url.netloc or not url.path or url.query or url.fragment:
+            raise InvalidRequest(f"objects.url: {wanted.url!r} is no folder; write it like file:///mnt/shared/objects")
+        return FolderObjects(Path(unquote(url.path)))
     if url.scheme != "s3" or not url.netloc or url.query or url.fragment:
-        raise InvalidRequest(f"objects.url: {wanted.url!r} is no bucket; write it like s3://bucket/prefix")
+        raise InvalidRequest(
+            f"objects.url: {wanted.url!r} is no bucket; write it like s3://bucket/prefix, or file:///mnt/shared/objects"
+        )
     secret = wanted.secret_access_key.get_secret_value()
     if bool(wanted.access_key_id) != bool(secret):
         raise InvalidRequest("objects.access_key_id and objects.secret_access_key go together: set both, or neither")
@@ -56,6 +64,14 @@ def _place(settings: Settings) -> Objects:
         return S3Objects(bucket)
     except ObjectsUnavailable as error:
         raise InvalidRequest(f"objects.url: {error}") from error
+
+
+def open_blobs(settings: Settings, database: Database, objects: Objects) -> Blobs:
+    """Bytes of files: on this host, unless other hosts have to read them."""
+    folder = settings.state_dir / "blobs"
+    if not settings.objects.url:
+        return Blobs(folder)
+    return SharedBlobs(folder, database, objects, cache_bytes=settings.files.cache_mb << 20)
 
 
 def stored_snapshots(settings: Settings, database: Database, objects: Objects) -> StoredSnapshots:

@@ -24,7 +24,7 @@ from hostler.compose.attack_gate import AttackGate
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.objects import open_objects, snapshot_sweep, stored_snapshots
+from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
@@ -59,7 +59,7 @@ from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
-from hostler.engine.attachments import Attachments, collect_left
+from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.boundary import Boundary
 from hostler.engine.checkpoints import Checkpoints
@@ -81,6 +81,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.mounted_files import FileKind, MountedFiles
 from hostler.engine.mounted_skills import MountedSkills
 from hostler.engine.neighbours import Neighbours
+from hostler.engine.object_port import Objects
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
@@ -99,7 +100,6 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
-from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -112,7 +112,6 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
-from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
@@ -171,13 +170,13 @@ async def running(
     mcp_credentials: McpCredentials | None = None,
     verified: Verified | None = None,
     resolver: Resolver | None = None,
-    snapshots: Snapshots | None = None,
+    objects: Objects | None = None,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
-    into addresses; None: the system does.
+    into addresses; None: the system does. `objects` keeps what must outlive every host; None: what is configured.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -188,8 +187,8 @@ async def running(
                     f"refusing to listen on {settings.server.host} without an API key; "
                     "make one first: hostler key create"
                 )
-            objects = await open_objects(settings)
-            stored = stored_snapshots(settings, database, objects)
+            objects = objects or await open_objects(settings)
+            snapshots = stored_snapshots(settings, database, objects)
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
@@ -204,7 +203,7 @@ async def running(
             upstream = await _upstream(settings, stack)
             gateway = ModelGateway(upstream)
             stack.push_async_callback(gateway.close)
-            blobs = Blobs(settings.state_dir / "blobs")
+            blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
             files = Files(database, blobs, file_terms(settings), quotas.admit_bytes, also_used=[used_archives])
@@ -245,9 +244,9 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
-            points = Points(records, stored, quotas.admit_bytes)
+            points = Points(records, snapshots, quotas.admit_bytes)
             checkpoints = Checkpoints(database, hub)
-            copies = home_copies(settings, database, snapshots or stored, places, mounted_files)
+            copies = home_copies(settings, database, snapshots, places, mounted_files)
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
@@ -277,7 +276,7 @@ async def running(
                     )
                 ),
                 content=FileContent(database, blobs),
-                snapshots=snapshots or stored,
+                snapshots=snapshots,
                 denials=denials,
                 allowing=allowing,
                 copies=copies,
@@ -287,27 +286,13 @@ async def running(
                 interrupt_grace_seconds=settings.turns.interrupt_grace_seconds,
             )
 
-            async def forget(session_id: str) -> None:
-                await asyncio.to_thread(places.remove, session_id)
-                await asyncio.to_thread(mounted_files.forget, session_id)
-
-            async def collect_only() -> None:
-                async def counts(_: str) -> bool:
-                    return True
-
-                await collect_left(places, database, parts.attachments, counts)
-
-            keep_homes = (
-                collect_only
-                if copies is None
-                else home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
-            )
+            keep_homes = home_keeping(settings, owner, database, copies, places, parts.attachments, hub, terms)
             worker = Worker(
                 owner,
                 database,
                 hub,
                 parts,
-                forget if copies is None else copies.forget,
+                copies.forget,
                 WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
             )
             await worker.release_own()
@@ -336,8 +321,8 @@ async def running(
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
                 checkpoints=checkpoints,
-                forks=Forks(database, checkpoints, stored, kinds, quotas, placement),
-                diffs=Diffs(database, checkpoints, stored),
+                forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
+                diffs=Diffs(database, checkpoints, snapshots),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),

@@ -123,6 +123,8 @@ class Copies:
         await self.database.write(lambda c: rows.clear_home(c, self.database.now(c), lease, until))
         await asyncio.to_thread(self.notes.remove, session_id)
         await self.forget(session_id)
+        if latest is not None:
+            await self.snapshots.forget(session_id)
 
     async def counts(self, session_id: str) -> bool:
         """Whether the files on this host may be the session's newest ones."""

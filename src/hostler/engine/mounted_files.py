@@ -21,7 +21,7 @@ from hostler.engine.mountpoints import MountPoints, surfaces
 from hostler.engine.resources import Resource, check_free
 from hostler.engine.sandbox_port import Mount
 from hostler.store import files as rows
-from hostler.store.blobs import Blobs
+from hostler.store.blobs import Blob, Blobs
 from hostler.store.database import Database
 from hostler.store.files import FileRow, NewFile
 from hostler.store.moments import moment
@@ -103,6 +103,8 @@ class MountedFiles(Attachment):
         found = await self._database.read(lambda c: rows.find_files(c, session.workspace_id, wanted))
         if len(found) < len(wanted):
             log.warning("files_not_mounted", extra={"session": session.id, "deleted": len(wanted) - len(found)})
+        for row in found:
+            await self._blobs.here(Blob(row.sha256, row.size_bytes))
         return await asyncio.to_thread(self._lay_out, session, home, wanted, found)
 
     def _lay_out(

@@ -201,7 +201,8 @@ class SessionRunner:
             if plan.do != "nothing":
                 if self._retired:
                     return
-                if self._more or self._wake.is_set():
+                was_sick = self._profile is not None and await self._waiting.replaced(self._profile)
+                if was_sick or self._more or self._wake.is_set():
                     continue
             elif self._state is not None and self._state.stands_by and not self._retired:
                 await self._stand_by()

@@ -55,10 +55,7 @@ class Waiting:
     async def out(self, profile: Profile) -> bool:
         """Until something is to be done: True. False: the process is to be let go, and the session with it."""
         began = monotonic()
-        if profile.pattern == "long_running":
-            if await self._replaced(profile):
-                return True
-        else:
+        if profile.pattern != "long_running":
             self.since = began
             self._on_idle()
         try:
@@ -69,7 +66,7 @@ class Waiting:
                 if self._is_retired():
                     return False
                 if profile.pattern == "long_running":
-                    if await self._replaced(profile):
+                    if await self.replaced(profile):
                         return True
                 elif not await self._is_kept_awake(profile, began):
                     return False
@@ -100,10 +97,10 @@ class Waiting:
             return False
         return bool(await left_running(process.sandbox))
 
-    async def _replaced(self, profile: Profile) -> bool:
-        """Whether the process was sick, and is gone."""
+    async def replaced(self, profile: Profile) -> bool:
+        """Between two turns: whether the process was sick, and is gone. Only what stays is looked at."""
         process = self._lodging.process
-        if process is None:
+        if process is None or profile.pattern != "long_running":
             return False
         try:
             room = await asyncio.to_thread(self._lodging.room)

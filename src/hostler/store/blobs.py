@@ -92,6 +92,9 @@ class Blobs:
         with os.fdopen(descriptor, "rb") as content:
             return await self.put_open(content, most=most)
 
+    async def here(self, blob: Blob) -> None:
+        """After this the file of `path` is on this host, if the blob is anywhere. Raises StoreDamaged, Busy."""
+
     def path(self, sha256: str) -> Path:
         """The file that holds a blob; nobody but this server reaches it by this name. Never write to it.
 

@@ -1,10 +1,10 @@
-"""Tables: where the newest files of a session are."""
+"""Tables: where the newest files of a session are, and the bytes of uploads and outputs."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from hostler.store.tables import Words, metadata
+from hostler.store.tables import Seconds, Words, metadata
 
 # One row for each session whose files some worker has had. `copy` names the one copy of them that counts: folders of
 # another name are of an earlier time, wherever they are. Empty: none counts, the next worker begins with nothing.
@@ -18,4 +18,16 @@ session_homes = sa.Table(
     sa.Column("kept_seq", sa.BigInteger, nullable=False),
     # Snapshots up to this number are of tasks that are over: nothing is restored from them.
     sa.Column("void_until", sa.BigInteger, nullable=False),
+)
+
+# Where the bytes of a file are in the object store, when several hosts read them. An object's name is used once, so
+# that removing it can't meet somebody who puts the same bytes there again.
+blob_objects = sa.Table(
+    "blob_objects",
+    metadata,
+    sa.Column("sha256", Words, primary_key=True),
+    sa.Column("object_name", Words, nullable=False),
+    # When somebody last put these bytes there, or would have.
+    sa.Column("put_at", Seconds, nullable=False),
+    sa.Index("ix_blob_objects_oldest", "put_at"),
 )

@@ -26,3 +26,11 @@ def upgrade() -> None:
             ["session_id"], ["sessions.id"], name="fk_session_homes_session_id", ondelete="CASCADE"
         ),
     )
+    op.create_table(
+        "blob_objects",
+        sa.Column("sha256", WORDS, nullable=False),
+        sa.Column("object_name", WORDS, nullable=False),
+        sa.Column("put_at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("sha256", name="pk_blob_objects"),
+    )
+    op.create_index("ix_blob_objects_oldest", "blob_objects", ["put_at"])
