@@ -207,6 +207,9 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "agent_id": _agent,
     "environment_id": _environment,
     "session_id": _session,
+    # Before there is anybody who wants to hear of new sessions, and is told of them again and again.
+    "checkpoint_id": _checkpoint,
+    "fork_id": _fork,
     "thread_id": _thread,
     "file_id": _file,
     "resource_id": _resource,
@@ -224,8 +227,6 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "workspace_id": lambda owner: owner.workspace,
     "endpoint_id": _webhook_endpoint,
     "delivery_id": _webhook_delivery,
-    "checkpoint_id": _checkpoint,
-    "fork_id": _fork,
     "preview_id": _preview,
 }
 

@@ -17,10 +17,9 @@ from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import Conflict, HostlerError, InvalidRequest, LeaseLost, NotFound
 from hostler.domain.isolation import KEPT_AUTOMATIC, AutomaticCheckpoints
 from hostler.engine.object_port import ObjectsUnavailable
-from hostler.engine.points import Points, refuse_unless_between_turns
+from hostler.engine.points import Points, refuse_unless_a_point
 from hostler.engine.records import Applied, Records
 from hostler.engine.snapshot_port import SnapshotTooLarge
-from hostler.engine.state import SessionState
 from hostler.store import checkpoints as rows
 from hostler.store import eventlog, orders
 from hostler.store.database import Database
@@ -89,7 +88,7 @@ class Boundary:
     async def _carry_out(self, order: Order, lease: Lease, files: Files) -> bool:
         try:
             session = await self.database.read(lambda c: get_session(c, None, order.session_id))
-            refuse_unless_between_turns(SessionState.model_validate_json(session.state), _WHAT[order.act])
+            refuse_unless_a_point(session, _WHAT[order.act])
             if order.act == "rewind":
                 await files.stilled()
             snapshot_id = await files.kept(session)
@@ -102,8 +101,13 @@ class Boundary:
                 await self._take(order, lease, snapshot_id)
         except LeaseLost:
             raise
-        except (HostlerError, SnapshotTooLarge, ObjectsUnavailable) as error:
+        except HostlerError as error:
             await self._refuse(order, lease, error)
+        except SnapshotTooLarge as error:
+            await self._refuse(order, lease, InvalidRequest(str(error)))
+        except ObjectsUnavailable as error:
+            log.warning("order_failed", extra={"session": order.session_id, "act": order.act, "reason": str(error)})
+            await self._refuse(order, lease, Conflict(f"The files can't be kept now: {error}"))
         except Exception as error:
             log.exception("order_failed", extra={"session": order.session_id, "act": order.act})
             await self._refuse(order, lease, HostlerError(f"{_WHAT[order.act]} failed: {error}"))
@@ -155,10 +159,9 @@ class Boundary:
             self.records.announce(order.session_id, applied, by_worker=True)
         return True
 
-    async def _refuse(self, order: Order, lease: Lease, error: Exception) -> None:
-        kind = next((name for name, class_ in ERRORS.items() if isinstance(error, class_)), "conflict")
-        code = error.code if isinstance(error, HostlerError) else None
-        await self._close(order, lease, {"error": kind, "message": str(error), "code": code})
+    async def _refuse(self, order: Order, lease: Lease, error: HostlerError) -> None:
+        kind = next(name for name, class_ in ERRORS.items() if isinstance(error, class_))
+        await self._close(order, lease, {"error": kind, "message": error.message, "code": error.code})
 
     async def _close(self, order: Order, lease: Lease, outcome: dict[str, Any]) -> None:
         def unit(conn: Connection) -> None:
@@ -182,8 +185,10 @@ class Boundary:
         wanted = automatic_of(session)
         if wanted.every_turns is None and wanted.every_minutes is None:
             return
-        state = SessionState.model_validate_json(session.state)
-        if state.turn is not None or not _is_between_turns(state):
+        try:
+            if refuse_unless_a_point(session, "a checkpoint").turn is not None:
+                return
+        except HostlerError:
             return
         if not await self.database.read(lambda c: self._is_due(c, session, wanted)):
             return
@@ -235,11 +240,3 @@ def _refuse_if_it_went_on(conn: Connection, order: Order) -> None:
             f"This session went on before {_WHAT[order.act]} could be done; nothing was changed. "
             "Wait for session.status_idle, then ask again."
         )
-
-
-def _is_between_turns(state: SessionState) -> bool:
-    try:
-        refuse_unless_between_turns(state, "")
-    except HostlerError:
-        return False
-    return True

@@ -16,8 +16,7 @@ from hostler.domain.errors import Conflict, InvalidRequest, StoreDamaged
 from hostler.domain.sessions import Position
 from hostler.engine.boundary import ERRORS
 from hostler.engine.hub import Hub
-from hostler.engine.points import checkpoint_view, refuse_unless_between_turns
-from hostler.engine.state import SessionState
+from hostler.engine.points import checkpoint_view, refuse_unless_a_point
 from hostler.store import checkpoints as rows
 from hostler.store import orders
 from hostler.store.checkpoints import CheckpointRow, RewindRow
@@ -121,7 +120,7 @@ class Checkpoints:
         def unit(conn: Connection) -> str:
             row = lock_session(conn, workspace, session_id)
             what = "going back" if act == "rewind" else "a checkpoint"
-            refuse_unless_between_turns(SessionState.model_validate_json(row.state), what)
+            refuse_unless_a_point(row, what)
             refuse(conn)
             now = self._database.now(conn)
             return orders.give(

@@ -44,6 +44,19 @@ class SnapshotRows(Protocol):
         ...
 
 
+def refuse_unless_a_point(session: SessionRow, what: str) -> SessionState:
+    """The state of a session that is at a point, and has such. Raises what `refuse_unless_between_turns` does."""
+    hosting = (session.environment.get("config") or {}).get("hosting") or {}
+    if hosting.get("pattern") == "ephemeral":
+        raise InvalidRequest(
+            f"This session is ephemeral: nothing of it stays after a turn but events, outputs and the bill, so {what} "
+            "is not possible. Choose another `hosting.pattern` in the environment for sessions to come."
+        )
+    state = SessionState.model_validate_json(session.state)
+    refuse_unless_between_turns(state, what)
+    return state
+
+
 def refuse_unless_between_turns(state: SessionState, what: str) -> None:
     """Raises Conflict when `what` can be done later, InvalidRequest when it can't be done to this session."""
     if state.self_hosted:
@@ -99,9 +112,9 @@ class Points:
     ) -> CheckpointRow:
         """The point at which the session is, whose row the caller holds, with its files as `snapshot_id` has them.
 
-        Raises what `refuse_unless_between_turns` does.
+        Raises what `refuse_unless_a_point` does.
         """
-        refuse_unless_between_turns(SessionState.model_validate_json(session.state), "a checkpoint")
+        refuse_unless_a_point(session, "a checkpoint")
         return rows.put_checkpoint(
             conn,
             now,
