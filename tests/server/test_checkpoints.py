@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 import sqlalchemy as sa
-from housekit import ASK_FOR_BASH, House, allow
+from housekit import ASK_FOR_BASH, DEADLINE, House, allow
+from test_several_servers import two_houses
 
+from hostler.domain.checkpoints import CreateCheckpoint
+from hostler.domain.errors import Conflict
+from hostler.engine.checkpoints import Checkpoints
+from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.tables import events, sequences, sessions, transcript_entries
 from hostler.store.tables_checkpoints import checkpoints
 from hostler.store.tables_snapshots import snapshots
+from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import step, tool
 
 
@@ -105,7 +113,17 @@ async def test_a_session_goes_back_with_its_files_and_forward_again(house: House
 
 
 async def test_a_fork_begins_at_the_point_and_the_original_stays_as_it_is(house: House) -> None:
-    session = await house.session()
+    upload = await house.client.beta.files.upload(file=("given.txt", b"given"))
+    made = await house.client.beta.agents.create(
+        name="Coder", model="claude-opus-5-5", tools=[{"type": "agent_toolset_20260401"}]
+    )
+    session = (
+        await house.client.beta.sessions.create(
+            agent=made.id,
+            environment_id=await house.environment(),
+            resources=[{"type": "file", "file_id": upload.id, "mount_path": "/mnt/session/uploads/given.txt"}],
+        )
+    ).id
     await shell(house, session, "echo one > note.txt")
     first = await post(house, f"{session}/checkpoints")
     await shell(house, session, "echo two > note.txt")
@@ -137,7 +155,8 @@ async def test_a_fork_begins_at_the_point_and_the_original_stays_as_it_is(house:
     assert texts == ["one", "mine"]
     # What it stands on may go: the fork has its own.
     await house.client.beta.sessions.delete(session)
-    assert await shell(house, fork["id"], "cat note.txt") == "mine"
+    await house.client.beta.files.delete(upload.id)
+    assert await shell(house, fork["id"], "cat note.txt /mnt/session/uploads/given.txt") == "mine\ngiven"
 
 
 async def test_a_call_that_waits_is_a_point_too(house: House) -> None:
@@ -250,3 +269,32 @@ async def test_checkpoints_are_taken_by_themselves_and_the_oldest_go(house: Hous
     a_turn = by_hand["seq"]
     # By hand after the first; then every second, of which two are kept.
     assert [(reason, seq // a_turn) for reason, seq in found] == [("manual", 1), ("automatic", 7), ("automatic", 9)]
+
+
+async def test_a_session_goes_back_through_a_server_that_does_not_have_it(
+    tmp_path: Path, server_cluster: PostgresCluster
+) -> None:
+    """The one that has its idle process hears of it at once: polling is slowed down so far that it explains nothing."""
+    async with two_houses(tmp_path, server_cluster) as pair:
+        session = await pair.working.session()
+        await shell(pair.working, session, "echo one > note.txt")
+        first = await post(pair.other, f"{session}/checkpoints")
+        await shell(pair.working, session, "echo two > note.txt")
+        async with asyncio.timeout(DEADLINE):
+            await post(pair.other, f"{session}/rewind", checkpoint_id=first["id"])
+        assert await shell(pair.working, session, "cat note.txt") == "one"
+
+
+async def test_what_no_worker_does_in_time_is_not_done_later(house: House) -> None:
+    assert house.hostler is not None
+    session = await house.session()
+    await house.turn(session, [step("Said.")])
+    database = house.hostler.database
+    house.hostler.worker.drain()
+    await house.until_no_process()
+    waiting = Checkpoints(database, house.hostler.hub, patience_seconds=0.2)
+    with pytest.raises(Conflict, match="no worker could do this"):
+        await waiting.create(DEFAULT_WORKSPACE, session, CreateCheckpoint())
+    await house.restart()
+    await house.turn(session, [step("Said again.")])
+    assert (await get(house, f"{session}/checkpoints"))["data"] == []

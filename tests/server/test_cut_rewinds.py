@@ -107,7 +107,9 @@ async def killed_at(tmp_path: Path, act: str, number: int, when: str) -> bool:
         file = tmp_path / "die"
         async with server(settings, file) as client:
             session, point = await begun(client)
-            file.write_text(f"{number} {when}")
+            fresh = file.with_suffix(".new")
+            fresh.write_text(f"{number} {when}")
+            fresh.rename(file)  # never half of it
             try:
                 if act == "rewind":
                     await post(client, f"{session}/rewind", checkpoint_id=point)
