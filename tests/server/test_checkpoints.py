@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 import sqlalchemy as sa
-from housekit import ASK_FOR_BASH, DEADLINE, House, allow
+from housekit import ASK_FOR_BASH, DEADLINE, House
 from test_several_servers import two_houses
 
 from hostler.domain.checkpoints import CreateCheckpoint
@@ -159,31 +160,41 @@ async def test_a_fork_begins_at_the_point_and_the_original_stays_as_it_is(house:
     assert await shell(house, fork["id"], "cat note.txt /mnt/session/uploads/given.txt") == "mine\ngiven"
 
 
-async def test_a_call_that_waits_is_a_point_too(house: House) -> None:
+async def test_calls_that_wait_are_a_point_too(house: House) -> None:
+    """Two calls of one answer: what the second is, only the gateway's state knows."""
     session = await house.session(ASK_FOR_BASH)
-    asked = await house.turn(session, runs("echo ran >> log.txt; cat log.txt"))
-    call = next(e for e in asked if e.type == "agent.tool_use")
+    steps = [
+        step(tool("bash", command="echo first >> log.txt"), tool("bash", command="echo second >> log.txt")),
+        step(tool("read", file_path="/workspace/log.txt")),
+        step("{{last_tool_result}}"),
+    ]
+    asked = await house.turn(session, steps)
+    waits_for = asked[-1].stop_reason.event_ids
     point = await post(house, f"{session}/checkpoints")
-    assert point["stop_reason"]["event_ids"] == [call.id]
-    seen = len(await house.events(session))
-    await house.answer(session, allow(call))
-    await house.until_idle(session, seen)
+    assert point["stop_reason"]["event_ids"] == waits_for
+    assert await allowed(house, session) == "first second"
     fork = await post(house, f"{session}/fork", checkpoint_id=point["id"])
     await post(house, f"{session}/rewind", checkpoint_id=point["id"])
     idle = (await house.events(session))[-1]
-    assert (idle.type, idle.stop_reason.event_ids) == ("session.status_idle", [call.id])
+    assert (idle.type, idle.stop_reason.event_ids) == ("session.status_idle", waits_for)
     waiting = await house.client.get("/hostler/v1/approvals", cast_to=dict[str, Any])
     assert {(row["session_id"], row["event_id"]) for row in waiting["data"]} == {
-        (session, call.id),
-        (fork["id"], call.id),
+        (again, event_id) for again in (session, fork["id"]) for event_id in waits_for
     }
+    # They run once, in a workspace where they never ran.
     for again in (session, fork["id"]):
-        seen = len(await house.events(again))
-        await house.answer(again, allow(call))
-        ended = await house.until_idle(again, seen)
-        # It runs once, in a workspace where it never ran.
-        assert next(e for e in ended if e.type == "agent.tool_result").content[0].text == "ran"
-        assert next(e for e in ended if e.type == "agent.message").content[0].text == "ran"
+        assert await allowed(house, again) == "first second"
+
+
+async def allowed(house: House, session: str) -> str:
+    """Allow everything that the session asks; the words of the file that it reads at the end."""
+    while (stop := (await house.events(session))[-1].stop_reason).type == "requires_action":
+        seen = len(await house.events(session))
+        for event_id in stop.event_ids:
+            await house.answer(session, {"type": "user.tool_confirmation", "tool_use_id": event_id, "result": "allow"})
+        await house.until_idle(session, seen)
+    said = [e.content[0].text for e in await house.events(session) if e.type == "agent.message"]
+    return " ".join(re.findall("first|second", said[-1]))
 
 
 async def test_memories_go_back_unless_somebody_else_has_changed_them(house: House) -> None:
@@ -278,8 +289,9 @@ async def test_a_session_goes_back_through_a_server_that_does_not_have_it(
     async with two_houses(tmp_path, server_cluster) as pair:
         session = await pair.working.session()
         await shell(pair.working, session, "echo one > note.txt")
-        first = await post(pair.other, f"{session}/checkpoints")
+        first = await post(pair.working, f"{session}/checkpoints")
         await shell(pair.working, session, "echo two > note.txt")
+        await post(pair.working, f"{session}/checkpoints")  # and now its process has nothing to do
         async with asyncio.timeout(DEADLINE):
             await post(pair.other, f"{session}/rewind", checkpoint_id=first["id"])
         assert await shell(pair.working, session, "cat note.txt") == "one"
