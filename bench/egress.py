@@ -11,7 +11,7 @@ thread: there the proxies' CPU time for each request is what can be compared.
 - kept: each client has one connection; new: a tunnel and a TLS handshake for each request.
 - cold: new, and each connection is for a host that was never asked for (a certificate has to be made).
 
-Ours is what the product runs, except for the sandbox around the clients: road, policy, name resolution, secrets (one
+Ours is what the product runs, except for the sandbox around the clients: road, policy, name resolution, filters (one
 header is replaced, the answer is filtered), and every decision committed to SQLite before anything is connected.
 `--without-records` leaves the last part out. Ours is reached over a unix socket, as by a sandbox, the others over
 TCP. Needs gcc, the headers of OpenSSL and tinyproxy (apt: libssl-dev tinyproxy); mitmproxy is installed into a virtual
@@ -283,6 +283,7 @@ def measure(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> No
         for connections in (1, 20)
     }
     cases["ended cold 1"] = (("direct", "direct", "ended"), "cold", 1)
+    cases = {name: case for name, case in cases.items() if not arguments.only or name in arguments.only}
     print(f"load before: {os.getloadavg()[0]:.2f}; {arguments.rounds} rounds of {arguments.seconds} s")
     print(f"{'case':<16}{'':<11}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'of peer':>9}", end="")
     print(f"{'CPU us':>9}{'failed':>8}")
@@ -326,6 +327,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--only", action="append", metavar="CASE", help="such as 'ended kept 20'; may be repeated")
     parser.add_argument("--without-records", action="store_true", help="decisions are not written down")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "hostler-bench")
     parser.add_argument("--python", default=sys.executable, help="interpreter for mitmproxy; 3.12 or newer for today's")

@@ -5,7 +5,7 @@
 
 `resume`: an event sent to a session without a process → first model request, with its files on the worker (`local`) and
 with nothing of it there (`restored`: 200 files, 4 MB, from the object store), against the bare Agent SDK's `resume` of
-the very same transcript. Turns have a tool call each, about 20 kB of transcript. `rows`: list, send and resume on a
+the very same transcript. Turns have a tool call each, some 18 kB of transcript. `rows`: list, send and resume on a
 server with that many hibernated sessions, against one with 100. Figures are medians.
 """
 
@@ -38,7 +38,7 @@ from hostler.testing.rehearsal import RehearsalModel, prompt, step, tool
 from main_job import HELLO, MODEL, bare_options, first_request_after, median, show
 
 FILES = "mkdir -p src && cd src && for i in $(seq 200); do head -c 20000 /dev/urandom > f$i; done; echo made"
-PER_TURN = 18_000
+PER_TURN = 5_000
 """Characters that a tool call of a turn gives back."""
 
 

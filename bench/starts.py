@@ -14,6 +14,7 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import uvloop
 
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 from hostler.sandbox.gvisor import GvisorProvider
+from hostler.sandbox.staging import PROGRAM
 from hostler.testing.rehearsal import RehearsalModel
 from hostler.testing.sandboxes import Ground
 from main_job import HELLO, MODEL, Server, first_request_after, median, show, until_idle
@@ -117,22 +119,22 @@ async def session(rounds: int) -> None:
 
 
 async def gvisor(rounds: int) -> None:
-    """Ours against the engine alone, on the same bundle, mounts included: `runsc run` with the program as its first
-    process, and what we do with it, `runsc run --detach` and `runsc exec`."""
+    """Ours against the engine alone, with the same program on the same bundle, mounts and groups included: `runsc run`
+    with the program as its first process, and a sandbox into which it comes, `runsc run --detach` and `runsc exec`."""
     with tempfile.TemporaryDirectory(prefix="hostler-bench-") as root:
         name = f"hb{secrets.token_hex(4)}"
         async with Ground(Path(root), lambda state: GvisorProvider(state, cgroup_name=name)) as ground:
             await ground.provider.sweep()
             ours, alone, warm = [], [], []
             for number in range(rounds):
-                spec = ground.spec(f"s{number}")
+                spec = ground.spec(f"s{number}", program=Path("/bin/echo"))
                 begun = monotonic()
                 sandbox = await ground.provider.create(spec)
-                ours.append((await first_byte(sandbox.launcher, "/bin/echo", "x") - begun) * 1000)
+                ours.append((await first_byte(sandbox.launcher, "x") - begun) * 1000)
                 # Destroyed at the end: the kernel takes network namespaces apart for a while, and new ones wait for it.
                 ground.sandboxes.append(sandbox)
                 home = sandbox.launcher.parent
-                engine = engine_alone(home, "alone", {"args": ["/bin/echo", "x"], "user": {"uid": 1000, "gid": 1000}})
+                engine = engine_alone(home, "alone", {"args": [PROGRAM, "x"], "user": {"uid": 1000, "gid": 1000}})
                 begun = monotonic()
                 alone.append((await first_byte(engine) - begun) * 1000)
                 engine = engine_alone(home, "warm", {})
@@ -140,7 +142,7 @@ async def gvisor(rounds: int) -> None:
                 process = await asyncio.create_subprocess_exec(engine, stdout=asyncio.subprocess.DEVNULL)
                 await process.wait()
                 into = ("runsc", "--root", str(engine.parent), "exec", "-user", "1000:1000", f"warm-{home.name}")
-                warm.append((await first_byte(*into, "/bin/echo", "x") - begun) * 1000)
+                warm.append((await first_byte(*into, PROGRAM, "x") - begun) * 1000)
     show(
         "gVisor: create → first byte",
         f"runsc run {median(alone):.0f} ms",
@@ -168,7 +170,9 @@ def engine_alone(home: Path, name: str, process: dict[str, Any]) -> Path:
     config = json.loads((home / "bundle" / "config.json").read_text())
     config["process"] |= process
     (place / "config.json").write_text(json.dumps(config))
-    script = (home / "start").read_text()
+    *lines, start, up = (home / "start").read_text().splitlines()
+    assert "up" in up
+    run = " ".join(shlex.split(start)[1].split())
     changes = [
         (f"--root {home}/runsc", f"--root {place}"),
         (f"--bundle {home}/bundle {home.name}", f"--bundle {place} {name}-{home.name}"),
@@ -176,10 +180,10 @@ def engine_alone(home: Path, name: str, process: dict[str, Any]) -> Path:
     if process:
         changes.append(("run --detach", "run"))
     for ours, theirs in changes:
-        assert ours in script
-        script = script.replace(ours, theirs)
+        assert ours in run
+        run = run.replace(ours, theirs)
     engine = place / "start"
-    engine.write_text(script)
+    engine.write_text("\n".join([*lines, f"exec {run.removesuffix('$1>&-')}"]) + "\n")
     engine.chmod(0o700)
     return engine
 

@@ -212,8 +212,9 @@ class Egress(_Section):
     )
     ca_bundle: str = Field(
         "",
-        description="PEM file with authorities of your own network, trusted besides this host's where the proxy makes "
-        "the request itself: to MCP servers, and to hosts whose TLS it ends.",
+        description="PEM file with authorities of your own network, trusted besides this host's: by the proxy where it "
+        "makes the request itself (to MCP servers, and to hosts whose TLS it ends), by programs in sandboxes, and by "
+        "installers of packages.",
     )
     blocked_ports: tuple[int, ...] = Field(
         (23, 25, 53, 135, 137, 138, 139, 445, 853), description="Ports that no rule opens."
@@ -280,6 +281,21 @@ class Secrets(_Section):
     )
 
 
+class Previews(_Section):
+    """Links to ports that the programs of sessions open."""
+
+    enabled: bool = Field(True, description="Listen for them.")
+    host: str = Field("", description="Address to listen on. Empty: that of the API.")
+    port: int = Field(
+        0, ge=0, le=65535, description="TCP port. 0: the one after the API's, or a free one if that is taken."
+    )
+    url: str = Field(
+        "",
+        description="How links begin, with `{label}` as the first word of the host name, such as "
+        "`https://{label}.preview.example.com`. Empty: `http://{label}.localhost:<port>`.",
+    )
+
+
 class Objects(_Section):
     """Where the bytes are kept that must outlive every host: what sessions keep in their folders."""
 
@@ -307,21 +323,6 @@ class Snapshots(_Section):
         200_000, ge=1000, le=5_000_000, description="Files, folders and links that one session may keep."
     )
     max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
-
-
-class Previews(_Section):
-    """Links to ports that the programs of sessions open."""
-
-    enabled: bool = Field(True, description="Listen for them.")
-    host: str = Field("", description="Address to listen on. Empty: that of the API.")
-    port: int = Field(
-        0, ge=0, le=65535, description="TCP port. 0: the one after the API's, or a free one if that is taken."
-    )
-    url: str = Field(
-        "",
-        description="How links begin, with `{label}` as the first word of the host name, such as "
-        "`https://{label}.preview.example.com`. Empty: `http://{label}.localhost:<port>`.",
-    )
 
 
 class Turns(_Section):
@@ -416,9 +417,9 @@ class Settings(_Section):
     packages: Packages = Packages()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    previews: Previews = Previews()
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()
-    previews: Previews = Previews()
     turns: Turns = Turns()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()

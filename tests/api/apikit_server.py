@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import tempfile
 import threading
 from collections import deque
@@ -71,6 +72,8 @@ T = TypeVar("T")
 MOST_FILE_BYTES = 40 << 20
 """More than another request may have, and little enough for a test."""
 ORGANIZATION = "org_of_the_tests"
+TRUST = ssl.create_default_context()
+"""Of all clients: reading the host's authorities takes longer than most of what a client asks here."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Access:
 
     def client(self, **options: object) -> anthropic.Anthropic:
         settings = {"max_retries": 0, "_strict_response_validation": True} | options
+        if "http_client" not in settings:
+            settings["http_client"] = anthropic.DefaultHttpxClient(verify=TRUST)
         return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, **settings)  # type: ignore[arg-type]
 
 

@@ -79,14 +79,16 @@ async def new_sessions(client: anthropic.AsyncAnthropic, many: int) -> list[str]
     return [session.id for session in made]
 
 
-def settings(tmp_path: Path, name: str, url: str, model: RehearsalModel) -> dict[str, Any]:
+def settings(
+    tmp_path: Path, name: str, url: str, model: RehearsalModel, lease_seconds: float = LEASE_SECONDS
+) -> dict[str, Any]:
     return {
         "state_dir": str(tmp_path / name),
         "server__port": 0,
         "store__url": url,
         "model__base_url": model.url,
         "worker__name": name,
-        "worker__lease_seconds": LEASE_SECONDS,
+        "worker__lease_seconds": lease_seconds,
     }
 
 
@@ -131,8 +133,8 @@ async def test_two_workers_share_many_sessions_and_every_turn_runs_once(
     url = cluster.create_database("attack_e4_share")
     async with RehearsalModel() as model:
         async with (
-            lone_server(**settings(tmp_path, "a", url, model)) as (_, at_first),
-            lone_server(**settings(tmp_path, "b", url, model)) as (_, at_second),
+            lone_server(**settings(tmp_path, "a", url, model, 30.0)) as (_, at_first),
+            lone_server(**settings(tmp_path, "b", url, model, 30.0)) as (_, at_second),
         ):
             sessions = await new_sessions(at_first, 6)
             for number, session in enumerate(sessions):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -39,17 +43,37 @@ class Result:
 
 
 def hostler(*arguments: str, stdin: str = "", **more: str) -> Result:
-    done = subprocess.run(
-        [sys.executable, "-m", "hostler.cli.main", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-        env=environment(**more),
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Result(done.returncode, done.stdout, done.stderr)
+    """A command, in a process of its own (`command_zygote`)."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin.encode())
+        given.seek(0)
+        request = json.dumps({"arguments": arguments, "environment": environment(**more)})
+        control = _zygote()
+        socket.send_fds(control, [request.encode()], [given.fileno(), out.fileno(), err.fileno()])
+        code = int(control.recv(16))
+        out.seek(0)
+        err.seek(0)
+        done = Result(code, out.read().decode(), err.read().decode())
+    assert "Traceback" not in done.err, done.err
+    return done
+
+
+@cache
+def _zygote() -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(COMMAND_SECONDS)
+    program = Path(__file__).with_name("command_zygote.py")
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, str(program), str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+
+    def end() -> None:
+        ours.close()
+        process.wait(10)
+
+    atexit.register(end)
+    return ours
 
 
 @dataclass

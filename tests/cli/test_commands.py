@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import anthropic
 import pytest
@@ -320,6 +321,20 @@ def test_ctrl_c_interrupts_the_session(server: Server) -> None:
 
 
 # ------------------------------------------------------------------------------------------- sessions
+
+
+def test_environments_are_listed_with_their_hosting(server: Server) -> None:
+    client = anthropic.Anthropic(base_url=server.url, api_key=server.api_key)
+    config: Any = {"type": "cloud", "hosting": {"pattern": "hybrid", "idle_timeout_seconds": 5}}
+    made = client.beta.environments.create(name="quick", config=config)
+    stays: Any = {"type": "cloud", "hosting": {"pattern": "long_running"}}
+    client.beta.environments.create(name="stays", config=stays)
+    listed = server.hostler("environment", "list", "--json", "--limit", "2").json["environments"]
+    assert [row["name"] for row in listed] == ["stays", "quick"]
+    assert listed[1] == json.loads(client.beta.environments.retrieve(made.id).to_json())
+    shown = server.hostler("environment", "list").out
+    assert "long_running" in shown
+    assert "hybrid, idle after 5 s" in shown
 
 
 def test_sessions_are_listed_followed_and_ended(server: Server) -> None:

@@ -168,6 +168,21 @@ async def test_two_sessions_never_share_a_connection() -> None:
         assert w.secure.connections == 2
 
 
+async def test_a_kept_connection_is_used_again_and_closed_when_nobody_asks_any_more() -> None:
+    async with ways(limits=EgressLimits(kept_seconds=0.3)) as w:
+        reader, writer = await w.tls("narrow.example")
+        head = f"GET /v1/files HTTP/1.1\r\nHost: narrow.example:{w.secure.port}\r\n\r\n".encode()
+        for _ in range(5):
+            writer.write(head)
+            async with asyncio.timeout(DEADLINE):
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+                assert await reader.readexactly(2) == b"ok"
+        assert w.secure.connections < 5
+        async with asyncio.timeout(DEADLINE):
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await w.secure.writers[-1].wait_closed()
+
+
 async def test_a_kept_connection_is_not_used_for_a_name_that_has_moved() -> None:
     async with ways() as w:
         await w.ask(w.get("/v1/files"), "narrow.example")

@@ -1,7 +1,8 @@
 """Container engines of the tests' own: where does one come from, and how does it go without leaving anything?
 
 Each runs below a directory of its own, touches no network of the host, and is stopped by its process id. Nothing that
-was there before (an engine of this machine, its containers, its images) is used or changed.
+was there before (an engine of this machine, its containers, its images) is used or changed. What a test run leaves that
+was killed itself, the next one takes away: directories say whose they are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Literal
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+ASK_SECONDS = 30
+OWNER = "owner"
+"""File of an engine's directory: id of the process that made it, and when that was started."""
 
 RUNSC_ARGUMENTS = ("--network=none", "--host-uds=open", "--platform=systrap", "--oci-seccomp")
 
@@ -81,13 +85,39 @@ def podman() -> Iterator[Engine]:
 @contextmanager
 def _home(prefix: str) -> Iterator[Path]:
     # Not below pytest's directory: the name of a socket is at most 107 bytes long.
+    sweep(prefix)
     home = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     try:
+        (home / OWNER).write_text(_life(os.getpid()))
         yield home
     finally:
         _unmount_below(home)
         shutil.rmtree(home, ignore_errors=True)
         assert str(home) not in Path("/proc/self/mountinfo").read_text(), f"mounts are left below {home}"
+
+
+def sweep(prefix: str, below: Path = Path("/tmp")) -> list[Path]:
+    """Ends and removes what test runs left that are no more. Gives the directories."""
+    found = []
+    for home in below.glob(f"{prefix}*"):
+        try:
+            owner = (home / OWNER).read_text()
+        except OSError:  # just being made, or not one of ours
+            continue
+        if owner and _life(int(owner.split()[0])) != owner:
+            _end_rest(home)
+            _unmount_below(home)
+            shutil.rmtree(home, ignore_errors=True)
+            found.append(home)
+    return found
+
+
+def _life(pid: int) -> str:
+    """Two processes that have the same id one after the other differ in it. Empty: there is none."""
+    try:
+        return f"{pid} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -126,16 +156,17 @@ def _until_it_answers(process: subprocess.Popen[bytes], socket: Path, log: Path)
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        if ask(socket, "GET", "/_ping") is not None:
+        if ask(socket, "GET", "/_ping", seconds=5) is not None:
             return
         time.sleep(0.05)
     raise RuntimeError(f"{process.args!r} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def ask(socket: Path, method: str, path: str) -> bytes | None:
-    """One request to an engine by way of curl, so that the tests don't depend on the client that they test."""
+def ask(socket: Path, method: str, path: str, seconds: int = ASK_SECONDS) -> bytes | None:
+    """One request to an engine by way of curl, so that the tests don't depend on the client that they test. None: it
+    was refused, or not answered in time."""
     done = subprocess.run(
-        ["curl", "-sf", "-X", method, "--unix-socket", str(socket), f"http://engine{path}"],
+        ["curl", "-sf", "--max-time", str(seconds), "-X", method, "--unix-socket", str(socket), f"http://engine{path}"],
         capture_output=True,
         check=False,
     )
@@ -166,4 +197,4 @@ def _end_rest(home: Path) -> None:
 def _unmount_below(home: Path) -> None:
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for point in sorted((point for point in points if point.startswith(f"{home}/")), reverse=True):
-        subprocess.run(["umount", "-l", point], check=False)
+        subprocess.run(["umount", "-l", point], check=False, timeout=60)

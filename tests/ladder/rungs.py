@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from image import base_image, image_home
+from image import image_of_tests
 
 from hostler.engine.sandbox_port import Technology
 
@@ -24,9 +24,8 @@ class Rung:
         """Settings of a server with this state folder. The base image is there already: all tests share one."""
         found: dict[str, Any] = {"sandbox__technology": self.name}
         if self.name != "bubblewrap":
-            base_image()
             state.mkdir(mode=0o711, exist_ok=True)
-            (state / "images").symlink_to(image_home() / "images")
+            (state / "images").symlink_to(image_of_tests() / "images")
         if self.engine:
             socket = request.getfixturevalue(f"{self.engine}_engine").socket
             found |= {f"sandbox__{self.engine}__socket": str(socket)}

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from image import base_image
 
+from hostler.engine.sandbox_port import SandboxUnavailable
+from hostler.sandbox import leftovers
 from hostler.sandbox.gvisor import GvisorProvider
 from hostler.testing.sandboxes import Ground
 
@@ -27,6 +29,116 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
     name = f"hg{secrets.token_hex(4)}"
     async with Ground(tmp_path, lambda state: GvisorProvider(state, cgroup_name=name)) as ground:
         yield ground
+
+
+class Engine:
+    """A `runsc` that can be told to put off its starts, or to fail them."""
+
+    def __init__(self, place: Path) -> None:
+        self._put_off, self._fail = place / "put-off", place / "fail"
+        self.program = place / "runsc"
+        self.program.write_text(
+            "#!/bin/sh\n"
+            'for word; do if [ "$word" = run ]; then\n'
+            f"  while [ -e {self._put_off} ]; do /bin/sleep 0.01; done\n"
+            f"  if [ -e {self._fail} ]; then echo 'no room for another one' >&2; exit 3; fi\n"
+            "fi; done\n"
+            f'exec {shutil.which("runsc")} "$@"\n'
+        )
+        self.program.chmod(0o755)
+
+    def put_off(self) -> None:
+        self._put_off.touch()
+
+    def go_on(self) -> None:
+        self._put_off.unlink()
+
+    def fail(self) -> None:
+        self._fail.touch()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path)
+
+
+@pytest.fixture
+async def slow(tmp_path: Path, engine: Engine) -> AsyncIterator[Ground]:
+    """Where sandboxes are made by `engine`."""
+    name = f"hg{secrets.token_hex(4)}"
+    runsc = str(engine.program)
+    async with Ground(tmp_path, lambda state: GvisorProvider(state, cgroup_name=name, runsc=runsc)) as ground:
+        await ground.provider.sweep()  # the trial is over before anything is put off
+        yield ground
+
+
+async def test_a_start_that_fails_is_said_by_the_launcher(slow: Ground, engine: Engine) -> None:
+    engine.fail()
+    sandbox = await slow.create()
+    done = await slow.sh(sandbox.launcher, "echo never")
+    assert (done.code, done.out) == (125, ""), done
+    assert "gVisor did not start" in done.err
+    assert "no room for another one" in done.err
+    with pytest.raises(SandboxUnavailable, match="no room for another one"):
+        await sandbox.suspend()
+    await sandbox.destroy()
+    assert leftovers.kill_marked(sandbox.sandbox_id) == 0
+
+
+async def test_a_launcher_that_is_killed_before_the_start_is_over_starts_nothing(slow: Ground, engine: Engine) -> None:
+    engine.put_off()
+    sandbox = await slow.create()
+    process = await slow.start(sandbox.launcher, "/bin/sh", "-c", "echo x > /workspace/made")
+    runs = sandbox.launcher.parent / "runs"
+    await slow.until(lambda: list(runs.iterdir()), "the command waits")
+    process.kill()
+    await process.wait()
+    engine.go_on()
+    done = await slow.sh(sandbox.entrance, "ls -A /workspace; echo there")
+    assert done.out == "there\n", done
+    await slow.until(lambda: not list(runs.iterdir()), "nothing of the command is left")
+
+
+async def test_a_sandbox_that_starts_can_be_destroyed(slow: Ground, engine: Engine) -> None:
+    engine.put_off()
+    sandbox = await slow.create()
+    process = await slow.start(sandbox.launcher, "/bin/sh", "-c", "echo never")
+    await slow.until(lambda: list((sandbox.launcher.parent / "runs").iterdir()), "the command waits")
+    await sandbox.destroy()
+    out, _ = await process.communicate()
+    assert (process.returncode != 0, out) == (True, b"")
+    assert leftovers.kill_marked(sandbox.sandbox_id) == 0
+    assert not sandbox.launcher.parent.exists()
+
+
+async def test_what_needs_the_sandbox_waits_for_its_start(slow: Ground, engine: Engine) -> None:
+    engine.put_off()
+    sandbox = await slow.create()
+    async with asyncio.TaskGroup() as tasks:
+        suspending = tasks.create_task(sandbox.suspend())
+        assert (await sandbox.stats()).pids is None
+        assert not suspending.done()
+        engine.go_on()
+    process = await slow.start(sandbox.launcher, "/bin/sh", "-c", "echo on")
+    await sandbox.resume()
+    out, err = await process.communicate()
+    assert out == b"on\n", err
+
+
+async def test_a_sandbox_that_starts_can_be_adopted(slow: Ground, engine: Engine) -> None:
+    engine.put_off()
+    sandbox = await slow.create()
+    slow.sandboxes.clear()
+    slow.provider.close()
+    heir = slow.provider = slow.another_provider()
+    async with asyncio.TaskGroup() as tasks:
+        finding = tasks.create_task(heir.left_over())
+        engine.go_on()
+    (left,) = finding.result()
+    assert left.alive
+    adopted = await heir.adopt(sandbox.sandbox_id, slow.spec())
+    slow.sandboxes.append(adopted)
+    assert (await slow.sh(adopted.launcher, "echo on")).out == "on\n"
 
 
 async def test_regular_files_as_streams_are_written_in_order(ground: Ground, tmp_path: Path) -> None:
@@ -142,6 +254,7 @@ async def test_an_adopted_sandbox_reaches_sockets_that_were_opened_anew(ground: 
 async def test_users_on_the_host_are_neither_root_nor_shared(ground: Ground) -> None:
     one, two = await ground.create("one"), await ground.create("two")
     await ground.sh(one.launcher, "echo x > /workspace/made")
+    await ground.sh(two.launcher, "true")  # who starts it is root, and gone now
     uids = set()
     for sandbox in (one, two):
         mine = {

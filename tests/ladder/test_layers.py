@@ -1,6 +1,6 @@
 """Are packages installed once, in a place that reaches registries only, and is nothing left when that fails?
 
-Real installers, real registries, and a real sandbox around them.
+Real installers, a real sandbox around them, and registries of the test's own (`registry.py`).
 """
 
 from __future__ import annotations
@@ -8,27 +8,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import secrets
 import shutil
 import signal
 import stat
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from image import base_image, image_home
-from registries import registry_addresses
+from goods import NPM
+from image import BUILD_SECONDS, base_image, image_home
+from layerkit import LIMIT, OTHER, TINY, Bench, opened, processes
 
 from hostler.domain.packages import PackageLists
-from hostler.egress.policy import PACKAGE_HOSTS
-from hostler.egress.proxy import EgressProxy
-from hostler.engine.egress_port import EgressDecision
-from hostler.engine.layers import LayerDecisions, LayerFailed, PackageLayers
+from hostler.engine.layers import LayerFailed
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox.image_recipe import AGENT_UID, Recipe, host_recipe
 from hostler.sandbox.images import BaseImages
@@ -38,23 +33,6 @@ from hostler.sandbox.layers import LayerFolder, LayerTerms
 
 pytestmark = [pytest.mark.ladder, pytest.mark.needs_root]
 
-TINY = PackageLists(npm=("is-number@7.0.0",))
-OTHER = PackageLists(npm=("is-odd@3.0.1",))
-
-
-class Decisions(LayerDecisions):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[EgressDecision] = []
-        self.first = asyncio.Event()
-
-    async def record(self, decision: EgressDecision) -> None:
-        self.seen.append(decision)
-        self.first.set()
-        await super().record(decision)
-
 
 class NoStage(LayerFolder):
     """On a host that lacks the folder over which builds mount."""
@@ -63,62 +41,10 @@ class NoStage(LayerFolder):
         return dataclasses.replace(super()._order(*parts), stage="/stage-that-is-not-there")
 
 
-class Bench:
-    """Layers in a state directory of their own, on the shared base image."""
-
-    def __init__(self, place: Path) -> None:
-        base_image()
-        self.state = place / "state"
-        self.state.mkdir()
-        (self.state / "images").symlink_to(image_home() / "images")
-        self.sockets = place / "s"
-        self.cgroups = f"t{secrets.token_hex(4)}"
-        self.decisions = Decisions()
-        self.proxy = EgressProxy(self.decisions, private_allowed=registry_addresses())
-
-    def folder(self, **terms: Any) -> LayerFolder:
-        return LayerFolder(self.state, BaseImages(self.state), LayerTerms(**terms), self.cgroups)
-
-    def layers(self, hosts: tuple[str, ...] = PACKAGE_HOSTS, **terms: Any) -> PackageLayers:
-        return PackageLayers(self.folder(**terms), self.proxy, self.decisions, hosts, self.sockets)
-
-    def assert_nothing_left(self) -> None:
-        names = [entry.name for entry in (self.state / "layers").iterdir()]
-        assert not [name for name in names if name.startswith((".new-", ".unlocked-"))]
-        assert str(self.state) not in Path("/proc/mounts").read_text()
-        deadline = time.monotonic() + 10
-        while str(self.state) in _loops():  # the kernel lets go of a device some time after its last user
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert not list(self.sockets.iterdir())
-        assert not [pid for pid in _processes() if str(self.state) in pid]
-        found = subprocess.run(
-            ["find", "/sys/fs/cgroup", "-ignore_readdir_race", "-name", f"{self.cgroups}-layer-*"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert found.stdout == ""
-
-
-def _loops() -> str:
-    return subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True).stdout
-
-
-def _processes() -> Iterator[str]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                yield (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-
-
 @pytest_asyncio.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    await made.proxy.close()
+    async with opened(tmp_path) as made:
+        yield made
 
 
 async def test_who_wants_the_same_layer_waits_for_one_build(bench: Bench) -> None:
@@ -127,7 +53,7 @@ async def test_who_wants_the_same_layer_waits_for_one_build(bench: Bench) -> Non
         waiting = [tasks.create_task(layers.acquire(TINY)) for _ in range(3)]
     held = [task.result() for task in waiting]
     assert len({one.path for one in held}) == 1
-    assert {decision.host for decision in bench.decisions.seen} == {"registry.npmjs.org"}
+    assert {decision.host for decision in bench.decisions.seen} == {NPM}
     asked = len(bench.decisions.seen)
     again = await layers.acquire(PackageLists(npm=(*TINY.npm, *TINY.npm)[:1]))
     assert again.path == held[0].path
@@ -180,10 +106,10 @@ async def test_a_build_that_takes_too_long_is_ended(bench: Bench) -> None:
 
 async def test_packages_have_no_more_room_than_the_limit(bench: Bench) -> None:
     with pytest.raises(LayerFailed, match=r"more room than 8 MiB \(packages\.layer_mb\)"):
-        await bench.layers(layer_bytes=8 << 20).acquire(PackageLists(npm=("typescript@5.6.3",)))
-    with pytest.raises(LayerFailed, match=r"more room than 24 MiB \(packages\.layer_mb\)"):
+        await bench.layers(layer_bytes=8 << 20).acquire(PackageLists(npm=("roomy@1.0.0",)))
+    with pytest.raises(LayerFailed, match=r"more room than 10 MiB \(packages\.layer_mb\)"):
         # What is kept of it is small; the lists that apt reads first are not, and they count too.
-        await bench.layers(layer_bytes=24 << 20).acquire(PackageLists(apt=("hello",)))
+        await bench.layers(layer_bytes=10 << 20).acquire(PackageLists(apt=("hello",)))
     bench.assert_nothing_left()
 
 
@@ -196,7 +122,7 @@ async def test_installers_have_no_more_memory_than_the_limit(bench: Bench) -> No
 async def test_nothing_is_left_of_a_build_whose_caller_stops_the_server(bench: Bench) -> None:
     layers = bench.layers()
     waiting = asyncio.get_running_loop().create_task(layers.acquire(TINY))
-    await bench.decisions.first.wait()  # npm runs
+    await bench.decisions.until_first(waiting)  # npm runs
     await layers.close()
     with pytest.raises(LayerFailed, match="the server was stopped"):
         await waiting
@@ -206,7 +132,7 @@ async def test_nothing_is_left_of_a_build_whose_caller_stops_the_server(bench: B
 async def test_a_caller_that_is_cancelled_lets_the_build_go_on(bench: Bench) -> None:
     layers = bench.layers()
     waiting = asyncio.get_running_loop().create_task(layers.acquire(TINY))
-    await bench.decisions.first.wait()
+    await bench.decisions.until_first(waiting)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -233,20 +159,25 @@ class Killer(LayerDecisions):
     async def record(self, decision):
         os.kill(os.getpid(), signal.SIGKILL)
 
+class Nowhere:
+    async def resolve(self, host, port):
+        raise OSError(f"{{host}} has no address")
+
 async def main():
     state = Path({str(bench.state)!r})
     killer = Killer()
     folder = LayerFolder(state, BaseImages(state), LayerTerms())
-    layers = PackageLayers(folder, EgressProxy(killer), killer, ("registry.npmjs.org",), Path({str(bench.sockets)!r}))
+    roads, sockets = EgressProxy(killer, resolver=Nowhere()), Path({str(bench.sockets)!r})
+    layers = PackageLayers(folder, roads, killer, ("registry.npmjs.org",), sockets)
     await layers.acquire(PackageLists(npm=("is-number@7.0.0",)))
 
 asyncio.run(main())
 """
     )
     worker = await asyncio.create_subprocess_exec(sys.executable, str(script))
-    assert await worker.wait() == -signal.SIGKILL
+    assert await asyncio.wait_for(worker.wait(), LIMIT) == -signal.SIGKILL
     async with asyncio.timeout(20):
-        while any(str(bench.state) in line for line in _processes()):  # noqa: ASYNC110 - the kernel tells nobody
+        while any(str(bench.state) in line for line in processes()):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.01)
     assert str(bench.state) not in Path("/proc/mounts").read_text()
     assert bench.folder().list() == []
@@ -304,7 +235,7 @@ async def test_a_host_is_tried_without_a_registry(bench: Bench) -> None:
 def test_an_image_that_can_not_be_built_leaves_nothing(tmp_path: Path) -> None:
     own = host_recipe()
     recipe = Recipe("no-such-release", own.sources.replace(f" {own.suite}", " no-such-release"))
-    images = BaseImages(tmp_path, lambda: recipe)
+    images = BaseImages(tmp_path, lambda: recipe, BUILD_SECONDS)
     with pytest.raises(SandboxUnavailable, match=r"no-such-release.*does not have a Release file"):
         images.build()
     assert [entry.name for entry in images.home.iterdir()] == [".lock"]
@@ -313,7 +244,7 @@ def test_an_image_that_can_not_be_built_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_image_is_built_once_and_not_removed_while_it_is_used(tmp_path: Path) -> None:
     recipe = dataclasses.replace(host_recipe(), packages=("netbase",))
-    images, said = BaseImages(tmp_path, lambda: recipe), list[str]()
+    images, said = BaseImages(tmp_path, lambda: recipe, BUILD_SECONDS), list[str]()
     image = images.build(said.append)
     assert said
     assert images.current() == image.rootfs

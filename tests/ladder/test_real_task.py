@@ -1,19 +1,20 @@
 """Does a real task work on each rung of the ladder, and is it clear what is missing when one host is?
 
-A clone from a git server, a package from the public registry, and an API that asks for a token which never enters the
-sandbox. Real server, real `claude`, real sandbox, real network: the town's hosts are in a namespace of their own.
+A clone from a git server, a package from a registry, and an API that asks for a token which never enters the
+sandbox. Real server, real `claude`, real sandbox, real network: the town's hosts are in a namespace of
+their own, the registries (`registry.py`) on the loopback network.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from housekit import House, open_house
-from registries import registry_addresses
+from registry import Registry, open_registry
 from rungs import RUNGS, Rung
 from town import API, GIT, Town, open_town
 
@@ -30,21 +31,29 @@ echo "token: $TOWN_TOKEN"
 """
 
 
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with open_registry(tmp_path / "registry") as opened:
+        yield opened
+
+
 @pytest_asyncio.fixture
-async def town(tmp_path: Path) -> AsyncIterator[Town]:
+async def town(tmp_path: Path, registry: Registry) -> AsyncIterator[Town]:
     place = tmp_path / "town"
     place.mkdir()
-    async with open_town(place) as opened:
+    async with open_town(place, registry) as opened:
         yield opened
 
 
 @pytest_asyncio.fixture(params=RUNGS, ids=str)
-async def house(request: pytest.FixtureRequest, tmp_path: Path, town: Town) -> AsyncIterator[House]:
+async def house(request: pytest.FixtureRequest, tmp_path: Path, town: Town, registry: Registry) -> AsyncIterator[House]:
     rung: Rung = request.param
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_bytes(town.authority.read_bytes() + registry.authority.read_bytes())
     settings = {
         **rung.settings(request, tmp_path / "state"),
-        "egress__private_allowed": ",".join({town.address, *registry_addresses()}),
-        "egress__ca_bundle": str(town.authority),
+        "egress__private_allowed": f"{town.address},{registry.address}",
+        "egress__ca_bundle": str(bundle),
     }
     url = f"sqlite:///{tmp_path / 'hostler.db'}"
     async with open_house(tmp_path, url, resolver=town, **settings) as opened:

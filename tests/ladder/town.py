@@ -1,29 +1,30 @@
 """Some hosts of a network, in a network namespace of their own: a git server and an API that asks for a token.
 
-Names lead there by `Town.resolve`, which implements the proxy's `Resolver` and asks the system for every other name.
+Names lead there by `Town.resolve`, which implements the proxy's `Resolver` and asks the registries of the test for
+every other name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import secrets
-import ssl
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import certify
 
-from hostler.egress.resolve import SystemResolver
+from hostler.egress.resolve import Resolver
 
 GIT, API = "git.town.example", "api.town.example"
+SPACE = "hostler-town-"
+"""How the names of the namespaces begin; the id of the process that made it follows."""
 
 
 @dataclass
@@ -38,56 +39,61 @@ class Town:
     log: Path
     """One line for each request: host, method, path, status."""
 
-    def __post_init__(self) -> None:
-        self._system = SystemResolver()
+    elsewhere: Resolver
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        return [self.address] if host in (GIT, API) else await self._system.resolve(host, port)
-
-    def close(self) -> None:
-        self._system.close()
+        return [self.address] if host in (GIT, API) else await self.elsewhere.resolve(host, port)
 
 
 def _run(*words: str, cwd: Path | None = None) -> None:
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, (words, done.stderr)
 
 
+def _sweep() -> None:
+    """What test runs have left that are no more."""
+    for place in Path("/run/netns").glob(f"{SPACE}*"):
+        if not Path("/proc", place.name.removeprefix(SPACE).partition("-")[0]).exists():
+            inside = subprocess.run(["ip", "netns", "pids", place.name], capture_output=True, text=True, timeout=60)
+            for pid in inside.stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", place.name], capture_output=True, check=False, timeout=60)
+
+
 @asynccontextmanager
-async def open_town(place: Path) -> AsyncIterator[Town]:
+async def open_town(place: Path, elsewhere: Resolver) -> AsyncIterator[Town]:
     """Needs root, ip(8) and git."""
+    _sweep()
     name, net = f"ht{secrets.token_hex(3)}", secrets.randbelow(200)
+    space = f"{SPACE}{os.getpid()}-{name}"
     outside, inside = f"10.213.{net}.1", f"10.213.{net}.2"
-    authority = _certify(place)
+    authority = certify(place, (API, GIT))
     _repository(place / "www" / "repo.git", place / "origin")
     token, log = secrets.token_urlsafe(24), place / "requests.log"
     log.touch()
-    _run("ip", "netns", "add", name)
+    _run("ip", "netns", "add", space)
     try:
-        _run("ip", "link", "add", f"{name}o", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _run("ip", "link", "add", f"{name}o", "type", "veth", "peer", "name", "eth0", "netns", space)
         _run("ip", "address", "add", f"{outside}/30", "dev", f"{name}o")
         _run("ip", "link", "set", f"{name}o", "up")
-        _run("ip", "-n", name, "address", "add", f"{inside}/30", "dev", "eth0")
-        _run("ip", "-n", name, "link", "set", "eth0", "up")
-        _run("ip", "-n", name, "link", "set", "lo", "up")
+        _run("ip", "-n", space, "address", "add", f"{inside}/30", "dev", "eth0")
+        _run("ip", "-n", space, "link", "set", "eth0", "up")
+        _run("ip", "-n", space, "link", "set", "lo", "up")
         server = await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", name, sys.executable, str(Path(__file__).with_name("town_server.py"))),
+            *("ip", "netns", "exec", space, sys.executable, str(Path(__file__).with_name("town_server.py"))),
             *(str(place), inside, token),
             stdout=asyncio.subprocess.PIPE,
         )
         assert server.stdout is not None
         try:
             assert await asyncio.wait_for(server.stdout.readline(), 20) == b"open\n"
-            town = Town(inside, authority, token, log)
-            try:
-                yield town
-            finally:
-                town.close()
+            yield Town(inside, authority, token, log, elsewhere)
         finally:
             server.kill()
             await server.wait()
     finally:
-        _run("ip", "netns", "delete", name)
+        _run("ip", "netns", "delete", space)
 
 
 def _repository(bare: Path, work: Path) -> None:
@@ -100,35 +106,3 @@ def _repository(bare: Path, work: Path) -> None:
     bare.parent.mkdir(parents=True)
     _run("git", "clone", "-q", "--bare", str(work), str(bare))
     _run("git", "update-server-info", cwd=bare)
-
-
-def _certify(place: Path) -> Path:
-    """An authority, and its certificate for the hosts in `server.pem`. Gives the authority's."""
-    now = datetime.now(UTC)  # noqa: TID251 - certificates are of the real world
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
-    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("Town Authority", API)]
-    signed = []
-    for number in range(2):
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(names[number])
-            .issuer_name(names[0])
-            .public_key(keys[number].public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
-        )
-        if number == 1:
-            alternatives = x509.SubjectAlternativeName([x509.DNSName(GIT), x509.DNSName(API)])
-            builder = builder.add_extension(alternatives, critical=False)
-        signed.append(builder.sign(keys[0], hashes.SHA256()))
-    pem = serialization.Encoding.PEM
-    (place / "server.pem").write_bytes(
-        keys[1].private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed[1].public_bytes(pem)
-    )
-    authority = place / "authority.pem"
-    authority.write_bytes(signed[0].public_bytes(pem))
-    assert ssl.create_default_context(cafile=str(authority))
-    return authority

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hostler.engine.sandbox_port import Mount, SandboxLimits, SandboxSpec, SandboxUnavailable
-from hostler.sandbox import oci_container, oci_launchers, oci_seccomp
+from hostler.sandbox import oci_container, oci_launchers, oci_seccomp, specs
 from hostler.sandbox.oci import OciProvider
 from hostler.sandbox.oci_container import Ground
 from hostler.sandbox.oci_engine import Engine, EngineError, EngineSilent
@@ -109,7 +109,7 @@ def test_podman_gets_nothing_writable_besides(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"environment": {"A": "b\0c"}}, {"mounts": (Mount(Path("/etc"), "/a/../b"),)}])
 def test_what_no_container_can_be_made_from(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"NUL|normalised"):
-        oci_container.check(spec(tmp_path, **changes))
+        specs.check(spec(tmp_path, **changes))
 
 
 # ------------------------------------------------------------------------------------------------------ system calls

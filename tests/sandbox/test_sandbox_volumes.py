@@ -279,6 +279,29 @@ def test_another_sandbox_that_has_copied_the_mount_does_no_harm(
     volumes.leave(home, looked_through=True)
 
 
+def test_a_volume_begins_right_while_others_copy_all_mounts(state: Path, volumes: Volumes) -> None:
+    """Whoever gets a mount namespace while the first one of a size is made keeps that one mounted for a moment."""
+    over = threading.Event()
+
+    def copy_mounts() -> None:
+        while not over.is_set():
+            subprocess.run(["unshare", "--mount", "--propagation", "private", "sleep", "0.1"], check=True)
+
+    copying = [threading.Thread(target=copy_mounts) for _ in range(8)]
+    for thread in copying:
+        thread.start()
+    try:
+        for number in range(6):
+            home = home_of(state, f"sesn_{number}")
+            volumes.enter(home, SIZE + (number + 1) * 4096)
+            assert os.listdir(home) == [".reserve"]
+            volumes.leave(home, looked_through=True)
+    finally:
+        over.set()
+        for thread in copying:
+            thread.join()
+
+
 def test_a_larger_limit_makes_a_volume_larger_and_a_smaller_one_leaves_it(state: Path, volumes: Volumes) -> None:
     home = home_of(state)
     sizes = []

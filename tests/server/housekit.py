@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0
+TRUST = ssl.create_default_context()
+"""Of all clients: reading the host's authorities takes longer than most of what a client asks here."""
 PLAIN = {"HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}
 """What every machine of these tests gives, and starts fastest. The other rungs are tested in `ladder`."""
 ALLOW_ALL: list[Any] = [{"type": "agent_toolset_20260401"}]
@@ -80,6 +83,8 @@ class House:
 
     def new_client(self, **more: Any) -> anthropic.AsyncAnthropic:
         assert self.hostler is not None
+        if "http_client" not in more:
+            more["http_client"] = anthropic.DefaultAsyncHttpxClient(verify=TRUST)
         client = anthropic.AsyncAnthropic(
             base_url=self.hostler.base_url, api_key=self.secret, _strict_response_validation=True, **more
         )

@@ -142,11 +142,12 @@ async def test_cost_is_shown_without_a_budget_and_left_out_where_nobody_knows_it
     assert "budget_create_only" in str(refused.value.body)
 
 
-@pytest.mark.parametrize("amount", ["0", "007", "-5", "1.5", "", "1e3", "٣"])
-async def test_amounts_that_are_not_whole_cents_are_refused(house: House, amount: str) -> None:
-    wanted: Any = {"type": "limit", "max_list_cost": {"amount": amount, "currency": "USD"}}
-    with pytest.raises(anthropic.BadRequestError, match="amount"):
-        await begin(house, wanted)
+@pytest.mark.one_database
+async def test_amounts_that_are_not_whole_cents_are_refused(house: House) -> None:
+    for amount in ("0", "007", "-5", "1.5", "", "1e3", "٣"):
+        wanted: Any = {"type": "limit", "max_list_cost": {"amount": amount, "currency": "USD"}}
+        with pytest.raises(anthropic.BadRequestError, match="amount"):
+            await begin(house, wanted)
 
 
 async def test_a_model_without_a_price_takes_no_budget(house: House) -> None:

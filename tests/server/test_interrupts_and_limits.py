@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from housekit import ALLOW_ALL, House, open_house, types
 
 from hostler.testing.rehearsal import gate, prompt, step, text, tool
+
+pytestmark = pytest.mark.one_database
 
 INTERRUPT = {"type": "user.interrupt"}
 

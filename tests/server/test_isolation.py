@@ -16,6 +16,8 @@ from hostler.domain.isolation import Technology
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.testing.rehearsal import step, tool
 
+pytestmark = pytest.mark.one_database
+
 
 async def made(house: House, **config: Any) -> Any:
     count = len([e async for e in house.client.beta.environments.list()])

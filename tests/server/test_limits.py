@@ -13,7 +13,7 @@ from housekit import ALLOW_ALL, House, open_house
 
 from hostler.testing.rehearsal import step, tool
 
-pytestmark = pytest.mark.needs_root
+pytestmark = [pytest.mark.needs_root, pytest.mark.one_database]
 
 
 def python(*lines: str) -> str:

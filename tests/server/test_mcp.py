@@ -13,6 +13,8 @@ from mcpkit import Tools, mcp_server, toolset, url_server
 
 from hostler.testing.rehearsal import step, text, tool
 
+pytestmark = pytest.mark.one_database
+
 
 @pytest_asyncio.fixture
 async def loop() -> AsyncIterator[Tools]:

@@ -14,6 +14,8 @@ from test_mcp import errors, results, session
 
 from hostler.testing.rehearsal import step, tool
 
+pytestmark = pytest.mark.one_database
+
 TOKEN = "tok-7f3e9a51c0d24b688e11"
 SEARCH = (
     "n=7f3e; n=${n}9a51; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c $n; "

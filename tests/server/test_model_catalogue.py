@@ -13,6 +13,8 @@ from housekit import open_house
 from hostler.domain.errors import InvalidRequest
 from hostler.engine.models import read_catalogue
 
+pytestmark = pytest.mark.one_database
+
 MODELS: list[dict[str, Any]] = [
     {"id": "model-e", "display_name": "E", "line": "opus", "created_at": "2026-05-01T00:00:00Z", "aliases": ["newest"]},
     {"id": "model-d", "display_name": "D", "line": "opus", "lifecycle": "deprecated",

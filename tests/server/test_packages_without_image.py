@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from housekit import House, types
 
 from hostler.testing.rehearsal import step
+
+pytestmark = pytest.mark.one_database
 
 
 async def test_the_error_says_which_command_helps_and_other_sessions_run(house: House) -> None:

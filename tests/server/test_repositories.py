@@ -17,6 +17,8 @@ from housekit import House, content_of, open_house
 from hostler.store.tables_files import resource_secrets
 from hostler.testing.rehearsal import step, tool
 
+pytestmark = pytest.mark.one_database
+
 
 @pytest.fixture
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHost]:

@@ -11,6 +11,8 @@ from housekit import ALLOW_ALL, ASK_FOR_BASH, House, custom, types
 
 from hostler.testing.rehearsal import gate, step, text, tool
 
+pytestmark = pytest.mark.one_database
+
 SERVER: Any = {"type": "url", "name": "docs", "url": "https://mcp.docs.example/mcp"}
 TOOLSET: Any = {"type": "mcp_toolset", "mcp_server_name": "docs"}
 
@@ -67,23 +69,21 @@ async def test_a_model_in_an_override_has_its_own_default_effort(house: House) -
 
 
 @pytest.mark.endpoint("sessions.create")
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
+async def test_overrides_that_do_not_fit_make_nothing(house: House) -> None:
+    agent, environment = await base(house)
+    wrong: list[tuple[Any, str]] = [
         ({"model": None}, "agent_model_required"),
         ({"mcp_servers": []}, "docs"),
         ({"mcp_servers": None}, "docs"),
         ({"tools": ALLOW_ALL}, "docs"),
         ({"name": "Other"}, "name"),
         ({"version": 2}, "version"),
-    ],
-)
-async def test_overrides_that_do_not_fit_make_nothing(house: House, overrides: Any, said: str) -> None:
-    agent, environment = await base(house)
-    with pytest.raises((anthropic.BadRequestError, anthropic.NotFoundError)) as refused:
-        await create(house, agent, environment, **overrides)
-    assert said in str(refused.value.body)
-    assert [s async for s in house.client.beta.sessions.list()] == []
+    ]
+    for overrides, said in wrong:
+        with pytest.raises((anthropic.BadRequestError, anthropic.NotFoundError)) as refused:
+            await create(house, agent, environment, **overrides)
+        assert said in str(refused.value.body), overrides
+        assert [s async for s in house.client.beta.sessions.list()] == [], overrides
 
 
 @pytest.mark.endpoint("sessions.update")

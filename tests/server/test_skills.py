@@ -19,6 +19,8 @@ from hostler.engine.mounted_skills import MountedSkills
 from hostler.store.blobs import Blobs
 from hostler.testing.rehearsal import step, tool
 
+pytestmark = pytest.mark.one_database
+
 PROGRAM = b"#!/bin/sh\necho AVE $1\n"
 
 

@@ -10,6 +10,8 @@ from housekit import House, custom, types
 
 from hostler.testing.rehearsal import step, tool
 
+pytestmark = pytest.mark.one_database
+
 
 @beta_async_tool
 async def weather(q: str) -> str:

@@ -14,6 +14,8 @@ from housekit import House
 from hostler.api.app import served_methods
 from hostler.api.contract import CONTRACT
 
+pytestmark = pytest.mark.one_database
+
 PROGRAM = Path(__file__).parents[1] / "typescript" / "tour.mjs"
 METHODS = sorted(endpoint.method for endpoint in CONTRACT if endpoint.tier in ("1a", "1b"))
 

@@ -16,6 +16,8 @@ from housekit import ALLOW_ALL, House, open_house
 from hostler.engine.placeholders import PLACEHOLDER
 from hostler.testing.rehearsal import step, tool
 
+pytestmark = pytest.mark.one_database
+
 SECRET = 'canary-/+"<&>~=9'
 
 

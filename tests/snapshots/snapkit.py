@@ -21,6 +21,8 @@ from hostler.store.catalog import create_agent, create_environment
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.sessions import NewSession, SessionRow, create_session
+from hostler.store.snapshots import SnapshotRow, list_snapshots, remove_snapshots, used_objects
+from hostler.store.tables import workspaces
 from hostler.store.work import Lease
 
 DIALECTS = ("sqlite", "postgresql")
@@ -86,6 +88,23 @@ class Bench:
             return create_session(conn, now, new)
 
         return await self.database.write(unit)
+
+    async def workspace(self) -> str:
+        """Another one."""
+        await self.database.write(
+            lambda c: c.execute(workspaces.insert().values(id="wrkspc_2", name="second", created_at="2026"))
+        )
+        return "wrkspc_2"
+
+    async def rows(self, session_id: str) -> Sequence[SnapshotRow]:
+        """Newest first."""
+        return await self.database.read(lambda c: list_snapshots(c, session_id))
+
+    async def remove(self, gone: Sequence[SnapshotRow]) -> None:
+        await self.database.write(lambda c: remove_snapshots(c, gone))
+
+    async def used(self, snapshot_id: str) -> Sequence[str]:
+        return await self.database.read(lambda c: used_objects(c, snapshot_id))
 
     async def lease(self, session: SessionRow, owner: str = "worker", ttl: float = 30.0) -> Lease:
         def unit(conn: Connection) -> Lease:

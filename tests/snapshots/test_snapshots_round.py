@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
+import pytest
 from snapkit import Bench, seen, write
+
+from hostler.domain.clock import SystemClock
+from hostler.domain.errors import LeaseLost, NotFound
+from hostler.sandbox.users import hand_over
+from hostler.snapshots.remembered import Memories
 
 
 def everything(home: Path) -> None:
@@ -76,3 +83,261 @@ async def test_every_kind_of_file_comes_back_on_another_worker(bench: Bench) -> 
     assert sparse.st_blocks * 512 < 1 << 20
     assert taken.entries == len(before)
     assert not list(elsewhere.glob(".*"))
+
+
+async def test_only_what_changed_is_kept_again(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    write(home, {f"workspace/f{number}": os.urandom(20_000) for number in range(40)})
+    first = await bench.snapshots.take(session, home, "turn")
+    write(home, {"workspace/f7": b"changed", "workspace/new": os.urandom(5_000)})
+    (home / "workspace" / "f8").unlink()
+    second = await bench.snapshots.take(session, home, "turn")
+
+    assert first.stored_bytes > 800_000
+    assert second.stored_bytes < 15_000
+    assert (second.number, second.parent_id) == (2, first.id)
+    for worker in (bench.snapshots, bench.worker()):
+        elsewhere = bench.home(f"two-{id(worker)}")
+        await worker.restore(session.id, elsewhere)
+        assert seen(elsewhere) == seen(home)
+
+
+async def test_a_worker_that_remembers_nothing_keeps_nothing_twice(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    write(home, {f"workspace/f{number}": os.urandom(20_000) for number in range(40)})
+    await bench.snapshots.take(session, home, "turn")
+    write(home, {"workspace/f7": b"changed"})
+    assert (await bench.worker().take(session, home, "turn")).stored_bytes < 10_000
+
+
+async def test_nothing_changed_is_the_same_snapshot(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    write(home, {"workspace/a": "a"})
+    first = await bench.snapshots.take(session, home, "turn")
+    objects = await bench.listed()
+    assert await bench.snapshots.take(session, home, "hibernation") == first
+    assert await bench.worker().take(session, home, "turn") == first
+    assert await bench.listed() == objects
+    named = await bench.snapshots.take(session, home, "checkpoint")
+    assert (named.id, named.reason) == (first.id, "checkpoint")  # it stays for as long as a checkpoint does
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "time", "name", "link"])
+async def test_every_change_is_seen(lite: Bench, change: str) -> None:
+    """Also one of the same size with the old time: an agent can set that back."""
+    session, home = await lite.session(), lite.home("one")
+    write(home, {"workspace/a": "one", "workspace/b": "two"})
+    os.symlink("a", home / "workspace" / "link")
+    first = await lite.snapshots.take(session, home, "turn")
+    file = home / "workspace" / "a"
+    match change:
+        case "content":
+            before = file.stat()
+            with file.open("r+") as content:
+                content.write("ONE")
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        case "mode":
+            file.chmod(0o700)
+        case "time":
+            os.utime(file, ns=(1, 1))
+        case "name":
+            folder = (home / "workspace").stat()
+            file.rename(home / "workspace" / "c")
+            os.utime(home / "workspace", ns=(folder.st_atime_ns, folder.st_mtime_ns))
+        case _:
+            (home / "workspace" / "link").unlink()
+            os.symlink("b", home / "workspace" / "link")
+    second = await lite.snapshots.take(session, home, "turn")
+    assert second.number == first.number + 1
+    await lite.snapshots.restore(session.id, lite.home("two"))
+    assert seen(lite.folder / "homes" / "two") == seen(home)
+
+
+async def test_what_has_just_changed_is_read_again(lite: Bench) -> None:
+    """A second change within a tick of the file system's clock leaves the signature that the first one made."""
+    session, home = await lite.session(), lite.home("one")
+    for number in range(20):
+        write(home, {f"workspace/f{number}": "x"})
+    before = SystemClock().now().timestamp()
+    await lite.snapshots.take(session, home, "turn")
+    memory = Memories(lite.folder / "memories-1").load(session.id)
+    assert memory is not None
+    assert [path for path, known in memory.files.items() if known.signature.ctime_ns > (before - 0.4) * 1e9] == []
+
+
+async def test_a_worker_without_the_lease_keeps_nothing(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    write(home, {"workspace/a": "of the worker that slept"})
+    lease = await bench.lease(session, ttl=10)
+    bench.skew.seconds += 11
+    with pytest.raises(LeaseLost):
+        await bench.snapshots.take(session, home, "turn", lease)
+    assert await bench.snapshots.latest(session.id) is None
+
+    newer = await bench.lease(session, "another")
+    taken = await bench.worker().take(session, home, "turn", newer)
+    assert await bench.snapshots.latest(session.id) == taken
+
+
+async def test_without_a_snapshot_the_parts_are_empty(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    write(home, {"workspace/a": "a", "outputs/b": "b", "repositories/r/c": "c", "memory/kept": "not a part"})
+    restored = await bench.snapshots.restore(session.id, home)
+    assert restored.snapshot is None
+    assert restored.damaged == ()
+    assert sorted(os.listdir(home)) == ["memory", "outputs", "workspace"]
+    assert os.listdir(home / "workspace") == os.listdir(home / "outputs") == []
+
+
+async def test_going_back_to_an_earlier_one(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    taken = []
+    for number in range(3):
+        write(home, {"workspace/a": f"state {number}"})
+        taken.append(await bench.snapshots.take(session, home, "turn"))
+    restored = await bench.snapshots.restore(session.id, home, taken[0].id)
+    assert restored.snapshot == taken[0]
+    assert (home / "workspace" / "a").read_text() == "state 0"
+    write(home, {"workspace/a": "another way"})
+    on = await bench.snapshots.take(session, home, "turn")
+    assert (on.number, on.parent_id) == (4, taken[0].id)  # what it falls back to is where it came from
+    with pytest.raises(NotFound):
+        await bench.snapshots.restore((await bench.session()).id, home, taken[0].id)
+
+
+async def test_a_fork_shares_every_piece(bench: Bench) -> None:
+    session, fork, home = await bench.session(), await bench.session(), bench.home("one")
+    write(home, {"workspace/a": os.urandom(50_000)})
+    origin = await bench.snapshots.take(session, home, "checkpoint")
+    objects = await bench.listed()
+    shared = await bench.snapshots.share(origin.id, fork)
+    assert (shared.session_id, shared.number, shared.stored_bytes) == (fork.id, 1, 0)
+    assert await bench.listed() == objects
+
+    await bench.snapshots.forget(session.id)
+    bench.skew.seconds += 100_000
+    await bench.sweep(young_seconds=10).sweep()
+    await bench.worker().restore(fork.id, bench.home("two"))
+    assert seen(bench.folder / "homes" / "two") == seen(home)
+
+
+async def test_another_workspace_shares_nothing(bench: Bench) -> None:
+    here, there = await bench.session(), await bench.session(await bench.workspace())
+    home = bench.home("one")
+    write(home, {"workspace/a": os.urandom(50_000)})
+    first = await bench.snapshots.take(here, home, "turn")
+    second = await bench.worker().take(there, home, "turn")
+    assert second.stored_bytes > 50_000
+    with pytest.raises(NotFound):
+        await bench.snapshots.share(first.id, there)
+    with pytest.raises(NotFound):
+        await bench.snapshots.changes(first.id, second.id)
+
+
+async def test_what_differs_between_two(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    write(home, {f"workspace/{name}": name for name in ("gone", "longer", "mode", "same", "touched", "linked")})
+    odd = Path(os.fsdecode(os.fsencode(home) + b"/workspace/\xff"))
+    odd.write_bytes(b"1")
+    first = await bench.snapshots.take(session, home, "turn")
+    (home / "workspace" / "gone").unlink()
+    write(home, {"workspace/longer": "longer than before", "workspace/dir/new": "new"})
+    (home / "workspace" / "mode").chmod(0o700)
+    os.utime(home / "workspace" / "touched", ns=(5, 5))
+    os.link(home / "workspace" / "linked", home / "workspace" / "again")
+    (home / "workspace" / "linked").touch()
+    odd.write_bytes(b"22")
+    second = await bench.snapshots.take(session, home, "turn")
+    assert [
+        (c.path, c.how, c.before_bytes, c.after_bytes) for c in await bench.worker().changes(first.id, second.id)
+    ] == [
+        ("workspace/again", "added", None, 6),
+        ("workspace/dir", "added", None, None),
+        ("workspace/dir/new", "added", None, 3),
+        ("workspace/gone", "removed", 4, None),
+        ("workspace/longer", "changed", 6, 18),
+        ("workspace/mode", "mode", 4, 4),
+        ("workspace/\\xff", "changed", 1, 2),
+    ]
+    assert await bench.snapshots.content(second.id, "workspace/longer", 6) == b"longer"
+    assert await bench.snapshots.content(second.id, "workspace/\\xff", 6) == b"22"
+    assert await bench.snapshots.content(second.id, "workspace/gone", 6) is None
+
+
+async def test_the_last_few_stay_and_those_that_are_needed(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    needed: set[str] = set()
+    worker = bench.worker(held=[lambda conn, ids: needed & set(ids)])
+    taken = []
+    for number in range(7):
+        write(home, {"workspace/a": f"state {number}"})
+        taken.append(await worker.take(session, home, "turn"))
+        if number == 1:
+            needed.add(taken[1].id)
+    there = [row.id for row in await bench.rows(session.id)]
+    assert there == [taken[number].id for number in (6, 5, 4, 1)]
+    assert (await bench.rows(session.id))[2].parent_id == taken[1].id
+    needed.clear()
+    await worker.trim(session.id, [taken[5].id])
+    assert [row.id for row in await bench.rows(session.id)] == [taken[number].id for number in (6, 5, 4)]
+
+
+async def test_many_small_snapshots_need_few_packs(lite: Bench) -> None:
+    """Each turn adds a pack; what is in the emptiest is kept anew before they are too many."""
+    session, home = await lite.session(), lite.home("one")
+    for number in range(120):
+        write(home, {f"workspace/f{number}": f"content {number}"})
+        await lite.snapshots.take(session, home, "turn")
+    latest = (await lite.rows(session.id))[0]
+    assert len(await lite.used(latest.id)) < 60
+    await lite.worker().restore(session.id, lite.home("two"))
+    assert seen(lite.folder / "homes" / "two") == seen(home)
+
+
+async def test_a_snapshot_is_read_without_a_home(bench: Bench) -> None:
+    session, home = await bench.session(), bench.home("one")
+    everything(home)
+    taken = await bench.snapshots.take(session, home, "turn")
+    expected = {path: each for path, each in seen(home).items() if each[0] != "other"}
+    async with bench.worker().opened(taken.id) as snapshot:
+        assert [os.fsencode(entry.path) for entry in snapshot.entries] == sorted(expected, key=lambda p: p.split(b"/"))
+        for entry in snapshot.entries:
+            if entry.kind in ("file", "hardlink"):
+                content = b"".join([piece async for piece in snapshot.content(entry.path)])
+                assert content == expected[os.fsencode(entry.path)][3]
+        with pytest.raises(NotFound):
+            await anext(aiter(snapshot.content("workspace/link")))
+
+
+async def test_the_sandbox_is_given_all_that_came_back(lite: Bench) -> None:
+    """Also files with several names, which are given away only when they were another sandbox's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    session, home = await lite.session(), lite.home("one")
+    everything(home)
+    await lite.snapshots.take(session, home, "turn")
+    elsewhere = lite.home("two")
+    await lite.worker().restore(session.id, elsewhere)
+    assert {(elsewhere / part).stat().st_uid for part in ("workspace", "outputs")} == {0}
+    for part in ("workspace", "outputs"):
+        hand_over(elsewhere / part, 300_123, always_walk=False)
+    for path in [*(elsewhere / "workspace").rglob("*"), *(elsewhere / "outputs").rglob("*")]:
+        assert path.lstat().st_uid == 300_123, path
+
+
+async def test_on_a_volume_without_room_for_both_the_old_files_go_first(lite: Bench) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a file system")
+    session, home = await lite.session(), lite.folder / "volume"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=711", "tmpfs", str(home)], check=True)  # noqa: ASYNC221
+    try:
+        write(home, {"workspace/large": os.urandom(15 << 20), "outputs/o": "o"})
+        taken = await lite.snapshots.take(session, home, "turn")
+        kept = seen(home)
+        write(home, {"workspace/large": os.urandom(16 << 20)})
+        assert (await lite.worker().restore(session.id, home)).snapshot == taken
+        assert seen(home) == kept
+        assert sorted(os.listdir(home)) == ["outputs", "workspace"]
+    finally:
+        subprocess.run(["umount", str(home)], check=True)  # noqa: ASYNC221

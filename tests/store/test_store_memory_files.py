@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -275,3 +276,50 @@ async def test_worker_elsewhere_looks_after_its_folders_itself(db: Database, tmp
     await files.collect(elsewhere, tmp_path)
     await files.catch_up(elsewhere, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("units", range(3))
+async def test_what_was_sent_before_the_server_died_is_not_taken_for_somebody_elses_change(
+    db: Database, tmp_path: Path, units: int
+) -> None:
+    """It dies after that many units of work, so also with a write in the store that nobody was told of. The session
+    goes on before the next server looks: nobody else has changed anything, so nothing is set aside."""
+    await add_catalog(db)
+    resource = {"type": "memory_store", "memory_store_id": "memstore_1", "access": "read_write", "mount_path": "/m/s"}
+    session = await add_session(db, "sesn_1", resources=[resource], environment={"config": {"type": "cloud"}})
+    await db.write(
+        lambda c: memory_stores.create_store(
+            c, db.now(c), id="memstore_1", workspace_id=DEFAULT_WORKSPACE, name="s", description="", metadata={}
+        )
+    )
+    await MemoryFiles(db).lay_out(session, tmp_path)
+    files = tmp_path / "memory" / "memstore_1" / "files"
+    for name, content in {"changed": "1", "removed": "2", "moved": "3", "replaced": "4"}.items():
+        (files / name).write_text(content)
+    await MemoryFiles(db).collect(session, tmp_path)
+
+    (files / "changed").write_text("one")
+    (files / "made").write_text("new")
+    (files / "removed").unlink()
+    (files / "moved").rename(files / "there")
+    (files / "replaced").unlink()
+    with suppress(Died):
+        await MemoryFiles(DatabaseThatDies(db, units, after=True)).collect(session, tmp_path)  # type: ignore[arg-type]
+    (files / "changed").write_text("two")
+    (files / "made").write_text("newer")
+    (files / "there").write_text("elsewhere")
+    (files / "replaced").write_text("again")
+    await MemoryFiles(db).catch_up(session, tmp_path)
+
+    wanted = {"/changed": "two", "/made": "newer", "/there": "elsewhere", "/replaced": "again"}
+    assert await stored(db, "memstore_1") == wanted
+    assert {f"/{file.name}": file.read_text() for file in files.iterdir()} == wanted
+
+
+async def stored(db: Database, store: str) -> dict[str, str]:
+    def unit(c: Connection) -> dict[str, str]:
+        ids = [row.id for row in memories.all_memories(c, DEFAULT_WORKSPACE, store)]
+        rows = memories.contents(c, store, ids)
+        return {row.path: row.content.decode() for row in rows if row.content is not None}
+
+    return await db.read(unit)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from hostler.domain.variables import steers
 from hostler.domain.vaults import CreateCredential
 from hostler.engine.egress_port import EgressRules, HostRule, VariableUse
 from hostler.engine.placeholders import PLACEHOLDER
+from hostler.engine.ports import Sealer
 from hostler.engine.trust import VARIABLES
-from hostler.engine.variables import BrokeredVariables, is_for
+from hostler.engine.variables import BrokeredVariables, VariableBroker, is_for
 from hostler.harness.claude import ClaudeHarness
 from hostler.store import variables as rows
 from hostler.store.sessions import SessionRow, delete_session
@@ -236,3 +239,71 @@ async def test_uses_are_kept_when_session_and_credential_are_gone(bench: Bench) 
         return uses, conn.execute(sa.select(sa.func.count()).select_from(session_placeholders)).scalar_one()
 
     assert await bench.database.read(counts) == (2, 0)
+
+
+@dataclass
+class Counting:
+    """Implements `Sealer`, and counts what it opens."""
+
+    sealer: Sealer
+    opened: int = 0
+
+    def seal(self, context: str, secret: bytes) -> str:
+        return self.sealer.seal(context, secret)
+
+    def open(self, context: str, sealed: str) -> bytes:
+        self.opened += 1
+        return self.sealer.open(context, sealed)
+
+
+async def test_requests_at_once_share_a_reading_and_a_rotation_counts_for_whoever_asks_after_it(bench: Bench) -> None:
+    vault = await bench.vault()
+    credential = await bench.variable(vault, value="canary-0")
+    counting = Counting(bench.sealer)
+    broker = VariableBroker(bench.database, counting)
+    variables = await broker.of(await bench.session(vault), PUBLIC)
+    assert variables is not None
+    async with asyncio.TaskGroup() as group:
+        at_once = [group.create_task(values(variables)) for _ in range(20)]
+    assert [task.result() for task in at_once] == [{"TOKEN": "canary-0"}] * 20
+    assert counting.opened < 5
+    for number in range(1, 6):
+        async with asyncio.TaskGroup() as group:
+            before = [group.create_task(values(variables)) for _ in range(20)]
+            await bench.change(vault, credential, {"type": "environment_variable", "secret_value": f"canary-{number}"})
+            assert await values(variables) == {"TOKEN": f"canary-{number}"}
+        assert {task.result()["TOKEN"] for task in before} <= {f"canary-{number - 1}", f"canary-{number}"}
+    await broker.close()
+
+
+async def test_a_secret_that_can_not_be_opened_keeps_no_other_session_waiting(bench: Bench) -> None:
+    broken, whole = await bench.vault(), await bench.vault()
+    credential = await bench.variable(broken)
+    await bench.variable(whole)
+    first, second = await of(bench, await bench.session(broken)), await of(bench, await bench.session(whole))
+    auth = (await bench.credentials.retrieve(WORKSPACE, broken, credential))["auth"]
+    changed = json.dumps({**auth, "scope": {"type": "workspace", "access": "read"}})
+    row = credentials.update().where(credentials.c.id == credential).values(auth=changed)
+    await bench.database.write(lambda conn: conn.execute(row))
+
+    async def refused() -> None:
+        with pytest.raises(SecretUnreadable):
+            await first.open("a.example.com")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(refused())
+        fine = group.create_task(values(second))
+    assert fine.result() == {"TOKEN": "canary-value"}
+
+
+async def test_every_use_of_twenty_at_once_is_written_down(bench: Bench) -> None:
+    vault = await bench.vault()
+    credential = await bench.variable(vault)
+    session = await bench.session(vault)
+    variables = await of(bench, session)
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            use = VariableUse(vault, credential, "GET", f"h{number}.example.com", 443, "header", "substituted")
+            group.create_task(variables.used([use]))
+    page = await bench.database.read(lambda conn: rows.page_of_uses(conn, WORKSPACE, session.id, limit=30))
+    assert [row.host for row in page.rows] == [f"h{number}.example.com" for number in reversed(range(20))]

@@ -11,6 +11,7 @@ from hostler.attacks import (
     lives,
     model_road,
     names,
+    priority,
     requests,
     sandboxed,
     secrets_out,
@@ -28,6 +29,7 @@ CASES: Final[tuple[Case, ...]] = (
     *archives.CASES,
     *sandboxed.INSIDE,
     *lives.CASES,
+    *priority.CASES,
 )
 
 ON_PROXY: Final = tuple(case for case in CASES if case.proxy is not None)

@@ -1,4 +1,4 @@
-"""Which commands look after the keys of self-hosted environments? Their names, options and help."""
+"""Which commands look after environments, and keys of self-hosted ones? Their names, options and help."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import AsJson, ConfigFile, StateDir, StoreUrl, settings_of
+from hostler.cli.options import ApiKey, AsJson, ConfigFile, StateDir, StoreUrl, Url, address_of, settings_of
 
 environment_app = typer.Typer(
-    help="Packages of environments, and keys of self-hosted ones.", no_args_is_help=True, rich_markup_mode=None
+    help="Environments, their packages, and keys of self-hosted ones.", no_args_is_help=True, rich_markup_mode=None
 )
 environment_key_app = typer.Typer(
     help="Make, list and revoke the keys with which workers serve a self-hosted environment.",
@@ -18,6 +18,22 @@ environment_key_app = typer.Typer(
 )
 environment_app.add_typer(environment_key_app, name="key")
 EnvironmentArgument = Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="Id of the environment (env_…).")]
+
+
+@environment_app.command("list")
+def environment_list(
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 100,
+    archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """The newest environments, and how they host their sessions."""
+    address = address_of(url, api_key, state_dir)
+    from hostler.cli.environmentlist import list_environments
+
+    list_environments(address, limit=limit, archived=archived, as_json=as_json)
 
 
 @environment_key_app.command("create")

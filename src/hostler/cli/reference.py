@@ -73,6 +73,7 @@ SHAPES: dict[str, str] = {
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",
+    "hostler environment list": '`{"environments": [<environment of the API>, …]}`, newest first.',
     "hostler environment key create": f'`{{{_ENVIRONMENT_KEY}, "secret"}}`',
     "hostler environment key list": f'`{{"keys": [{{{_ENVIRONMENT_KEY}}}, …]}}`',
     "hostler environment key revoke": "The key, as in the list.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +14,7 @@ from hostler.engine.object_port import ObjectMissing, Objects, ObjectsUnavailabl
 from hostler.engine.shared_blobs import SharedBlobs
 from hostler.objects.folder import FolderObjects
 from hostler.snapshots.limits import SnapshotLimits
-from hostler.snapshots.service import SnapshotTerms, StoredSnapshots
+from hostler.snapshots.service import Held, SnapshotTerms, StoredSnapshots
 from hostler.snapshots.sweeping import SnapshotSweep
 from hostler.store.blobs import Blobs
 from hostler.store.checkpoints import needed_snapshots
@@ -74,7 +75,10 @@ def open_blobs(settings: Settings, database: Database, objects: Objects) -> Blob
     return SharedBlobs(folder, database, objects, cache_bytes=settings.files.cache_mb << 20)
 
 
-def stored_snapshots(settings: Settings, database: Database, objects: Objects) -> StoredSnapshots:
+def stored_snapshots(
+    settings: Settings, database: Database, objects: Objects, held: Sequence[Held] = ()
+) -> StoredSnapshots:
+    """`held`: who is asked whether a snapshot is needed before it goes."""
     wanted = settings.snapshots
     limits = SnapshotLimits(entries=wanted.max_entries, content_bytes=wanted.max_mb << 20)
     return StoredSnapshots(
@@ -84,6 +88,7 @@ def stored_snapshots(settings: Settings, database: Database, objects: Objects) -
         SnapshotTerms(limits, wanted.keep),
         held=[needed_snapshots],
         linked_owner=settings.sandbox.first_uid if os.geteuid() == 0 else None,
+        held=held,
     )
 
 

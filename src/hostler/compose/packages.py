@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from hostler.compose.authorities import own_authorities
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.egress.cloning import CloneLimits
@@ -64,6 +65,7 @@ def layer_folder(settings: Settings) -> LayerFolder:
         total_bytes=wanted.total_mb << 20,
         memory_bytes=wanted.memory_mb << 20,
         first_id=wanted.first_uid,
+        authorities=own_authorities(settings),
     )
     return LayerFolder(settings.state_dir, base_images(settings), terms)
 

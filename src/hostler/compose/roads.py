@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
-
+from hostler.compose.authorities import own_authorities, trusting
 from hostler.compose.packages import package_hosts
 from hostler.config import Settings
-from hostler.domain.errors import InvalidRequest
 from hostler.egress import EgressLimits, EgressProxy, Resolver
 from hostler.engine.egress_port import EgressRecorder, McpCredentials
 
@@ -37,15 +34,5 @@ def egress_proxy(
         package_hosts=package_hosts(settings),
         limits=egress_limits(settings),
         credentials=credentials,
-        tls=_trust(settings.egress.ca_bundle),
+        tls=trusting(own_authorities(settings)),
     )
-
-
-def _trust(bundle: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if bundle:
-        try:
-            context.load_verify_locations(Path(bundle).expanduser())
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidRequest(f"egress.ca_bundle: {bundle} can't be read as PEM ({error})") from error
-    return context

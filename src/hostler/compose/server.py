@@ -21,6 +21,7 @@ from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.authorities import own_authorities
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
@@ -221,7 +222,9 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            egress = egress_proxy(settings, StoredDecisions(database, denials), mcp_credentials or broker, resolver)
+            decisions = StoredDecisions(database, denials)
+            stack.push_async_callback(decisions.close)
+            egress = egress_proxy(settings, decisions, mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
             trials = PolicyTrials(egress.policy)
             allowing = Allowing(trials)
@@ -263,6 +266,7 @@ async def running(
                     placement=placement,
                     road_secrets=InjectingSecrets,
                     layers=layers,
+                    authorities=own_authorities(settings),
                 ),
                 variables=variables,
                 profile_of=profile_reader(settings),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
+from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.prices import Prices
 from hostler.engine.budget import priced
 from hostler.engine.denials import Denials
@@ -16,6 +16,7 @@ from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.runner_parts import LeaseTerms
+from hostler.engine.together import Together
 from hostler.store import catalog, eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -23,9 +24,6 @@ from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
-
-_MOST_AT_ONCE: Final = 256
-"""Decisions that are written by one transaction."""
 
 
 class StoredSequence:
@@ -44,65 +42,36 @@ class StoredSequence:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    decision: EgressDecision
-    written: bool = False
-    error: Exception | None = None
-
-
 class StoredDecisions:
     """Implements `EgressRecorder`. `denials` hears of what was denied, once it is written down.
 
-    `record` returns when the decision is committed. While one transaction is under way, those that come are gathered,
-    and written by the next one together: many sessions cost no more commits than the database can do one after the
-    other.
+    `record` returns when the decision is committed; when it raises, nothing may be done on it. Decisions that wait are
+    committed together, so many requests at once cost few commits. One whose request is gone is written all the same.
     """
 
     def __init__(self, database: Database, denials: Denials) -> None:
         self._database = database
         self._denials = denials
-        self._turn = asyncio.Lock()
-        self._waiting: list[_Entry] = []
+        self._commits = Together(self._commit, "egress-records")
 
     async def record(self, decision: EgressDecision) -> None:
-        entry = _Entry(decision)
-        self._waiting.append(entry)
-        try:
-            async with self._turn:
-                if not entry.written and entry.error is None:
-                    await self._write_waiting()
-        finally:
-            if entry in self._waiting:  # Cancelled before its turn.
-                self._waiting.remove(entry)
-        if entry.error is not None:
-            raise entry.error
+        await self._commits.do(decision)
         if not decision.allowed:
             self._denials.told(decision)
 
-    async def _write_waiting(self) -> None:
-        batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-        try:
-            await self._write(batch)
-        except asyncio.CancelledError:
-            # Whether it was committed isn't known: those who wait write theirs again, rather twice than never.
-            self._waiting = [*batch, *self._waiting]
-            raise
-        except Exception:
-            for entry in batch:  # One of them may be what can't be written.
-                try:
-                    await self._write([entry])
-                except Exception as error:
-                    entry.error = error
+    async def close(self) -> None:
+        """What waits is still written. Nobody records anything any more."""
+        await self._commits.close()
 
-    async def _write(self, batch: list[_Entry]) -> None:
-        facts = [
-            ledger.EgressFacts(d.session_id, d.method, d.host, d.port, d.allowed, d.reason, d.path, d.hint)
-            for d in (entry.decision for entry in batch)
-        ]
-        await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), facts))
-        for entry in batch:
-            entry.written = True
+    async def _commit(self, decisions: Sequence[EgressDecision]) -> Sequence[Exception | None]:
+        try:
+            await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), decisions))
+        except (NotFound, InvalidRequest) as error:
+            if len(decisions) == 1:
+                return [error]
+            # One of them is what can't be written.
+            return [outcome for decision in decisions for outcome in await self._commit([decision])]
+        return [None] * len(decisions)
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from hostler.egress.connection import ClientSide
 from hostler.egress.heads import Head
-from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, response_head
+from hostler.egress.http1 import LAST_CHUNK, Headers, chunk, names_in, response_head, value_of
 from hostler.egress.upstream import UpstreamConnection
 from hostler.engine.egress_port import Filter, SecretExchange, SecretRefused
 
@@ -144,7 +144,7 @@ class Exchange:
             headers = list(shown)
             if bodyless:
                 self._filter = None
-        sized = any(name == b"content-length" for name, _ in headers) and self._filter is None
+        sized = self._filter is None and value_of(headers, b"content-length") is not None
         newest = self._head.version == "1.1"
         self._chunked_down = not bodyless and not sized and newest
         self._keep = self._head.keep and (bodyless or sized or newest)

@@ -6,7 +6,6 @@ behind. What is sent on is written anew, so that the next reader can take it in 
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 
 Headers = list[tuple[bytes, bytes]]
@@ -38,21 +37,16 @@ OVERRIDES = frozenset(
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_UNSAFE_VALUE = re.compile(rb"[\r\n\0]")
-_UNSAFE_TARGET = re.compile(rb"[^\x21-\x7e]")
+_TOKEN = b"!#$%&'*+.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-"
+_IN_TARGETS = bytes(range(0x21, 0x7F))
 
 
 def end_to_end(headers: Headers) -> Headers:
     """Without what belongs to this hop only."""
-    named = {
-        name.strip().lower() for field, value in headers if field == b"connection" for name in value.split(b",")
-    } - {b"content-length"}
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _HOP_BY_HOP and name not in named and not name.startswith(b"proxy-")
-    ]
+    stay = _HOP_BY_HOP
+    if named := names_in(headers, b"connection"):
+        stay = stay | (named - {b"content-length"})
+    return [field for field in headers if field[0] not in stay and not field[0].startswith(b"proxy-")]
 
 
 def request_head(
@@ -71,11 +65,13 @@ def request_head(
         fields.append((b"transfer-encoding", b"chunked"))
     if upgrade:
         fields += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
-    if not target or _UNSAFE_TARGET.search(target):
+    # Looked through as one text each: a check of every header by itself costs a tenth of the whole request.
+    if not target or target.translate(None, _IN_TARGETS):
         raise ValueError("the path holds characters that no path has")
-    for name, value in fields:
-        if not _TOKEN.match(name) or _UNSAFE_VALUE.search(value):
-            raise ValueError("a header holds a line break or a NUL")
+    names = [field[0] for field in fields]
+    values = b"".join([field[1] for field in fields])
+    if b"" in names or b"".join(names).translate(None, _TOKEN) or b"\r" in values or b"\n" in values or b"\0" in values:
+        raise ValueError("a header holds a line break or a NUL")
     return _render(b"%b %b HTTP/1.1" % (method, target), fields)
 
 
@@ -122,16 +118,24 @@ def ambiguity(version: str, headers: Headers) -> str | None:
 
 
 def is_chunked(headers: Headers) -> bool:
-    return any(name == b"transfer-encoding" and value.strip().lower() == b"chunked" for name, value in headers)
+    coding = value_of(headers, b"transfer-encoding")
+    return coding is not None and coding.strip().lower() == b"chunked"
 
 
 def names_in(headers: Headers, field: bytes) -> set[bytes]:
     """The members of a list header such as `Connection`, in lower case."""
-    return {item.strip().lower() for name, value in headers if name == field for item in value.split(b",")}
+    found: set[bytes] = set()
+    for name, value in headers:
+        if name == field:
+            found.update([item.strip().lower() for item in value.split(b",")])
+    return found
 
 
 def value_of(headers: Headers, field: bytes) -> bytes | None:
-    return next((value for name, value in headers if name == field), None)
+    for name, value in headers:
+        if name == field:
+            return value
+    return None
 
 
 def wants_websocket(method: bytes, version: str, headers: Headers) -> bool:
@@ -151,7 +155,8 @@ def chunk(data: bytes) -> bytes:
 
 
 def _render(first: bytes, headers: Headers) -> bytes:
-    return b"\r\n".join([first, *[name + b": " + value for name, value in headers]]) + b"\r\n\r\n"
+    lines = [name + b": " + value for name, value in headers]
+    return b"\r\n".join([first, *lines, b"\r\n"])
 
 
 def _status_line(status: int) -> bytes:

@@ -39,7 +39,7 @@ class OutgoingClient:
         if resolver is None:
             resolver = self._own_resolver = SystemResolver(threads=4)
         self._resolver = resolver
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
 
     def close(self) -> None:
         if self._own_resolver is not None:
@@ -106,7 +106,7 @@ class OutgoingClient:
             try:
                 if secure:
                     return await asyncio.open_connection(
-                        address, target.port, ssl=self._tls, server_hostname=target.host
+                        address, target.port, ssl=self._trust(), server_hostname=target.host
                     )
                 return await asyncio.open_connection(address, target.port)
             except ssl.SSLError:
@@ -114,6 +114,12 @@ class OutgoingClient:
             except OSError:
                 continue
         raise failure
+
+    def _trust(self) -> ssl.SSLContext:
+        """Read at the first need: that takes longer than anything else here, and a server may never call out."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
 
 
 def _head(request: OutgoingRequest, path: str, authority: str) -> bytes:

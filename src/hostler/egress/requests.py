@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hostler.egress import http1
 from hostler.egress.connection import ClientSide
@@ -30,15 +30,20 @@ _SMALL_BODY = 256 << 10
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Subject:
-    """What a request is about. `path` is None inside of a tunnel, where the request's own target is the path;
-    `addresses` are those that were judged when the tunnel was."""
+    """What a request is about. One for all requests inside of a tunnel: `path` is None there, since the request's own
+    target is the path, and `addresses` are those that were judged when the tunnel was."""
 
     origin: Origin
     target: Target
     path: str | None
     addresses: Sequence[str] | None
+    authority: bytes = field(init=False)
+    """For its Host header."""
+
+    def __post_init__(self) -> None:
+        self.authority = self.origin.authority
 
 
 @dataclass(slots=True)
@@ -78,10 +83,10 @@ class RequestMaker:
         path = subject.path or ""
         try:
             if subject.path is None:
-                path = _path_inside(head, origin)
+                path = _path_inside(head, subject)
             verdict, addresses = await self._judge(subject, head, method, path)
             going = await self._with_secrets(subject, head, method, path, addresses)
-            outgoing, body, chunked = await self._outgoing(origin, head, going, side)
+            outgoing, body, chunked = await self._outgoing(subject.authority, head, going, side)
             if not await self._decider.record(method, origin.host, origin.port, verdict, path):
                 side.answer(UNRECORDED)
                 return
@@ -148,29 +153,29 @@ class RequestMaker:
         return going
 
     async def _outgoing(
-        self, origin: Origin, head: Head, going: _Outgoing, side: ClientSide
+        self, authority: bytes, head: Head, going: _Outgoing, side: ClientSide
     ) -> tuple[bytes, bytes | None, bool]:
         """Head, the body if it was read already, and whether it is to be chunked otherwise."""
         chunked, body, length = http1.is_chunked(head.headers), None, None
-        filtered = going.secret is not None and going.secret.body is not None
-        announced = int(http1.value_of(head.headers, b"content-length") or 0)
-        if going.secret is not None and going.secret.body is not None and (chunked or announced):
-            length = -1
+        body_filter = None if going.secret is None else going.secret.body
+        if body_filter is not None:
+            announced = int(http1.value_of(head.headers, b"content-length") or 0)
+            length = -1 if chunked or announced else None
             if 0 < announced <= _SMALL_BODY:
                 try:
                     whole = await side.collect(_SMALL_BODY)
                 except BodyTooLarge as error:  # Can't be: the length was announced.
                     raise ConnectionResetError from error
-                body = going.secret.body.feed(whole) + going.secret.body.end()
+                body = body_filter.feed(whole) + body_filter.end()
                 length = len(body)
         try:
             outgoing = http1.request_head(
-                going.method, origin.authority, going.target, going.headers, length=length, upgrade=head.upgrade
+                going.method, authority, going.target, going.headers, length=length, upgrade=head.upgrade
             )
         except ValueError as error:
             hint = f"With its secret put in, {error}." if going.secret is not None else f"{error}."
             raise _Denied(Verdict(False, "unsafe_request", hint), 403) from error
-        return outgoing, body, chunked or (filtered and length == -1)
+        return outgoing, body, chunked or length == -1
 
     # ------------------------------------------------------------------------------------------------------- the way
 
@@ -186,8 +191,6 @@ class RequestMaker:
         side: ClientSide,
         path: str,
     ) -> None:
-        names = {name for name, _ in head.headers}
-        repeatable = head.method in _REPEATABLE and not names & {b"content-length", b"transfer-encoding"}
         fresh = head.upgrade
         while True:
             try:
@@ -209,7 +212,7 @@ class RequestMaker:
                 return
             if outcome != "lost":
                 return
-            if not (reused and repeatable):
+            if not (reused and _is_repeatable(head)):
                 break
             fresh = True  # The server had closed a connection that it kept; nothing was answered.
         text = f"Hostler: {origin.host}:{origin.port} ended the connection, or did not answer in HTTP.\n"
@@ -247,7 +250,12 @@ class RequestMaker:
                 end.transport.resume_reading()
 
 
-def _path_inside(head: Head, origin: Origin) -> str:
+def _is_repeatable(head: Head) -> bool:
+    names = {name for name, _ in head.headers}
+    return head.method in _REPEATABLE and not names & {b"content-length", b"transfer-encoding"}
+
+
+def _path_inside(head: Head, subject: Subject) -> str:
     """The path of a request to a server, once it is clear that it is for this one."""
     problem = head.problem
     host = http1.value_of(head.headers, b"host")
@@ -259,6 +267,9 @@ def _path_inside(head: Head, origin: Origin) -> str:
         problem = "there is no Host header"
     if problem is not None or host is None:
         raise _Denied(Verdict(False, "bad_request", f"{str(problem).capitalize()}."), 400)
+    if host == subject.authority:  # To the letter, as it would be sent: nothing to be read in it.
+        return head.target.decode("latin-1")
+    origin = subject.origin
     try:
         named = parse_authority(
             host.decode("ascii", "replace").strip(), default_port=443 if origin.scheme == "https" else 80

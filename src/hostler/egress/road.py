@@ -11,9 +11,8 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from hostler.egress import http1
 from hostler.egress.authority import Authority
@@ -116,11 +115,11 @@ class EgressRoad:
         return self._traffic.meter()
 
     def begin(self, head: Head, side: ClientSide) -> None:
-        self.spawn(lambda: self._serve(head, side), side)
+        self._tasks.spawn(self._or_drop(head, side, None), "egress-request")
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]], side: ClientSide) -> None:
-        """Runs the work of one request; what it dies of ends the connection."""
-        self._tasks.spawn(self._or_drop(work, side), "egress-request")
+    def begin_inside(self, subject: Subject, head: Head, side: ClientSide) -> None:
+        """The same for a request from inside of a tunnel."""
+        self._tasks.spawn(self._or_drop(head, side, subject), "egress-request")
 
     def keep(self, side: ClientSide) -> bool:
         """A connection that stands in the place of one that was counted."""
@@ -129,9 +128,13 @@ class EgressRoad:
             side.transport.abort()
         return True
 
-    async def _or_drop(self, work: Callable[[], Coroutine[Any, Any, None]], side: ClientSide) -> None:
+    async def _or_drop(self, head: Head, side: ClientSide, inside: Subject | None) -> None:
+        """The work of one request; what it dies of ends the connection."""
         try:
-            await work()
+            if inside is None:
+                await self._serve(head, side)
+            else:
+                await self._requests.serve(inside, head, side)
         except BaseException:
             side.transport.abort()
             raise
@@ -321,9 +324,6 @@ class EgressRoad:
             return end
         return None
 
-    async def serve_inside(self, subject: Subject, head: Head, side: ClientSide) -> None:
-        await self._requests.serve(subject, head, side)
-
 
 class _Inside:
     """Implements `Host` for the inside of one tunnel."""
@@ -331,9 +331,7 @@ class _Inside:
     def __init__(self, road: EgressRoad, origin: Origin, target: Target, addresses: Sequence[str]) -> None:
         self.limits = road.limits
         self._road = road
-        self._origin = origin
-        self._target = target
-        self._addresses = addresses
+        self._subject = Subject(origin, target, None, addresses)
 
     def joined(self, side: ClientSide) -> bool:
         return self._road.keep(side)
@@ -345,8 +343,7 @@ class _Inside:
         return self._road.meter()
 
     def begin(self, head: Head, side: ClientSide) -> None:
-        subject = Subject(self._origin, self._target, None, self._addresses)
-        self._road.spawn(lambda: self._road.serve_inside(subject, head, side), side)
+        self._road.begin_inside(self._subject, head, side)
 
 
 def unreachable(text: str) -> bytes:

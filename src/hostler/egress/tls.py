@@ -11,7 +11,8 @@ import contextlib
 import ssl
 from typing import Any
 
-_READ = 256 << 10
+_READ = 16 << 10
+"""What one record of TLS holds at most; more is never read at once."""
 
 
 class TlsSide(asyncio.Transport, asyncio.Protocol):
@@ -59,6 +60,8 @@ class TlsSide(asyncio.Transport, asyncio.Protocol):
                 self._end()
                 break
             self._app.data_received(plain)
+            if not self._in.pending and not self._tls.pending():
+                break  # Asking would say the same by an exception, for every request.
         self._flush()
 
     def eof_received(self) -> bool:

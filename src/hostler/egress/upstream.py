@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 import httptools
 
@@ -18,8 +17,7 @@ from hostler.egress.http1 import Headers, names_in
 from hostler.egress.limits import EgressLimits
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """A server that is spoken HTTP to."""
 
     scheme: Literal["http", "https"]
@@ -38,7 +36,7 @@ class Unreachable(Exception):
 
 
 class AnswerSink(Protocol):
-    """Who takes in one answer. `answer_flush` follows each batch of the other calls."""
+    """Who takes in one answer. `answer_flush` or `answer_end` follows each batch of the other calls."""
 
     def answer_head(self, status: int, headers: Headers) -> None: ...
 
@@ -73,6 +71,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink: AnswerSink | None = None
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
+        self._expires: float | None = None
+        """When it is closed; None: it is used."""
         self.reused = False
         self.closed = False
         self.lost = asyncio.Event()
@@ -80,7 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def ask(self, head: bytes, sink: AnswerSink, *, head_only: bool, upgrade: bool) -> None:
         """Sends a request's head (and whatever stands behind it); the answer goes to `sink`."""
-        self._disarm()
+        self._expires = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._head_only, self._upgrade = head_only, upgrade
@@ -129,7 +129,20 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close_after(self, seconds: float) -> None:
-        self._timer = self._loop.call_later(seconds, self.abort)
+        """Unless it is asked before. One timer for all the times that it is kept: a timer costs as much as a parser."""
+        self._expires = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._expires is None:
+            return  # In use; the next time it is kept sets the timer anew.
+        left = self._expires - self._loop.time()
+        if left > 0.001:
+            self._timer = self._loop.call_later(left, self._expire)
+        else:
+            self.abort()
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -165,8 +178,9 @@ class UpstreamConnection(asyncio.Protocol):
             return
         sink = self._sink
         if sink is not None:
-            sink.answer_flush()
-            if not self._busy and self._sink is sink:
+            if self._busy:
+                sink.answer_flush()
+            else:
                 sink.answer_end()
 
     def eof_received(self) -> bool:

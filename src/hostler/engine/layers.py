@@ -135,8 +135,8 @@ class PackageLayers:
         async with self._one:
             build = secrets.token_hex(6)
             home = self._sockets / f"packages-{build}"
-            home.mkdir(parents=True, mode=0o700)
             try:
+                home.mkdir(parents=True, mode=0o700)
                 rules = EgressRules("listed", hosts=tuple(dict.fromkeys((*self._hosts, *self._store.registry_hosts()))))
                 road = await self._roads.open(build, home / "egress.sock", rules)
                 try:
@@ -149,6 +149,8 @@ class PackageLayers:
                 finally:
                     await road.close()
                     self._decisions.denied(build)
+            except OSError as error:  # such as a path that is too long for a socket
+                raise LayerFailed(f"The environment's packages can't be installed on this host: {error}") from error
             finally:
                 shutil.rmtree(home, ignore_errors=True)
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,16 @@ class Manifest(BaseModel):
     """Digest by path."""
     coming: dict[str, str] = {}
     """Being written into the folder when this was saved: either these or the known ones are there."""
+    going: dict[str, str | None] = {}
+    """Being written into the store when this was saved, None for what was being deleted: either these or the known
+    ones are there. Whether they have arrived is not to be learnt from the folder: the session may have gone on."""
     aside: list[Aside] = []
 
-    def base(self, local: dict[str, str]) -> dict[str, str]:
+    def base(self, local: dict[str, str], remote: Mapping[str, str]) -> dict[str, str]:
         arrived = {path: content for path, content in self.coming.items() if local.get(path) == content}
-        return self.known | arrived
+        sent = {path: content for path, content in self.going.items() if remote.get(path) == content}
+        alike: dict[str, str | None] = {**self.known, **arrived, **sent}
+        return {path: content for path, content in alike.items() if content is not None}
 
 
 @dataclass(slots=True)
@@ -172,10 +177,11 @@ class MemoryFiles(Attachment):
         }
         scan = await asyncio.to_thread(copy.folder.scan)
         copy.problems |= scan.problems
-        base = copy.manifest.base(scan.digests)
+        digests = {path: row.content_sha256 for path, row in remote.items()}
+        base = copy.manifest.base(scan.digests, digests)
         local = await asyncio.to_thread(_surely, copy.folder, scan, base)
-        plan = merge(base, local, {path: row.content_sha256 for path, row in remote.items()}, writable=copy.writable)
-        copy.manifest.known, copy.manifest.coming = base, {}
+        plan = merge(base, local, digests, writable=copy.writable)
+        copy.manifest.known, copy.manifest.coming, copy.manifest.going = base, {}, {}
         for path in {*base} - {*local} - {*remote}:
             del copy.manifest.known[path]
         copy.manifest.known |= plan.alike
@@ -192,6 +198,7 @@ class MemoryFiles(Attachment):
         for start in range(0, len(steps), BATCH):
             batch = steps[start : start + BATCH]
             sent = await asyncio.to_thread(_contents, copy.folder, batch)
+            await asyncio.to_thread(_announce, copy, batch, sent, local)
             outcome = await self._database.write(self._sending(copy, batch, sent, local, remote))
             for step, error in zip(batch, outcome, strict=True):
                 if error is None:
@@ -202,6 +209,7 @@ class MemoryFiles(Attachment):
                     again = True
                 else:
                     copy.problems[step.to or step.path] = error.message
+            copy.manifest.going = {}
             await asyncio.to_thread(copy.save)
         return again
 
@@ -299,7 +307,7 @@ def _is_ahead(session: SessionRow, home: Path, resource: dict[str, Any]) -> bool
         return False
     copy = _open_copy(session, home, resource)
     found = copy.folder.scan().digests
-    return found != copy.manifest.base(found)
+    return bool(copy.manifest.going) or found != copy.manifest.base(found, {})
 
 
 def _open_copy(session: SessionRow, home: Path, resource: dict[str, Any]) -> _Copy:
@@ -338,6 +346,21 @@ def _contents(folder: MemoryFolder, steps: Sequence[_Step]) -> dict[str, bytes]:
             if content is not None and folder.state(step.path) == digest(content):
                 found[step.path] = content
     return found
+
+
+def _announce(copy: _Copy, batch: Sequence[_Step], sent: Mapping[str, bytes], local: Mapping[str, str]) -> None:
+    """Note what is about to be sent. Cut off after that, we would take it for somebody else's change of the store."""
+    going: dict[str, str | None] = {}
+    for step in batch:
+        if step.what in ("delete", "rename"):
+            going[step.path] = None
+        if step.to is not None:
+            going[step.to] = local[step.to]
+        elif step.path in sent:
+            going[step.path] = digest(sent[step.path])
+    copy.manifest.going = going
+    with suppress(OSError):  # a full disk keeps nothing from the store: cut off then, the folder's version is set aside
+        copy.save()
 
 
 def _remove(copy: _Copy, paths: Sequence[str], local: dict[str, str]) -> bool:

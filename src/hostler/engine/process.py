@@ -21,7 +21,7 @@ from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceSt
 from hostler.engine.profile import Profile
 from hostler.engine.runs import Gatekeeper, Harness, Run
 from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
-from hostler.engine.trust import NO_TRUST, write_trust
+from hostler.engine.trust import NO_TRUST, joined, write_trust
 from hostler.engine.volume_port import with_disk
 
 log = logging.getLogger("hostler.process")
@@ -45,6 +45,8 @@ class Surroundings:
     """Makes what puts a session's variables into its requests."""
     layers: PackageLayers | None = None
     """What environments' packages are installed into; None: none can be."""
+    authorities: bytes = b""
+    """Certificates, PEM, that programs in sandboxes trust besides those that the host trusts."""
 
 
 class LiveProcess:
@@ -146,8 +148,9 @@ async def open_process(
         egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp, secrets)
         stack.push_async_callback(egress_road.close)
         trust = NO_TRUST
-        if egress_road.authority is not None:
-            trust = await asyncio.to_thread(write_trust, home / "trust", egress_road.authority)
+        authorities = joined(around.authorities, egress_road.authority or b"")
+        if authorities:
+            trust = await asyncio.to_thread(write_trust, home / "trust", authorities)
         sandbox = await around.sandboxes.create(
             SandboxSpec(
                 session_id=session_id,

@@ -6,7 +6,8 @@ to each program in the way that it understands. `VARIABLES` is the whole list; w
 (`docs/reference/ca-trust.md`).
 
 Each bundle holds what the host trusts besides the session's authority, because hosts whose TLS is passed through show
-certificates of public authorities. What only adds to a program's own list gets the session's authority alone.
+certificates of public authorities, or of those of the operator's own network (`egress.ca_bundle`). What only adds to a
+program's own list gets the session's authority and the operator's.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from hostler.engine.sandbox_port import Mount
 
 INSIDE: Final = "/opt/hostler/trust"
 BUNDLE: Final = f"{INSIDE}/bundle.pem"
-"""What the host trusts, and the session's authority."""
+"""What the host trusts, the operator's authorities, and the session's."""
 SESSION: Final = f"{INSIDE}/session.pem"
-"""The session's authority alone."""
+"""The operator's and the session's authorities alone."""
 JAVA_STORE: Final = f"{INSIDE}/java.p12"
 """The bundle as Java reads it, without a password."""
 WGETRC: Final = f"{INSIDE}/wgetrc"
@@ -89,16 +90,15 @@ class Trust:
 
 
 NO_TRUST: Final = Trust()
-"""For roads that end no TLS."""
+"""For roads that end no TLS, where the operator has no authorities of their own."""
 
 
 def write_trust(folder: Path, authority: bytes) -> Trust:
     """Writes everything below `folder`, a folder of the host that lets everybody through, over what is there.
 
-    authority  the session's certificate, PEM. About 15 ms.
+    authority  the session's certificate, and others that the host doesn't trust, PEM. About 15 ms.
     """
-    known = _host_certificates()
-    bundle = known + (b"" if known.endswith(b"\n") or not known else b"\n") + authority
+    bundle = with_own(authority)
     files = {
         "bundle.pem": bundle,
         "session.pem": authority,
@@ -114,6 +114,16 @@ def write_trust(folder: Path, authority: bytes) -> Trust:
         new.replace(folder / name)
     environment = {variable.name: variable.value for variable in VARIABLES}
     return Trust(environment, (Mount(folder, INSIDE),))
+
+
+def with_own(authorities: bytes) -> bytes:
+    """Whom the host trusts, and these; PEM."""
+    return joined(_host_certificates(), authorities)
+
+
+def joined(*bundles: bytes) -> bytes:
+    """One bundle of several, PEM."""
+    return b"".join(bundle if bundle.endswith(b"\n") else bundle + b"\n" for bundle in bundles if bundle)
 
 
 def _host_certificates() -> bytes:

@@ -2,7 +2,8 @@
 
 `VariableBroker` is the only reader of `environment_variable` secrets. The sandbox gets placeholders; for each request
 the broker reads the vaults anew and opens what is for that host. So a secret that is replaced, archived, or given other
-hosts counts from the next request on, in sessions that run already too. No opened secret is kept for a later request.
+hosts counts from the next request on, in sessions that run already too. No opened secret is kept for a later request;
+those that wait at the same moment share one reading.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hostler.engine.placeholders import new_placeholder
 from hostler.engine.ports import Sealer
 from hostler.engine.redaction import REDACTED, Replacer
 from hostler.engine.tasks import Tasks
+from hostler.engine.together import Together
 from hostler.store import variables as rows
 from hostler.store.database import Database
 from hostler.store.sessions import SessionRow
@@ -77,6 +79,8 @@ class VariableBroker:
         self._database = database
         self._sealer = sealer
         self._notes = Tasks()
+        self._reads = Together(self._read_all, "secrets")
+        self._uses = Together(self._write_all, "credential-uses")
 
     async def of(self, session: SessionRow, rules: EgressRules) -> BrokeredVariables | None:
         """The session's variables as they are now, each with its placeholder. None: it has no vaults.
@@ -109,19 +113,38 @@ class VariableBroker:
         return BrokeredVariables(self, session, found, _unreachable(new, rules))
 
     async def read(self, session: SessionRow, host: str) -> list[tuple[Variable, str | None]]:
-        """Each variable as it is now, with its secret when it is for `host`."""
+        """Each variable as it is now, with its secret when it is for `host`.
 
-        def unit(conn: Connection) -> list[tuple[Variable, str | None]]:
-            known = rows.placeholders_of(conn, session.id)
-            found = []
-            for row, auth in _mine(conn, session):
-                if row.id in known:  # one that was added meanwhile comes with the next process
-                    mine = is_for(auth["networking"], host)
-                    value = opened(self._sealer, row)["secret_value"] if mine else None
-                    found.append((Variable(row, auth, known[row.id]), value))
-            return found
+        Requests that wait at the same moment share one reading, which begins after the last of them has asked.
+        """
+        return await self._reads.do((session, host))
 
-        return await self._database.read(unit)
+    async def _read_all(
+        self, wishes: Sequence[tuple[SessionRow, str]]
+    ) -> Sequence[list[tuple[Variable, str | None]] | Exception]:
+        different = {(id(session), host): (session, host) for session, host in wishes}
+
+        def one(conn: Connection, session: SessionRow, host: str) -> list[tuple[Variable, str | None]] | Exception:
+            try:
+                return self._opened(conn, session, host)
+            except HostlerError as error:  # One secret that can't be opened keeps no other session waiting.
+                return error
+
+        def unit(conn: Connection) -> dict[tuple[int, str], list[tuple[Variable, str | None]] | Exception]:
+            return {key: one(conn, *wish) for key, wish in different.items()}
+
+        found = await self._database.read(unit)
+        return [found[id(session), host] for session, host in wishes]
+
+    def _opened(self, conn: Connection, session: SessionRow, host: str) -> list[tuple[Variable, str | None]]:
+        known = rows.placeholders_of(conn, session.id)
+        found = []
+        for row, auth in _mine(conn, session):
+            if row.id in known:  # one that was added meanwhile comes with the next process
+                mine = is_for(auth["networking"], host)
+                value = opened(self._sealer, row)["secret_value"] if mine else None
+                found.append((Variable(row, auth, known[row.id]), value))
+        return found
 
     async def replacer(self, session: SessionRow) -> Replacer:
         """What takes the session's secrets, as they are now, out of what is recorded about it."""
@@ -138,24 +161,28 @@ class VariableBroker:
         return Replacer(await self._database.read(unit))
 
     async def record(self, session: SessionRow, uses: Sequence[VariableUse]) -> None:
-        def unit(conn: Connection) -> None:
-            now = self._database.now(conn)
-            for use in uses:
-                rows.add_use(
-                    conn,
-                    now,
-                    workspace_id=session.workspace_id,
-                    session_id=session.id,
-                    vault_id=use.vault_id,
-                    credential_id=use.credential_id,
-                    method=use.method,
-                    host=use.host,
-                    port=use.port,
-                    place=use.place,
-                    outcome=use.outcome,
+        """Returns when they are committed; what waits at the same moment is committed together."""
+        await self._uses.do(
+            [
+                rows.UseFacts(
+                    session.workspace_id,
+                    session.id,
+                    use.vault_id,
+                    use.credential_id,
+                    use.method,
+                    use.host,
+                    use.port,
+                    use.place,
+                    use.outcome,
                 )
+                for use in uses
+            ]
+        )
 
-        await self._database.write(unit)
+    async def _write_all(self, wishes: Sequence[Sequence[rows.UseFacts]]) -> Sequence[None]:
+        facts = [use for uses in wishes for use in uses]
+        await self._database.write(lambda c: rows.add_uses(c, self._database.now(c), facts))
+        return [None] * len(wishes)
 
     def record_soon(self, session: SessionRow, use: VariableUse) -> None:
         async def write() -> None:
@@ -170,6 +197,8 @@ class VariableBroker:
     async def close(self) -> None:
         """Returns when every use is written down."""
         await self._notes.close(grace_seconds=NOTE_SECONDS)
+        await self._uses.close()
+        await self._reads.close()
 
 
 class BrokeredVariables:

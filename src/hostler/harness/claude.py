@@ -58,6 +58,7 @@ MCP_CALL_SECONDS = 600
 _SETTINGS = json.dumps({"skipWebFetchPreflight": True})
 """Without this the harness asks claude.ai about every host before it fetches from it. The egress road decides here."""
 
+_MARK = '"last-prompt"'
 _SYSTEM_PROMPT = "system-prompt.txt"
 _INSIDE_STATE = "/home/agent/.claude"
 
@@ -132,18 +133,18 @@ class ClaudeHarness:
         return call_entry(call)
 
     async def prepare(self, spec: RunSpec, state: Path, transcripts: Any) -> None:
-        entries = None
+        texts: Sequence[str] = ()
         if spec.resume:
-            entries = await transcripts.load({"project_key": PROJECT_KEY, "session_id": spec.transcript_id})
+            texts = await transcripts.texts({"project_key": PROJECT_KEY, "session_id": spec.transcript_id})
 
         def write() -> None:
             if spec.system:
                 (state / _SYSTEM_PROMPT).write_text(spec.system, "utf-8", errors="surrogateescape")
-            if entries:
+            if texts:
                 folder = state / "projects" / PROJECT_KEY
                 folder.mkdir(parents=True)
                 with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(to_text(entry) + "\n" for entry in with_true_leaf(entries))
+                    file.writelines(text + "\n" for text in with_true_leaf(texts))
 
         await asyncio.to_thread(write)
 
@@ -313,16 +314,30 @@ class ClaudeRun:
         return SdkMcpTool(name=tool.name, description=tool.description, input_schema=schema, handler=answer)
 
 
-def with_true_leaf(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The transcript with one `last-prompt`, which names its last entry.
+def with_true_leaf(texts: Sequence[str]) -> list[str]:
+    """The entries of a transcript, as JSON, with one `last-prompt`, which names its last entry.
 
     `claude` goes on from the entry that the newest `last-prompt` names, and writes one only at a peaceful end. After a
-    kill the newest one is of an earlier life: `claude` would go on from there and forget everything since.
+    kill the newest one is of an earlier life: `claude` would go on from there and forget everything since. Only what
+    has to be looked at is parsed: a long conversation has megabytes.
     """
-    marks = [entry for entry in entries if entry.get("type") == "last-prompt"]
-    rest = [entry for entry in entries if entry.get("type") != "last-prompt"]
-    leaf = next((e["uuid"] for e in reversed(rest) if e.get("uuid") and not e.get("isSidechain")), None)
-    return [*rest, {**marks[-1], "leafUuid": leaf}] if marks and leaf else rest
+    marks: list[dict[str, Any]] = []
+    rest = []
+    for text in texts:
+        entry = json.loads(text) if _MARK in text else {}
+        if entry.get("type") == "last-prompt":
+            marks.append(entry)
+        else:
+            rest.append(text)
+    leaf = next(
+        (
+            entry["uuid"]
+            for entry in map(json.loads, reversed(rest))
+            if entry.get("uuid") and not entry.get("isSidechain")
+        ),
+        None,
+    )
+    return [*rest, to_text({**marks[-1], "leafUuid": leaf})] if marks and leaf else rest
 
 
 def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:

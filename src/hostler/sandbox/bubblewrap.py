@@ -12,8 +12,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
-import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,9 +25,21 @@ from hostler.engine.sandbox_port import (
     SandboxStats,
     SandboxUnavailable,
 )
-from hostler.sandbox import bubblewrap_host, cgroups, freezing, launch, leftovers, snapshots, users
+from hostler.sandbox import (
+    bubblewrap_host,
+    cgroups,
+    freezing,
+    handing_over,
+    launch,
+    leftovers,
+    specs,
+    trying,
+    users,
+)
 from hostler.sandbox.bubblewrap_host import Host
 from hostler.sandbox.cgroups import Group
+from hostler.sandbox.holding_still import HoldingStill
+from hostler.sandbox.making import make
 from hostler.sandbox.trials import trial_folder
 
 PROBE_SECONDS = 20.0
@@ -54,9 +64,7 @@ class BubblewrapSandbox:
         self._directory = directory
         self._launcher = launcher
         self._group = group
-        self._workspace = workspace
-        self._holding = asyncio.Lock()
-        self._suspended = False
+        self._still = HoldingStill(workspace, self._stop, self._go_on)
 
     @property
     def label(self) -> IsolationLabel:
@@ -84,31 +92,20 @@ class BubblewrapSandbox:
 
     async def suspend(self) -> None:
         """See the port. Raises NotSuspended."""
-        async with self._holding:
-            await asyncio.to_thread(self._freeze)
-            self._suspended = True
+        await self._still.suspend()
 
     async def resume(self) -> None:
-        async with self._holding:
-            await asyncio.to_thread(self._thaw)
-            self._suspended = False
+        await self._still.resume()
 
     async def snapshot(self, target: Path) -> None:
         """See the port. Raises SnapshotFailed, NotSuspended."""
-        async with self._holding:
-            if not self._suspended:
-                await asyncio.to_thread(self._freeze)
-            try:
-                await asyncio.to_thread(snapshots.write, self._workspace, target)
-            finally:
-                if not self._suspended:
-                    await asyncio.to_thread(self._thaw)
+        await self._still.snapshot(target)
 
-    def _freeze(self) -> None:
-        freezing.freeze(self._group.directories, lambda: leftovers.processes(self._record))
+    async def _stop(self) -> None:
+        await asyncio.to_thread(freezing.freeze, self._group.directories, lambda: leftovers.processes(self._record))
 
-    def _thaw(self) -> None:
-        freezing.thaw(self._group.directories, lambda: leftovers.processes(self._record))
+    async def _go_on(self) -> None:
+        await asyncio.to_thread(freezing.thaw, self._group.directories, lambda: leftovers.processes(self._record))
 
     async def stats(self) -> SandboxStats:
         return await asyncio.to_thread(self._host.limits.stats, self._group)
@@ -162,14 +159,9 @@ class BubblewrapProvider:
         Raises SandboxUnavailable, and ValueError for a spec that no sandbox can be made from.
         """
         host = await self._open()
-        making = asyncio.get_running_loop().run_in_executor(None, self._create, host, spec)
-        try:
-            record, directory, launcher, group = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # A thread can't be stopped: wait for what it makes, and take it back.
-            record, directory, _, _ = await making
-            await asyncio.to_thread(self._end, record, directory)
-            raise
+        record, directory, launcher, group = await make(
+            lambda: self._create(host, spec), lambda made: self._end(made[0], made[1])
+        )
         return BubblewrapSandbox(self, host, record, directory, launcher, group, spec.workspace)
 
     async def left_over(self) -> Sequence[LeftOver]:
@@ -243,35 +235,14 @@ class BubblewrapProvider:
 
     def _try_true(self, place: Path) -> IsolationLabel:
         host = self._host = self._open_now()
-        ends = [socket.socket(socket.AF_UNIX) for _ in range(2)]
-        try:
-            for end, name in zip(ends, ("model.sock", "egress.sock"), strict=True):
-                end.bind(str(place / name))
-            spec = SandboxSpec(
-                session_id="probe",
-                workspace=place / "workspace",
-                outputs=place / "outputs",
-                harness_state=place / "harness",
-                model_socket=place / "model.sock",
-                egress_socket=place / "egress.sock",
-                program=Path("/usr/bin/true"),
-                limits=SandboxLimits(memory_bytes=256 << 20, pids=32, tmp_bytes=1 << 20),
-            )
+        with trying.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
             record, directory, launcher, _ = self._create(host, spec)
             try:
-                result = subprocess.run(
-                    [launcher], stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False
-                )
-            except (subprocess.TimeoutExpired, OSError) as error:
-                raise SandboxUnavailable(f"a trial sandbox did not run: {error}") from error
+                code, said = trying.run(launcher, PROBE_SECONDS)
             finally:
                 self._end(record, directory)
-        finally:
-            for end in ends:
-                end.close()
-        if result.returncode != 0:
-            said = result.stderr.decode(errors="replace").strip()[-600:]
-            raise SandboxUnavailable(f"a trial sandbox failed ({result.returncode}): {said}{bubblewrap_host.hint()}")
+        if code != trying.RAN:
+            raise SandboxUnavailable(f"a trial sandbox failed ({code}): {said}{bubblewrap_host.hint()}")
         return host.label
 
     def close(self) -> None:
@@ -287,7 +258,7 @@ class BubblewrapProvider:
     # ------------------------------------------------------------------------------------------------ making and ending
 
     def _create(self, host: Host, spec: SandboxSpec) -> tuple[leftovers.Record, Path, Path, Group]:
-        _check(spec)
+        specs.check(spec)
         spec = replace(spec, limits=bubblewrap_host.within_host(spec.limits))
         for directory in (spec.workspace, spec.outputs, spec.harness_state):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -302,7 +273,7 @@ class BubblewrapProvider:
         try:
             home.mkdir(mode=0o700)
             record.save(home)
-            self._give_away(spec, uid)
+            handing_over.give_away(spec, uid, self._uid_range)
             cgroups.make(group)
             identity = launch.Identity(sandbox_id, uid)
             launcher = launch.write(home, host.etc, spec, identity, host.tools, group.entrances, host.filter)
@@ -310,23 +281,6 @@ class BubblewrapProvider:
             self._end(record, home)
             raise
         return record, home, launcher, group
-
-    def _give_away(self, spec: SandboxSpec, uid: int | None) -> None:
-        """Makes the sandbox's own things reachable by its user, and by nobody else's."""
-        if uid is None:
-            for directory in (spec.workspace, spec.outputs, spec.harness_state):
-                directory.chmod(0o700)
-            return
-        users.hand_over(spec.workspace, uid, always_walk=False, own_range=self._uid_range)
-        users.hand_over(spec.outputs, uid, always_walk=False, own_range=self._uid_range)
-        # The worker writes into this one between two lives of a session, as root.
-        users.hand_over(spec.harness_state, uid, always_walk=True, own_range=self._uid_range)
-        for mount in spec.mounts:
-            if mount.writable:  # the worker writes there too, as root
-                users.hand_over(mount.source, uid, always_walk=True, own_range=self._uid_range)
-        for path in (spec.model_socket, spec.egress_socket):
-            os.chown(path, uid, uid, follow_symlinks=False)
-            os.chmod(path, 0o600)
 
     def _end(self, record: leftovers.Record, directory: Path) -> int:
         """Ends a sandbox that this provider made. The second call, also a concurrent one, finds nothing to do.
@@ -378,11 +332,3 @@ class BubblewrapProvider:
                 f"sandbox {record.sandbox_id} of session {record.session_id}: {killed} processes ended, removed"
             )
         return said
-
-
-def _check(spec: SandboxSpec) -> None:
-    for path in (spec.model_socket, spec.egress_socket):
-        if not path.is_socket():
-            raise ValueError(f"{path} is no socket; open the session's roads before its sandbox is made")
-    if not spec.program.is_file():
-        raise ValueError(f"{spec.program} is no file")

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,13 +29,14 @@ class Holding:
 
     sandbox_id: str
     session_id: str
-    process_uid: int
-    """Every process of the sandbox on the host has it, but those that wait for a command to end."""
-    file_uid: int
-    """Owner of the session's folders on the host."""
-    groups: tuple[str, ...]
+    process_uid: int | None
+    """Every process of the sandbox on the host has it, but those that wait for a command to end. None: the worker is
+    not root, and they are its own user's."""
+    file_uid: int | None
+    """Owner of the session's folders on the host. None: the worker."""
+    groups: tuple[str, ...] = ()
     """Directories of control groups."""
-    adoptable: bool
+    adoptable: bool = False
     """Whether another worker could open its roads anew."""
 
     def save(self, home: Path) -> None:
@@ -58,12 +59,18 @@ class Holding:
         """What ends it."""
         return leftovers.Record(self.sandbox_id, self.session_id, self.process_uid, self.groups)
 
+    @property
+    def uids(self) -> frozenset[int]:
+        """Host users of its own."""
+        return frozenset(uid for uid in (self.process_uid, self.file_uid) if uid is not None)
+
 
 class Estate:
     """The sandboxes of one state directory. One process at a time uses it. Thread-safe; everything may block."""
 
-    def __init__(self, state_dir: Path, *, uid_range: range, uid_lock_file: Path) -> None:
-        """Touches nothing."""
+    def __init__(self, state_dir: Path, *, uid_range: range, uid_lock_file: Path, passage: bool = False) -> None:
+        """Touches nothing. `passage`: other users may go through the folders, to what they know of."""
+        self._mode = 0o711 if passage else 0o700
         self.state_dir = Path(os.path.abspath(state_dir))
         self.sandboxes = self.state_dir / "sandboxes"
         self.uid_range = uid_range
@@ -74,8 +81,8 @@ class Estate:
 
     def open(self) -> None:
         """Idempotent. Raises SandboxUnavailable when another process uses the directory."""
-        self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.sandboxes.mkdir(mode=0o700, exist_ok=True)
+        self.state_dir.mkdir(mode=self._mode, parents=True, exist_ok=True)
+        self.sandboxes.mkdir(mode=self._mode, exist_ok=True)
         if self._lock is None:
             fd = os.open(self.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -86,7 +93,7 @@ class Estate:
                     f"another process uses {self.state_dir}; stop it, or give this one a state directory of its own"
                 ) from error
             self._lock = fd
-        if self._users is None:
+        if self._users is None and os.geteuid() == 0:
             start = int.from_bytes(hashlib.sha256(os.fsencode(self.state_dir)).digest()[:4], "big")
             self._users = users.UidPool(self.uid_range, self._uid_lock_file, start=start)
 
@@ -120,19 +127,23 @@ class Estate:
     ) -> Holding:
         """Takes two users, makes the folder and writes the record. Ended by `end`, also when what follows fails.
 
-        `one_user`: its processes are the owner of its files.
+        `one_user`: its processes are the owner of its files. Without root there is none to take.
         """
         pool = self._pool()
-        file_uid = pool.acquire(os.lstat(workspace).st_uid)
-        try:
-            process_uid = file_uid if one_user else pool.acquire()
-        except BaseException:
-            pool.release(file_uid)
-            raise
+        file_uid = process_uid = None
+        if pool is not None:
+            file_uid = process_uid = pool.acquire(os.lstat(workspace).st_uid)
+            if not one_user:
+                try:
+                    process_uid = pool.acquire()
+                except BaseException:
+                    pool.release(file_uid)
+                    raise
         holding = Holding(sandbox_id, session_id, process_uid, file_uid, tuple(map(str, groups)), adoptable)
         self._live[sandbox_id] = threading.Lock()
         try:
-            self.home(sandbox_id).mkdir(mode=0o700)
+            self.home(sandbox_id).mkdir(mode=self._mode)
+            self.home(sandbox_id).chmod(self._mode)  # whatever the umask
             holding.save(self.home(sandbox_id))
         except BaseException:
             self.end(holding)
@@ -148,11 +159,14 @@ class Estate:
         with lock:
             if holding.sandbox_id not in self._live:
                 return 0
-            killed = leftovers.end(holding.record, self.home(holding.sandbox_id), uid_is_ours=True)
-            for uid in {holding.process_uid, holding.file_uid}:
-                self._pool().release(uid)
-            del self._live[holding.sandbox_id]
+            killed = leftovers.end(holding.record, self.home(holding.sandbox_id), uid_is_ours=bool(holding.uids))
+            self.forget(holding)
             return killed
+
+    def forget(self, holding: Holding) -> None:
+        """It isn't this process's own any more, whatever there is of it."""
+        self._release(holding.uids)
+        del self._live[holding.sandbox_id]
 
     # ----------------------------------------------------------------------------------------------- what others left
 
@@ -166,42 +180,53 @@ class Estate:
     def adopt(self, holding: Holding) -> bool:
         """Makes it this process's own. False: another worker has got one of its users."""
         pool = self._pool()
-        taken: list[int] = []
-        for uid in {holding.process_uid, holding.file_uid}:
-            if not pool.claim(uid):
-                for earlier in taken:
-                    pool.release(earlier)
-                return False
-            taken.append(uid)
+        claimed = [uid for uid in holding.uids if pool is not None and pool.claim(uid)]
+        if len(claimed) < len(holding.uids):
+            self._release(claimed)
+            return False
         self._live[holding.sandbox_id] = threading.Lock()
         return True
 
     def sweep(self) -> list[str]:
         """Ends and removes what is left; says what it was."""
         said = []
-        pool = self._pool()
         for home in self._left_homes():
             holding = Holding.load(home)
             if holding is None:
                 shutil.rmtree(home, ignore_errors=True)
                 said.append(f"sandbox {home.name}: removed its files; it had not been made yet")
                 continue
-            # Somebody else's sandbox may have got the uid since: then only our marks and groups are looked for.
-            ours = pool.claim(holding.process_uid)
-            try:
-                killed = leftovers.end(holding.record, home, uid_is_ours=ours)
-            finally:
-                if ours:
-                    pool.release(holding.process_uid)
+            killed = self.clear(holding)
             said.append(
                 f"sandbox {holding.sandbox_id} of session {holding.session_id}: {killed} processes ended, removed"
             )
         return said
 
+    def clear(self, holding: Holding) -> int:
+        """Ends and removes one that is left; gives the number of processes. Raises SandboxNotEnded."""
+        pool, uid = self._pool(), holding.process_uid
+        # Somebody else's sandbox may have got the uid since: then only our marks and groups are looked for.
+        ours = pool is not None and uid is not None and pool.claim(uid)
+        try:
+            return leftovers.end(holding.record, self.home(holding.sandbox_id), uid_is_ours=ours)
+        finally:
+            if ours and pool is not None and uid is not None:
+                pool.release(uid)
+
     def _left_homes(self) -> list[Path]:
         return [home for home in sorted(self.sandboxes.iterdir()) if home.name not in self._live]
 
-    def _pool(self) -> users.UidPool:
-        if self._users is None:
+    def is_live(self, sandbox_id: str) -> bool:
+        """Whether this process made or adopted it, and has not ended it."""
+        return sandbox_id in self._live
+
+    def _release(self, uids: Iterable[int]) -> None:
+        if (pool := self._pool()) is not None:
+            for uid in uids:
+                pool.release(uid)
+
+    def _pool(self) -> users.UidPool | None:
+        """None: without root there are no users to give."""
+        if self._lock is None:
             raise SandboxUnavailable("this provider was closed")
         return self._users

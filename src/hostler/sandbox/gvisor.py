@@ -12,7 +12,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -27,17 +26,29 @@ from hostler.engine.sandbox_port import (
     SandboxStats,
     SandboxUnavailable,
 )
-from hostler.sandbox import cgroups, gvisor_bundle, gvisor_host, leftovers, snapshots, specs, staging, users
+from hostler.sandbox import (
+    cgroups,
+    gvisor_bundle,
+    gvisor_enter,
+    gvisor_host,
+    gvisor_start,
+    handing_over,
+    leftovers,
+    specs,
+    staging,
+    trying,
+    users,
+)
 from hostler.sandbox.cgroups import Group
 from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor_host import AUTOMATIC, Host, Platform
+from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.launch import MARK
+from hostler.sandbox.making import make
 from hostler.sandbox.trials import trial_folder
 
-START_SECONDS = 60.0
-"""After that long a start hangs."""
 TRIAL_SECONDS = 20.0
-"""The same for a platform that is tried."""
+"""After that long a start hangs, when a platform is tried."""
 COMMAND_SECONDS = 30.0
 
 HOST_PIDS = 4, 512
@@ -60,18 +71,22 @@ class _Made:
     bundle_launcher: Path
     group: Group
     workspace: Path
+    begun: staging.Begun | None
+    """Its start. None: it was adopted."""
 
 
 class GvisorSandbox:
-    """One sandbox, from `GvisorProvider`."""
+    """One sandbox, from `GvisorProvider`. It may still be starting: its launcher and entrance wait for that, and so
+    does whatever else needs it."""
 
     def __init__(self, provider: GvisorProvider, host: Host, label: IsolationLabel, made: _Made) -> None:
         self._provider = provider
         self._host = host
         self._label = label
         self._made = made
-        self._holding_still = asyncio.Lock()
-        self._suspended = False
+        self._starting = asyncio.create_task(asyncio.to_thread(gvisor_start.failure_of, made.begun))
+        self._still = HoldingStill(made.workspace, self._stop, self._go_on)
+        self._paused = False
 
     @property
     def label(self) -> IsolationLabel:
@@ -83,7 +98,8 @@ class GvisorSandbox:
 
     @property
     def launcher(self) -> Path:
-        """See the port. SIGTERM to its process is passed on to the program; SIGKILL ends the program."""
+        """See the port. SIGTERM to its process is passed on to the program; SIGKILL ends the program. When gVisor does
+        not start, it says why on its standard error, and its exit status is 125."""
         return self._made.bundle_launcher
 
     @property
@@ -92,32 +108,29 @@ class GvisorSandbox:
         return self._made.bundle_launcher.with_name("entrance")
 
     @property
-    def host_uid(self) -> int:
+    def host_uid(self) -> int | None:
         """Owner of the session's folders on the host."""
         return self._made.holding.file_uid
 
     async def suspend(self) -> None:
-        async with self._holding_still:
-            if not self._suspended:
-                await self._runsc("pause")
-                self._suspended = True
+        await self._still.suspend()
 
     async def resume(self) -> None:
-        async with self._holding_still:
-            if self._suspended:
-                await self._runsc("resume")
-                self._suspended = False
+        await self._still.resume()
 
     async def snapshot(self, target: Path) -> None:
         """See the port. Raises SnapshotFailed."""
-        async with self._holding_still:
-            if not self._suspended:
-                await self._runsc("pause")
-            try:
-                await asyncio.to_thread(snapshots.write, self._made.workspace, target)
-            finally:
-                if not self._suspended:
-                    await self._runsc("resume")
+        await self._still.snapshot(target)
+
+    async def _stop(self) -> None:
+        if not self._paused:  # gVisor does neither twice
+            await self._runsc("pause")
+            self._paused = True
+
+    async def _go_on(self) -> None:
+        if self._paused:
+            await self._runsc("resume")
+            self._paused = False
 
     async def stats(self) -> SandboxStats:
         """See the port. `pids` are the agent's; memory and time are gVisor's own too."""
@@ -141,8 +154,11 @@ class GvisorSandbox:
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxNotEnded when the kernel doesn't let a process die."""
         await asyncio.to_thread(self._provider._estate.end, self._made.holding)
+        await asyncio.shield(self._starting)
 
     async def _runsc(self, command: str) -> None:
+        if failure := await asyncio.shield(self._starting):
+            raise SandboxUnavailable(failure)
         await asyncio.to_thread(self._provider._command, self._host, self._made.holding, command)
 
 
@@ -188,16 +204,12 @@ class GvisorProvider:
             return await asyncio.to_thread(self._try)
 
     async def create(self, spec: SandboxSpec) -> GvisorSandbox:
-        """See the port. Raises SandboxUnavailable and ValueError."""
+        """See the port. Raises SandboxUnavailable and ValueError.
+
+        gVisor starts while the launcher is started and gets ready: why it does not, the launcher says.
+        """
         host, platform = await self._open()
-        making = asyncio.get_running_loop().run_in_executor(None, self._create, host, platform, spec)
-        try:
-            made = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # A thread can't be stopped: wait for what it makes, and take it back.
-            made = await making
-            await asyncio.to_thread(self._estate.end, made.holding)
-            raise
+        made = await make(lambda: self._create(host, platform, spec), self._take_back)
         return GvisorSandbox(self, host, host.label(platform), made)
 
     async def left_over(self) -> Sequence[LeftOver]:
@@ -271,54 +283,23 @@ class GvisorProvider:
 
     def _try_platform(self, place: Path, platform: Platform) -> IsolationLabel:
         host = self._open_now()
-        program = place / "program"
-        program.write_text("#!/bin/sh\nexit 42\n")
-        program.chmod(0o755)
-        ends = [socket.socket(socket.AF_UNIX) for _ in range(2)]
-        try:
-            for end, name in zip(ends, ("model.sock", "egress.sock"), strict=True):
-                end.bind(str(place / name))
-            spec = SandboxSpec(
-                session_id="probe",
-                workspace=place / "workspace",
-                outputs=place / "outputs",
-                harness_state=place / "harness",
-                model_socket=place / "model.sock",
-                egress_socket=place / "egress.sock",
-                program=program,
-                limits=SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20),
-            )
-            made = self._create(host, platform, spec, failed=_PlatformFailed, seconds=TRIAL_SECONDS)
+        with trying.spec(place, SandboxLimits(memory_bytes=512 << 20, pids=32, tmp_bytes=1 << 20)) as spec:
+            made = self._create(host, platform, spec)
             try:
-                done = subprocess.run(
-                    [made.bundle_launcher],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    timeout=TRIAL_SECONDS,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise _PlatformFailed(f"a program did not end in {TRIAL_SECONDS:g} s") from error
+                if failure := gvisor_start.failure_of(made.begun, TRIAL_SECONDS):
+                    raise _PlatformFailed(failure)
+                code, said = trying.run(made.bundle_launcher, TRIAL_SECONDS)
+            except SandboxUnavailable as error:
+                raise _PlatformFailed(str(error)) from error
             finally:
                 self._estate.end(made.holding)
-        finally:
-            for end in ends:
-                end.close()
-        if done.returncode != 42:
-            raise _PlatformFailed(f"{done.returncode}: {done.stderr.decode(errors='replace').strip()[-400:]}")
+        if code != trying.RAN:
+            raise _PlatformFailed(f"{code}: {said[-400:]}")
         return host.label(platform)
 
     # ---------------------------------------------------------------------------------------------- making and adopting
 
-    def _create(
-        self,
-        host: Host,
-        platform: Platform,
-        spec: SandboxSpec,
-        *,
-        failed: type[Exception] = SandboxUnavailable,
-        seconds: float = START_SECONDS,
-    ) -> _Made:
+    def _create(self, host: Host, platform: Platform, spec: SandboxSpec) -> _Made:
         specs.check(spec)
         lowers = self._lowers(spec.layer)
         for directory in (spec.workspace, spec.outputs, spec.harness_state):
@@ -334,28 +315,25 @@ class GvisorProvider:
             adoptable=staging.can_reopen(home, spec),
         )
         try:
-            users.give_away(spec, holding.file_uid, self._uid_range)
+            handing_over.give_away(spec, holding.file_uid, self._uid_range, group=True)
             cgroups.make(group)
             base = staging.Base(lowers, host.etc, host.etc_from_host)
             flags = (*host.flags, f"--platform={platform}")
             bundle = gvisor_bundle.write(home, spec, holding, host.tools, base, flags, group.entrances)
-            self._start(bundle.start, failed, seconds)
+            begun = gvisor_start.begin(home, bundle.start)
         except BaseException:
             self._estate.end(holding)
             raise
-        return _Made(holding, bundle.launcher, group, spec.workspace)
+        return _Made(holding, bundle.launcher, group, spec.workspace, begun)
+
+    def _take_back(self, made: _Made) -> None:
+        self._estate.end(made.holding)
+        gvisor_start.failure_of(made.begun)
 
     def _group(self, host: Host, sandbox_id: str, limits: SandboxLimits) -> Group:
         each, own = HOST_PIDS
         pids = None if limits.pids is None else limits.pids * each + own
         return host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", replace(limits, pids=pids))
-
-    def _start(self, script: Path, failed: type[Exception], seconds: float) -> None:
-        code, said = staging.run_script(script, seconds)
-        if code is None:
-            raise failed(f"gVisor did not start in {seconds:g} s")
-        if code != 0:
-            raise failed(f"gVisor did not start ({code}): {said[-600:]}")
 
     def _left_over(self, host: Host) -> list[LeftOver]:
         return [
@@ -364,7 +342,8 @@ class GvisorProvider:
         ]
 
     def _state(self, host: Host, holding: Holding) -> str:
-        """`running` or `paused`; empty: it runs no more."""
+        """`running` or `paused`; empty: it runs no more. Waits for the end of a start that an earlier worker began."""
+        gvisor_start.wait(self._estate.home(holding.sandbox_id))
         try:
             status = json.loads(self._command(host, holding, "state"))["status"]
         except (SandboxUnavailable, ValueError, KeyError):
@@ -382,14 +361,14 @@ class GvisorProvider:
             if state == "paused":
                 self._command(host, found, "resume")
             _end_commands(home, sandbox_id)
-            users.give_away(spec, found.file_uid, self._uid_range)
+            handing_over.give_away(spec, found.file_uid, self._uid_range, group=True)
             staging.open_roads(home, spec)
         except BaseException as error:
             self._estate.end(found)
             if isinstance(error, OSError):
                 raise SandboxUnavailable(f"sandbox {sandbox_id} could not be adopted: {error}") from error
             raise
-        return _Made(found, home / "launcher", self._group(host, sandbox_id, spec.limits), spec.workspace)
+        return _Made(found, home / "launcher", self._group(host, sandbox_id, spec.limits), spec.workspace, None)
 
     def _command(self, host: Host, holding: Holding, *words: str) -> str:
         """Raises SandboxUnavailable with what `runsc` said."""
@@ -416,7 +395,7 @@ def _end_commands(home: Path, sandbox_id: str) -> None:
     """Ends what an earlier worker's launcher and entrances run: each ends its command when it is killed."""
     mark = f"{MARK}={sandbox_id}".encode()
     deadline = time.monotonic() + leftovers.END_WITHIN_SECONDS
-    while running := [entry for entry in os.scandir(home / "runs") if entry.name.isdigit()]:
+    while running := [entry for entry in os.scandir(home / gvisor_enter.RUNS) if entry.name.isdigit()]:
         for entry in running:
             with contextlib.suppress(OSError):
                 handle = os.pidfd_open(int(entry.name))

@@ -2,8 +2,9 @@
 
 A sandbox is started by a script: `env` (forgets the worker's environment) → `unshare` (a mount namespace of its own) →
 `bash` (joins the control groups, mounts everything in one place that the sandbox's host users can reach) → `runsc run`.
-The mounts end with the sandbox's last process. What stays alive inside is a holder: it forwards the egress port, and
-keeps the place open that launcher and entrance run their commands in.
+While it runs it holds a lock, on which launcher and entrance wait; afterwards there is a file that says that the
+sandbox is up. The mounts end with the sandbox's last process. What stays alive inside is a holder: it forwards the
+egress port, and keeps the place open that launcher and entrance run their commands in.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hostler.engine.sandbox_port import SandboxSpec
-from hostler.sandbox import staging
+from hostler.sandbox import gvisor_enter, programs, staging
 from hostler.sandbox.estate import Holding
 from hostler.sandbox.launch import EGRESS_PORT, HALF_OPEN_SECONDS, MARK, UID_INSIDE
 from hostler.sandbox.staging import Base
@@ -27,7 +28,8 @@ HOLDER_PIDS = 2
 """Its processes, while nothing uses the port."""
 
 _HOLD = (
-    "exec </dev/null >/dev/null 2>&1; PATH=/usr/bin:/bin:/usr/local/bin; cd /; while :; do"
+    # A moment later than the program, which needs the processors more while it starts than it needs the port.
+    "exec </dev/null >/dev/null 2>&1; PATH=/usr/bin:/bin:/usr/local/bin; cd /; sleep 0.1; while :; do"
     f" socat -t{HALF_OPEN_SECONDS} TCP-LISTEN:{EGRESS_PORT},bind=127.0.0.1,fork,reuseaddr"
     " UNIX-CONNECT:/run/hostler/egress.sock; sleep 1; done"
 )
@@ -49,7 +51,7 @@ class Bundle:
     """Everything of one sandbox that is ready to be started. The files are the worker's alone."""
 
     start: Path
-    """Starts the sandbox and returns when the holder runs."""
+    """Starts the sandbox and returns when the holder runs. Its argument is the descriptor of the locked file."""
     launcher: Path
     entrance: Path
 
@@ -71,12 +73,16 @@ def write(
     """Raises ValueError, SandboxUnavailable, OSError."""
     over = staging.place([home, tools.runsc, tools.mount])
     stage = home / "stage"
-    for name in ("runs", "bundle", runsc_root(home).name):
+    for name in (gvisor_enter.RUNS, "bundle", runsc_root(home).name):
         (home / name).mkdir(mode=0o700)
     (home / "fstab").write_text(staging.table(stage, over, spec, base, reopen=holding.adoptable, kept=stage))
     config = _config(spec, holding, over)
     (home / "bundle" / "config.json").write_text(json.dumps(config))
     mark = f"{MARK}={holding.sandbox_id}"
+    run = [
+        *(tools.runsc, "--root", str(runsc_root(home)), *flags),
+        *("run", "--detach", "--bundle", str(home / "bundle"), holding.sandbox_id),
+    ]
     script = [
         f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation slave {tools.bash} -p",
         "set -eu",
@@ -85,21 +91,14 @@ def write(
         "ulimit -c 0",
         "ulimit -n $(ulimit -Hn)",  # gVisor holds a descriptor of the host for every open file inside, and more
         f"{tools.mount} -aT {shlex.quote(str(home / 'fstab'))}",
-        shlex.join(
-            [
-                *("exec", tools.runsc, "--root", str(runsc_root(home)), *flags),
-                *("run", "--detach", "--bundle", str(home / "bundle"), holding.sandbox_id),
-            ]
-        ),
+        f'eval {shlex.quote(shlex.join(run))}" $1>&-"',  # the lock is the script's: the sandbox doesn't inherit it
+        f": > {shlex.quote(str(home / gvisor_enter.UP))}",
     ]
     start = staging.write_script(home / "start", script)
-    enter = staging.program("gvisor_enter")
-    there = shlex.join([tools.runsc, str(runsc_root(home)), holding.sandbox_id, str(home / "runs")])
-    first = f"#!{tools.env} -S -i {mark} {tools.bash} -p"
-    entrance = staging.write_script(home / "entrance", [first, "cd /", f'exec {enter} enter {there} "$@"'])
-    launcher = staging.write_script(
-        home / "launcher", [first, "cd /", f'exec {enter} launch {there} {staging.PROGRAM} "$@"']
-    )
+    there = [tools.runsc, str(runsc_root(home)), holding.sandbox_id, str(home)]
+    entrance = programs.write_python(home / "entrance", tools.env, mark, "gvisor_enter", ["enter", *there])
+    launch = ["launch", *there, staging.PROGRAM]
+    launcher = programs.write_python(home / "launcher", tools.env, mark, "gvisor_enter", launch)
     return Bundle(start, launcher, entrance)
 
 

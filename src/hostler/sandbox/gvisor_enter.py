@@ -1,13 +1,17 @@
 """How does a command get into a gVisor sandbox that runs, and how does it end when its caller is killed?
 
-A program of its own, started with `launch|enter RUNSC ROOT SANDBOX FOLDER COMMAND…` as its arguments by the
+A program of its own, started with `launch|enter RUNSC ROOT SANDBOX HOME COMMAND…` as its arguments by the
 launcher and the entrance of a `GvisorSandbox`; it imports nothing but the standard library. `runsc exec` hands its
 streams to gVisor's kernel and gives the exit status. But it passes no signal on, and the kernel keeps the streams: a
 client that is killed leaves its command running. Therefore two processes. One is known to the caller. The other, the
 keeper, is signalled by nobody else, sees by a pipe that the first one died, and then kills the command by its number
 inside. With the launcher's program everything ends that the agent has started, as with process 1 of a namespace.
+
+The sandbox may still be starting. Then the client gets itself ready meanwhile, which takes `runsc` as long as a quarter
+of that start, and is held back until the sandbox is up.
 """
 
+import fcntl
 import os
 import select
 import stat
@@ -19,6 +23,13 @@ if TYPE_CHECKING:
 else:
     # The same, without the names of signals as an enumeration: that is a third of this program's start.
     import _signal as signal
+
+UP = "up"
+"""File that says that the sandbox was started."""
+STARTING = "starting"
+"""File that is locked for as long as somebody starts it."""
+RUNS = "runs"
+"""Folder with a file for each command that runs: its name is the number of the process that brought it."""
 
 NOT_ENTERED = 125
 CLIENT_FAILED = 128
@@ -32,9 +43,11 @@ _PIECE = 1 << 16
 
 
 def main() -> int:
-    how, runsc, root, sandbox, folder, *command = sys.argv[1:]
+    how, runsc, root, sandbox, home, *command = sys.argv[1:]
     os.closerange(3, 1 << 16)
-    pid_file = f"{folder}/{os.getpid()}"
+    os.chdir("/")
+    pid_file = f"{home}/{RUNS}/{os.getpid()}"
+    gate = "" if os.path.exists(f"{home}/{UP}") else f"{pid_file}.gate"
     pumps = [_through_a_pipe(number) for number in (0, 1, 2)]
     watched, held = os.pipe()
     keeper = os.fork()
@@ -43,16 +56,21 @@ def main() -> int:
         try:
             os.close(held)
             run = [runsc, "--root", root]
-            client = [*run, "exec", "-user", USER, "-internal-pid-file", pid_file, sandbox, *command]
-            code = _keep(client, [*run, "kill", "-pid", "{pid}", sandbox, "{signal}"], pid_file, watched)
-            if how == "launch":
+            if gate:
+                os.mkfifo(gate, 0o600)
+            log = ["--log", gate] if gate else []  # opened before anything else is done
+            client = [*run, *log, "exec", "-user", USER, "-internal-pid-file", pid_file, sandbox, *command]
+            kill = [*run, "kill", "-pid", "{pid}", sandbox, "{signal}"]
+            code = _keep(client, kill, pid_file, watched, home, gate)
+            if how == "launch" and os.path.exists(f"{home}/{UP}"):
                 _quietly([*run, "exec", *_END_ALL, sandbox, "/bin/sh", "-c", "kill -9 -1"])
         except BaseException as error:
             os.write(2, f"enter: {error}\n".encode())
         finally:
             # Last: who adopts the sandbox waits for it, and what it starts then must not be what is ended here.
-            if os.path.exists(pid_file):
-                os.unlink(pid_file)
+            for file in (gate, pid_file):
+                if os.path.exists(file):
+                    os.unlink(file)
             os._exit(code)
     os.close(watched)
     _let_go_of_streams()
@@ -70,10 +88,11 @@ def main() -> int:
     return 128 - code if code < 0 else code
 
 
-def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> int:
+def _keep(client: list[str], kill: list[str], pid_file: str, watched: int, home: str, gate: str) -> int:
     """Runs the client; when the process at the other end of `watched` is gone, ends the command inside.
 
-    `kill` has `{pid}` and `{signal}` in it: `runsc exec` passes no signal on by itself.
+    `kill` has `{pid}` and `{signal}` in it: `runsc exec` passes no signal on by itself. `gate`: a pipe with a name, on
+    which the client waits until it is opened here; empty: it need not wait.
     """
     os.setsid()  # what is sent to the caller's group is not meant for this one
     waiting: list[int] = []
@@ -86,6 +105,18 @@ def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> in
     _let_go_of_streams()
     ended = os.pidfd_open(process)
     look = select.poll()
+    if gate:
+        look.register(watched, select.POLLIN)
+        try:
+            reason = _not_up(home, look)
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            os.write(2, f"enter: {reason}\n".encode())
+            return NOT_ENTERED
+        os.open(gate, os.O_RDONLY | os.O_NONBLOCK)  # and kept open: what it logs has to go somewhere
     for descriptor in (ended, watched, heard):
         look.register(descriptor, select.POLLIN)
     while ended not in (ready := [descriptor for descriptor, _ in look.poll()]):
@@ -100,6 +131,31 @@ def _keep(client: list[str], kill: list[str], pid_file: str, watched: int) -> in
     if code == CLIENT_FAILED and not _number_inside(pid_file):
         return NOT_ENTERED
     return 128 - code if code < 0 else code
+
+
+def _not_up(home: str, gone: select.poll) -> str:
+    """Waits until nobody starts the sandbox any more. Why nothing is to be run in it; empty: it is up.
+
+    `gone`: says that the caller is gone.
+    """
+    if not os.path.exists(f"{home}/{UP}"):
+        starting = os.open(f"{home}/{STARTING}", os.O_RDONLY)
+        while not _lock(starting):
+            if gone.poll(1):
+                return "nobody waits for it any more"
+        os.close(starting)
+    if os.path.exists(f"{home}/{UP}"):
+        return "nobody waits for it any more" if gone.poll(0) else ""
+    with open(f"{home}/said", errors="replace") as file:
+        return f"gVisor did not start: {file.read().strip()[-600:] or 'it was ended'}"
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _send(number: int, kill: list[str], pid_file: str, ended: int) -> None:

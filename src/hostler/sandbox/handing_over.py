@@ -9,8 +9,11 @@ from hostler.engine.sandbox_port import SandboxSpec
 from hostler.sandbox import users
 
 
-def give_away(spec: SandboxSpec, uid: int | None, own_range: range) -> None:
-    """Blocks. `uid`: the sandbox's own user on the host; None: the worker's. `own_range`: uids of sandboxes."""
+def give_away(spec: SandboxSpec, uid: int | None, own_range: range, *, group: bool = False) -> None:
+    """Blocks. `uid`: the sandbox's own user on the host; None: the worker's. `own_range`: uids of sandboxes.
+
+    `group`: the sandbox has another user of that group, who connects to the sockets, too.
+    """
     if uid is None:
         for directory in (spec.workspace, spec.outputs, spec.harness_state):
             directory.chmod(0o700)
@@ -23,11 +26,11 @@ def give_away(spec: SandboxSpec, uid: int | None, own_range: range) -> None:
         if mount.writable:  # the worker writes there too, as root
             users.hand_over(mount.source, uid, always_walk=True, own_range=own_range)
     for path in (spec.model_socket, spec.egress_socket):
-        give_socket(path, uid)
+        give_socket(path, uid, group=group)
 
 
-def give_socket(path: Path, uid: int | None) -> None:
-    """Makes a socket one that only `uid` (None: the worker) may connect to."""
+def give_socket(path: Path, uid: int | None, *, group: bool = False) -> None:
+    """Makes a socket one that only `uid` (None: the worker), or its group, may connect to."""
     if uid is not None:
         os.chown(path, uid, uid, follow_symlinks=False)
-        os.chmod(path, 0o600)
+        os.chmod(path, 0o660 if group else 0o600)

@@ -14,21 +14,25 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.domain.clock import SystemClock
 from hostler.engine.sandbox_port import SandboxUnavailable
 from hostler.sandbox import image_recipe
+from hostler.sandbox.file_locks import TurnMissed, blocking_turn
 from hostler.sandbox.image_recipe import Recipe
 
 Progress = Callable[[str], None]
 
 BUILD_SECONDS = 1800.0
 """After that long a build is stuck."""
+
+SPARE_SECONDS = 300.0
+"""For what is done besides: files are copied and removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,16 @@ class Image:
 class BaseImages:
     """The images of one state directory. Everything blocks; several processes may use it at a time."""
 
-    def __init__(self, state_dir: Path, recipe: Callable[[], Recipe] = image_recipe.host_recipe) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        recipe: Callable[[], Recipe] = image_recipe.host_recipe,
+        build_seconds: float = BUILD_SECONDS,
+    ) -> None:
         """Touches nothing. `recipe` is asked when something is to be built."""
         self.home = Path(os.path.abspath(state_dir)) / "images"
         self._recipe = recipe
+        self._build_seconds = build_seconds
 
     def current(self) -> Path | None:
         """The root file system that new sandboxes use; None: none has been built."""
@@ -134,7 +144,11 @@ class BaseImages:
         # Sandboxes' users pass through to the root file system; the worker alone can list what is here.
         self.home.mkdir(parents=True, exist_ok=True, mode=0o711)
         self.home.chmod(0o711)
-        with _lock(self.home / ".lock", fcntl.LOCK_EX):
+        with ExitStack() as turn:
+            try:
+                turn.enter_context(blocking_turn(self.home / ".lock", self._build_seconds + SPARE_SECONDS))
+            except TurnMissed as missed:
+                raise SandboxUnavailable(f"no image can be built or removed now: {missed}") from missed
             for entry in self.home.glob(".*-*"):  # of a build or a removal that was cut off
                 shutil.rmtree(entry, ignore_errors=True)
             yield
@@ -151,7 +165,7 @@ class BaseImages:
             root = place / "rootfs"
             sources = place / "hostler.sources"
             sources.write_text(recipe.sources)
-            _run(recipe.command(mmdebstrap, sources, root), progress)
+            _run(recipe.command(mmdebstrap, sources, root), progress, self._build_seconds)
             sources.unlink()
             progress("taking away what sandboxes must not have")
             image_recipe.finish(root)
@@ -179,7 +193,7 @@ class BaseImages:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _run(command: Sequence[str], progress: Progress) -> None:
+def _run(command: Sequence[str], progress: Progress, seconds: float) -> None:
     """Runs it in mount and process namespaces of its own: whatever it mounts and starts goes when it goes."""
     inside = [
         "setpriv",
@@ -195,7 +209,6 @@ def _run(command: Sequence[str], progress: Progress) -> None:
         *command,
     ]
     last: list[str] = []
-    started = time.monotonic()
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin"
     process = subprocess.Popen(
         inside,
@@ -208,22 +221,40 @@ def _run(command: Sequence[str], progress: Progress) -> None:
         start_new_session=True,
     )
     assert process.stderr is not None
+    too_long = threading.Event()
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def stop() -> None:  # from a thread, because one that is stuck says nothing, and what follows waits for its words
+        too_long.set()
+        end()
+
+    watch = threading.Timer(seconds, stop)
+    watch.start()
     try:
         for line in process.stderr:
             said = line.rstrip()
             last = [*last[-14:], said]
             if said.startswith("I: "):
                 progress(said[3:])
-            if time.monotonic() - started > BUILD_SECONDS:
-                raise SandboxUnavailable(f"the image was not built in {BUILD_SECONDS:.0f} seconds: {said}")
-        if process.wait() != 0:
-            raise SandboxUnavailable("the image was not built: " + "\n".join(last)[-2000:])
+        status = process.wait()
     finally:
+        watch.cancel()
+        watch.join()
         if process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end()
             process.wait()
         process.stderr.close()
+    if too_long.is_set():
+        raise SandboxUnavailable(f"the image was not built in {seconds:g} seconds; it said last: {_end_of(last)}")
+    if status != 0:
+        raise SandboxUnavailable(f"the image was not built: {_end_of(last)}")
+
+
+def _end_of(lines: Sequence[str]) -> str:
+    return "\n".join(lines)[-2000:]
 
 
 def _output(command: Sequence[str]) -> str:

@@ -269,6 +269,7 @@ def _bwrap(spec: SandboxSpec, visible: Mapping[str, str]) -> list[str]:
             raise ValueError(f"{mount.inside!r} is not an absolute, normalised path")
         words += ["--bind" if mount.writable else "--ro-bind", visible[f"mount-{number}"], mount.inside]
     words += [
+        *layered_root.last_words(spec),
         *("--remount-ro", "/", "--chdir", "/workspace", "--seccomp", str(_SECCOMP_FD), "--clearenv"),
     ]
     for name, value in spec.environment.items():

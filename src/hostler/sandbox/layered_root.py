@@ -20,6 +20,8 @@ FOLDERS: Final = ("usr", "var", "etc", "opt", "srv")
 CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 SOCAT: Final = "/usr/bin/socat"
 """In the image."""
+OURS: Final = "/opt/hostler"
+"""Folder of the image that mounts of ours are made in. They need places there, and the image can't be written to."""
 
 
 def sources(spec: SandboxSpec, *, root: bool) -> dict[str, Path]:
@@ -53,4 +55,9 @@ def words(spec: SandboxSpec, visible: Mapping[str, str]) -> list[str]:
             found += ["--ro-bind", f"{root}/{entry.name}", f"/{entry.name}"]
     if os.path.exists(CERTIFICATES):  # whom the host trusts, its sandboxes trust
         found += ["--ro-bind", CERTIFICATES, CERTIFICATES]
-    return found
+    return [*found, "--perms", "0755", "--size", "65536", "--tmpfs", OURS]
+
+
+def last_words(spec: SandboxSpec) -> list[str]:
+    """The same, for when everything is mounted."""
+    return [] if spec.layer is None else ["--remount-ro", OURS]

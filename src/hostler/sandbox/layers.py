@@ -27,10 +27,12 @@ from typing import Any, Final
 
 from hostler.domain.clock import SystemClock
 from hostler.domain.packages import PackageLists
+from hostler.engine import trust
 from hostler.engine.layers import LayerFailed
 from hostler.engine.sandbox_port import SandboxLimits, SandboxUnavailable
 from hostler.sandbox import cgroups, launch, seccomp
 from hostler.sandbox.cgroup_detection import detect
+from hostler.sandbox.file_locks import TurnMissed, lock, turn
 from hostler.sandbox.images import BaseImages, Image
 from hostler.sandbox.layer_build import Order
 from hostler.sandbox.layer_files import Layer, load_layer
@@ -40,16 +42,11 @@ FORMAT: Final = 1
 """Raised when layers are built in another way than before, so that they are built anew."""
 
 END_SECONDS: Final = 10.0
+SPARE_SECONDS: Final = 120.0
+"""For what a build does before and after the installers, which copies and removes files only."""
 PROBE_SECONDS: Final = 30.0
-POLL_SECONDS: Final = 0.2
 SAID_LINES: Final = 15
 SAID_CHARACTERS: Final = 1500
-CERTIFICATES: Final = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-)
-"""Where distributions keep the certificates that the host trusts, in one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,8 @@ class LayerTerms:
     pids: int = 1024
     first_id: int = 400_000
     """First of 65,536 user and group ids of the host that nobody has."""
+    authorities: bytes = b""
+    """Certificates, PEM, that installers trust besides those that the host trusts."""
 
 
 class LockedLayer:
@@ -113,7 +112,7 @@ class LayerFolder:
         image = self._image()
         key = layer_key(image, packages)
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        async with _locked(self.home / ".lock"):
+        async with self._turn():
             if load_layer(self.home / key) is not None:
                 return
             await asyncio.to_thread(self.sweep)
@@ -128,7 +127,7 @@ class LayerFolder:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         terms = replace(self._terms, layer_bytes=16 << 20, seconds=PROBE_SECONDS)
         with ExitStack() as locks:
-            if not _lock(locks, self.home / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if not lock(locks, self.home / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
                 return  # somebody installs packages at this moment: it works
             locks.enter_context(self._images.hold(image))
             no_socket = locks.enter_context(tempfile.NamedTemporaryFile(prefix="hostler-"))
@@ -153,7 +152,7 @@ class LayerFolder:
         said = []
         for place in self.home.glob(".new-*") if self.home.is_dir() else ():
             with ExitStack() as locks:
-                if not _lock(locks, place / "building", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if not lock(locks, place / "building", fcntl.LOCK_EX | fcntl.LOCK_NB):
                     continue
                 with suppress(OSError, ValueError):
                     _end([Path(group) for group in json.loads((place / "groups.json").read_text())])
@@ -162,6 +161,14 @@ class LayerFolder:
         return said
 
     # ---------------------------------------------------------------------------------------------------------- inside
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with turn(self.home / ".lock", self._terms.seconds + SPARE_SECONDS):
+                yield
+        except TurnMissed as missed:
+            raise LayerFailed(f"The environment's packages can't be installed now: {missed}.") from missed
 
     def _image(self) -> Image:
         if os.geteuid() != 0:
@@ -183,7 +190,7 @@ class LayerFolder:
         with ExitStack() as locks:
             locks.enter_context(self._images.hold(image))
             with suppress(FileNotFoundError):
-                _lock(locks, place / "in-use", fcntl.LOCK_SH, create=False)
+                lock(locks, place / "in-use", fcntl.LOCK_SH, create=False)
                 os.utime(place / "in-use")
                 layer = load_layer(place)
                 if layer is not None:
@@ -208,7 +215,7 @@ class LayerFolder:
         group = limits.plan(f"{self._cgroup_name}-layer-{place.name[-8:]}", memory)
         with ExitStack() as locks:
             try:
-                _lock(locks, unlocked / "building", fcntl.LOCK_EX)
+                lock(locks, unlocked / "building", fcntl.LOCK_EX)
                 unlocked.rename(place)  # only now, or `sweep` could take it for one that was cut off
                 (place / "groups.json").write_text(json.dumps([str(directory) for directory in group.directories]))
                 cgroups.make(group)
@@ -218,8 +225,9 @@ class LayerFolder:
                     async with asyncio.timeout(terms.seconds):
                         result = await _run(place / "order.json")
                 except TimeoutError:
+                    step = _last_step(place / "said")
                     raise LayerFailed(
-                        f"Installing the environment's packages took longer than {terms.seconds:g} seconds "
+                        f"Installing the environment's {step}packages took longer than {terms.seconds:g} seconds "
                         "(packages.seconds)."
                     ) from None
                 if "failed" in result:
@@ -243,9 +251,11 @@ class LayerFolder:
         group: cgroups.Group,
     ) -> Order:
         tools = launch.find_tools(root=True)
-        trusted = next((file for file in CERTIFICATES if os.path.exists(file)), None)
-        if trusted is None:
+        trusted = trust.with_own(terms.authorities)
+        if not trusted:
             raise SandboxUnavailable("this host trusts no certificates: apt-get install ca-certificates")
+        (place / "ca.crt").write_bytes(trusted)
+        (place / "ca.crt").chmod(0o644)  # for installers, who are nobody here
         return Order(
             parent=os.getpid(),
             place=str(place),
@@ -253,7 +263,7 @@ class LayerFolder:
             volume_bytes=terms.layer_bytes,
             first_id=terms.first_id,
             egress_socket=str(egress_socket),
-            certificates=os.path.realpath(trusted),
+            certificates=str(place / "ca.crt"),
             filter=str(seccomp.program(self.home / "seccomp")),
             stage=launch.stage_point(),
             bwrap=tools.bwrap,
@@ -286,7 +296,7 @@ class LayerFolder:
         place = self.home / layer.key
         with ExitStack() as locks:
             try:
-                if not _lock(locks, place / "in-use", fcntl.LOCK_EX | fcntl.LOCK_NB, create=False):
+                if not lock(locks, place / "in-use", fcntl.LOCK_EX | fcntl.LOCK_NB, create=False):
                     return False
                 doomed = self.home / f".new-doomed-{secrets.token_hex(4)}"  # what is left of it, `sweep` removes
                 place.rename(doomed)
@@ -310,30 +320,39 @@ def _last_use(layer: Layer) -> float:
 
 async def _run(order: Path) -> dict[str, Any]:
     """Runs the process that builds, and what it said last. When cancelled, the process and all it started are gone."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        "-m",
-        "hostler.sandbox.layer_build",
-        str(order),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PATH": launch.USUAL_PLACES},
-        start_new_session=True,
-        limit=1 << 20,
-    )
+    # Files and not pipes: what somebody down there might keep open must not keep us waiting.
+    said, errors = order.with_name("said"), order.with_name("errors")
+    with open(said, "wb") as out, open(errors, "wb") as err:  # noqa: ASYNC230 - nothing is written here
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-m",
+            "hostler.sandbox.layer_build",
+            str(order),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={"PATH": launch.USUAL_PLACES},
+            start_new_session=True,
+        )
     try:
-        out, err = await process.communicate()
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    lines = out.decode().splitlines()
+    lines = said.read_text().splitlines()
     if process.returncode != 0 or not lines:
-        raise SandboxUnavailable(f"the process that builds ended ({process.returncode}): {err.decode()[-400:]}")
+        raise SandboxUnavailable(f"the process that builds ended ({process.returncode}): {errors.read_text()[-400:]}")
     result: dict[str, Any] = json.loads(lines[-1])
     return result
+
+
+def _last_step(said: Path) -> str:
+    """Which packages were being installed, and a space; nothing before the first were."""
+    with suppress(OSError, ValueError, IndexError, KeyError):
+        return f"{json.loads(said.read_text().splitlines()[-1])['step']} "
+    return ""
 
 
 def _finish(place: Path, key: str, image: Image, packages: PackageLists, result: dict[str, Any]) -> None:
@@ -365,28 +384,6 @@ def _end(groups: Iterable[Path]) -> None:
         if time.monotonic() > deadline:
             raise LayerFailed("processes of an installer don't end; look for them in the log of the kernel")
         time.sleep(0.01)
-
-
-def _lock(locks: ExitStack, file: Path, how: int, *, create: bool = True) -> bool:
-    """Locks `file` until `locks` is closed. False: somebody has it, and `how` doesn't wait."""
-    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    descriptor = os.open(file, flags, 0o600)
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    locks.callback(os.close, descriptor)
-    return True
-
-
-@asynccontextmanager
-async def _locked(file: Path) -> AsyncIterator[None]:
-    """Waits for the lock in a way that can be cancelled."""
-    with ExitStack() as locks:
-        while not _lock(locks, file, fcntl.LOCK_EX | fcntl.LOCK_NB):  # noqa: ASYNC110 - nothing tells when it is free
-            await asyncio.sleep(POLL_SECONDS)
-        yield
 
 
 _NO_SPACE = re.compile("no space left on device|ENOSPC|enough free space in", re.IGNORECASE)

@@ -12,7 +12,6 @@ import os
 import platform as computer
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,22 +28,25 @@ from hostler.engine.sandbox_port import (
 )
 from hostler.sandbox import (
     cgroups,
+    handing_over,
     launch,
     machine_enter,
     machine_frames,
     machine_guest,
     microvm_bundle,
     seccomp,
-    snapshots,
     specs,
     staging,
+    trying,
     users,
 )
 from hostler.sandbox.cgroup_detection import detect
 from hostler.sandbox.cgroups import Cgroups, Group
 from hostler.sandbox.estate import Estate, Holding
 from hostler.sandbox.gvisor import Lowers, host_programs
+from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.machine_guest import Guest
+from hostler.sandbox.making import make
 from hostler.sandbox.microvm_bundle import Tools
 from hostler.sandbox.trials import trial_folder
 
@@ -103,8 +105,7 @@ class MicrovmSandbox:
         self._provider = provider
         self._label = label
         self._made = made
-        self._holding_still = asyncio.Lock()
-        self._suspended = False
+        self._still = HoldingStill(made.workspace, self._stop, self._go_on)
 
     @property
     def label(self) -> IsolationLabel:
@@ -124,25 +125,14 @@ class MicrovmSandbox:
         return self._made.launcher.with_name("entrance")
 
     async def suspend(self) -> None:
-        async with self._holding_still:
-            await self._ask("stop")
-            self._suspended = True
+        await self._still.suspend()
 
     async def resume(self) -> None:
-        async with self._holding_still:
-            await self._ask("cont")
-            self._suspended = False
+        await self._still.resume()
 
     async def snapshot(self, target: Path) -> None:
         """See the port. Raises SnapshotFailed."""
-        async with self._holding_still:
-            if not self._suspended:
-                await self._ask("stop")
-            try:
-                await asyncio.to_thread(snapshots.write, self._made.workspace, target)
-            finally:
-                if not self._suspended:
-                    await self._ask("cont")
+        await self._still.snapshot(target)
 
     async def stats(self) -> SandboxStats:
         """See the port: as the guest counts. Nothing is known of a machine that is suspended or has ended."""
@@ -164,6 +154,12 @@ class MicrovmSandbox:
     async def destroy(self) -> None:
         """Idempotent, safe to call concurrently. Raises SandboxNotEnded when the kernel doesn't let a process die."""
         await asyncio.to_thread(self._provider._estate.end, self._made.holding)
+
+    async def _stop(self) -> None:
+        await self._ask("stop")
+
+    async def _go_on(self) -> None:
+        await self._ask("cont")
 
     async def _ask(self, question: str) -> bytes:
         home = self._provider._estate.home(self.sandbox_id)
@@ -233,14 +229,7 @@ class MicrovmProvider:
     async def create(self, spec: SandboxSpec) -> MicrovmSandbox:
         """See the port. Raises SandboxUnavailable and ValueError."""
         host = await self._open()
-        making = asyncio.get_running_loop().run_in_executor(None, self._create, host, spec, START_SECONDS)
-        try:
-            made = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            # A thread can't be stopped: wait for what it makes, and take it back.
-            made = await making
-            await asyncio.to_thread(self._estate.end, made.holding)
-            raise
+        made = await make(lambda: self._create(host, spec, START_SECONDS), lambda made: self._estate.end(made.holding))
         return MicrovmSandbox(self, host.label(self._wanted), made)
 
     async def left_over(self) -> Sequence[LeftOver]:
@@ -375,39 +364,15 @@ class MicrovmProvider:
 
     def _try_it(self, place: Path) -> IsolationLabel:
         host = self._host or self._open_now()
-        program = place / "program"
-        program.write_text("#!/bin/sh\nexit 42\n")
-        program.chmod(0o755)
-        ends = [socket.socket(socket.AF_UNIX) for _ in range(2)]
-        try:
-            for end, name in zip(ends, ("model.sock", "egress.sock"), strict=True):
-                end.bind(str(place / name))
-            spec = SandboxSpec(
-                session_id="probe",
-                workspace=place / "workspace",
-                outputs=place / "outputs",
-                harness_state=place / "harness",
-                model_socket=place / "model.sock",
-                egress_socket=place / "egress.sock",
-                program=program,
-                limits=SandboxLimits(memory_bytes=256 << 20, pids=32, cpus=1, tmp_bytes=1 << 20),
-            )
-            seconds = TRIAL_SECONDS if self._wanted == "kvm" else START_SECONDS
+        seconds = TRIAL_SECONDS if self._wanted == "kvm" else START_SECONDS
+        with trying.spec(place, SandboxLimits(memory_bytes=256 << 20, pids=32, cpus=1, tmp_bytes=1 << 20)) as spec:
             made = self._create(host, spec, seconds)
             try:
-                done = subprocess.run(
-                    [made.launcher], stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
-                )
-            except subprocess.TimeoutExpired as error:
-                raise SandboxUnavailable(f"a program did not end in {seconds:g} s") from error
+                code, said = trying.run(made.launcher, seconds)
             finally:
                 self._estate.end(made.holding)
-        finally:
-            for end in ends:
-                end.close()
-        if done.returncode != 42:
-            said = done.stderr.decode(errors="replace").strip()[-600:]
-            raise SandboxUnavailable(f"a trial machine failed ({done.returncode}): {said}")
+        if code != trying.RAN:
+            raise SandboxUnavailable(f"a trial machine failed ({code}): {said}")
         return host.label(self._wanted)
 
     # ---------------------------------------------------------------------------------------------- making and adopting
@@ -429,7 +394,7 @@ class MicrovmProvider:
             one_user=True,
         )
         try:
-            users.give_away(spec, holding.file_uid, self._uid_range)
+            handing_over.give_away(spec, holding.file_uid, self._uid_range, group=True)
             cgroups.make(group)
             bundle = microvm_bundle.write(
                 home,
@@ -481,7 +446,7 @@ class MicrovmProvider:
         try:
             ask(microvm_bundle.relay_folder(home), "cont")
             ask(microvm_bundle.relay_folder(home), "forget")
-            users.give_away(spec, found.file_uid, self._uid_range)
+            handing_over.give_away(spec, found.file_uid, self._uid_range, group=True)
             staging.open_roads(home, spec)
         except BaseException as error:
             self._estate.end(found)

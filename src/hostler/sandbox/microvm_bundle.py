@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxLimits, SandboxSpec
-from hostler.sandbox import staging
+from hostler.sandbox import programs, staging
 from hostler.sandbox.estate import Holding
 from hostler.sandbox.launch import EGRESS_PORT, MARK
 from hostler.sandbox.machine_guest import Guest
@@ -80,7 +80,7 @@ def write(
     seconds: float,
 ) -> Bundle:
     """Raises ValueError, SandboxUnavailable, OSError."""
-    over = staging.place([home, tools.qemu, tools.mount, tools.setpriv, guest.kernel, sys.executable, staging.SOURCES])
+    over = staging.place([home, tools.qemu, tools.mount, tools.setpriv, guest.kernel, sys.executable, programs.SOURCES])
     stage = home / "stage"
     kept = stage / "kept"
     reopen = holding.adoptable
@@ -92,7 +92,9 @@ def write(
         (stage / name).chmod(0o644)
     relay = relay_folder(home)
     staging.folder(relay)
-    os.chown(relay, holding.process_uid, holding.process_uid)
+    uid = holding.process_uid
+    assert uid is not None, "machines are made by a worker that is root"
+    os.chown(relay, uid, uid)
     relay.chmod(0o700)
     settings = stage / "relay.json"
     settings.write_text(
@@ -108,7 +110,6 @@ def write(
     settings.chmod(0o644)
     mark = f"{MARK}={holding.sandbox_id}"
     groups = f"--groups {os.stat('/dev/kvm').st_gid}" if acceleration == "kvm" else "--clear-groups"
-    uid = holding.process_uid
     script = [
         f"#!{tools.env} -S -i {mark} {tools.unshare} --mount --propagation private {tools.bash} -p",
         "set -eu",
@@ -121,11 +122,9 @@ def write(
         f" {staging.program('machine_relay')} {over}/relay.json",
     ]
     start = staging.write_script(home / "start", script)
-    first = f"#!{tools.env} -S -i {mark} {tools.bash} -p"
-    inside = shlex.quote(str(relay))
-    come = f"exec {staging.program('machine_enter')}"
-    entrance = staging.write_script(home / "entrance", [first, f'{come} enter {inside} "$@"'])
-    launcher = staging.write_script(home / "launcher", [first, f'{come} launch {inside} {staging.PROGRAM} "$@"'])
+    entrance = programs.write_python(home / "entrance", tools.env, mark, "machine_enter", ["enter", str(relay)])
+    launch = ["launch", str(relay), staging.PROGRAM]
+    launcher = programs.write_python(home / "launcher", tools.env, mark, "machine_enter", launch)
     return Bundle(start, launcher, entrance)
 
 

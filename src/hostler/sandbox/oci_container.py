@@ -61,23 +61,6 @@ def name_of(sandbox_id: str) -> str:
     return f"hostler-{sandbox_id}"
 
 
-def check(spec: SandboxSpec) -> None:
-    """Raises ValueError for what no container can be made from."""
-    for path in (spec.model_socket, spec.egress_socket):
-        if not path.is_socket():
-            raise ValueError(f"{path} is no socket; open the session's roads before its sandbox is made")
-    if not spec.program.is_file():
-        raise ValueError(f"{spec.program} is no file")
-    for name, value in spec.environment.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise ValueError(f"{name!r} can't be the name of an environment variable, or its value has a NUL character")
-    for mount in spec.mounts:
-        if not mount.inside.startswith("/") or os.path.normpath(mount.inside) != mount.inside:
-            raise ValueError(f"{mount.inside!r} is not an absolute, normalised path")
-        if "\0" in f"{mount.source}{mount.inside}":
-            raise ValueError("a NUL character in a path of a sandbox")
-
-
 def config(
     spec: SandboxSpec, ground: Ground, kind: Literal["docker", "podman"], runtime: str, gvisor: bool, seccomp: str
 ) -> dict[str, Any]:

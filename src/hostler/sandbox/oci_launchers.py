@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
@@ -16,6 +17,7 @@ from hostler.sandbox.oci_container import INSIDE_CALLS, name_of
 
 _HERE = Path(__file__).parent
 PROGRAM = "/opt/hostler/claude"
+RUN_SECONDS = 60.0
 
 
 def write_etc(directory: Path, user: int) -> None:
@@ -89,7 +91,7 @@ def write_programs(directory: Path, engine: Path, prefix: str, sandbox_id: str, 
     for name, program in (("launcher", PROGRAM), ("entrance", "")):
         words = [str(engine), prefix, name_of(sandbox_id), f"{user}:{user}", str(directory / "calls")]
         text = (
-            f"#!{_env()} -S -i {MARK}={sandbox_id} {_interpreter()} -IS\n"
+            f"{programs.python_line(_env(), f'{MARK}={sandbox_id}')}\n"
             "import sys\n"
             f"sys.path.append({str(_HERE)!r})\n"
             f"import {oci_attach.__name__.rpartition('.')[2]} as attach\n"
@@ -104,8 +106,24 @@ def _env() -> str:
     return shutil.which("env") or "/usr/bin/env"
 
 
-def _interpreter() -> str:
-    """Our own Python without its virtual environment: nothing but the standard library is imported, and it starts
-    sooner. Quoted for env(1)."""
-    path = os.path.realpath(sys.executable)
-    return path if not set(path) & set(" \t\"'\\$#") else "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+async def run(program: str | Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and words of a program that is quick. Raises SandboxUnavailable when it isn't."""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(RUN_SECONDS):
+            said, _ = await process.communicate()
+    except TimeoutError as error:
+        raise SandboxUnavailable("a command in a container did not answer") from error
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace").strip()[-600:]

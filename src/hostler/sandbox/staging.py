@@ -210,33 +210,59 @@ def place(needed: Sequence[Path | str]) -> str:
     raise SandboxUnavailable(f"none of {', '.join(_STAGE_CANDIDATES)} is a directory that is free; create /mnt")
 
 
-def run_script(script: Path, seconds: float) -> tuple[int | None, str]:
-    """Exit status of the script, and what it said on its standard error. None: it did not end in time, and was killed.
+SAID = "said"
+"""File beside a script with what it says on its standard error."""
 
-    Blocks. What the script leaves running may keep its standard error.
-    """
-    said = script.with_name("said")
-    with said.open("wb") as errors:
-        process = subprocess.Popen([script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        ended = os.pidfd_open(process.pid)  # waiting with a time-out would look every 50 ms only
+
+class Begun:
+    """A script that was started. Whoever starts one waits for its end, once."""
+
+    def __init__(self, script: Path, *, held: Sequence[int] = ()) -> None:
+        """`held`: descriptors that the script inherits; their numbers are its arguments."""
+        self._said = script.with_name(SAID).open("w+b")
         try:
-            look = select.poll()
-            look.register(ended, select.POLLIN)
-            in_time = bool(look.poll(seconds * 1000))
-        finally:
-            os.close(ended)
-        if not in_time:
-            process.kill()
-        code = process.wait()
-    return code if in_time else None, said.read_text(errors="replace").strip()
+            self._process = subprocess.Popen(
+                [script, *map(str, held)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                pass_fds=held,
+            )
+        except BaseException:
+            self._said.close()
+            raise
+
+    def end(self, seconds: float) -> tuple[int | None, str]:
+        """Exit status of the script, and what it said. None: it did not end in time, and was killed.
+
+        Blocks. What the script leaves running may keep its standard error.
+        """
+        with self._said:
+            ended = os.pidfd_open(self._process.pid)  # waiting with a time-out would look every 50 ms only
+            try:
+                look = select.poll()
+                look.register(ended, select.POLLIN)
+                in_time = bool(look.poll(seconds * 1000))
+            finally:
+                os.close(ended)
+            if not in_time:
+                self._process.kill()
+            code = self._process.wait()
+            # Not through the file's own position: it is the script's, too.
+            said = os.pread(self._said.fileno(), _MOST_SAID, 0)
+        return code if in_time else None, said.decode(errors="replace").strip()
 
 
-SOURCES = Path(__file__).parents[2]
-"""Where this package is."""
+_MOST_SAID = 1 << 16
+
+
+def run_script(script: Path, seconds: float) -> tuple[int | None, str]:
+    """Starts it and waits for its end (`Begun.end`)."""
+    return Begun(script).end(seconds)
 
 
 def program(module: str) -> str:
     """Shell words that run `main` of a module of `hostler.sandbox` which needs the standard library only. Imported, not
     run as a file: then it need not be compiled each time."""
-    code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); from hostler.sandbox.{module} import main"
+    code = f"import sys; sys.path.insert(0, {str(programs.SOURCES)!r}); from hostler.sandbox.{module} import main"
     return shlex.join([sys.executable, "-I", "-S", "-E", "-c", f"{code}; sys.exit(main())"])

@@ -5,10 +5,12 @@ One is made for each size, with `mkfs.ext4`, and every new volume is a copy of t
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ _BYTES_PER_FILE = 16_384
 _FEWEST_FILES = 16_384
 _KEPT = 8
 """Sizes that are remembered."""
+_RELEASE_SECONDS = 2.0
+_TRIES = 3
 OPTIONS = "noinit_itable,errors=remount-ro"
 """Without the first one the kernel would write all tables of a new volume full of zeros in the background."""
 FLAGS = loops.MS_NOSUID | loops.MS_NODEV | loops.MS_NOATIME
@@ -57,25 +61,38 @@ def image_bytes(disk_bytes: int) -> int:
     return -(-size // loops.BLOCK) * loops.BLOCK
 
 
+_made: OrderedDict[tuple[str, int], Template] = OrderedDict()
+_making = threading.Lock()
+
+
 class Templates:
-    """Makes each size once. Thread-safe."""
+    """Each size is made once in the life of the process: an empty file system is alike everywhere. Thread-safe."""
 
     def __init__(self, scratch: Path, mkfs: str) -> None:
         """`scratch`: an existing folder of ours for the time of making one."""
         self._scratch = scratch
         self._mkfs = mkfs
-        self._made: OrderedDict[int, Template] = OrderedDict()
-        self._making = threading.Lock()
 
     def of(self, disk_bytes: int) -> Template:
         """Raises OSError, and CalledProcessError when `mkfs.ext4` fails."""
-        with self._making:
-            if disk_bytes not in self._made:
-                self._made[disk_bytes] = self._make(disk_bytes)
-            self._made.move_to_end(disk_bytes)
-            while len(self._made) > _KEPT:
-                self._made.popitem(last=False)
-            return self._made[disk_bytes]
+        key = (self._mkfs, disk_bytes)
+        with _making:
+            if key not in _made:
+                _made[key] = self.fresh(disk_bytes)
+            _made.move_to_end(key)
+            while len(_made) > _KEPT:
+                _made.popitem(last=False)
+            return _made[key]
+
+    def fresh(self, disk_bytes: int) -> Template:
+        """Made now, whatever is remembered. Raises what `of` does."""
+        for _ in range(_TRIES - 1):  # a mount that somebody has copied and keeps: the next one is there too briefly
+            try:
+                return self._make(disk_bytes)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+        return self._make(disk_bytes)
 
     def _make(self, disk_bytes: int) -> Template:
         size = image_bytes(disk_bytes)
@@ -108,8 +125,33 @@ class Templates:
                 point.chmod(0o711)
                 keep_reserve(point)
             finally:
-                loops.unmount(str(point))
+                _unmount(point)
+            _until_written(image)
             return Template(size, tuple(_extents(image)))
+
+
+def _unmount(point: Path) -> None:
+    """A program that another thread is just starting may hold our files open for a moment, until it is itself."""
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while True:
+        try:
+            loops.unmount(str(point), 0 if time.monotonic() < deadline else loops.MNT_DETACH)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        time.sleep(0.002)
+
+
+def _until_written(image: Path) -> None:
+    """A process that got a mount namespace of its own in between has copied the mount, and what was changed is written
+    into the image only when it has let go of it: that is the moment at which the loop device is gone. Most do so at
+    once; OSError (EBUSY) when this one doesn't."""
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while (device := loops.device_of(image)) is not None:
+        if time.monotonic() >= deadline:
+            raise OSError(errno.EBUSY, f"another process keeps {device} in use, which was mounted for a moment")
+        time.sleep(0.002)
 
 
 def keep_reserve(top: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostler.engine.sandbox_port import SandboxSpec, SandboxUnavailable
+from hostler.engine.sandbox_port import SandboxUnavailable
 
 DEFAULT_RANGE = range(300_000, 365_536)
 LOCK_FILE = Path("/run/hostler-uids.lock")
@@ -101,20 +101,6 @@ def uids_with_processes() -> frozenset[int]:
                 except OSError:  # gone between the listing and the look
                     continue
     return frozenset(owners)
-
-
-def give_away(spec: SandboxSpec, uid: int, own_range: range) -> None:
-    """Makes what is a sandbox's own reachable by its user, and by nobody else's."""
-    hand_over(spec.workspace, uid, always_walk=False, own_range=own_range)
-    hand_over(spec.outputs, uid, always_walk=False, own_range=own_range)
-    # The worker writes into this one between two lives of a session, as root.
-    hand_over(spec.harness_state, uid, always_walk=True, own_range=own_range)
-    for mount in spec.mounts:
-        if mount.writable:  # the worker writes there too, as root
-            hand_over(mount.source, uid, always_walk=True, own_range=own_range)
-    for path in (spec.model_socket, spec.egress_socket):
-        os.chown(path, uid, uid, follow_symlinks=False)
-        os.chmod(path, 0o660)
 
 
 @dataclass(slots=True)

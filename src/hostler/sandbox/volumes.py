@@ -264,7 +264,7 @@ class VolumeTrial:
             place = self._state_dir if self._state_dir.is_dir() else None
             try:
                 with tempfile.TemporaryDirectory(prefix=".volume-trial-", dir=place) as name:
-                    Templates(Path(name), _mkfs() or "").of(TRIAL_BYTES)
+                    Templates(Path(name), _mkfs() or "").fresh(TRIAL_BYTES)
                 return None
             except (OSError, subprocess.SubprocessError) as error:
                 said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else ""

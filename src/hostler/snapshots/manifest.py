@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 import zstandard
 
@@ -91,30 +91,48 @@ def kept_mode(mode: int) -> int:
     return mode & _MODES
 
 
-def content_digest(entries: Sequence[Entry]) -> str:
-    """The same for two trees that are the same, wherever their pieces are."""
-    return hashlib.sha256(json.dumps(entries, separators=(",", ":")).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Entries as they are written down."""
+
+    line: str
+    pieces: Sequence[str]
+    """Digests, in the order of their numbers."""
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Self:
+        numbers: dict[str, int] = {}
+        for entry in entries:
+            for span in entry.spans:
+                numbers.setdefault(span.piece, len(numbers))
+        rows = [(*e[:5], [(gap, n, numbers[piece]) for gap, n, piece in e.spans], e.target) for e in entries]
+        return cls(_json(rows), list(numbers))
+
+    def digest(self) -> str:
+        """The same for two trees that are the same, wherever their pieces are."""
+        return hashlib.sha256("\n".join((self.line, *self.pieces)).encode()).hexdigest()
 
 
-def encode(snapshot_id: str, entries: Sequence[Entry], places: Mapping[str, Place], packs: Mapping[str, int]) -> bytes:
+def encode(snapshot_id: str, outline: Outline, places: Mapping[str, Place], packs: Mapping[str, int]) -> bytes:
     """Only the pieces and packs that the entries use are written. Raises SnapshotTooLarge."""
-    pieces: dict[str, int] = {}
-    for entry in entries:
-        for span in entry.spans:
-            pieces.setdefault(span.piece, len(pieces))
     used: dict[str, int] = {}
-    for piece in pieces:
+    for piece in outline.pieces:
         used.setdefault(places[piece].pack, len(used))
+    found = [(piece, places[piece]) for piece in outline.pieces]
     lines = (
-        {"format": FORMAT, "version": VERSION, "id": snapshot_id},
-        [[pack, packs[pack]] for pack in used],
-        [[piece, (at := places[piece]).length, used[at.pack], at.start, at.stored] for piece in pieces],
-        [(*entry[:5], [(gap, n, pieces[piece]) for gap, n, piece in entry.spans], entry.target) for entry in entries],
+        _json({"format": FORMAT, "version": VERSION, "id": snapshot_id}),
+        _json([[pack, packs[pack]] for pack in used]),
+        _json([[piece, at.length, used[at.pack], at.start, at.stored] for piece, at in found]),
+        outline.line,
     )
-    plain = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines).encode()
+    plain = "\n".join(lines).encode()
     if len(plain) > SnapshotLimits().manifest_bytes:
         raise SnapshotTooLarge(f"what the session keeps can't be described in {SnapshotLimits().manifest_bytes} bytes")
     return zstandard.ZstdCompressor(level=_LEVEL).compress(plain)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def decode(data: bytes) -> Manifest:
@@ -154,6 +172,8 @@ class _Checker:
             places[_digest(sha)] = place
         digests = list(places)
         for path, kind, mode, mtime_ns, size, spans, target in entries:
+            if not isinstance(path, str):
+                raise ManifestWrong(f"{path!r} is no path")
             found = tuple(Span(_number(gap), _number(n), digests[_number(piece)]) for gap, n, piece in spans)
             if any(span.length != places[span.piece].length for span in found):
                 raise ManifestWrong(f"{path!r} has a piece of another size")

@@ -53,11 +53,10 @@ class Content:
 class Reader:
     """Reads files and gives their pieces in batches. Every call blocks; one call at a time, from any thread."""
 
-    def __init__(self, scan: Scan, files: Sequence[Found], now_ns: int) -> None:
+    def __init__(self, scan: Scan, files: Sequence[Found]) -> None:
         self.contents: dict[str, Content] = {}
         """What was read, complete when there are no more batches. A file that is not in it could not be read."""
         self._scan = scan
-        self._now_ns = now_ns
         self._folders = Folders(scan.home)
         self._budget = scan.limits.content_bytes
         self._pieces_left = scan.limits.pieces
@@ -92,7 +91,7 @@ class Reader:
                 before = signature_of(os.fstat(descriptor))
                 if not stat.S_ISREG(before.mode):
                     raise OSError(22, "it is something else by now")
-                if self._now_ns - before.mtime_ns < _MAPPED_NS:
+                if self._scan.began_ns - before.mtime_ns < _MAPPED_NS:
                     _protect_mapped(descriptor)
                 content = Content(before, stable=False)
                 yield from self._read(descriptor, before.size, content, sparse=found.sparse or attempt > 0)

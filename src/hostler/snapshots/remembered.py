@@ -41,8 +41,9 @@ class Memory:
     """Filled with: it may be another one than the latest."""
     files: Mapping[str, Known] = field(default_factory=dict)
     places: Mapping[str, Place] = field(default_factory=dict)
-    """Of all pieces of the files."""
+    """Of all pieces of the snapshot."""
     packs: Mapping[str, int] = field(default_factory=dict)
+    """Their sizes."""
 
 
 class Memories:

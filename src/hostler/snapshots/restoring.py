@@ -42,31 +42,27 @@ class Restoring:
 
     async def fill(self, home: Path, manifest: Manifest | None) -> None:
         """Raises ObjectDamaged, ObjectsUnavailable, OSError."""
-        await in_thread(lambda: _clear_left(home))
         try:
-            try:
-                await self._beside(home, manifest)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _any_part(home):
-                    raise
-                await in_thread(lambda: _remove_parts(home))
-                await self._beside(home, manifest)
-        finally:
-            await in_thread(lambda: _clear_left(home))
+            await self._beside(home, manifest)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _any_part(home):
+                raise
+            await in_thread(lambda: _remove_parts(home))
+            await self._beside(home, manifest)
 
     async def _beside(self, home: Path, manifest: Manifest | None) -> None:
-        await in_thread(lambda: _clear_left(home))
+        entries = () if manifest is None else manifest.entries
         new = home / f"{_BESIDE}{new_id('r')}"
-        await in_thread(lambda: new.mkdir(mode=0o700))
-        top = await in_thread(lambda: open_top(new))
+        top = await in_thread(lambda: _begin(home, new))
         try:
+            await in_thread(lambda: _outline(top, entries))
             if manifest is not None:
-                await in_thread(lambda: _outline(top, manifest.entries))
                 await self._contents(top, manifest)
-                await in_thread(lambda: _finish(top, manifest.entries, self.linked_owner))
-            await in_thread(lambda: _take_the_place(home, new))
+            await in_thread(lambda: _finish(home, new, top, entries, self.linked_owner))
         finally:
             os.close(top)
+            if new.exists():
+                await in_thread(lambda: _clear_left(home))
 
     async def _contents(self, top: int, manifest: Manifest) -> None:
         targets = _targets(manifest.entries)
@@ -99,6 +95,13 @@ def _targets(entries: Sequence[Entry]) -> dict[str, list[tuple[str, int]]]:
 
 
 # -- in threads
+
+
+def _begin(home: Path, new: Path) -> int:
+    """An open folder for what is to be, and nothing else beside."""
+    _clear_left(home)
+    new.mkdir(mode=0o700)
+    return open_top(new)
 
 
 def _outline(top: int, entries: Sequence[Entry]) -> None:
@@ -139,7 +142,13 @@ def _write(top: int, segment: Segment, data: bytes, targets: Mapping[str, Sequen
         folders.close()
 
 
-def _finish(top: int, entries: Sequence[Entry], linked_owner: int | None) -> None:
+def _finish(home: Path, new: Path, top: int, entries: Sequence[Entry], linked_owner: int | None) -> None:
+    _complete(top, entries, linked_owner)
+    _take_the_place(home, new)
+    _clear_left(home)
+
+
+def _complete(top: int, entries: Sequence[Entry], linked_owner: int | None) -> None:
     """Further names, owners, modes and times: of folders last, and of the inner ones first."""
     folders = Folders(top)
     others = Folders(top)
@@ -193,4 +202,9 @@ def _remove_parts(home: Path) -> None:
 def _clear_left(home: Path) -> None:
     """What this or an earlier restoration has left beside."""
     for left in home.glob(f"{_BESIDE}*"):
-        remove_tree(left)
+        try:  # mostly it is empty, or has empty folders: no program has to be started for that
+            for inside in os.listdir(left):
+                os.rmdir(left / inside)
+            os.rmdir(left)
+        except OSError:
+            remove_tree(left)

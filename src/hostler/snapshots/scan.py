@@ -11,10 +11,12 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from hostler.domain.clock import SystemClock
 from hostler.engine.snapshot_port import PARTS, SnapshotTooLarge
-from hostler.snapshots.descending import Folders, change_mode
+from hostler.snapshots.descending import Folders, change_mode, open_top
 from hostler.snapshots.limits import SnapshotLimits
 from hostler.snapshots.manifest import Kind, kept_mode
 
@@ -62,16 +64,20 @@ class Left:
 class Scan:
     """A tree as it was found. Where a name of it may not be read, its mode is loosened until `tighten`."""
 
-    home: int
-    """The open home."""
     limits: SnapshotLimits
+    home: int = -1
+    """The open home, until `close`."""
+    began_ns: int = 0
+    """When the look began."""
     found: list[Found] = field(default_factory=list)
     """Each folder before what is in it, in an order that depends on the names only."""
     left: Left = field(default_factory=Left)
     _loosened: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def look(self) -> None:
-        """Raises SnapshotTooLarge, OSError."""
+    def look(self, home: Path) -> None:
+        """Once. Raises SnapshotTooLarge, OSError."""
+        self.began_ns = int(SystemClock().now().timestamp() * 1e9)
+        self.home = open_top(home)
         folders = Folders(self.home)
         try:
             for part in PARTS:
@@ -88,8 +94,18 @@ class Scan:
         change_mode(name, found.mode | need, folder=above, kind=kind)
         self._loosened.append((found.path, found.mode, kind))
 
+    @property
+    def loosened(self) -> bool:
+        return bool(self._loosened)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.home >= 0:
+            os.close(self.home)
+            self.home = -1
+
     def tighten(self) -> None:
-        """Gives everything the mode back that it had."""
+        """Gives everything the mode back that it had. Before `close`."""
         for path, mode, kind in reversed(self._loosened):
             folders = Folders(self.home)
             try:

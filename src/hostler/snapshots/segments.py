@@ -17,6 +17,7 @@ from hostler.engine.object_port import ObjectMissing, Objects
 from hostler.engine.snapshot_port import SnapshotDamaged
 from hostler.snapshots.limits import PIECE_BYTES
 from hostler.snapshots.manifest import Manifest, ManifestWrong, Place, decode, unpacked
+from hostler.snapshots.threads import in_thread
 from hostler.store.snapshots import Kind, SnapshotRow
 
 _GAP: Final = 256 << 10
@@ -50,14 +51,18 @@ def objects_of(workspace_id: str = "") -> str:
 
 
 async def load_manifest(objects: Objects, row: SnapshotRow) -> Manifest:
-    """Raises ObjectDamaged, ObjectsUnavailable. Decoding is quick enough for any thread that isn't the loop's."""
+    """Raises ObjectDamaged, ObjectsUnavailable."""
     data = await fetch(objects, object_name(row.workspace_id, "manifest", row.manifest), "manifest", row.manifest)
-    if hashlib.sha256(data).hexdigest() != row.manifest:
-        raise ObjectDamaged(row.manifest, "manifest", "is not what was kept")
+    return await in_thread(lambda: _verified(row.manifest, data))
+
+
+def _verified(sha256: str, data: bytes) -> Manifest:
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ObjectDamaged(sha256, "manifest", "is not what was kept")
     try:
         return decode(data)
     except ManifestWrong as error:
-        raise ObjectDamaged(row.manifest, "manifest", f"can't be followed: {error}") from error
+        raise ObjectDamaged(sha256, "manifest", f"can't be followed: {error}") from error
 
 
 async def fetch(

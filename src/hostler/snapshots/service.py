@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from hostler.domain.clock import SystemClock
 from hostler.domain.errors import Conflict, NotFound
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import Objects, ObjectsUnavailable
 from hostler.engine.snapshot_port import Change, Reason, Restored, Snapshot
-from hostler.snapshots.descending import open_top
 from hostler.snapshots.differences import differences
 from hostler.snapshots.limits import SnapshotLimits
-from hostler.snapshots.manifest import Manifest, content_digest, encode
+from hostler.snapshots.manifest import Manifest, encode
 from hostler.snapshots.reading import Reading
 from hostler.snapshots.remembered import Memories, Memory
 from hostler.snapshots.restoring import Restoring
@@ -99,37 +97,27 @@ class StoredSnapshots:
     async def _take(
         self, session: SessionRow, home: Path, reason: Reason, lease: Lease | None, *, trusting: bool
     ) -> Snapshot:
-        memory = await in_thread(lambda: self._memories.load(session.id)) if trusting else None
+        scan = Scan(self._terms.limits)
 
-        def state(connection: Connection) -> tuple[SnapshotRow | None, bool, set[str]]:
-            base = memory is not None and rows.find_snapshot(connection, memory.snapshot_id) is not None
-            return (
-                rows.latest_snapshot(connection, session.id),
-                base,
-                rows.sound_objects(connection, session.workspace_id, memory.packs) if memory is not None else set(),
-            )
+        def look() -> Memory | None:
+            scan.look(home)
+            return self._memories.load(session.id) if trusting else None
 
-        latest, base_is_there, sound = await self._database.read(state)
-        now_ns = int(SystemClock().now().timestamp() * 1e9)
-        top = await in_thread(lambda: open_top(home))
-        scan = Scan(top, self._terms.limits)
         try:
-            await in_thread(scan.look)
-            taking = Taking(self._database, self._objects, session.workspace_id, scan, now_ns, memory, sound)
+            memory = await in_thread(look)
+            state = await self._database.read(lambda c: _state(c, self._database.now(c), session, memory))
+            taking = Taking(self._database, self._objects, session.workspace_id, scan, memory, state.sound)
             taken = await taking.read()
         finally:
-            await in_thread(scan.tighten)
-            os.close(top)
+            if scan.loosened:
+                await in_thread(scan.tighten)
+            scan.close()
         _log_left(session.id, scan.left)
-        content = await in_thread(lambda: content_digest(taken.entries))
-        if latest is not None and latest.content == content:
-            snapshot = await self._same_again(latest, reason)
+        if state.latest is not None and state.latest.content == taken.content and state.latest_is_sound:
+            snapshot = await self._same_again(state.latest, reason)
         else:
-            parent = latest.id if latest is not None else None
-            if memory is not None and memory.restored and base_is_there:
-                parent = memory.snapshot_id
-            snapshot = await self._record(session, taken, content, parent, reason, lease)
-        await self._remember(session.id, memory_of(snapshot.id, taken))
+            snapshot = await self._record(session, taken, state, reason, lease)
+        await self._remember(session.id, lambda: memory_of(snapshot.id, taken))
         return snapshot
 
     async def _same_again(self, latest: SnapshotRow, reason: Reason) -> Snapshot:
@@ -143,15 +131,14 @@ class StoredSnapshots:
         self,
         session: SessionRow,
         taken: Taken,
-        content: str,
-        parent: str | None,
+        state: _State,
         reason: Reason,
         lease: Lease | None,
     ) -> Snapshot:
         snapshot_id, workspace = new_id("snap"), session.workspace_id
-        data = await in_thread(lambda: encode(snapshot_id, taken.entries, taken.places, taken.packs))
+        data, used, size = await in_thread(lambda: _written_down(snapshot_id, taken))
         manifest = hashlib.sha256(data).hexdigest()
-        began = await self._database.read(self._database.now)
+        began = await self._database.read(self._database.now) if taken.kept_bytes else state.now
         stored, pieces = [StoredObject(manifest, "manifest", len(data))], list[PiecePlace]()
         async with together() as tasks:
             tasks.create_task(self._objects.put(object_name(workspace, "manifest", manifest), data))
@@ -159,18 +146,17 @@ class StoredSnapshots:
                 pack, pieces = as_rows(taken.last)
                 stored.append(pack)
                 tasks.create_task(self._objects.put(object_name(workspace, "pack", pack.sha256), taken.last.data))
-        used = {taken.places[span.piece].pack for entry in taken.entries for span in entry.spans}
         new = NewSnapshot(
             id=snapshot_id,
             workspace_id=workspace,
             session_id=session.id,
-            parent_id=parent,
+            parent_id=state.parent_id,
             reason=reason,
             entries=len(taken.entries),
-            logical_bytes=sum(entry.size for entry in taken.entries),
+            logical_bytes=size,
             stored_bytes=taken.kept_bytes + sum(each.size_bytes for each in stored),
             manifest=manifest,
-            content=content,
+            content=taken.content,
         )
 
         def unit(connection: Connection) -> SnapshotRow:
@@ -186,9 +172,9 @@ class StoredSnapshots:
 
         return view(await self._database.write(unit))
 
-    async def _remember(self, session_id: str, memory: Memory) -> None:
+    async def _remember(self, session_id: str, memory: Callable[[], Memory]) -> None:
         try:
-            await in_thread(lambda: self._memories.keep(session_id, memory))
+            await in_thread(lambda: self._memories.keep(session_id, memory()))
         except OSError as error:  # the next one reads everything, that is all
             log.warning("snapshot_not_remembered", extra={"session": session_id, "error": str(error)})
 
@@ -249,7 +235,7 @@ class StoredSnapshots:
                     raise
                 damaged.append(row.id)
                 continue
-            await self._remember(session_id, Memory(row.id, True))
+            await self._remember(session_id, partial(Memory, row.id, restored=True))
             return Restored(view(row), tuple(damaged))
         await self._restoring("").fill(home, None)
         await in_thread(lambda: self._memories.forget(session_id))
@@ -282,7 +268,8 @@ class StoredSnapshots:
     @asynccontextmanager
     async def opened(self, snapshot_id: str) -> AsyncIterator[Reading]:
         row = await self._database.read(lambda c: rows.get_snapshot(c, snapshot_id))
-        yield Reading(self._objects, row.workspace_id, await self._readable(row))
+        manifest = await self._readable(row)
+        yield await in_thread(lambda: Reading(self._objects, row.workspace_id, manifest))
 
     async def content(self, snapshot_id: str, path: str, most: int) -> bytes | None:
         """What a file says, its first `most` bytes; `path` as `changes` has it. None: there is no such file.
@@ -360,6 +347,40 @@ class StoredSnapshots:
 
 class _Gone(Exception):
     """A snapshot was removed while it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the database says before anything is read."""
+
+    now: float
+    latest: SnapshotRow | None
+    latest_is_sound: bool
+    parent_id: str | None
+    """What the next one falls back to: the one that the folders were filled from, or the latest."""
+    sound: set[str]
+    """Packs that what is remembered may rely on."""
+
+
+def _state(connection: Connection, now: float, session: SessionRow, memory: Memory | None) -> _State:
+    latest, workspace = rows.latest_snapshot(connection, session.id), session.workspace_id
+    parent = latest.id if latest is not None else None
+    if memory is not None and memory.restored and rows.find_snapshot(connection, memory.snapshot_id) is not None:
+        parent = memory.snapshot_id
+    return _State(
+        now,
+        latest,
+        latest is not None and not rows.has_damage(connection, latest.id),
+        parent,
+        rows.sound_objects(connection, workspace, memory.packs) if memory is not None else set(),
+    )
+
+
+def _written_down(snapshot_id: str, taken: Taken) -> tuple[bytes, set[str], int]:
+    """The manifest, the packs that it needs, and the sizes of all files together."""
+    data = encode(snapshot_id, taken.outline, taken.places, taken.packs)
+    used = {taken.places[piece].pack for piece in taken.outline.pieces}
+    return data, used, sum(entry.size for entry in taken.entries)
 
 
 def view(row: SnapshotRow) -> Snapshot:

@@ -7,15 +7,17 @@ rows after them: a crash leaves objects that no row names, which a sweep removes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
 
 from hostler.engine.object_port import Objects
+from hostler.engine.snapshot_port import SnapshotTooLarge
 from hostler.snapshots.limits import PACK_BYTES
-from hostler.snapshots.manifest import Entry, Place, Span
+from hostler.snapshots.manifest import Entry, Outline, Place, Span
 from hostler.snapshots.packs import FinishedPack, Pack, Piece, Reader
 from hostler.snapshots.remembered import RACY_NS, Known, Memory
 from hostler.snapshots.scan import Found, Scan
@@ -36,6 +38,9 @@ class Taken:
     """What a tree came to."""
 
     entries: list[Entry]
+    outline: Outline
+    content: str
+    """The same for two trees that are the same."""
     places: dict[str, Place]
     packs: dict[str, int]
     memory: dict[str, Known]
@@ -54,91 +59,105 @@ class Taking:
     objects: Objects
     workspace_id: str
     scan: Scan
-    now_ns: int
     memory: Memory | None
     sound: Collection[str]
     """Packs of the memory that can be relied on."""
     rewriting: set[str] = field(default_factory=set)
     """Packs that the new snapshot does without."""
+    _kept: dict[str, Known] = field(default_factory=dict)
+    """Files that are not read."""
+    _reader: Reader | None = None
     _places: dict[str, Place] = field(default_factory=dict)
     _packs: dict[str, int] = field(default_factory=dict)
     _kept_bytes: int = 0
 
+    def _unchanged(self, memory: Memory) -> dict[str, Known]:
+        """Files that look as they did, and whose pieces are where they were and stay there."""
+        found, changed = {}, False
+        for each in self.scan.found:
+            if each.kind == "file":
+                known = memory.files.get(each.path)
+                if known is not None and known.signature == each.signature and self._held(memory, known, self.sound):
+                    found[each.path] = known
+                else:
+                    changed = True
+        self._packs |= memory.packs
+        if changed:
+            self._choose_rewriting(memory)
+        if self.rewriting:
+            staying = memory.packs.keys() - self.rewriting
+            found = {path: known for path, known in found.items() if self._held(memory, known, staying)}
+        for known in found.values():
+            for span in known.spans:
+                self._places[span.piece] = memory.places[span.piece]
+        return found
+
+    def _held(self, memory: Memory, known: Known, packs: Collection[str]) -> bool:
+        return all(memory.places[span.piece].pack in packs for span in known.spans)
+
+    def _choose_rewriting(self, memory: Memory) -> None:
+        """Which packs hold so little of the snapshot before that they are better done without."""
+        live: Counter[str] = Counter()
+        for place in memory.places.values():
+            live[place.pack] += place.stored
+        budget, left = _REWRITTEN, len(live)
+        for pack, size in sorted(live.items(), key=lambda each: each[1]):
+            too_many = left > _MOST_PACKS // 2 and len(live) > _MOST_PACKS
+            if size <= budget and (too_many or size * 4 < memory.packs[pack]):
+                self.rewriting.add(pack)
+                budget -= size
+                left -= 1
+
     async def read(self) -> Taken:
-        """Reads what has changed; keeps all packs but the last.
+        """Reads what has changed, and keeps all packs but the last. Few turns through threads: each costs a wake-up.
 
         Raises SnapshotTooLarge, ObjectsUnavailable, OSError.
         """
-        unchanged = await in_thread(self._unchanged)
-        if len(unchanged) < sum(each.kind == "file" for each in self.scan.found):
-            self._choose_rewriting(unchanged)
-        return await self._read_but(unchanged)
-
-    def _unchanged(self) -> dict[str, Known]:
-        """Files that look as they did, and whose pieces are where they were."""
-        if self.memory is None:
-            return {}
-        found = {}
-        places = self.memory.places
-        for each in self.scan.found:
-            if each.kind == "file":
-                known = self.memory.files.get(each.path)
-                if (
-                    known is not None
-                    and known.signature == each.signature
-                    and all(places[span.piece].pack in self.sound for span in known.spans)
-                ):
-                    found[each.path] = known
-        return found
-
-    def _choose_rewriting(self, unchanged: Mapping[str, Known]) -> None:
-        """Which packs hold so little of what is still wanted that they are better done without."""
-        if self.memory is None:
-            return
-        wanted = {span.piece for known in unchanged.values() for span in known.spans}
-        live: Counter[str] = Counter()
-        for piece in wanted:
-            live[self.memory.places[piece].pack] += self.memory.places[piece].stored
-        budget, left = _REWRITTEN, len(live)
-        for pack, size in sorted(live.items(), key=lambda each: each[1]):
-            budget -= size
-            too_many = left > _MOST_PACKS // 2 and len(live) > _MOST_PACKS
-            if budget < 0 or not (too_many or size * 4 < self.memory.packs[pack]):
-                break
-            self.rewriting.add(pack)
-            left -= 1
-
-    async def _read_but(self, unchanged: Mapping[str, Known]) -> Taken:
-        kept = {
-            path: known
-            for path, known in unchanged.items()
-            if self.memory and not any(self.memory.places[span.piece].pack in self.rewriting for span in known.spans)
-        }
-        if self.memory is not None:
-            for known in kept.values():
-                for span in known.spans:
-                    self._places[span.piece] = self.memory.places[span.piece]
-            self._packs |= self.memory.packs
-        changed = [each for each in self.scan.found if each.kind == "file" and each.path not in kept]
-        reader, pack = Reader(self.scan, changed, self.now_ns), Pack()
+        pack = Pack()
         try:
-            while batch := await in_thread(reader.batch):
+            batch = await in_thread(self._begin)
+            while batch:
                 new = await self._lacking(batch, pack)
-                await in_thread(lambda pack=pack, new=new: pack.add(new))  # type: ignore[misc]
-                if pack.content_bytes > PACK_BYTES * 3 // 4:
-                    await self._keep(await in_thread(pack.finish))
+                batch, full = await in_thread(partial(self._go_on, pack, new))
+                if full is not None:
+                    await self._keep(full)
                     pack = Pack()
+            return await in_thread(partial(self._end, pack))
         finally:
-            await in_thread(reader.close)
-        last = await in_thread(pack.finish) if pack else None
+            if self._reader is not None:
+                await in_thread(self._reader.close)
+
+    def _begin(self) -> list[Piece]:
+        if self.memory is not None:
+            self._kept = self._unchanged(self.memory)
+        changed = [each for each in self.scan.found if each.kind == "file" and each.path not in self._kept]
+        self._reader = Reader(self.scan, changed)
+        return self._reader.batch()
+
+    def _go_on(self, pack: Pack, new: Sequence[Piece]) -> tuple[list[Piece], FinishedPack | None]:
+        """The next batch, and the pack, if it is full."""
+        assert self._reader is not None
+        pack.add(new)
+        full = pack.finish() if pack.content_bytes > PACK_BYTES * 3 // 4 else None
+        return self._reader.batch(), full
+
+    def _end(self, pack: Pack) -> Taken:
+        assert self._reader is not None
+        self._reader.close()
+        last = pack.finish() if pack else None
         if last is not None:
             self._places |= last.places
             self._packs[last.sha256] = len(last.data)
-        return Taken(*self._described(kept, reader), last, self._kept_bytes)
+        entries, memory = self._described(self._reader)
+        outline = Outline.of(entries)
+        self._reader = None
+        return Taken(entries, outline, outline.digest(), self._places, self._packs, memory, last, self._kept_bytes)
 
     async def _lacking(self, batch: Sequence[Piece], pack: Pack) -> list[Piece]:
         """Those that the workspace doesn't have yet."""
         asked = {each.sha256: each for each in batch if each.sha256 not in self._places and each.sha256 not in pack}
+        if not asked:
+            return []
         found = await self.database.read(lambda c: rows.find_pieces(c, self.workspace_id, asked))
         for sha256, (at, pack_bytes) in found.items():
             if at.pack not in self.rewriting:
@@ -160,30 +179,35 @@ class Taking:
         self._packs[pack.sha256] = len(pack.data)
         self._kept_bytes += len(pack.data)
 
-    def _described(
-        self, kept: Mapping[str, Known], reader: Reader
-    ) -> tuple[list[Entry], dict[str, Place], dict[str, int], dict[str, Known]]:
+    def _described(self, reader: Reader) -> tuple[list[Entry], dict[str, Known]]:
         entries, memory = [], {}
         there: set[str] = set()
+        logical = 0
         for each in self.scan.found:
             size, mtime_ns = 0, each.mtime_ns
             spans: tuple[Span, ...] = ()
             if each.kind == "file":
-                known = kept.get(each.path) or _read(reader, each)
+                known = self._kept.get(each.path) or _read(reader, each)
                 if known is None:
                     continue  # it was left out, and the log says so
                 spans, mtime_ns = known.spans, known.signature.mtime_ns
                 size = max(known.signature.size, _end(spans))
-                if each.path in kept or self._may_remember(reader, each, known):
+                if each.path in self._kept or self._may_remember(reader, each, known):
                     memory[each.path] = known
             elif each.kind == "hardlink" and each.target not in there:
                 continue
+            logical += size
+            if logical > self.scan.limits.logical_bytes:
+                raise SnapshotTooLarge(
+                    f"the sizes of the files that the session keeps come to more than {self.scan.limits.logical_bytes} "
+                    "bytes, holes included: remove the file that is mostly a hole"
+                )
             entries.append(Entry(each.path, each.kind, each.mode, mtime_ns, size, spans, each.target))
             there.add(each.path)
-        return entries, self._places, self._packs, memory
+        return entries, memory
 
     def _may_remember(self, reader: Reader, each: Found, known: Known) -> bool:
-        return reader.contents[each.path].stable and known.signature.ctime_ns < self.now_ns - RACY_NS
+        return reader.contents[each.path].stable and known.signature.ctime_ns < self.scan.began_ns - RACY_NS
 
 
 def as_rows(pack: FinishedPack) -> tuple[StoredObject, list[PiecePlace]]:
@@ -193,7 +217,7 @@ def as_rows(pack: FinishedPack) -> tuple[StoredObject, list[PiecePlace]]:
 
 def memory_of(snapshot_id: str, taken: Taken) -> Memory:
     """What is to be remembered of what was kept as that snapshot."""
-    places = {span.piece: taken.places[span.piece] for known in taken.memory.values() for span in known.spans}
+    places = {span.piece: taken.places[span.piece] for entry in taken.entries for span in entry.spans}
     packs = {place.pack: taken.packs[place.pack] for place in places.values()}
     return Memory(snapshot_id, False, taken.memory, places, packs)
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from hostler.domain.ids import new_id
+from hostler.domain.ids import ids_in_order, new_id
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
+from hostler.store.prepared import Prepared, PreparedInsert
 from hostler.store.sessions import Usage, add_usage, get_session, missing
 from hostler.store.tables import egress_decisions, model_requests, sessions
 from hostler.store.work import Lease, check
@@ -127,45 +129,75 @@ def total(conn: Connection, *, session_id: str | None = None, workspace_id: str 
     return Total(count, Usage(*(int(value) for value in used)))
 
 
-@dataclass(frozen=True, slots=True)
-class EgressFacts:
+class EgressFacts(Protocol):
     """A decision that is to be written down."""
 
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def allowed(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def hint(self) -> str: ...
+
+
+class _Facts(NamedTuple):
     session_id: str
     method: str
     host: str
     port: int
     allowed: bool
     reason: str
-    path: str = ""
-    hint: str = ""
+    path: str
+    hint: str
 
 
-def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFacts]) -> list[EgressRow]:
+_INSERT_EGRESS = PreparedInsert(egress_decisions, EgressRow.__slots__)
+_OWNERS = Prepared(
+    sa.select(sessions.c.workspace_id, sessions.c.environment_id).where(sessions.c.id == sa.bindparam("id"))
+)
+
+
+def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFacts]) -> list[tuple[Any, ...]]:
     """Write decisions down, in their order: all, or none. Raises NotFound for an unknown session.
+
+    Returns the fields of each as an `EgressRow`.
 
     Method, host and path come from inside the sandbox: what no column can hold is replaced.
     """
-    owners = {session_id: _owners_of(conn, session_id) for session_id in {each.session_id for each in decisions}}
-    rows = [
-        EgressRow(
-            new_id("egr"),
-            each.session_id,
-            owners[each.session_id][0],
-            cleaned(each.method, 64),
-            cleaned(each.host, _LONGEST),
-            each.port,
-            cleaned(each.path, _LONGEST),
-            each.allowed,
-            each.reason,
-            cleaned(each.hint, _LONGEST),
-            owners[each.session_id][1],
-            moment(now + place * 2e-6),  # Two, because seconds since 1970 as a float are not exact to one.
+    owners: dict[str, tuple[str, str]] = {}
+    rows: list[tuple[Any, ...]] = []
+    ids = ids_in_order("egr", now)
+    for place, each in enumerate(decisions):
+        owner = owners.get(each.session_id)
+        if owner is None:
+            owner = owners[each.session_id] = _owners_of(conn, each.session_id)
+        rows.append(
+            (
+                next(ids),
+                each.session_id,
+                owner[0],
+                cleaned(each.method, 64),
+                cleaned(each.host, _LONGEST),
+                each.port,
+                cleaned(each.path, _LONGEST),
+                each.allowed,
+                cleaned(each.reason, _LONGEST),
+                cleaned(each.hint, _LONGEST),
+                owner[1],
+                moment(now + place * 2e-6),  # Two, because seconds since 1970 as a float are not exact to one.
+            )
         )
-        for place, each in enumerate(decisions)
-    ]
-    names = EgressRow.__slots__
-    conn.execute(egress_decisions.insert(), [{name: getattr(row, name) for name in names} for row in rows])
+    _INSERT_EGRESS.run(conn, rows)
     return rows
 
 
@@ -183,8 +215,8 @@ def record_egress(
     hint: str = "",
 ) -> EgressRow:
     """Write one down, as `record_egress_all`."""
-    facts = EgressFacts(session_id, method, host, port, allowed, reason, path, hint)
-    return record_egress_all(conn, now, [facts])[0]
+    facts = _Facts(session_id, method, host, port, allowed, reason, path, hint)
+    return EgressRow(*record_egress_all(conn, now, [facts])[0])
 
 
 def list_egress(conn: Connection, session_id: str, *, limit: int = 1000) -> Sequence[EgressRow]:
@@ -289,8 +321,7 @@ def _known(conn: Connection, workspace_id: str, session_id: str) -> bool:
 
 def _owners_of(conn: Connection, session_id: str) -> tuple[str, str]:
     """The session's workspace and environment. Raises NotFound."""
-    query = sa.select(sessions.c.workspace_id, sessions.c.environment_id).where(sessions.c.id == session_id)
-    found = conn.execute(query).first()
-    if found is None:
+    found = _OWNERS.run(conn, id=session_id)
+    if not found:
         raise missing(session_id)
-    return found[0], found[1]
+    return found[0][0], found[0][1]

@@ -1,7 +1,8 @@
-"""How does a query that runs all the time stay cheap? Its text is made once for each database, not at each call.
+"""How does a statement that runs all the time stay cheap? Its text is made once for each database, not at each call.
 
-Making a SELECT and finding it in the compiler's cache costs several times what SQLite needs to answer it. Only for
-queries without conditions that come and go, over columns whose values need no conversion.
+Making a SELECT and finding it in the compiler's cache costs several times what SQLite needs to answer it, and so does
+preparing each value of an INSERT. Only for statements without conditions that come and go, over columns whose values
+need no conversion.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from hostler.store.jsontext import plain
 
 ONLY_READS: Final = "hostler_only_reads"
 """Execution option of connections on which every statement is a transaction of its own."""
+_MOST_ROWS: Final = 64
+"""In one INSERT. Its text stays prepared with each connection."""
 
 
 class Prepared:
@@ -44,6 +47,40 @@ class Prepared:
             with contextlib.suppress(Exception):
                 return _fetched(conn, text, given)
         return conn.exec_driver_sql(text, given).all()
+
+
+class PreparedInsert:
+    """Rows for one table, all columns of it that are named. The values go to the driver as they are: what a column
+    can't hold has to be out of them (`jsontext.cleaned`)."""
+
+    def __init__(self, table: sa.Table, columns: Sequence[str]) -> None:
+        self._table = table
+        self._columns = list(columns)
+        self._texts: dict[tuple[str, int], str] = {}
+
+    def run(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Adds them in their order: all, or none and the transaction is over."""
+        if conn.dialect.name != "sqlite":
+            conn.exec_driver_sql(self._text(conn, 1), list(rows))
+            return
+        # One step of one statement for many rows: the thread lets go of the interpreter, and has to wait to get it
+        # back, once for each step. Powers of two, so that a few texts stay prepared.
+        done = 0
+        while done < len(rows):
+            count = min(_MOST_ROWS, 1 << ((len(rows) - done).bit_length() - 1))
+            values = tuple(value for row in rows[done : done + count] for value in row)
+            conn.exec_driver_sql(self._text(conn, count), values)
+            done += count
+
+    def _text(self, conn: Connection, rows: int) -> str:
+        key = (conn.dialect.name, rows)
+        text = self._texts.get(key)
+        if text is None:
+            blank = dict.fromkeys(self._columns)
+            one = str(self._table.insert().values(blank).compile(dialect=conn.dialect, column_keys=self._columns))
+            before, word, row = one.partition("VALUES ")
+            text = self._texts[key] = before + word + ", ".join([row] * rows)
+        return text
 
 
 def _fetched(conn: Connection, text: str, given: Sequence[Any]) -> Sequence[Sequence[Any]]:

@@ -225,6 +225,19 @@ def sound_objects(conn: Connection, workspace_id: str, asked: Collection[str]) -
     return _which(conn, workspace_id, asked, sa.not_(snapshot_objects.c.damaged))
 
 
+def has_damage(conn: Connection, snapshot_id: str) -> bool:
+    """Whether somebody has found one of its objects to be damaged or missing."""
+    of = sa.and_(
+        snapshot_objects.c.workspace_id == snapshot_uses.c.workspace_id,
+        snapshot_objects.c.sha256 == snapshot_uses.c.sha256,
+    )
+    found = sa.select(snapshot_uses.c.sha256).join(snapshot_objects, of)
+    return (
+        conn.execute(found.where(snapshot_uses.c.snapshot_id == snapshot_id, snapshot_objects.c.damaged)).first()
+        is not None
+    )
+
+
 def mark_damaged(conn: Connection, workspace_id: str, sha256: str) -> None:
     """Nothing that is kept from now on relies on it."""
     which = (snapshot_objects.c.workspace_id == workspace_id, snapshot_objects.c.sha256 == sha256)
@@ -322,6 +335,7 @@ __all__: Sequence[str] = [
     "find_pieces",
     "find_snapshot",
     "get_snapshot",
+    "has_damage",
     "keep_objects",
     "known_objects",
     "latest_snapshot",

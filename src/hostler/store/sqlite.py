@@ -87,7 +87,9 @@ class SqliteBackend:
             with connection.begin():
                 return fn(connection)
         except StatementError as error:
-            raise _translated(error) from error
+            raise _translated(error, error.orig) from error
+        except sqlite3.Error as error:
+            raise _translated(error, error) from error
 
     def _connection(self, engine: sa.Engine) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
@@ -120,18 +122,20 @@ class SqliteBackend:
                 driver.execute(f"PRAGMA {pragma}").fetchall()
 
         def start(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute(begin)  # By SQLAlchemy it would cost as much as a small unit of work.
 
         sa.event.listen(engine, "connect", prepare)
         sa.event.listen(engine, "begin", start)
         return engine
 
 
-def _translated(error: StatementError) -> Exception:
+def _translated(error: Exception, cause: BaseException | None) -> Exception:
     """Our error for what a caller can act on; the original for the rest, which is a bug."""
-    if isinstance(error.orig, HostlerError):  # a column refused a value (`tables.Words`), and SQLAlchemy wrapped that
-        return error.orig
-    code = getattr(error.orig, "sqlite_errorname", "") or ""
+    if isinstance(cause, HostlerError):  # a column refused a value (`tables.Words`), and SQLAlchemy wrapped that
+        return cause
+    code = getattr(cause, "sqlite_errorname", "") or ""
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return Busy("the database is locked by another process; try again")
     if code.startswith("SQLITE_FULL"):

@@ -99,6 +99,11 @@ class TranscriptStore(SessionStore):
             return await asyncio.to_thread(lambda: [decode(text) for text in texts])
         return [decode(text) for text in texts] or None
 
+    async def texts(self, key: SessionKey) -> Sequence[str]:
+        """The same as JSON text, each on one line, as it is stored: what only passes through need not be parsed."""
+        path = self._path(key)
+        return await self._database.read(lambda conn: _load(conn, path))
+
     async def list_sessions(self, project_key: str) -> list[SessionStoreListEntry]:
         """Main transcripts of a project, with the milliseconds of their last append by the database's clock."""
         project = self._project(project_key)

@@ -6,15 +6,17 @@ Every function runs inside the caller's transaction. Secrets pass through here o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from hostler.domain.ids import new_id
+from hostler.domain.ids import ids_in_order
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
+from hostler.store.prepared import Prepared, PreparedInsert
 from hostler.store.sessions import get_session
 from hostler.store.tables_vaults import credential_uses, credentials, session_placeholders
 from hostler.store.vaults import CredentialRow
@@ -23,6 +25,11 @@ VARIABLE_KEY = "variable "
 """What the match key of a variable begins with; its name follows."""
 
 _CREDENTIAL = tuple(credentials.c)
+_PLACEHOLDERS = Prepared(
+    sa.select(session_placeholders.c.credential_id, session_placeholders.c.placeholder).where(
+        session_placeholders.c.session_id == sa.bindparam("session")
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +65,7 @@ def variables_in(conn: Connection, workspace_id: str, vault_ids: Sequence[str]) 
 
 def placeholders_of(conn: Connection, session_id: str) -> dict[str, str]:
     """The session's placeholders by credential, those of archived credentials too."""
-    query = sa.select(session_placeholders.c.credential_id, session_placeholders.c.placeholder)
-    return {row[0]: row[1] for row in conn.execute(query.where(session_placeholders.c.session_id == session_id))}
+    return {row[0]: row[1] for row in _PLACEHOLDERS.run(conn, session=session_id)}
 
 
 def add_placeholders(conn: Connection, session_id: str, made: Mapping[str, str]) -> None:
@@ -72,36 +78,39 @@ def add_placeholders(conn: Connection, session_id: str, made: Mapping[str, str])
         )
 
 
-def add_use(
-    conn: Connection,
-    now: float,
-    *,
-    workspace_id: str,
-    session_id: str,
-    vault_id: str,
-    credential_id: str,
-    method: str,
-    host: str,
-    port: int,
-    place: str,
-    outcome: str,
-) -> UseRow:
-    """Write a use down. Method and host come from inside the sandbox: what no column can hold is replaced."""
-    row = UseRow(
-        id=new_id("vuse"),
-        workspace_id=workspace_id,
-        session_id=session_id,
-        vault_id=vault_id,
-        credential_id=credential_id,
-        method=cleaned(method, 64),
-        host=cleaned(host, 1024),
-        port=port,
-        place=place,
-        outcome=outcome,
-        created_at=moment(now),
-    )
-    conn.execute(credential_uses.insert().values(**asdict(row)))
-    return row
+class UseFacts(NamedTuple):
+    """A use that is to be written down."""
+
+    workspace_id: str
+    session_id: str
+    vault_id: str
+    credential_id: str
+    method: str
+    host: str
+    port: int
+    place: str
+    outcome: str
+
+
+_INSERT_USES = PreparedInsert(credential_uses, UseRow.__slots__)
+
+
+def add_uses(conn: Connection, now: float, uses: Sequence[UseFacts]) -> None:
+    """Write uses down, in their order: all, or none. Method and host come from inside the sandbox: what no column can
+    hold is replaced."""
+    ids = ids_in_order("vuse", now)
+    rows = [
+        (
+            next(ids),
+            *use[:4],
+            cleaned(use.method, 64),
+            cleaned(use.host, 1024),
+            *use[6:],
+            moment(now + place * 2e-6),  # Two, because seconds since 1970 as a float are not exact to one.
+        )
+        for place, use in enumerate(uses)
+    ]
+    _INSERT_USES.run(conn, rows)
 
 
 def page_of_uses(

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:09:06.525361Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:35:26.385799Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:09:06.525361Z','2026-11-21T12:09:06.525361Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:35:26.385799Z','2026-11-21T12:35:26.385799Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -100,7 +100,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_vTwtsctXv8CcTBDYqznpJcWZ','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:09:06.565784Z');
+INSERT INTO "egress_decisions" VALUES('egr_RppXzG0PxbQh2YRFdrASEA7x','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:35:26.443911Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -128,7 +128,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:09:06.525361Z','2026-11-21T12:09:06.525361Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:35:26.385799Z','2026-11-21T12:35:26.385799Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -227,7 +227,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_Sbd46vWaFgxZabZtynrracmr','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:09:06.565784Z');
+INSERT INTO "model_requests" VALUES('mreq_9pC61PPMz7kGP5qph2VP8k8t','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:35:26.443911Z');
 CREATE TABLE previews (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -333,7 +333,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:09:06.542601Z','2026-11-21T12:09:06.557445Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:35:26.418534Z','2026-11-21T12:35:26.435463Z',NULL);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -359,6 +359,51 @@ CREATE TABLE skills (
 	CONSTRAINT pk_skills PRIMARY KEY (id), 
 	CONSTRAINT fk_skills_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
+CREATE TABLE snapshot_objects (
+	workspace_id TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	size_bytes BIGINT NOT NULL, 
+	kept_at DOUBLE NOT NULL, 
+	damaged BOOLEAN NOT NULL, 
+	CONSTRAINT pk_snapshot_objects PRIMARY KEY (workspace_id, sha256), 
+	CONSTRAINT fk_snapshot_objects_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
+CREATE TABLE snapshot_pieces (
+	workspace_id TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	pack TEXT NOT NULL, 
+	start BIGINT NOT NULL, 
+	stored INTEGER NOT NULL, 
+	CONSTRAINT pk_snapshot_pieces PRIMARY KEY (workspace_id, sha256), 
+	CONSTRAINT fk_snapshot_pieces_workspace_id_pack FOREIGN KEY(workspace_id, pack) REFERENCES snapshot_objects (workspace_id, sha256) ON DELETE CASCADE
+);
+CREATE TABLE snapshot_uses (
+	snapshot_id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	sha256 TEXT NOT NULL, 
+	CONSTRAINT pk_snapshot_uses PRIMARY KEY (snapshot_id, sha256), 
+	CONSTRAINT fk_snapshot_uses_snapshot_id FOREIGN KEY(snapshot_id) REFERENCES snapshots (id) ON DELETE CASCADE, 
+	CONSTRAINT fk_snapshot_uses_workspace_id_sha256 FOREIGN KEY(workspace_id, sha256) REFERENCES snapshot_objects (workspace_id, sha256)
+);
+CREATE TABLE snapshots (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	number INTEGER NOT NULL, 
+	parent_id TEXT, 
+	reason TEXT NOT NULL, 
+	taken_at TEXT NOT NULL, 
+	entries INTEGER NOT NULL, 
+	logical_bytes BIGINT NOT NULL, 
+	stored_bytes BIGINT NOT NULL, 
+	manifest TEXT NOT NULL, 
+	content TEXT NOT NULL, 
+	CONSTRAINT pk_snapshots PRIMARY KEY (id), 
+	CONSTRAINT fk_snapshots_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_snapshots_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_snapshots_session_id_number UNIQUE (session_id, number)
+);
 CREATE TABLE transcript_entries (
 	project_key TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -380,7 +425,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795262946584,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795264526454,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -462,7 +507,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79526294654260110857e+09,1.79526294654260110857e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79526452641853404047e+09,1.79526452641853404047e+09,NULL,0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -513,7 +558,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:09:06.380636Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:35:26.329722Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -560,5 +605,8 @@ CREATE INDEX ix_webhook_deliveries_pending ON webhook_deliveries (due_at, id) WH
 CREATE INDEX ix_webhook_deliveries_subject ON webhook_deliveries (endpoint_id, subject, enqueued_at) WHERE state = 'pending';
 CREATE INDEX ix_webhook_deliveries_newest ON webhook_deliveries (endpoint_id, created_at, id);
 CREATE INDEX ix_webhook_deliveries_oldest ON webhook_deliveries (created_at);
+CREATE INDEX ix_snapshots_parent ON snapshots (parent_id);
+CREATE INDEX ix_snapshot_uses_object ON snapshot_uses (workspace_id, sha256);
+CREATE INDEX ix_snapshot_pieces_pack ON snapshot_pieces (workspace_id, pack);
 CREATE INDEX ix_previews_session ON previews (session_id, created_at, id);
 COMMIT;

@@ -385,10 +385,33 @@ HARMLESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)}
 OF_OTHER_KERNELS = {(10, 200), (10, 229)}
 """tun and fuse: harmless where it isn't the host's kernel that answers, and has no network."""
 
+KEPT = ("/workspace", "/mnt/session/outputs", "/home/agent/.claude")
+"""On the host's disk: a node that is made there is one for whoever looks there on the host."""
+
+
+def _shared_places() -> list[str]:
+    """Where another kernel than the host's shows files of the host."""
+    with open("/proc/mounts") as file:
+        mounts = [line.split() for line in file]
+    return [words[1].rstrip("/") for words in mounts if words[2] in ("9p", "virtiofs")]
+
+
+def _is_shared(path: str, places: list[str]) -> bool:
+    """Whether that mount of the path which counts is one of `places`."""
+    while path != "/":
+        if path in places:
+            return True
+        if os.path.ismount(path):
+            return False
+        path = os.path.dirname(path)
+    return "" in places
+
 
 @probe
 def devices(given: dict[str, Any]) -> list[str]:
+    """Also devices that may not be opened, where they can only be the host's."""
     found = []
+    shared = _shared_places() if given["own_kernel"] else []
     for folder, _, names in os.walk("/dev"):
         for name in names:
             path = os.path.join(folder, name)
@@ -397,6 +420,9 @@ def devices(given: dict[str, Any]) -> list[str]:
             except OSError:
                 continue
             numbers = (os.major(status.st_rdev), os.minor(status.st_rdev))
+            is_node = stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
+            if is_node and numbers not in HARMLESS and _is_shared(path, shared):
+                found.append(f"the host's device {path}")
             is_terminal = numbers[0] in range(136, 144) or folder == "/dev/pts" or name == "console"
             # Asked about only: to open a watchdog would start it.
             if stat.S_ISBLK(status.st_mode) and os.access(path, os.R_OK):
@@ -409,18 +435,23 @@ def devices(given: dict[str, Any]) -> list[str]:
 
 @probe
 def new_devices(given: dict[str, Any]) -> list[str]:
-    """Nodes of disks and of memory; of nothing, too, where it would be the host's kernel that made it."""
+    """Nodes of disks, of memory and of machines; of nothing, too, where it would be the host's kernel that made it.
+
+    Another kernel may make nodes that lead nowhere. In what is kept of the session there may be none whatever."""
     found = []
-    kinds = [(stat.S_IFBLK, 8, 0), (stat.S_IFBLK, 254, 0), (stat.S_IFCHR, 1, 1), (stat.S_IFCHR, 1, 11)]
+    kinds = [(stat.S_IFBLK, major, 0) for major in (7, 8, 202, 253, 254, 259)]
+    kinds += [(stat.S_IFCHR, *numbers) for numbers in ((1, 1), (1, 4), (1, 11), (4, 64), (10, 232), (10, 237))]
     kinds += [] if given["own_kernel"] else [(stat.S_IFCHR, 1, 3)]
-    for folder in ("/tmp", "/workspace", "/dev/shm", "/home/agent"):
+    for folder in ("/tmp", "/dev/shm", "/home/agent", *KEPT):
         for kind, major, minor in kinds:
             path = os.path.join(folder, f".node-{os.getpid()}")
             try:
                 os.mknod(path, kind | 0o600, os.makedev(major, minor))
             except OSError:
                 continue
-            if _opens(path, os.O_RDONLY):
+            if folder in KEPT:
+                found.append(f"the device {major}:{minor} was made in {folder}")
+            elif _opens(path, os.O_RDONLY):
                 found.append(f"the device {major}:{minor}, made in {folder}, can be opened")
             os.unlink(path)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -174,6 +175,27 @@ def priorities(given: dict[str, Any]) -> list[str]:
     except OSError:
         pass
     return found
+
+
+@probe
+def preferred(given: dict[str, Any]) -> list[str]:
+    """Leaves a process that took every priority it was given. It ends with the input of the program."""
+    ready, its = os.pipe()
+    if os.fork() == 0:
+        try:
+            with contextlib.suppress(OSError):
+                os.nice(-20)
+            for policy in (os.SCHED_RR, os.SCHED_FIFO):
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(0, policy, os.sched_param(1))
+            os.closerange(3, 256)
+            while os.read(0, 1):
+                pass
+        finally:
+            os._exit(0)
+    os.close(its)
+    os.read(ready, 1)
+    return []
 
 
 @probe
