@@ -17,7 +17,6 @@ from hostler.snapshots.limits import SnapshotLimits
 from hostler.snapshots.service import Held, SnapshotTerms, StoredSnapshots
 from hostler.snapshots.sweeping import SnapshotSweep
 from hostler.store.blobs import Blobs
-from hostler.store.checkpoints import needed_snapshots
 from hostler.store.database import Database
 
 
@@ -86,7 +85,6 @@ def stored_snapshots(
         objects,
         _memories(settings),
         SnapshotTerms(limits, wanted.keep),
-        held=[needed_snapshots],
         linked_owner=settings.sandbox.first_uid if os.geteuid() == 0 else None,
         held=held,
     )

@@ -113,6 +113,7 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
+from hostler.store.checkpoints import needed_snapshots
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
@@ -189,7 +190,7 @@ async def running(
                     "make one first: hostler key create"
                 )
             objects = objects or await open_objects(settings)
-            snapshots = stored_snapshots(settings, database, objects)
+            snapshots = stored_snapshots(settings, database, objects, held=(needed_snapshots,))
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
