@@ -30,12 +30,15 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
 from hostler.engine.denials import Allowing
+from hostler.engine.diffs import Diffs
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
+from hostler.engine.forks import Forks
 from hostler.engine.hub import Hub
 from hostler.engine.idle import Awake
 from hostler.engine.keys import Keys, StoredKeys
@@ -58,8 +61,10 @@ from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
+from hostler.objects.folder import FolderObjects
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
+from hostler.snapshots.service import StoredSnapshots
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.keys import create_key, create_workspace
@@ -193,6 +198,11 @@ class RunningServer:
             sealer = EnvelopeSealer(GivenKeys(MasterKey(b"k" * 32)))
             self.broker = VaultBroker(self.database, sealer, outgoing)
             sender = HttpWebhookSender()
+            snapshots = StoredSnapshots(
+                self.database, FolderObjects(Path(blobs.name) / "objects"), Path(blobs.name) / "snapshots"
+            )
+            # There is no worker that could do anything between two turns.
+            checkpoints = Checkpoints(self.database, self.hub, patience_seconds=0.05)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
@@ -214,6 +224,9 @@ class RunningServer:
                 files=Files(self.database, Blobs(Path(blobs.name)), FileTerms(most_bytes=MOST_FILE_BYTES)),
                 skills=Skills(self.database, Blobs(Path(blobs.name))),
                 session_resources=SessionResources(self.database, kinds, repositories),
+                checkpoints=checkpoints,
+                forks=Forks(self.database, checkpoints, snapshots, kinds, quotas, PLACEMENT),
+                diffs=Diffs(self.database, checkpoints, snapshots),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

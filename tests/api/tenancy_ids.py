@@ -11,6 +11,7 @@ Whoever adds a resource adds a line each to:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -144,6 +145,15 @@ def _webhook_delivery(owner: Owner) -> str:
     return str(owner.post(f"/hostler/v1/webhook_endpoints/{owner['endpoint_id']}/test", b"{}")["id"])
 
 
+def _checkpoint(owner: Owner) -> str:
+    return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/checkpoints", b"{}")["id"])
+
+
+def _fork(owner: Owner) -> str:
+    body = json.dumps({"checkpoint_id": owner["checkpoint_id"]}).encode()
+    return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/fork", body)["id"])
+
+
 def _preview(owner: Owner) -> str:
     return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/previews", b'{"port": 3000}')["id"])
 
@@ -211,6 +221,9 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "agent_id": _agent,
     "environment_id": _environment,
     "session_id": _session,
+    # Before there is anybody who wants to hear of new sessions, and is told of them again and again.
+    "checkpoint_id": _checkpoint,
+    "fork_id": _fork,
     "thread_id": _thread,
     "archive_id": _archive,
     "file_id": _file,
@@ -254,6 +267,8 @@ SHOWN: dict[str, str] = {
     "workspace_id": "/hostler/v1/workspaces/{workspace_id}",
     "endpoint_id": "/hostler/v1/webhook_endpoints/{endpoint_id}",
     "delivery_id": "/hostler/v1/webhook_endpoints/{endpoint_id}/deliveries",
+    "checkpoint_id": "/hostler/v1/sessions/{session_id}/checkpoints/{checkpoint_id}",
+    "fork_id": "/v1/sessions/{fork_id}",
     "preview_id": "/hostler/v1/sessions/{session_id}/previews",
 }
 
@@ -324,6 +339,9 @@ BODIES: dict[str, Any] = {
     "hostler.webhook_endpoints.rotate_secret": {"grace_seconds": 0},
     "hostler.webhook_endpoints.test": {},
     "hostler.workspaces.quotas.update": {"live_sessions": 1},
+    "hostler.sessions.checkpoints.create": {"name": "mine"},
+    "hostler.sessions.rewind": lambda mine: {"checkpoint_id": mine["checkpoint_id"]},
+    "hostler.sessions.fork": lambda mine: {"checkpoint_id": mine["checkpoint_id"]},
     "hostler.sessions.previews.create": {"port": 3000},
     "hostler.sessions.previews.revoke": {},
 }
@@ -407,6 +425,17 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ("hostler.audit.list", "target_id"): lambda mine, theirs: [
         Sent(query={"target_id": theirs["key_id"]}, answer="empty")
     ],
+    ("hostler.sessions.rewind", "checkpoint_id"): lambda mine, theirs: [
+        Sent(body={"checkpoint_id": theirs["checkpoint_id"]})
+    ],
+    ("hostler.sessions.fork", "checkpoint_id"): lambda mine, theirs: [
+        Sent(body={"checkpoint_id": theirs["checkpoint_id"]})
+    ],
+    ("hostler.sessions.diff", "from"): lambda mine, theirs: [Sent(query={"from": theirs["checkpoint_id"]})],
+    ("hostler.sessions.diff", "to"): lambda mine, theirs: [
+        Sent(query={"from": mine["checkpoint_id"], "to": theirs[name]})
+        for name in ("checkpoint_id", "session_id", "fork_id")
+    ],
     ("hostler.audit.list", "actor_id"): lambda mine, theirs: [
         Sent(query={"actor_id": theirs["key_id"]}, answer="empty")
     ],
@@ -452,6 +481,14 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "sessions.archives.search": (),
     "sessions.archives.retrieve": (),
     "sessions.credential_uses.list": (),
+    "sessions.checkpoints.create": (),
+    "sessions.checkpoints.list": (),
+    "sessions.checkpoints.retrieve": (),
+    "sessions.checkpoints.delete": (),
+    "sessions.rewind": ("checkpoint_id",),
+    "sessions.rewinds.list": (),
+    "sessions.fork": ("checkpoint_id",),
+    "sessions.diff": ("from", "to"),
     "sessions.previews.create": (),
     "sessions.previews.list": (),
     "sessions.previews.revoke": (),

@@ -166,4 +166,4 @@ async def test_what_belongs_to_a_session_goes_with_it_and_nothing_else(db: Datab
     found = await db.read(lambda c: rows.list_files(c, DEFAULT_WORKSPACE, limit=10))
     assert [row.id for row in found.rows] == ["file_1"]
     assert await db.read(lambda c: rows.session_outputs_of(c, "sesn_1")) == {}
-    assert await db.read(lambda c: rows.get_secret(c, "sesrsc_1")) is None
+    assert await db.read(lambda c: rows.get_secret(c, "sesn_1", "sesrsc_1")) is None

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    checkpoints,
     compactions,
     environment_keys,
     environments,
@@ -56,6 +57,7 @@ _ROUTERS = (
 )
 _OWN_ROUTERS = (
     administration.router,
+    checkpoints.router,
     compactions.router,
     environment_keys.router,
     oversight.router,

@@ -11,11 +11,14 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLin
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
+from hostler.engine.diffs import Diffs
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.forks import Forks
 from hostler.engine.keys import Keys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
@@ -122,6 +125,9 @@ class ApiServices:
     policies: Policies
     compactions: Compactions
     archives: Archives
+    checkpoints: Checkpoints
+    forks: Forks
+    diffs: Diffs
     previews: Previews
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""

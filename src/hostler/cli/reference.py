@@ -31,6 +31,10 @@ _IMAGE = '"digest", "current", "suite", "built_at", "packages", "bytes", "rootfs
 _LAYER = '"key", "image", "packages", "built_at", "bytes", "entries"'
 _ENVIRONMENT_KEY = '"id", "type", "environment_id", "name", "hint", "created_at", "last_used_at", "revoked_at"'
 
+_CHECKPOINT = (
+    '"id", "type": "checkpoint", "session_id", "name", "reason", "created_at", "seq", "events", "transcript_entries", '
+    '"snapshot_id", "memories", "stop_reason", "agent_version", "usage"'
+)
 _WEBHOOK = (
     '"id", "type": "webhook_endpoint", "url", "name", "description", "enabled_events", "state", "disabled_reason", '
     '"consecutive_failures", "old_secret_expires_at", "created_at", "updated_at"'
@@ -55,6 +59,14 @@ SHAPES: dict[str, str] = {
     "that still waits for its turn.",
     "hostler sessions denials": '`{"denials": [{"method", "host", "port", "path", "reason", "hint", "allow", "count", '
     '"last_at"}, …]}`, the newest first; alike ones are one.',
+    "hostler sessions checkpoints": f'`{{"checkpoints": [{{{_CHECKPOINT}}}, …]}}`, newest first; with `--delete`, '
+    '`{"id", "type": "checkpoint_deleted"}`.',
+    "hostler sessions checkpoint": f"`{{{_CHECKPOINT}}}`",
+    "hostler sessions rewind": '`{"id", "type": "rewind", "session_id", "checkpoint_id", "left_checkpoint_id", '
+    '"from_seq", "to_seq", "memories": {"restored": [], "left": []}, "created_at"}`.',
+    "hostler sessions fork": "The new session, as the API shows it, with `forked_from`.",
+    "hostler sessions diff": '`{"type": "session_diff", "session_id", "from", "to", "events", "files", "memories", '
+    '"cost", "text"}`.',
     "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
     "hostler sessions archive": '`{"id", "done": "archive"}`',
     "hostler sessions delete": '`{"id", "done": "delete"}`',

@@ -64,16 +64,20 @@ from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.boundary import Boundary
+from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compaction import CompactionCares
 from hostler.engine.compaction_clock import CompactionClock
 from hostler.engine.compactions import Compactions
 from hostler.engine.content import FileContent
 from hostler.engine.credentials import Credentials
 from hostler.engine.denials import Allowing, Denials
+from hostler.engine.diffs import Diffs
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
+from hostler.engine.forks import Forks
 from hostler.engine.homes import remove_tree
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
@@ -87,6 +91,7 @@ from hostler.engine.object_port import Objects
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
+from hostler.engine.points import Points
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
@@ -113,6 +118,7 @@ from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
+from hostler.store.checkpoints import needed_snapshots
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
 from hostler.store.memory_stores import memory_bytes
@@ -189,7 +195,7 @@ async def running(
                     "make one first: hostler key create"
                 )
             objects = objects or await open_objects(settings)
-            snapshots = stored_snapshots(settings, database, objects)
+            snapshots = stored_snapshots(settings, database, objects, held=(needed_snapshots,))
             trial = volume_trial(settings)
             provider = sandbox_provider(settings, trial)
             stack.callback(provider.close)
@@ -247,10 +253,13 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
+            points = Points(records, snapshots, quotas.admit_bytes)
+            checkpoints = Checkpoints(database, hub)
             copies = home_copies(settings, database, snapshots, places, mounted_files)
             archives = Archives(database, archive_limits(settings))
             clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
             parts = RunnerParts(
+                boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
                 ledger=runner_ledger(database, terms, prices),
@@ -326,6 +335,9 @@ async def running(
                 ),
                 models=models,
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
+                checkpoints=checkpoints,
+                forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
+                diffs=Diffs(database, checkpoints, snapshots),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),
                 session_resources=SessionResources(database, kinds, repositories),

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hostler.domain.values import Value, problem
+
+KEPT_AUTOMATIC: Final = 10
+"""Checkpoints of one session that were taken by themselves, unless the environment says something else."""
 
 Technology = Literal["bubblewrap", "docker", "podman", "gvisor", "microvm"]
 """What separates a sandbox from its host."""
@@ -56,6 +59,23 @@ SANDBOX_LIMITS: Final[tuple[SandboxLimit, ...]] = get_args(SandboxLimit)
 """The limits that the sandbox has to enforce; the others are the worker's own."""
 
 
+class AutomaticCheckpoints(Value):
+    """When a session's point is kept by itself, so that it can go back there. Looked at when a turn has ended."""
+
+    every_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """After so many turns since the last checkpoint."""
+    every_minutes: Annotated[int, Field(ge=1, le=525_600)] | None = None
+    """After the first turn that ends so long after the last checkpoint."""
+    keep: Annotated[int, Field(ge=1, le=100)] = KEPT_AUTOMATIC
+    """How many of these are kept; the oldest goes first."""
+
+    @model_validator(mode="after")
+    def _due_at_all(self) -> AutomaticCheckpoints:
+        if self.every_turns is None and self.every_minutes is None:
+            raise problem("says not when; give every_turns, every_minutes or both, or leave checkpoints out")
+        return self
+
+
 Pattern = Literal["ephemeral", "hybrid", "long_running"]
 """ephemeral: one task, then nothing stays but events, outputs and the bill. hybrid: the process ends when the session
 has been idle; files and conversation come back with the next message. long_running: the process stays."""
@@ -76,6 +96,8 @@ class Hosting(Value):
     """How long an idle session keeps its processes, in seconds; 0 ends them at once. Only with the pattern hybrid."""
     cli_version: Annotated[str, AfterValidator(_version)] | None = None
     """Version of the `claude` program, exactly. What is absent is the one that the server brings along."""
+    checkpoints: AutomaticCheckpoints | None = None
+    """When checkpoints are taken by themselves; absent: never."""
 
     def contradiction(self) -> str | None:
         """What can't hold together, for a person; None: all of it can."""
@@ -84,5 +106,10 @@ class Hosting(Value):
             return (
                 f"with the pattern {self.pattern} the process {ends} after a turn, so idle_timeout_seconds means "
                 "nothing; send null for it"
+            )
+        if self.pattern == "ephemeral" and self.checkpoints is not None:
+            return (
+                "with the pattern ephemeral nothing stays of a session to go back to, so checkpoints mean nothing; "
+                "send null for it"
             )
         return None

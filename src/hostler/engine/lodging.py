@@ -17,6 +17,7 @@ from hostler.domain import events as ev
 from hostler.domain.packages import PackageLists
 from hostler.engine import labels
 from hostler.engine.call_gate import CallGate
+from hostler.engine.copies import Copies
 from hostler.engine.egress_port import McpAccess
 from hostler.engine.homes import Stay
 from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
@@ -28,7 +29,7 @@ from hostler.engine.profile import Profile
 from hostler.engine.runner_parts import Apply, RunnerParts
 from hostler.engine.runs import ContextKeeper, Notice
 from hostler.engine.sandbox_port import Mount
-from hostler.engine.snapshot_port import Reason, SnapshotTooLarge
+from hostler.engine.snapshot_port import Reason, Snapshot, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.variables import BrokeredVariables
 from hostler.engine.volume_port import Room
@@ -221,23 +222,51 @@ class Lodging:
             if last:
                 await copies.rest(session.id)
             return
-        reason: Reason = "hibernation" if last else "turn"
-        sandbox = None if self.process is None else self.process.sandbox
         try:
-            if sandbox is not None:
-                await sandbox.suspend()
-            try:
-                await copies.keep(session, self._lease, self._stay.home, reason, last=last)
-            finally:
-                if sandbox is not None:
-                    await sandbox.resume()
+            await self._snapshot(session, copies, self._stay, "hibernation" if last else "turn", last=last)
         except SnapshotTooLarge as error:
             self._tell(Notice("files_not_kept", f"This session's files were not kept: {error}"))
         except ObjectsUnavailable as error:
             log.error("files_not_kept", extra={"session": session.id, "reason": str(error)})
-        else:
-            self._kept_at = touched
-            self._unkept = sandbox is not None  # what a call has left running may write at any time
+
+    async def _snapshot(
+        self, session: SessionRow, copies: Copies, stay: Stay, reason: Reason, *, last: bool = False
+    ) -> Snapshot:
+        """Of the files as they are, while the process stands still."""
+        touched = self._gate.touched
+        sandbox = None if self.process is None else self.process.sandbox
+        if sandbox is not None:
+            await sandbox.suspend()
+        try:
+            snapshot = await copies.keep(session, self._lease, stay.home, reason, last=last)
+        finally:
+            if sandbox is not None:
+                await sandbox.resume()
+        self._kept_at = touched
+        self._unkept = sandbox is not None  # what a call has left running may write at any time
+        return snapshot
+
+    # -- between two turns (`engine.boundary.Files`)
+
+    async def kept(self, session: SessionRow) -> str | None:
+        copies, profile = self._parts.copies, self._parts.profile_of(session)
+        if copies is None or profile.self_hosted:
+            return None
+        if self._stay is None:
+            await self.enter(session, profile)
+        assert self._stay is not None, "just entered"
+        await self._parts.attachments.collect(session, self._stay.home)
+        return (await self._snapshot(session, copies, self._stay, "checkpoint")).id
+
+    async def stilled(self) -> None:
+        await self.close()
+
+    async def abandoned(self) -> None:
+        if self._stay is not None:
+            self._stay.looked_through = True
+        self._stay, house = None, self._house
+        self._house = AsyncExitStack()
+        await house.aclose()
 
     async def look_through(self, session: SessionRow | None) -> None:
         """The last look into the session's files: its processes may have gone on after the turn."""

@@ -43,6 +43,12 @@ class MemoryKind:
             "mount_path": f"{MEMORY}/{slug(store.name, used)}",
         }
 
+    def copy(
+        self, connection: Connection, now: float, workspace: str, session_id: str, resource: Resource, copy_id: str
+    ) -> Resource | None:
+        """The same store, attached as it is."""
+        return resource
+
     def detach(self, connection: Connection, workspace: str, session_id: str, resource: Resource) -> None:
         """Nothing to give up: the store belongs to nobody's session."""
 

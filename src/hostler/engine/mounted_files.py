@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import InvalidRequest, StoreDamaged
+from hostler.domain.errors import InvalidRequest, NotFound, StoreDamaged
 from hostler.domain.ids import new_id
 from hostler.domain.resources import MAX_FILES, UPLOADS, FileResource
 from hostler.engine.attachments import Attachment
@@ -47,16 +47,7 @@ class FileKind:
             raise InvalidRequest(f"a session has at most {MAX_FILES} files; delete one first")
         source = rows.get_file(connection, workspace, request.file_id, keep=True)
         check_not_expired(source, now)
-        copy = NewFile(
-            id=new_id("file"),
-            workspace_id=workspace,
-            filename=source.filename,
-            mime_type=source.mime_type,
-            size_bytes=source.size_bytes,
-            sha256=source.sha256,
-            downloadable=source.downloadable,
-            session_id=session_id,
-        )
+        copy = _twin(source, session_id)
         path = request.mount_path or f"{UPLOADS}/{copy.id}"
         check_free(path, "file", taken)
         rows.create_file(connection, now, copy)
@@ -68,6 +59,18 @@ class FileKind:
             "created_at": moment(now),
             "updated_at": moment(now),
         }
+
+    def copy(
+        self, connection: Connection, now: float, workspace: str, session_id: str, resource: Resource, copy_id: str
+    ) -> Resource | None:
+        """A file of the other session's own at the same path. None: a client has deleted it."""
+        try:
+            source = rows.get_file(connection, workspace, resource["file_id"], keep=True)
+        except NotFound:
+            return None
+        twin = _twin(source, copy_id)
+        rows.create_file(connection, now, twin)
+        return {**resource, "file_id": twin.id}
 
     def detach(self, connection: Connection, workspace: str, session_id: str, resource: Resource) -> None:
         """The session's copy goes; the file that it was made of stays."""
@@ -140,6 +143,20 @@ class MountedFiles(Attachment):
         except FileNotFoundError:
             raise StoreDamaged(f"the bytes of file {row.id} are missing; restore blob {row.sha256}") from None
         target.chmod(0o644)  # a copy that the agent makes of it should be writable
+
+
+def _twin(source: FileRow, session_id: str) -> NewFile:
+    """A file of the session's own with the same bytes."""
+    return NewFile(
+        id=new_id("file"),
+        workspace_id=source.workspace_id,
+        filename=source.filename,
+        mime_type=source.mime_type,
+        size_bytes=source.size_bytes,
+        sha256=source.sha256,
+        downloadable=source.downloadable,
+        session_id=session_id,
+    )
 
 
 def _make_parents(top: Path, folder: Path) -> None:

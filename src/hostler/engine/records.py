@@ -17,7 +17,7 @@ from hostler.domain.webhooks import told_by
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.self_hosting import follow
-from hostler.engine.state import Moment, SessionState, Step, Totals, waits_for_people
+from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
@@ -134,6 +134,11 @@ def _budget(session: SessionRow, update: SessionUpdate | None) -> Mapping[str, A
     return session.budget if update is None or update.budget is KEEP else update.budget
 
 
+def waiting_call(call: OpenCall) -> WaitingCall:
+    """A call as the inbox has it."""
+    return WaitingCall(call.event_id, "custom_tool" if call.kind == "custom" else "confirmation", call.name)
+
+
 def _keep_inbox(
     connection: Connection, at: Moment, session: SessionRow, before: SessionState, after: SessionState
 ) -> None:
@@ -147,10 +152,6 @@ def _keep_inbox(
         at.text,
         session.id,
         session.workspace_id,
-        added=[
-            WaitingCall(call.event_id, "custom_tool" if call.kind == "custom" else "confirmation", call.name)
-            for call in waiting
-            if call.event_id not in waited
-        ],
+        added=[waiting_call(call) for call in waiting if call.event_id not in waited],
         removed=waited - {call.event_id for call in waiting},
     )

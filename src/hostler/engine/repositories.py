@@ -78,7 +78,14 @@ class RepositoryKind:
         }
 
     def detach(self, connection: Connection, workspace: str, session_id: str, resource: Resource) -> None:
-        rows.drop_secret(connection, resource["id"])
+        rows.drop_secret(connection, session_id, resource["id"])
+
+    def copy(
+        self, connection: Connection, now: float, workspace: str, session_id: str, resource: Resource, copy_id: str
+    ) -> Resource | None:
+        """The same repository, under the same id: the clone lies in a folder of that name."""
+        rows.copy_secret(connection, session_id, resource["id"], copy_id)
+        return resource
 
     def keep_token(self, connection: Connection, session_id: str, resource_id: str, token: str) -> None:
         """In place of the one before."""
@@ -107,7 +114,7 @@ class Repositories(Attachment):
             target = repository_folder(home, resource["id"])
             if not target.exists():
                 try:
-                    await self._clone(resource, target)
+                    await self._clone(session.id, resource, target)
                 except CloneFailed as error:
                     log.warning("not_cloned", extra={"session": session.id, "kind": error.kind})
                     self._complain(session.id, error, resource["url"])
@@ -122,8 +129,8 @@ class Repositories(Attachment):
     def complaints(self, session_id: str) -> Sequence[Complaint]:
         return self._complaints.pop(session_id, ())
 
-    async def _clone(self, resource: Resource, target: Path) -> None:
-        sealed = await self._database.read(lambda c: rows.get_secret(c, resource["id"]))
+    async def _clone(self, session_id: str, resource: Resource, target: Path) -> None:
+        sealed = await self._database.read(lambda c: rows.get_secret(c, session_id, resource["id"]))
         try:
             token = None if sealed is None else self._sealer.open(secret_context(resource["id"]), sealed)
         except SecretUnreadable:

@@ -32,6 +32,14 @@ class ResourceKind(Protocol):
         """
         ...
 
+    def copy(
+        self, connection: Connection, now: float, workspace: str, session_id: str, resource: Resource, copy_id: str
+    ) -> Resource | None:
+        """Within the transaction that forks `session_id` as `copy_id`: the resource as the fork has it, under the same
+        id and path. None: what it stood for is gone.
+        """
+        ...
+
     def detach(self, connection: Connection, workspace: str, session_id: str, resource: Resource) -> None:
         """Within the transaction that removes the resource, or deletes the session."""
         ...
@@ -64,6 +72,22 @@ class ResourceKinds:
                 raise InvalidRequest(f"resources of type {request.type} are not supported by this server yet")
             made.append(kind.attach(connection, now, workspace, session_id, request, [*taken, *made]))
         return made
+
+    def copy(
+        self,
+        connection: Connection,
+        now: float,
+        workspace: str,
+        session_id: str,
+        resources: Sequence[Resource],
+        copy_id: str,
+    ) -> list[Resource]:
+        """The resources of a session as its fork `copy_id` has them. What is gone by now is left out."""
+        made = (
+            self._kinds[resource["type"]].copy(connection, now, workspace, session_id, resource, copy_id)
+            for resource in resources
+        )
+        return [resource for resource in made if resource is not None]
 
     def detach(self, connection: Connection, workspace: str, session_id: str, resources: Sequence[Resource]) -> None:
         """Give up what the resources hold. They stay listed until the caller removes them."""

@@ -93,6 +93,8 @@ class SessionRunner:
         self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
+        self._ended: SessionRow | None = None
+        """As it was when the last run had just ended, until that was looked at."""
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
         self._gate = CallGate(parts.content, self._apply, self._is_stopping)
         self._care = None
@@ -200,6 +202,10 @@ class SessionRunner:
             if plan.do != "nothing":
                 await self._turn(plan)
                 await self._after(plan)
+            ended, self._ended = self._ended, None
+            if await self._parts.boundary.look(self.lease, self._lodging, ended):
+                return
+            if plan.do != "nothing":
                 if self._retired:
                     return
                 was_sick = self._profile is not None and await self._waiting.replaced(self._profile)
@@ -236,7 +242,9 @@ class SessionRunner:
     async def _is_wanted(self) -> bool:
         row = await self._parts.ledger.read_state(self.lease.session_id)
         held = SessionState.model_validate_json(row.state)
-        return held.status != "idle" or held.interrupt is not None
+        if held.status != "idle" or held.interrupt is not None:
+            return True
+        return await self._parts.boundary.asked(self.lease.session_id)
 
     async def _take_up(self) -> Plan:
         plan = await self._ask_for_plan(caught_up=False)
@@ -519,10 +527,9 @@ class SessionRunner:
             return turns.run_ended(state, at, totals, too_long or end)
 
         step = joined([*pending, finish])
-        await self._apply(lambda s, at, totals, _: step(s, at, totals))
-        if (
-            self._care is not None and self._care.busy and end.how != "lost"
-        ):  # a lost one is looked for in the transcript
+        self._ended = (await self._apply(lambda s, at, totals, _: step(s, at, totals))).session
+        # A lost compaction is looked for in the transcript.
+        if self._care is not None and self._care.busy and end.how != "lost":
             await self._settle_compactions()
         if not ended.alive:
             await self._lodging.close()

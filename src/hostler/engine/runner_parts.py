@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hostler.engine.attachments import Attachments
+from hostler.engine.boundary import Boundary
 from hostler.engine.compaction import CompactionCares
 from hostler.engine.content import ContentSource
 from hostler.engine.copies import Copies
@@ -43,6 +44,7 @@ class RunnerParts:
     ledger: Ledger
     around: Surroundings
     profile_of: Callable[[SessionRow], Profile]
+    boundary: Boundary
     attachments: Attachments = field(default_factory=Attachments)
     content: ContentSource = field(default_factory=ContentSource)
     snapshots: Snapshots | None = None

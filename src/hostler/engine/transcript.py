@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from hostler.domain.ids import derived_uuid
 
 Entry = dict[str, Any]
+
+UNCONFIRMED: Final = "unconfirmed"
+"""The subpath of what the harness has said in the turn under way. Not part of the conversation: between two turns the
+transcript has it all."""
 
 
 @dataclass(frozen=True, slots=True)

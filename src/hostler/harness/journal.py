@@ -24,12 +24,13 @@ from claude_agent_sdk import (
 from hostler.domain.events import Body, text_block
 from hostler.engine import runs
 from hostler.engine.runs import RunEvent
+from hostler.engine.transcript import UNCONFIRMED
 from hostler.harness.tools import to_harness_input, to_harness_name
 from hostler.harness.translate import HELD_RESPONSE_PREFIX, tool_call, wire_content
 
 PROJECT_KEY = "-workspace"
 """Where `claude` files the transcripts of the working directory `/workspace`."""
-SUBPATH = "unconfirmed"
+SUBPATH = UNCONFIRMED
 HELD_RESPONSE_MODEL = "held"
 SYNTHETIC = "<synthetic>"
 """The model that `claude` names when it puts words into the model's mouth."""

@@ -22,6 +22,7 @@ from hostler.store.prepared import Prepared
 from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, session_row
 from hostler.store.signals import CHANNEL, News, notification, tell
 from hostler.store.tables import events, sessions, work, workspaces
+from hostler.store.tables_checkpoints import cut_events
 from hostler.store.work import Lease, lost
 
 
@@ -247,10 +248,23 @@ def find_event(conn: Connection, session_id: str, event_id: str) -> StoredEvent 
 
 
 def count_since(conn: Connection, session_id: str, event_id: str, type_: str) -> int:
-    """How many events of a type stand after the event of this id. 0 when there is no such event."""
+    """How many events of a type stand after the event of this id, and count. 0 when there is no such event."""
     since = sa.select(events.c.seq).where(events.c.session_id == session_id, events.c.id == event_id)
     query = sa.select(sa.func.count()).where(
-        events.c.session_id == session_id, events.c.type == type_, events.c.seq > since.scalar_subquery()
+        events.c.session_id == session_id,
+        events.c.type == type_,
+        events.c.seq > since.scalar_subquery(),
+        ~sa.exists().where(
+            cut_events.c.session_id == session_id, events.c.seq.between(cut_events.c.first_seq, cut_events.c.last_seq)
+        ),
+    )
+    return int(conn.execute(query).scalar_one())
+
+
+def count_after(conn: Connection, session_id: str, seq: int, type_: str) -> int:
+    """How many events of a type stand after that number."""
+    query = sa.select(sa.func.count()).where(
+        events.c.session_id == session_id, events.c.type == type_, events.c.seq > seq
     )
     return int(conn.execute(query).scalar_one())
 

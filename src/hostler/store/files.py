@@ -192,19 +192,30 @@ def put_output(conn: Connection, session_id: str, row: OutputRow) -> None:
 
 def put_secret(conn: Connection, session_id: str, resource_id: str, sealed: str) -> None:
     """Keep what belongs to a resource and must not be seen, sealed already; in place of what was there."""
-    here = resource_secrets.c.resource_id == resource_id
+    here = _secret(session_id, resource_id)
     if not conn.execute(resource_secrets.update().where(here).values(sealed=sealed)).rowcount:
         conn.execute(resource_secrets.insert().values(resource_id=resource_id, session_id=session_id, sealed=sealed))
 
 
-def get_secret(conn: Connection, resource_id: str) -> str | None:
-    query = sa.select(resource_secrets.c.sealed).where(resource_secrets.c.resource_id == resource_id)
+def get_secret(conn: Connection, session_id: str, resource_id: str) -> str | None:
+    query = sa.select(resource_secrets.c.sealed).where(_secret(session_id, resource_id))
     row = conn.execute(query).first()
     return None if row is None else str(row.sealed)
 
 
-def drop_secret(conn: Connection, resource_id: str) -> None:
-    conn.execute(resource_secrets.delete().where(resource_secrets.c.resource_id == resource_id))
+def drop_secret(conn: Connection, session_id: str, resource_id: str) -> None:
+    conn.execute(resource_secrets.delete().where(_secret(session_id, resource_id)))
+
+
+def copy_secret(conn: Connection, session_id: str, resource_id: str, copy_id: str) -> None:
+    """Another session has the same resource, with what belongs to it."""
+    sealed = get_secret(conn, session_id, resource_id)
+    if sealed is not None:
+        put_secret(conn, copy_id, resource_id, sealed)
+
+
+def _secret(session_id: str, resource_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(resource_secrets.c.session_id == session_id, resource_secrets.c.resource_id == resource_id)
 
 
 def missing(file_id: str) -> NotFound:

@@ -117,3 +117,23 @@ def redact_version(
     )
     add_to_store(conn, store_id, kept_bytes=-(row.content_size_bytes or 0))
     return get_version(conn, workspace_id, store_id, version_id)
+
+
+def content_of_version(conn: Connection, store_id: str, version_id: str) -> bytes | None:
+    """What a version says. None: it was redacted, says that its memory was deleted, or is gone."""
+    query = sa.select(memory_versions.c.content).where(
+        memory_versions.c.memory_store_id == store_id, memory_versions.c.id == version_id
+    )
+    found: bytes | None = conn.execute(query).scalar()
+    return None if found is None else bytes(found)
+
+
+def writers_since(conn: Connection, store_id: str, memory_id: str, version_id: str | None) -> set[Actor]:
+    """Who has written versions of a memory after that one; None: any of its versions."""
+    columns = memory_versions.c
+    query = sa.select(columns.actor_type, columns.actor_id).distinct()
+    query = query.where(columns.memory_store_id == store_id, columns.memory_id == memory_id)
+    if version_id is not None:
+        at = sa.select(columns.created_at).where(columns.memory_store_id == store_id, columns.id == version_id)
+        query = query.where(columns.id != version_id, columns.created_at >= at.scalar_subquery())
+    return {Actor(type_, id_) for type_, id_ in conn.execute(query)}

@@ -84,6 +84,8 @@ class NewSession:
     budget: Mapping[str, Any] | None = None
     isolation: Mapping[str, Any] = field(default_factory=dict)
     """How it is isolated, as the wire shows it (`engine.labels`)."""
+    forked_from: Mapping[str, Any] | None = None
+    """The point of another session at which this one begins, as the wire shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class SessionRow:
     created_at: str
     updated_at: str
     archived_at: str | None
+    forked_from_json: str | None = None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -141,6 +144,11 @@ class SessionRow:
     @property
     def budget(self) -> dict[str, Any] | None:
         found: dict[str, Any] | None = None if self.budget_json is None else decode(self.budget_json)
+        return found
+
+    @property
+    def forked_from(self) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = None if self.forked_from_json is None else decode(self.forked_from_json)
         return found
 
     @property
@@ -213,6 +221,7 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         "vault_ids": encode(list(new.vault_ids)),
         "budget": None if new.budget is None else encode(dict(new.budget)),
         "isolation": encode(dict(new.isolation)),
+        "forked_from": None if new.forked_from is None else encode(dict(new.forked_from)),
         "state": new.state,
         "last_seq": 0,
         "created_at": at,

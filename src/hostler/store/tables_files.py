@@ -45,13 +45,13 @@ session_outputs = sa.Table(
 resource_secrets = sa.Table(
     "resource_secrets",
     metadata,
-    sa.Column("resource_id", Words, primary_key=True),
+    # The id of a resource is a name within its session: a fork keeps those of the session that it was made of.
     sa.Column(
         "session_id",
         Words,
         sa.ForeignKey("sessions.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
-        nullable=False,
+        primary_key=True,
     ),
+    sa.Column("resource_id", Words, primary_key=True),
     sa.Column("sealed", Sealed, nullable=False),
-    sa.Index("ix_resource_secrets_session", "session_id"),
 )

@@ -38,6 +38,7 @@ _PLAIN: Final = {
     "412": "The lease is not held any more.",
     "413": "The body is too large.",
     "429": "Too many requests; wait for as long as `retry-after` says.",
+    "529": "The server can't at this moment: its database is away, or its disk is full.",
 }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hostler.domain.administration import CreateKey, NameWorkspace
+from hostler.domain.checkpoints import CreateCheckpoint, ForkSession, Rewind
 from hostler.domain.compaction import RequestCompaction
 from hostler.domain.environment_keys import CreateEnvironmentKey
 from hostler.domain.policies import SuggestPolicy, TryPolicy
@@ -362,6 +363,143 @@ class ArchiveWithEntries(Archive):
     next_page: str | None
 
 
+class UsedSoFar(Answer):
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_5m_input_tokens: int
+    cache_creation_1h_input_tokens: int
+    web_search_requests: int
+    list_cost_nanos: int
+    unpriced_requests: int
+
+
+class Checkpoint(Answer):
+    id: str
+    type: Literal["checkpoint"]
+    session_id: str
+    name: str | None
+    reason: Literal["manual", "automatic", "rewind", "fork"]
+    created_at: str
+    seq: int
+    events: int
+    transcript_entries: int
+    snapshot_id: str | None
+    memories: dict[str, int]
+    stop_reason: dict[str, Any] | None
+    agent_version: int
+    usage: UsedSoFar
+
+
+class CheckpointDeleted(Answer):
+    id: str
+    type: Literal["checkpoint_deleted"]
+
+
+class MemoryRestored(Answer):
+    memory_store_id: str
+    path: str
+    operation: Literal["created", "modified", "deleted"]
+
+
+class MemoryLeft(Answer):
+    memory_store_id: str
+    path: str
+    reason: Literal["changed_by_others", "redacted", "refused", "store_deleted"]
+    message: str = ""
+
+
+class RewoundMemories(Answer):
+    restored: list[MemoryRestored]
+    left: list[MemoryLeft]
+
+
+class RewindDone(Answer):
+    id: str
+    type: Literal["rewind"]
+    session_id: str
+    checkpoint_id: str
+    left_checkpoint_id: str
+    from_seq: int
+    to_seq: int
+    memories: RewoundMemories
+    created_at: str
+
+
+class ForkedFrom(Answer):
+    session_id: str
+    checkpoint_id: str
+    seq: int
+    events: int
+
+
+class ForkedSession(BaseModel):
+    """A session as `/v1` shows it, and where it begins."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: Literal["session"]
+    forked_from: ForkedFrom
+
+
+class DiffSide(Answer):
+    session_id: str
+    point: str
+    seq: int
+    snapshot_id: str | None
+
+
+class DiffEvents(Answer):
+    added: int
+    removed: int
+    added_by_type: dict[str, int]
+    messages: list[dict[str, Any]]
+    messages_count: int
+
+
+class FileChange(Answer):
+    path: str
+    how: Literal["added", "removed", "changed", "mode"]
+    before_bytes: int | None
+    after_bytes: int | None
+
+
+class DiffFiles(Answer):
+    changes: list[FileChange]
+    count: int
+    by_kind: dict[str, int]
+    complete: bool
+
+
+class MemoryChange(Answer):
+    memory_store_id: str
+    memory_id: str
+    how: Literal["added", "removed", "changed"]
+    path: str
+    before_version_id: str | None
+    after_version_id: str | None
+
+
+class TextDiff(Answer):
+    path: str
+    unified: str
+
+
+class SessionDiff(Answer):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    type: Literal["session_diff"]
+    session_id: str
+    before: DiffSide = Field(alias="from")
+    after: DiffSide = Field(alias="to")
+    events: DiffEvents
+    files: DiffFiles
+    memories: list[MemoryChange]
+    cost: UsedSoFar
+    text: TextDiff | None
+
+
 _PAGE = {"limit": {"type": "integer"}, "page": {"type": "string"}}
 _TIME = {"type": "string", "format": "date-time"}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -392,6 +530,18 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
         },
     ),
     "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
+    "sessions.checkpoints.create": (CreateCheckpoint, Checkpoint, {}),
+    "sessions.checkpoints.list": (None, Page[Checkpoint], _PAGE),
+    "sessions.checkpoints.retrieve": (None, Checkpoint, {}),
+    "sessions.checkpoints.delete": (None, CheckpointDeleted, {}),
+    "sessions.rewind": (Rewind, RewindDone, {}),
+    "sessions.rewinds.list": (None, Page[RewindDone], _PAGE),
+    "sessions.fork": (ForkSession, ForkedSession, {}),
+    "sessions.diff": (
+        None,
+        SessionDiff,
+        {name: {"type": "string"} for name in ("from", "to", "path")},
+    ),
     "sessions.previews.create": (CreatePreview, Preview, {}),
     "sessions.previews.list": (None, Page[Preview], {}),
     "sessions.previews.revoke": (None, Preview, {}),

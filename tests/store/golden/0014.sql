@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:51:50.200937Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:55:28.483900Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,7 +19,7 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:51:50.200937Z','2026-11-21T12:51:50.200937Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:55:28.483900Z','2026-11-21T12:55:28.483900Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -81,6 +81,23 @@ CREATE TABLE blob_objects (
 	object_name TEXT NOT NULL, 
 	put_at DOUBLE NOT NULL, 
 	CONSTRAINT pk_blob_objects PRIMARY KEY (sha256)
+);
+CREATE TABLE checkpoints (
+	id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	name TEXT, 
+	reason TEXT NOT NULL, 
+	seq BIGINT NOT NULL, 
+	line TEXT NOT NULL, 
+	snapshot_id TEXT, 
+	memories TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	sequence TEXT, 
+	usage TEXT NOT NULL, 
+	agent_version INTEGER NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_checkpoints PRIMARY KEY (id), 
+	CONSTRAINT fk_checkpoints_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE compaction_schedules (
 	session_id TEXT NOT NULL, 
@@ -150,6 +167,23 @@ CREATE TABLE credentials (
 	CONSTRAINT fk_credentials_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT fk_credentials_vault_id FOREIGN KEY(vault_id) REFERENCES vaults (id) ON DELETE CASCADE
 );
+CREATE TABLE cut_events (
+	session_id TEXT NOT NULL, 
+	first_seq BIGINT NOT NULL, 
+	last_seq BIGINT NOT NULL, 
+	CONSTRAINT pk_cut_events PRIMARY KEY (session_id, first_seq), 
+	CONSTRAINT fk_cut_events_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE cut_transcript_entries (
+	session_id TEXT NOT NULL, 
+	transcript_id TEXT NOT NULL, 
+	subpath TEXT NOT NULL, 
+	ordinal BIGINT NOT NULL, 
+	uuid TEXT, 
+	entry TEXT NOT NULL, 
+	CONSTRAINT pk_cut_transcript_entries PRIMARY KEY (session_id, transcript_id, subpath, ordinal), 
+	CONSTRAINT fk_cut_transcript_entries_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
 CREATE TABLE egress_decisions (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -165,7 +199,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_Rppa6zY9sEX2tjKMteC73NaJ','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:51:50.208293Z');
+INSERT INTO "egress_decisions" VALUES('egr_Rppaadms8bhxreCpn3hg4zhk','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:55:28.490402Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -193,7 +227,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:51:50.200937Z','2026-11-21T12:51:50.200937Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:55:28.483900Z','2026-11-21T12:55:28.483900Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -292,7 +326,18 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_X5184q3VfeybcFb99b0QeEaz','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:51:50.208293Z');
+INSERT INTO "model_requests" VALUES('mreq_5DJGFAmW38Nw57ymD7DwGQtJ','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:55:28.490402Z');
+CREATE TABLE orders (
+	id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	act TEXT NOT NULL, 
+	params TEXT NOT NULL, 
+	outcome TEXT, 
+	expires_at DOUBLE NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_orders PRIMARY KEY (id), 
+	CONSTRAINT fk_orders_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
 CREATE TABLE previews (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -309,11 +354,23 @@ CREATE TABLE previews (
 	CONSTRAINT fk_previews_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE resource_secrets (
-	resource_id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
+	resource_id TEXT NOT NULL, 
 	sealed TEXT NOT NULL, 
-	CONSTRAINT pk_resource_secrets PRIMARY KEY (resource_id), 
+	CONSTRAINT pk_resource_secrets PRIMARY KEY (session_id, resource_id), 
 	CONSTRAINT fk_resource_secrets_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+);
+CREATE TABLE rewinds (
+	id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	checkpoint_id TEXT NOT NULL, 
+	left_checkpoint_id TEXT NOT NULL, 
+	from_seq BIGINT NOT NULL, 
+	to_seq BIGINT NOT NULL, 
+	memories TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_rewinds PRIMARY KEY (id), 
+	CONSTRAINT fk_rewinds_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
@@ -402,12 +459,13 @@ CREATE TABLE sessions (
 	created_at TEXT NOT NULL, 
 	updated_at TEXT NOT NULL, 
 	archived_at TEXT, 
+	forked_from TEXT, 
 	CONSTRAINT pk_sessions PRIMARY KEY (id), 
 	CONSTRAINT fk_sessions_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:51:50.204709Z','2026-11-21T12:51:50.206929Z',NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:55:28.487007Z','2026-11-21T12:55:28.489145Z',NULL,NULL);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -499,7 +557,7 @@ CREATE TABLE transcripts (
 	summary TEXT, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795265510210,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795265728492,NULL);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -581,7 +639,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79526551020470905299e+09,1.79526551020470905299e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79526572848700690264e+09,1.79526572848700690264e+09,NULL,0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -632,7 +690,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:51:50.169267Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:55:28.455014Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -656,7 +714,6 @@ CREATE INDEX ix_files_expires ON files (expires_at);
 CREATE INDEX ix_files_newest ON files (workspace_id, created_at, id);
 CREATE INDEX ix_files_session ON files (session_id, created_at, id);
 CREATE INDEX ix_files_sha256 ON files (sha256);
-CREATE INDEX ix_resource_secrets_session ON resource_secrets (session_id);
 CREATE INDEX ix_skills_newest ON skills (workspace_id, created_at, id);
 CREATE INDEX ix_skill_versions_sha256 ON skill_versions (sha256);
 CREATE INDEX ix_session_skills_sha256 ON session_skills (sha256);
@@ -683,6 +740,10 @@ CREATE INDEX ix_snapshots_parent ON snapshots (parent_id);
 CREATE INDEX ix_snapshot_uses_object ON snapshot_uses (workspace_id, sha256);
 CREATE INDEX ix_snapshot_pieces_pack ON snapshot_pieces (workspace_id, pack);
 CREATE INDEX ix_blob_objects_oldest ON blob_objects (put_at);
+CREATE INDEX ix_checkpoints_newest ON checkpoints (session_id, created_at, id);
+CREATE INDEX ix_checkpoints_snapshot ON checkpoints (snapshot_id);
+CREATE INDEX ix_rewinds_newest ON rewinds (session_id, created_at, id);
+CREATE INDEX ix_orders_session ON orders (session_id, created_at, id);
 CREATE INDEX ix_archives_oldest ON archives (workspace_id, state, created_at, id);
 CREATE INDEX ix_compactions_newest ON compactions (session_id, created_at, id);
 CREATE INDEX ix_compaction_schedules_next_at ON compaction_schedules (next_at);

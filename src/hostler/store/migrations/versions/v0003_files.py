@@ -55,10 +55,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "resource_secrets",
-        sa.Column("resource_id", WORDS, nullable=False),
         sa.Column("session_id", WORDS, nullable=False),
+        sa.Column("resource_id", WORDS, nullable=False),
         sa.Column("sealed", WORDS, nullable=False),
-        sa.PrimaryKeyConstraint("resource_id", name="pk_resource_secrets"),
+        sa.PrimaryKeyConstraint("session_id", "resource_id", name="pk_resource_secrets"),
         sa.ForeignKeyConstraint(
             ["session_id"],
             ["sessions.id"],
@@ -68,4 +68,3 @@ def upgrade() -> None:
             initially="DEFERRED",
         ),
     )
-    op.create_index("ix_resource_secrets_session", "resource_secrets", ["session_id"])
