@@ -76,10 +76,11 @@ def refuse_unless_between_turns(state: SessionState, what: str) -> None:
             f"This session stopped in the middle of a turn because its budget is used up: {what} is not possible. "
             "Raise or remove the budget, or end the turn with user.interrupt after that."
         )
-    if state.queue:
+    waiting = len(state.queue) + (state.ask is not None)
+    if waiting:
         raise InvalidRequest(
-            f"{len(state.queue)} messages wait in this session behind a call that waits for an answer: {what} is not "
-            "possible. Answer the call, or send user.interrupt."
+            f"{waiting} messages or compactions wait in this session behind a call that waits for an answer: {what} is "
+            "not possible. Answer the call, or send user.interrupt."
         )
 
 
