@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,6 +80,14 @@ TRUST = ssl.create_default_context()
 """Of all clients: reading the host's authorities takes longer than most of what a client asks here."""
 
 
+class Connections(anthropic.DefaultHttpxClient):
+    """Closed with the client that it was made for, as the client's own is."""
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
+
+
 @dataclass(frozen=True)
 class Access:
     """One workspace and its key."""
@@ -91,7 +99,7 @@ class Access:
     def client(self, **options: object) -> anthropic.Anthropic:
         settings = {"max_retries": 0, "_strict_response_validation": True} | options
         if "http_client" not in settings:
-            settings["http_client"] = anthropic.DefaultHttpxClient(verify=TRUST)
+            settings["http_client"] = Connections(verify=TRUST)
         return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, **settings)  # type: ignore[arg-type]
 
 
