@@ -66,7 +66,8 @@ async def test_no_process_of_a_session_outlives_it(
     tmp_path: Path, store_url: str, end: Callable[[House, str], Awaitable[None]]
 ) -> None:
     patience = 1.0 if end is idle else 60.0
-    async with open_house(tmp_path, store_url, turns__idle_timeout_seconds=patience) as house:
+    left = {"turns__background_seconds": 1.0}  # programs that a call has left keep the session awake for that long
+    async with open_house(tmp_path, store_url, turns__idle_timeout_seconds=patience, **left) as house:
         session = await house.session()
         await shell(house, session, STAY)
         uid = house.workspace(session).stat().st_uid
