@@ -29,6 +29,9 @@ async def test_a_session_moves_through_a_bucket(lite: Bench, s3: S3Server) -> No
     write(home, {f"workspace/f{number}": os.urandom(9_000) for number in range(30)})
     (home / "workspace" / "large").write_bytes(os.urandom(20 << 20))
     await lite.worker(objects=S3Objects(bucket, IMPATIENT)).take(session, home, "turn")
+    client = s3.client()
+    where = {"Bucket": bucket.name, "Prefix": "some/where/snapshots/"}
+    before = {each["Key"] for each in client.list_objects_v2(**where)["Contents"]}
     write(home, {"workspace/f3": "changed"})
     second = await lite.worker(objects=S3Objects(bucket, IMPATIENT)).take(session, home, "turn")
     assert second.stored_bytes < 20_000
@@ -37,10 +40,9 @@ async def test_a_session_moves_through_a_bucket(lite: Bench, s3: S3Server) -> No
     assert (await there.restore(session.id, lite.home("two"))).snapshot == second
     assert seen(lite.folder / "homes" / "two") == seen(home)
 
-    client = s3.client()
-    listed = client.list_objects_v2(Bucket=bucket.name, Prefix="some/where/snapshots/")["Contents"]
+    listed = client.list_objects_v2(**where)["Contents"]
     assert len(listed) >= 4
-    manifest = max((each for each in listed if "/manifests/" in each["Key"]), key=lambda each: each["LastModified"])
+    [manifest] = [each for each in listed if "/manifests/" in each["Key"] and each["Key"] not in before]
     client.put_object(Bucket=bucket.name, Key=manifest["Key"], Body=b"something else")
     with pytest.raises(SnapshotDamaged):
         await there.restore(session.id, lite.home("three"), second.id)

@@ -183,6 +183,8 @@ async def test_a_name_that_was_stored_and_steers_programs_is_not_set(bench: Benc
 def test_what_hostler_itself_sets_is_never_a_variable() -> None:
     class Spec:
         settings: dict[str, str] = {}  # noqa: RUF012
+        compact_at_percent = None
+        compact_at_tokens = 50_000
 
     own = [*ClaudeHarness().environment(Spec()), *(variable.name for variable in VARIABLES)]  # type: ignore[arg-type]
     assert [name for name in own if not steers(name)] == []

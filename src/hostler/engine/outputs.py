@@ -15,6 +15,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +27,7 @@ from hostler.domain.ids import new_id
 from hostler.engine.attachments import Attachment
 from hostler.engine.files import Admit, admit_all
 from hostler.store import files as rows
-from hostler.store.blobs import Blob, Blobs
+from hostler.store.blobs import Blob, Blobs, in_thread
 from hostler.store.database import Database
 from hostler.store.files import NewFile, OutputRow
 from hostler.store.sessions import SessionRow, lock_session
@@ -225,7 +226,7 @@ class Outputs(Attachment):
     async def _read(self, folder: int, seen: _Seen, left: _Left) -> tuple[Blob, bytes, str] | None:
         """The bytes as they were at one moment. None: they changed each time while they were read."""
         for _ in range(_TRIES):
-            content = await asyncio.to_thread(_open_file, folder, seen.path)
+            content = await in_thread(partial(_open_file, folder, seen.path))
             with content:
                 before = _signature(os.fstat(content.fileno()))
                 beginning = await asyncio.to_thread(content.read, SNIFFED)

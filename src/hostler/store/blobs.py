@@ -32,6 +32,21 @@ class Blob:
     """Bytes."""
 
 
+async def in_thread(opens: Callable[[], BinaryIO]) -> BinaryIO:
+    """What `opens` gives, from a thread. Whoever is cancelled meanwhile leaves no file open."""
+    opening = asyncio.get_running_loop().run_in_executor(None, opens)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opened: asyncio.Future[BinaryIO]) -> None:
+    if opened.exception() is None:
+        opened.result().close()
+
+
 class Blobs:
     """Blobs in `folder`, which is private to this server. Use from one event loop."""
 
@@ -107,7 +122,7 @@ class Blobs:
 
         Raises StoreDamaged.
         """
-        content = await asyncio.to_thread(self._open, blob)
+        content = await in_thread(lambda: self._open(blob))
         with content:
             digest, size, last = hashlib.sha256(), 0, b""
 
