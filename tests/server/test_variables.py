@@ -173,13 +173,14 @@ async def test_a_host_that_the_environment_forbids_is_told(house: House, echo: E
     assert "api.nowhere.example" in error.message
 
 
-async def test_sessions_without_variables_have_no_authority(house: House, echo: Echo) -> None:
-    vault = (await house.client.beta.vaults.create(display_name="v")).id
-    bearer: Any = {"type": "static_bearer", "mcp_server_url": f"https://{HOST}/mcp", "token": "canary-bearer"}
-    await house.client.beta.vaults.credentials.create(vault, auth=bearer)
-    made = await session(house, echo, vault)
-    said = await ran(house, made, "env | grep -c -e CA_BUNDLE -e SSL_CERT_FILE; ls /opt/hostler")
-    assert said.split() == ["0", "claude"]
+async def test_sessions_without_variables_have_no_authority(tmp_path: Path, store_url: str, echo: Echo) -> None:
+    async with open_house(tmp_path, store_url, resolver=echo) as house:
+        vault = (await house.client.beta.vaults.create(display_name="v")).id
+        bearer: Any = {"type": "static_bearer", "mcp_server_url": f"https://{HOST}/mcp", "token": "canary-bearer"}
+        await house.client.beta.vaults.credentials.create(vault, auth=bearer)
+        made = await session(house, echo, vault)
+        said = await ran(house, made, "env | grep -c -e CA_BUNDLE -e SSL_CERT_FILE; ls /opt/hostler")
+        assert said.split() == ["0", "claude"]
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
