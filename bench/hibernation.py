@@ -34,12 +34,14 @@ from hostler.engine.profile import transcript_id
 from hostler.store.database import Database
 from hostler.store.transcripts import TranscriptStore
 from hostler.testing.postgres import PostgresCluster
-from hostler.testing.rehearsal import RehearsalModel, prompt, step, tool
+from hostler.testing.rehearsal import Recorder, RehearsalModel, prompt, step, tool
 from main_job import HELLO, MODEL, bare_options, first_request_after, median, show
 
 FILES = "mkdir -p src && cd src && for i in $(seq 200); do head -c 20000 /dev/urandom > f$i; done; echo made"
 PER_TURN = 5_000
 """Characters that a tool call of a turn gives back."""
+QUIET_SECONDS = 0.5
+"""Before each measurement: a `claude` that is ending takes a processor for some time."""
 
 
 @dataclass
@@ -125,7 +127,7 @@ async def conversation(sut: Server, session: str, turns: int) -> list[Any]:
     key: Any = {"project_key": "-workspace", "session_id": transcript_id(session)}
     store = TranscriptStore(sut.database, session_id=session)
     entries: list[Any] = [e for e in await store.load(key) or [] if e.get("type") != "last-prompt"]
-    chained = [entry for entry in entries if entry.get("uuid")]
+    chained = [entry for entry in entries if entry.get("uuid") and entry.get("type") in ("user", "assistant")]
     parent = chained[-1]["uuid"]
     more = []
     for _ in range(turns - 1):
@@ -154,7 +156,9 @@ def fresh(old: str) -> str:
     return derived_uuid(new_id("x")) if old.count("-") == 4 else new_id("toolu")
 
 
-async def resume(model: RehearsalModel, sut: Server, home: Path, turns: int, rounds: int, store: str) -> None:
+async def resume(
+    model: RehearsalModel, recorder: Recorder, sut: Server, home: Path, turns: int, rounds: int, store: str
+) -> None:
     session = await sut.session()
     await sut.send(session, prompt([step(tool("bash", command=FILES)), step("Done.")]))
     await sut.asleep(session)
@@ -172,21 +176,25 @@ async def resume(model: RehearsalModel, sut: Server, home: Path, turns: int, rou
     async def ours() -> None:
         await sut.send(session)
 
+    most = 0
     for number in range(rounds + 1):
+        recorder.clear()  # it remembers a bounded number of bytes
         name = derived_uuid(new_id("x"))
         text = "".join(json.dumps(entry) + "\n" for entry in entries)
         size = len(text)
         (folder / f"{name}.jsonl").write_text(text.replace(transcript_id(session), name))
+        await asyncio.sleep(QUIET_SECONDS)
         figures = [await first_request_after(model, lambda name=name: bare(name))]  # type: ignore[misc]
-        figures.append(await first_request_after(model, ours))
-        await sut.asleep(session)
-        sut.forget(session)
-        figures.append(await first_request_after(model, ours))
-        await sut.asleep(session)
+        for gone in (False, True):
+            if gone:
+                sut.forget(session)
+            await asyncio.sleep(QUIET_SECONDS)
+            figures.append(await first_request_after(model, ours))
+            await sut.asleep(session)
+        most = max(len(request.body["messages"]) for request in model.message_requests)
         if number:  # the first round warms everything up
             for into, figure in zip((theirs, local, restored), figures, strict=True):
                 into.append(figure)
-    most = max(len(r.body["messages"]) for r in model.message_requests[-3:])
     ratios = [median([m / t for m, t in zip(mine, theirs, strict=True)]) for mine in (local, restored)]
     show(
         f"resume after {turns} turns, {size / 1e6:.1f} MB, {most} messages ({store})",
@@ -271,12 +279,13 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hostler-bench-") as place:
         cluster = PostgresCluster().__enter__() if "postgresql" in stores else None
         try:
-            async with RehearsalModel() as model:
+            recorder = Recorder()
+            async with RehearsalModel(recorder=recorder) as model:
                 for store in stores:
                     if "resume" in only:
                         async with server(model, store, cluster) as sut:
                             for turns in map(int, wanted.turns.split(",")):
-                                await resume(model, sut, Path(place), turns, wanted.rounds, store)
+                                await resume(model, recorder, sut, Path(place), turns, wanted.rounds, store)
                     if "rows" in only:
                         async with server(model, store, cluster) as few, server(model, store, cluster) as many:
                             await rows(model, few, many, wanted.rows, wanted.rounds, store)

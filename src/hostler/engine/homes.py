@@ -71,6 +71,10 @@ class Homes:
         remove_tree(sockets)
         sockets.mkdir(parents=True, mode=0o711)
 
+    def tidy(self, session_id: str) -> None:
+        """Removes what the next process doesn't need, so that it need not wait for that. No process is there."""
+        remove_tree(self.of(session_id) / "harness")
+
     def remove(self, session_id: str) -> None:
         self.volumes.remove(self.of(session_id))
         remove_tree(self.of(session_id))

@@ -275,6 +275,7 @@ class Lodging:
             await self.close()
             self._stay.looked_through = await self.collect(session)
             await self.keep(session, last=True)
+            await asyncio.to_thread(self._parts.around.homes.tidy, session.id)
 
     async def leave(self, session: SessionRow) -> bool:
         """Ends the process, takes what the session has put out, and leaves its files. False: not all could be taken."""
