@@ -182,7 +182,7 @@ async def test_a_process_that_needs_almost_all_its_memory_is_replaced(kept: Hous
     session = await hosted(kept, pattern="long_running", limits={"memory_mb": 768})
     hold = "python3 -c \"import time; x = b'x' * (600 << 20); print('held', flush=True); time.sleep(1000)\""
     command = (
-        f"(setsid {hold} > held 2>&1 &); for i in $(seq 100); do grep -q held held && break; sleep 0.1; done; cat held"
+        f"(setsid {hold} > held 2>&1 &); for i in $(seq 100); do grep -qs held held && break; sleep 0.1; done; cat held"
     )
     events = await kept.turn(session, bash(command))
     assert results(events) == ["held"]

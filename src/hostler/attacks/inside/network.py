@@ -296,8 +296,19 @@ def _let_through(requests: list[str], by: Any = PROXY) -> list[str]:
 
 @probe
 def road_control(given: dict[str, Any]) -> list[str]:
-    """No attack: an allowed request must get through, or the denials of the others prove nothing."""
-    answer = ask(_get(f"http://allowed.example:{given['port']}/"))
+    """No attack: an allowed request must get through, or the denials of the others prove nothing.
+
+    The forwarder may open a moment after the sandbox's first program, which this is.
+    """
+    until = time.monotonic() + 10
+    while True:
+        try:
+            answer = ask(_get(f"http://allowed.example:{given['port']}/"))
+            break
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
     if "canary" not in answer:
         raise RuntimeError(f"an allowed request was answered {answer[:80]!r}")
     return []
