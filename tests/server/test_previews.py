@@ -192,3 +192,15 @@ async def test_bad_requests_say_what_to_do(house: House, body: dict[str, int], s
     with pytest.raises(anthropic.BadRequestError, match=says):
         await previews.make(**body)
     assert await previews.rows() == []
+
+
+async def test_a_link_leads_nowhere_else(house: House) -> None:
+    made = await Previews(house, await house.session()).make(3000)
+    parts = urlsplit(made["url"])
+    for path in ("//evil.example/", "/\\evil.example/", "/\\/evil.example/"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", parts.port)
+        writer.write(f"GET {path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        writer.close()
+        assert head.startswith("http/1.1 302")
+        assert "location: /evil.example/\r\n" in head

@@ -155,7 +155,7 @@ class PreviewDoor:
         cookie = f"{SECRET}={in_link}; Path=/; HttpOnly; SameSite=Lax; Max-Age={int(target.seconds_left)}"
         if headers.get(b"x-forwarded-proto") == b"https":
             cookie += "; Secure"
-        location = "/" + path.lstrip("/") + (f"?{rest}" if rest else "")
+        location = "/" + path.lstrip("/\\") + (f"?{rest}" if rest else "")
         found: Headers = [
             (b"location", location.encode("latin-1")),
             (b"set-cookie", cookie.encode("latin-1")),

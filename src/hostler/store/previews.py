@@ -18,6 +18,8 @@ from hostler.store.tables_previews import previews
 
 MOST = 20
 """Open previews of one session."""
+KEPT_SECONDS = 24 * 3600.0
+"""How long one that has expired is listed; then it goes when the session's next one is made."""
 _LABEL_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -43,6 +45,9 @@ def create_preview(
 ) -> tuple[PreviewRow, str]:
     """A preview and its secret, which is nowhere else. Raises NotFound, QuotaExceeded."""
     lock_session(conn, workspace_id, session_id)
+    conn.execute(
+        previews.delete().where(previews.c.session_id == session_id, previews.c.expires_at < now - KEPT_SECONDS)
+    )
     if sum(row.open_at(now) for row in previews_of(conn, workspace_id, session_id)) >= MOST:
         raise QuotaExceeded(f"a session has at most {MOST} open previews; revoke one that is not needed")
     secret = new_secret("hpv")
@@ -92,8 +97,3 @@ def revoke_preview(conn: Connection, now: float, workspace_id: str, session_id: 
     if row is None:
         raise NotFound(f"session {session_id} has no preview {preview_id}")
     return PreviewRow(*row)
-
-
-def forget_previews(conn: Connection, before: float) -> int:
-    """Removes those that have been over since `before`. How many."""
-    return conn.execute(previews.delete().where(previews.c.expires_at < before)).rowcount
