@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostler.store import tables_admission as tables_admission
 from hostler.store import tables_archives as tables_archives
 from hostler.store import tables_checkpoints as tables_checkpoints
 from hostler.store import tables_files as tables_files
@@ -9,6 +10,7 @@ from hostler.store import tables_homes as tables_homes
 from hostler.store import tables_memory as tables_memory
 from hostler.store import tables_previews as tables_previews
 from hostler.store import tables_retention as tables_retention
+from hostler.store import tables_rooms as tables_rooms
 from hostler.store import tables_skills as tables_skills
 from hostler.store import tables_snapshots as tables_snapshots
 from hostler.store import tables_tenancy as tables_tenancy

@@ -1,0 +1,1 @@
+"""Tables: which sessions are live where, and which wait for a place."""

@@ -1,0 +1,1 @@
+"""Tables: which sessions share a sandbox and its files."""
