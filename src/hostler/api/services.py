@@ -28,6 +28,7 @@ from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
+from hostler.engine.room_list import RoomList
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -129,6 +130,7 @@ class ApiServices:
     forks: Forks
     diffs: Diffs
     previews: Previews
+    rooms: RoomList
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

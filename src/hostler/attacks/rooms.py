@@ -173,7 +173,7 @@ class SandboxGround:
                 limits=limits,
                 mounts=mounts,
                 technology=self.technology,
-                **(folders or self.folders(name)),
+                **dict(folders or self.folders(name)),
             )
             sandbox = await self.provider.create(spec)
             stack.push_async_callback(sandbox.destroy)

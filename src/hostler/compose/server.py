@@ -30,6 +30,7 @@ from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
 from hostler.compose.roads import egress_proxy
+from hostler.compose.rooms import open_rooms
 from hostler.compose.sandboxes import (
     homes,
     profile_reader,
@@ -101,6 +102,7 @@ from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.room_list import RoomList
 from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
@@ -256,6 +258,7 @@ async def running(
             points = Points(records, snapshots, quotas.admit_bytes)
             checkpoints = Checkpoints(database, hub)
             copies = home_copies(settings, database, snapshots, places, mounted_files)
+            rooms = await open_rooms(settings, owner, database, snapshots, places, stack)
             archives = Archives(database, archive_limits(settings))
             clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
             parts = RunnerParts(
@@ -292,6 +295,7 @@ async def running(
                 denials=denials,
                 allowing=allowing,
                 copies=copies,
+                rooms=rooms,
                 compactions=CompactionCares(database, archives),
                 terms=terms,
                 background_seconds=settings.turns.background_seconds,
@@ -329,6 +333,7 @@ async def running(
                 compactions=Compactions(database, records, archives),
                 archives=archives,
                 previews=previews,
+                rooms=RoomList(database),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -386,6 +391,7 @@ async def running(
                     tasks.create_task(clock.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
+                    *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

@@ -20,7 +20,7 @@ from hostler.engine.placement import Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import ContextKeeper, Gatekeeper, Harness, Run
-from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
+from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec, SharedRoom
 from hostler.engine.trust import NO_TRUST, joined, write_trust
 from hostler.engine.volume_port import with_disk
 
@@ -116,6 +116,7 @@ async def open_process(
     variables: SessionVariables | None = None,
     layer: HeldLayer | None = None,
     keeper: ContextKeeper | None = None,
+    room: SharedRoom | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
@@ -167,6 +168,7 @@ async def open_process(
                 mounts=(*mounts, *trust.mounts),
                 technology=place.technology,
                 layer=None if layer is None else layer.path,
+                room=room,
             )
         )
         run: Run | None = None

@@ -17,6 +17,7 @@ from hostler.engine.memory import Ledger
 from hostler.engine.process import Surroundings
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Decide, Records
+from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.variables import VariableBroker
 from hostler.store.sessions import SessionRow
@@ -56,6 +57,8 @@ class RunnerParts:
     """Who knows the variables of sessions; None: they have none."""
     copies: Copies | None = None
     """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
+    rooms: Rooms | None = None
+    """Who knows the rooms that sessions share; None: there are none."""
     compactions: CompactionCares | None = None
     """Who archives conversations before they are compacted; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
