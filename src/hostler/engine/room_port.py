@@ -22,7 +22,7 @@ class Opened(Protocol):
 
 
 Listener = Callable[[str, str, int, bool, Opened], None]
-"""Told who touched a file, its path in the watched folder, its inode, whether it was written (else: read), and the file.
+"""Told who touched a file, its path (in the watched folder, or as that one would say it), its inode, whether it was written (else: read), and the file.
 The path is what it is at the moment of telling."""
 
 

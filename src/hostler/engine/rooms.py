@@ -153,6 +153,9 @@ class Place:
             self._rooms.report(self._room, one, "overwritten")
 
     def _touched(self, who: str, path: str, inode: int, wrote: bool, file: Opened) -> None:
+        inside = COMMON[1:] + "/"
+        if path.startswith(inside) and _inode(self._room.home / "workspace", path) != inode:
+            path = path[len(inside) :]  # the kernel may say it as the sandbox would
         changes = self._room.changes
         if not wrote:
             changes.read(who, path)
