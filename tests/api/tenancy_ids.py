@@ -158,6 +158,14 @@ def _preview(owner: Owner) -> str:
     return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/previews", b'{"port": 3000}')["id"])
 
 
+def _room(owner: Owner) -> str:
+    hosting: Any = {"type": "cloud", "hosting": {"pattern": "shared"}}
+    with owner.client as client:
+        environment = client.beta.environments.create(name="theirs together", config=hosting).id
+        client.beta.sessions.create(agent=owner["agent_id"], environment_id=environment)
+    return str(owner.get("/hostler/v1/rooms").json["data"][0]["id"])
+
+
 SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
 SKILL_FORM = (
     "multipart/form-data; boundary=edge",
@@ -243,6 +251,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "endpoint_id": _webhook_endpoint,
     "delivery_id": _webhook_delivery,
     "preview_id": _preview,
+    "room_id": _room,
 }
 
 SHOWN: dict[str, str] = {
@@ -270,6 +279,7 @@ SHOWN: dict[str, str] = {
     "checkpoint_id": "/hostler/v1/sessions/{session_id}/checkpoints/{checkpoint_id}",
     "fork_id": "/v1/sessions/{fork_id}",
     "preview_id": "/hostler/v1/sessions/{session_id}/previews",
+    "room_id": "/hostler/v1/rooms/{room_id}",
 }
 
 WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import pytest
 import pytest_asyncio
 from hookkit import own
 from housekit import ALLOW_ALL, House, open_house
-from test_homes_that_move import bash, results, said
+from test_homes_that_move import Hosts, bash, leave, results, said, some_hosts
+
+from hostler.sandbox import leftovers
+from hostler.testing.rehearsal import gate, step, tool
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="rooms need a worker that is root")
 
 
 @pytest_asyncio.fixture
-async def house(tmp_path: Path, store_url: str) -> AsyncIterator[House]:
-    async with open_house(tmp_path, store_url) as opened:
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path, f"sqlite:///{tmp_path}/hostler.db") as opened:
         yield opened
 
 
-async def room(house: House, *names: str, limits: Any = None, **shared: Any) -> list[str]:
+@pytest_asyncio.fixture
+async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
+    async with some_hosts(tmp_path, f"sqlite:///{tmp_path}/hostler.db") as opened:
+        yield opened
+
+
+async def room(house: House, *names: str, **shared: Any) -> list[str]:
     """Sessions of these names in one room of a new environment with these rules."""
-    more = {} if limits is None else {"limits": limits}
-    environment = await house.environment(hosting={"pattern": "shared", "shared": shared}, **more)
+    environment = await house.environment(hosting={"pattern": "shared", "shared": shared})
+    return [await member(house, environment, name) for name in names]
+
+
+async def member(house: House, environment: str, name: str, **metadata: str) -> str:
     agent = await house.client.beta.agents.create(name="Player", model="claude-opus-5-5", tools=ALLOW_ALL)
-    return [
-        (
-            await house.client.beta.sessions.create(
-                agent=agent.id, environment_id=environment, metadata={"hostler.room_name": name}
-            )
-        ).id
-        for name in names
-    ]
+    called = {"hostler.room_name": name, **metadata}
+    made = await house.client.beta.sessions.create(agent=agent.id, environment_id=environment, metadata=called)
+    return made.id
 
 
 async def done(house: House, session: str, command: str) -> str:
@@ -38,19 +50,59 @@ async def done(house: House, session: str, command: str) -> str:
     return results(await house.turn(session, bash(command)))[-1]
 
 
-async def test_two_sessions_share_what_is_common_and_write_only_their_own(house: House) -> None:
+def processes_of(house: House, session: str) -> list[int]:
+    """Of its sandbox, by the host's numbers."""
+    assert house.hostler is not None
+    sandbox = house.hostler.worker.sandbox_of(session)
+    return sorted(leftovers.processes(sandbox._record))  # type: ignore[union-attr]
+
+
+def runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+async def test_two_sessions_share_what_is_common_and_nothing_else(house: House) -> None:
     ann, bob = await room(house, "ann", "bob")
-    assert "ok" in await done(house, ann, "echo tower > /room/common/map; echo mine > notes; echo ok")
-    said_by_bob = await done(house, bob, "cat /room/common/map; cat /room/sessions/ann/notes; echo end")
-    assert said_by_bob.split() == ["tower", "mine", "end"]
-    refused = await done(
-        house, bob, "touch /room/sessions/ann/x 2>&1; echo no > /room/sessions/ann/notes; ls /room/sessions; echo end"
-    )
-    assert "Read-only file system" in refused
-    assert refused.split()[-3:] == ["ann", "bob", "end"]
-    assert (await done(house, ann, "cat notes; ls")).split() == ["mine", "notes"]
+    made = "echo tower > /room/common/map; echo mine > notes; sleep 1007.25 & echo hidden-of-ann > /tmp/t; "
+    assert "ok" in await done(house, ann, made + "echo out > /mnt/session/outputs/ann.txt; echo ok")
+    seen = await done(house, bob, "cat /room/common/map; cat /room/sessions/ann/notes; echo bob > /room/common/b")
+    assert seen.split() == ["tower", "mine"]
+    of_ann = processes_of(house, ann)
+    assert of_ann
+
+    # What is told of a pid, a path and a word is what an attacker from inside could know at best.
+    attack = f"""
+        exec 2>&1
+        touch /room/sessions/ann/x; echo no > /room/sessions/ann/notes; rm /room/sessions/ann/notes
+        mv /room/sessions/ann /room/sessions/eve; ln /room/sessions/ann/notes /room/common/hard
+        mount -o remount,rw /room/sessions/ann; umount /room/sessions/ann
+        for pid in {" ".join(map(str, of_ann))}; do kill -9 $pid; cat /proc/$pid/environ; done
+        grep -laE '[s]{ann[1:]}|1007[.]25' /proc/[0-9]*/environ /proc/[0-9]*/cmdline | sed s/^/LEAK:/
+        find / -xdev -name "*.jsonl" -path "*[s]{ann[1:]}*" | sed s/^/LEAK:/
+        grep -rlE '[h]idden-of-ann' /tmp /mnt /run | sed s/^/LEAK:/
+        ls /mnt/session/outputs /tmp/cc-socks | grep -v cc-socks
+        ln -s /room/sessions/ann/notes /room/common/link; echo no > /room/common/link
+        ln -s /etc/shadow /room/common/shadow
+        echo END
+    """
+    said_ = await done(house, bob, attack)
+    assert "LEAK" not in said_
+    assert "ann.txt" not in said_
+    assert said_.split()[-1] == "END"
+    assert "Read-only file system" in said_
+    assert "Invalid cross-device link" in said_
+    assert all(runs(pid) for pid in of_ann)
+    assert (await done(house, ann, "cat notes; ls; cat /room/common/b; ls -A /tmp | grep -c cc-socks")).split()[:3] == [
+        "mine",
+        "notes",
+        "bob",
+    ]
+    files = [file.filename async for file in house.client.beta.files.list(scope_id=bob)]
+    assert files == [], "a link to somebody's outputs is not bob's output"
     rooms = (await own(house, "GET", "/rooms"))["data"]
     assert [(each["name"], [one["name"] for one in each["sessions"]]) for each in rooms] == [("main", ["ann", "bob"])]
+    common = Path(house.settings["state_dir"]) / "sessions" / rooms[0]["id"] / "workspace"
+    assert (common / "shadow").is_symlink(), "what is common was kept with the link as a link"
 
 
 async def test_a_change_that_is_overwritten_unseen_is_told_to_both(house: House) -> None:
@@ -65,3 +117,91 @@ async def test_a_change_that_is_overwritten_unseen_is_told_to_both(house: House)
     found = (await own(house, "GET", "/rooms"))["data"][0]
     listed = (await own(house, "GET", f"/rooms/{found['id']}/conflicts"))["data"]
     assert [(each["path"], each["session_id"], each["outcome"]) for each in listed] == [("map", bob, "overwritten")]
+
+
+@pytest.mark.slow
+async def test_where_the_first_writer_wins_a_stale_write_is_refused(house: House) -> None:
+    ann, bob = await room(house, "ann", "bob", conflicts="first_writer_wins", own_folders="private")
+    path = "/room/common/map"
+    await house.turn(ann, bash(f"echo one > {path}; echo ok"))
+    stale = tool("write", file_path=path, content="mine")
+    before = len(await house.events(bob))
+    await house.say(bob, [step(tool("read", file_path=path)), step(gate("read"), stale), step("Done.")])
+    await house.model.reached_gate("read")
+    await house.turn(ann, bash(f"cat {path}; echo two > {path}; echo ok"))
+    house.model.open_gate("read")
+    refused = results(await house.until_idle(bob, before))[-1]
+    assert "modified since read" in refused or "changed by ann after" in refused, "claude looks first, then we do"
+    assert (await done(house, bob, f"cat {path}; ls /room/sessions 2>&1; true")).split()[0] == "two"
+
+
+@pytest.mark.slow
+async def test_only_those_who_may_write_what_is_common_do(house: House) -> None:
+    ann, bob = await room(house, "ann", "bob", common_writers=["ann"])
+    assert "Read-only" in await done(house, bob, "touch /room/common/x 2>&1; echo end")
+    assert "ok" in await done(house, ann, "echo 1 > /room/common/x && echo ok")
+    assert await done(house, bob, "cat /room/common/x") == "1"
+
+
+async def test_a_room_takes_no_more_than_its_sessions_and_no_name_twice(house: House) -> None:
+    environment = await house.environment(hosting={"pattern": "shared", "shared": {"max_sessions": 2}})
+    ann = await member(house, environment, "ann")
+    with pytest.raises(anthropic.ConflictError, match="of the name ann already"):
+        await member(house, environment, "ann")
+    bob = await member(house, environment, "bob")
+    with pytest.raises(anthropic.BadRequestError, match="the room main of this environment is full: 2 sessions"):
+        await member(house, environment, "eve")
+    await member(house, environment, "eve", **{"hostler.room": "other"})
+    await house.client.beta.sessions.archive(ann)
+    await member(house, environment, "eve")
+    with pytest.raises(anthropic.BadRequestError, match="fixed when the session is created"):
+        await house.client.beta.sessions.update(bob, metadata={"hostler.room": "elsewhere"})
+    with pytest.raises(anthropic.BadRequestError, match="one common folder"):
+        await own(house, "POST", f"/sessions/{bob}/fork", {})
+    with pytest.raises(anthropic.BadRequestError, match="1 to 64 of A-Z"):
+        await member(house, environment, "../eve")
+    plain = await house.environment(hosting={"pattern": "hybrid"})
+    with pytest.raises(anthropic.BadRequestError, match="has no rooms"):
+        await member(house, plain, "ann")
+    rooms = (await own(house, "GET", "/rooms"))["data"]
+    assert sorted(each["name"] for each in rooms) == ["main", "other"]
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"hosting": {"pattern": "hybrid", "shared": {}}}, "only the pattern shared makes"),
+        ({"hosting": {"pattern": "shared", "shared": {"common_writers": ["a b"]}}}, "1 to 64 of A-Z"),
+        ({"hosting": {"pattern": "shared"}, "isolation": {"technology": "gvisor"}}, "gvisor"),
+    ],
+)
+async def test_rules_that_can_not_be_are_refused(house: House, config: Any, match: str) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=match):
+        await house.environment(**config)
+
+
+@pytest.mark.slow
+async def test_a_room_moves_with_what_is_common_when_nobody_is_in_it(hosts: Hosts) -> None:
+    old = await hosts.host("old")
+    ann, bob = await room(old, "ann", "bob")
+    await old.turn(ann, bash("mkdir /room/common/d; echo tower > /room/common/d/map; echo mine > notes; echo ok"))
+    await leave(old)
+    new = await hosts.host("new")
+    assert await done(new, bob, "cat /room/common/d/map") == "tower"
+    assert (await done(new, ann, "cat notes; cat /room/common/d/map")).split() == ["mine", "tower"]
+    assert not said(await new.events(ann), "room_files_lost")
+
+
+@pytest.mark.slow
+async def test_a_session_is_served_where_its_room_is(hosts: Hosts) -> None:
+    one = await hosts.host("one")
+    ann, bob = await room(one, "ann", "bob")
+    await one.turn(ann, bash("echo tower > /room/common/map; echo ok"))
+    two = await hosts.host("two")
+    before = len(await one.events(bob))
+    await two.say(bob, bash("cat /room/common/map"))
+    assert results(await one.until_idle(bob, before)) == ["tower"]
+    found = (await own(two, "GET", "/rooms"))["data"][0]
+    assert one.hostler is not None
+    assert found["worker"] == one.hostler.worker.owner
+    assert [each["live"] for each in found["sessions"]] == [True, True]

@@ -44,7 +44,7 @@ class SharedRooms(Value):
 
     max_sessions: Annotated[int, Field(ge=1, le=64)] = 8
     """Sessions of one room that are not archived."""
-    common_writers: Annotated[tuple[RoomName, ...], Field(min_length=1, max_length=64)] | None = None
+    common_writers: Annotated[list[RoomName], Field(min_length=1, max_length=64)] | None = None
     """Names of the sessions that may write in the common folder; the others only read there. Absent: all of them."""
     own_folders: Literal["readable", "private"] = "readable"
     """Whether the other sessions of a room can read a session's own folder. None of them can ever write there."""

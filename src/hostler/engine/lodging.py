@@ -28,9 +28,9 @@ from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
 from hostler.engine.profile import Profile
+from hostler.engine.rooms import Place
 from hostler.engine.runner_parts import Apply, RunnerParts
 from hostler.engine.runs import ContextKeeper, Notice
-from hostler.engine.rooms import Place
 from hostler.engine.sandbox_port import Mount, SandboxUnavailable
 from hostler.engine.snapshot_port import Reason, Snapshot, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals

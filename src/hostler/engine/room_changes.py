@@ -58,9 +58,9 @@ class Changes:
         """What `who` has overwritten by that."""
         old, digest = self._versions.get(path), file.digest(file.size)
         self._remember(who, inode, file.size, digest)
-        if old is not None and old.inode == inode and old.writer != who and old.digest is not None:
-            if file.digest(old.size) == old.digest:  # all that was there is still there
-                self._seen[who, path] = old.number
+        in_place = old is not None and old.inode == inode and old.writer != who and old.digest is not None
+        if in_place and old is not None and file.digest(old.size) == old.digest:  # all that was there is still there
+            self._seen[who, path] = old.number
         return self._follow(who, path, _Version(0, who, inode, file.size, digest))
 
     def moved(self) -> list[Overwritten]:

@@ -41,12 +41,12 @@ def join_its_room(
 
 
 def refuse_in_room(environment: Mapping[str, Any]) -> None:
-    """A session can't be made twice in one room: the second would change what is common for the first. InvalidRequest."""
+    """A session can't be there twice in one room: both would change what is common. Raises InvalidRequest."""
     hosting = (environment.get("config") or {}).get("hosting") or {}
     if hosting.get("pattern") == "shared":
         raise InvalidRequest(
-            "This session lives in a room with others, which has one common folder; a fork would be one more in it, with "
-            "the memory of this one. Make a new session in the room instead."
+            "This session lives in a room with others, which has one common folder; a fork would be one more in it, "
+            "with the memory of this one. Make a new session in the room instead."
         )
 
 
@@ -60,7 +60,9 @@ class RoomList:
         """Newest first, and whether more follow."""
 
         def read(conn: Connection) -> tuple[list[View], bool]:
-            found = rows.list_rooms(conn, workspace, limit=limit, after=None if after is None else StorePosition(*after))
+            found = rows.list_rooms(
+                conn, workspace, limit=limit, after=None if after is None else StorePosition(*after)
+            )
             now = self._database.now(conn)
             return [_view(conn, now, row) for row in found.rows], found.has_next
 
@@ -94,7 +96,12 @@ def _view(conn: Connection, now: float, row: RoomRow) -> View:
         "name": row.name,
         "worker": row.worker if live else None,
         "sessions": [
-            {"session_id": each.session_id, "name": each.name, "joined_at": each.joined_at, "live": each.session_id in live}
+            {
+                "session_id": each.session_id,
+                "name": each.name,
+                "joined_at": each.joined_at,
+                "live": each.session_id in live,
+            }
             for each in rows.members_of(conn, row.id)
         ],
         "created_at": row.created_at,

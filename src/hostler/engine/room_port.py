@@ -1,4 +1,4 @@
-"""What does the engine ask of the host for a room: folders laid together while programs run, and who touched which file?
+"""What does the engine ask of a host for a room: folders laid together while programs run, and who touches files?
 
 Both need a worker that is root; `IsolationLabel.no_rooms` says where there is none of it.
 """
@@ -22,15 +22,15 @@ class Opened(Protocol):
 
 
 Listener = Callable[[str, str, int, bool, Opened], None]
-"""Told who touched a file, its path (in the watched folder, or as that one would say it), its inode, whether it was written (else: read), and the file.
-The path is what it is at the moment of telling."""
+"""Told who touched a file, its path (in the watched folder, or as that one would say it), its inode, whether it was
+written (else: read), and the file. The path is what it is at the moment of telling."""
 
 
 class Watcher(Protocol):
     """Tells who reads and writes the files of a folder that several see through mounts of their own."""
 
     def begin(self, who: str, folder: int, listener: Listener) -> None:
-        """`folder`: a descriptor of the folder, opened through that one's mount. Until the mount goes. Raises OSError."""
+        """`folder`: a descriptor of it, opened through that one's mount. Until the mount goes. Raises OSError."""
         ...
 
     def end(self, who: str) -> None:

@@ -144,8 +144,8 @@ class Place:
             return None
         self._rooms.report(self._room, Overwritten(inside, self.member.session_id, other), "refused")
         return (
-            f"{path} was changed by {self._rooms.name_of(self._room, other)} after you last read it, and your call would "
-            "have overwritten that. Read the file again, then make your change on top of it."
+            f"{path} was changed by {self._rooms.name_of(other)} after you last read it, and your call would have "
+            "overwritten that. Read the file again, then make your change on top of it."
         )
 
     def settle(self) -> None:
@@ -194,8 +194,8 @@ class Rooms:
     def views_of(self, room_id: str) -> Path:
         return self._folder / room_id
 
-    def name_of(self, room: _Room, session_id: str) -> str:
-        """Of a session in the room that was in it lately."""
+    def name_of(self, session_id: str) -> str:
+        """Of a session in its room, in which it was lately."""
         return self._names.get(session_id, session_id)
 
     @asynccontextmanager
@@ -206,9 +206,7 @@ class Rooms:
 
         Raises RoomElsewhere, LeaseLost, NotFound; VolumeUnavailable, ObjectsUnavailable.
         """
-        row, member = await self._database.write(
-            lambda c: rows.enter_room(c, self._database.now(c), lease)
-        )
+        row, member = await self._database.write(lambda c: rows.enter_room(c, self._database.now(c), lease))
         room: _Room | None = None
         try:
             async with self._coming:
@@ -302,9 +300,7 @@ class Rooms:
             name = new_id("copy")
             await asyncio.to_thread(self._notes.mark, home, name)
         await asyncio.to_thread(self._notes.write, row.id, Note(copy_name=name, as_of=as_of, dirty=True))
-        await self._database.write(
-            lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True, copy=name)
-        )
+        await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True, copy=name))
         return notices
 
     async def keep(self, room: _Room, lease: RoomLease, reason: Reason) -> None:

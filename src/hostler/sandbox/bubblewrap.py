@@ -287,9 +287,7 @@ class BubblewrapProvider:
         own = self._users is not None and spec.room is None
         if spec.room is not None:
             before = os.lstat(spec.workspace).st_uid
-            ground = self._rooms.enter(
-                spec.room, sandbox_id, host.limits, self._cgroup_name, self._users, before
-            )
+            ground = self._rooms.enter(spec.room, sandbox_id, host.limits, self._cgroup_name, self._users, before)
             uid, room = ground.uid, ground.group
             outer = f"{room.directories[0].name}/" if room.directories else ""
             group = host.limits.plan(f"{outer}{self._cgroup_name}-{sandbox_id}", rooms.part(spec.limits))

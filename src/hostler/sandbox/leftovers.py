@@ -53,7 +53,13 @@ class Record:
             data = json.loads((directory / RECORD).read_text())
         except FileNotFoundError:
             return None
-        return Record(data["sandbox_id"], data["session_id"], data["uid"], tuple(data["groups"]), tuple(data.get("room_groups", ())))
+        return Record(
+            data["sandbox_id"],
+            data["session_id"],
+            data["uid"],
+            tuple(data["groups"]),
+            tuple(data.get("room_groups", ())),
+        )
 
 
 def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:

@@ -121,7 +121,9 @@ def hindrance() -> str:
     try:
         Fanotify().close()
     except OSError as error:
-        return f"the kernel doesn't tell who writes which file (fanotify: {error.strerror}), so conflicts would go unseen"
+        return (
+            f"the kernel doesn't tell who writes which file (fanotify: {error.strerror}), so conflicts would go unseen"
+        )
     return ""
 
 

@@ -82,7 +82,9 @@ class StoredSnapshots:
 
     # -- taking
 
-    async def take(self, session: Holder, home: Path, reason: Reason, lease: Lease | RoomLease | None = None) -> Snapshot:
+    async def take(
+        self, session: Holder, home: Path, reason: Reason, lease: Lease | RoomLease | None = None
+    ) -> Snapshot:
         async with self._one_at_a_time(session.id):
             for last_try in (False, False, True):
                 try:

@@ -126,7 +126,9 @@ def join_room(
         )
     taken = sa.select(room_members.c.session_id).where(room_members.c.room_id == room_id, room_members.c.name == name)
     if conn.execute(taken).first() is not None:
-        raise Conflict(f"the room {room_name} has a session of the name {name} already; choose another hostler.room_name")
+        raise Conflict(
+            f"the room {room_name} has a session of the name {name} already; choose another hostler.room_name"
+        )
     member = {"session_id": session_id, "room_id": room_id, "name": name, "joined_at": moment(now)}
     conn.execute(room_members.insert().values(**member))
     return room_id
@@ -157,7 +159,9 @@ def find_member(conn: Connection, session_id: str) -> MemberRow | None:
 def members_of(conn: Connection, room_id: str) -> list[MemberRow]:
     """Those who joined first come first."""
     query = sa.select(*_MEMBER).where(room_members.c.room_id == room_id)
-    return [MemberRow(*row) for row in conn.execute(query.order_by(room_members.c.joined_at, room_members.c.session_id))]
+    return [
+        MemberRow(*row) for row in conn.execute(query.order_by(room_members.c.joined_at, room_members.c.session_id))
+    ]
 
 
 def get_room(conn: Connection, workspace_id: str | None, room_id: str) -> RoomRow:

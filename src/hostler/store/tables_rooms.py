@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from hostler.store.tables import Words, metadata
 
 # A room is at home on one worker at a time: `worker`, for as long as one of its sessions is inside under a lease of
-# that worker. `epoch` grows whenever the room moves. `copy` names the one copy of the common folder that counts; `dirty`
-# says that it may have more than the latest snapshot has, whose `session_id` is the room's id.
+# that worker. `epoch` grows whenever the room moves. `copy` names the one copy of the common folder that counts;
+# `dirty` says that it may have more than the latest snapshot has, whose `session_id` is the room's id.
 rooms = sa.Table(
     "rooms",
     metadata,
