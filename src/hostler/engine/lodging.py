@@ -13,6 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import monotonic
+from typing import Final
 
 from hostler.domain import events as ev
 from hostler.domain.errors import NotFound
@@ -40,6 +42,9 @@ from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.lodging")
+
+KEEP_WITHIN_SECONDS: Final = 30.0
+"""A session whose turns follow each other at once has its files kept this often, although the next message waits."""
 
 
 class Lodging:
@@ -70,6 +75,8 @@ class Lodging:
         self._profile: Profile | None = None
         self._kept_at = 0
         """`CallGate.touched` when the files were last kept."""
+        self._put_off: float | None = None
+        """Monotonic time at which keeping the files was put off; None: it was not."""
         self._unkept = False
         """There may be more in the files than was kept, whatever was called since."""
         self.older = False
@@ -175,7 +182,7 @@ class Lodging:
             if profile.shared is not None:
                 self._place = await self._into_room(stack, session, profile, stay.home)
             await self._house.enter_async_context(stack.pop_all())
-        self._stay, self._kept_at = stay, self._gate.touched
+        self._stay, self._kept_at, self._put_off = stay, self._gate.touched, None
 
     async def _into_room(self, stack: AsyncExitStack, session: SessionRow, profile: Profile, home: Path) -> Place:
         """Raises RoomElsewhere, NotFound for a session that never joined a room, and what entering its files raises."""
@@ -242,6 +249,15 @@ class Lodging:
             return True
         return await self._parts.attachments.collect(session, self._stay.home)
 
+    def put_off(self) -> bool:
+        """Let another turn go before what there is to keep. False: there is nothing, or it has waited long enough."""
+        if self._gate.touched == self._kept_at:
+            return False
+        now = monotonic()
+        if self._put_off is None:
+            self._put_off = now
+        return now - self._put_off < KEEP_WITHIN_SECONDS
+
     async def keep(self, session: SessionRow, *, last: bool = False) -> None:
         """Takes a snapshot of the files, unless nothing can have changed. The process stands still meanwhile.
 
@@ -250,8 +266,7 @@ class Lodging:
         copies = self._parts.copies
         if self._stay is None or copies is None or (self._profile is not None and self._profile.self_hosted):
             return
-        touched = self._gate.touched
-        if touched == self._kept_at and not (last and self._unkept):
+        if self._gate.touched == self._kept_at and not (last and self._unkept):
             if last:
                 await copies.rest(session.id)
                 if self._place is not None:
@@ -288,7 +303,7 @@ class Lodging:
         finally:
             if sandbox is not None:
                 await sandbox.resume()
-        self._kept_at = touched
+        self._kept_at, self._put_off = touched, None
         self._unkept = sandbox is not None  # what a call has left running may write at any time
         return snapshot
 

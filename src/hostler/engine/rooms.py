@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -37,6 +38,8 @@ from hostler.store.work import Lease
 log = logging.getLogger("hostler.rooms")
 
 Tell = Callable[[Notice], None]
+TIDY_SECONDS: Final = 60.0
+"""Pause between two looks for what is left of rooms, when nothing else happens."""
 _WRITERS: Mapping[str, str] = {"write": "file_path", "edit": "file_path"}
 """Tools that name the file which they are about to write, and where."""
 
@@ -335,13 +338,17 @@ class Rooms:
         self._told.put_nowait((room, found, outcome))
 
     async def run(self) -> None:
-        """Writes down conflicts and tells both sides, until it is cancelled."""
+        """Writes down conflicts, tells both sides, and tidies up now and then, until it is cancelled."""
         while True:
-            room, found, outcome = await self._told.get()
             try:
-                await self._record(room, found, outcome)
+                async with asyncio.timeout(TIDY_SECONDS):
+                    told = await self._told.get()
+            except TimeoutError:
+                told = None
+            try:
+                await (self.tidy() if told is None else self._record(*told))
             except (HostlerError, OSError):
-                log.exception("conflict_not_recorded", extra={"room": room.row.id, "path": found.path})
+                log.exception("room_not_looked_after", extra={"room": told and told[0].row.id})
 
     async def _record(self, room: _Room, found: Overwritten, outcome: Outcome) -> None:
         other = room.places.get(found.of)

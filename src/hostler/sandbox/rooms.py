@@ -71,5 +71,9 @@ def part(limits: SandboxLimits) -> SandboxLimits:
 
 
 def together(own: SandboxStats, room: SandboxStats) -> SandboxStats:
-    """What to say of a part: what it uses itself, and what the room's limits have kept from all of them."""
-    return replace(own, pids_refused=room.pids_refused)
+    """What to say of a part: what it uses itself, and what the room's limits have kept from it.
+
+    Version 1 of the control groups counts a refusal where it was met, version 2 where the limit is.
+    """
+    refused = None if own.pids_refused is None else own.pids_refused + (room.pids_refused or 0)
+    return replace(own, pids_refused=refused)

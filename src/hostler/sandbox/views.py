@@ -6,7 +6,6 @@ up inside, with the flags that it has on the host, and nothing that is done insi
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -25,7 +24,7 @@ class SpreadViews:
     def open(self, top: Path) -> None:
         top.mkdir(mode=0o755, parents=True, exist_ok=True)
         top.chmod(0o755)
-        if os.path.ismount(top):
+        if _is_mounted(top):
             return
         loops.mount(str(top), str(top), None, loops.MS_BIND)
         loops.mount("none", str(top), None, loops.MS_PRIVATE)
@@ -53,7 +52,7 @@ class SpreadViews:
 
     def hide(self, top: Path, name: str) -> None:
         point = top / name
-        if os.path.ismount(point):
+        if _is_mounted(point):
             loops.unmount(str(point), _MNT_DETACH)  # a program inside may be looking at it
         with suppress(FileNotFoundError):
             point.rmdir()
@@ -69,3 +68,8 @@ class SpreadViews:
         for top in parent.iterdir() if parent.is_dir() else ():
             if top.is_dir() and not top.name.endswith(".new"):
                 self.close(top)
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Not `os.path.ismount`, which sees no mount of a folder of the same file system."""
+    return any(mounted.point == str(folder) for mounted in loops.mounts_at_or_below(folder))
