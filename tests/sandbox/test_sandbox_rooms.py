@@ -65,7 +65,8 @@ async def test_the_limit_of_processes_holds_for_all_of_them_together(farm: Farm)
 
 async def test_suspending_one_part_lets_the_others_run(farm: Farm) -> None:
     one, two = await part(farm, "one"), await part(farm, "two")
-    await hold(farm, one, "(while :; do date +%N > /room/common/clock; sleep 0.01; done) &")
+    await hold(farm, one, "(while :; do date +%N > /room/common/clock; sleep 0.01; done) &\nsleep 0.1")
+    await until((farm.root / "common" / "clock").exists, "it runs")
     await one.suspend()
     before = (farm.root / "common" / "clock").read_text()
     assert (await farm.sh(two, "sleep 0.1; cat /room/common/clock")).out == before
