@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 from hostler.config import Settings
 from hostler.engine.home_notes import HomeNotes
@@ -16,14 +15,12 @@ from hostler.store.database import Database
 
 
 async def open_rooms(
-    settings: Settings, owner: str, database: Database, snapshots: Snapshots, homes: Homes, stack: AsyncExitStack
+    settings: Settings, owner: str, database: Database, snapshots: Snapshots, homes: Homes
 ) -> Rooms | None:
     """None where the kernel doesn't let rooms be watched: then no rung here gives any (`IsolationLabel.no_rooms`)."""
     if await asyncio.to_thread(hindrance):
         return None
-    watcher = Fanotify()
-    stack.callback(watcher.close)
     notes = HomeNotes(settings.state_dir / "room-notes")
-    rooms = Rooms(owner, database, snapshots, homes, notes, SpreadViews(), watcher, settings.state_dir / "rooms")
+    rooms = Rooms(owner, database, snapshots, homes, notes, SpreadViews(), Fanotify, settings.state_dir / "rooms")
     await rooms.sweep()
     return rooms

@@ -258,7 +258,7 @@ async def running(
             points = Points(records, snapshots, quotas.admit_bytes)
             checkpoints = Checkpoints(database, hub)
             copies = home_copies(settings, database, snapshots, places, mounted_files)
-            rooms = await open_rooms(settings, owner, database, snapshots, places, stack)
+            rooms = await open_rooms(settings, owner, database, snapshots, places)
             archives = Archives(database, archive_limits(settings))
             clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
             parts = RunnerParts(

@@ -133,7 +133,11 @@ class Lodging:
                 room=None if self._place is None else self._place.ground,
             )
             if self._place is not None:
-                await self._place.began(self.process.sandbox)
+                try:
+                    await self._place.began(self.process.sandbox)
+                except BaseException:  # nobody would see what it does
+                    await self.close()
+                    raise
             self.used = False
             await self._label(session, profile, self.process)
         elif not profile.self_hosted:

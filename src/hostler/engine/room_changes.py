@@ -13,7 +13,7 @@ from typing import Final
 
 from hostler.engine.room_port import Opened
 
-MOST_FILES: Final = 10_000
+MOST_FILES: Final = 2_000
 """Files that are remembered; those that were written longest ago are forgotten first."""
 
 

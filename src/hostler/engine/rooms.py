@@ -53,6 +53,7 @@ class _Room:
     lock: asyncio.Lock
     """Held while the room stands still, or somebody comes or goes."""
     changes: Changes
+    watcher: Watcher
     places: dict[str, Place] = field(default_factory=dict)
     """By session."""
     house: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -103,7 +104,7 @@ class Place:
             raise TypeError("a sandbox of a room shows its folders")
         folder = await sandbox.see(COMMON)
         try:
-            self._rooms.watcher.begin(self.member.session_id, folder, self._touched)
+            self._room.watcher.begin(self.member.session_id, folder, self._touched)
         finally:
             os.close(folder)
         if self._rules.own_folders == "readable":
@@ -112,7 +113,7 @@ class Place:
     def ended(self) -> None:
         """Its process is about to end."""
         self.sandbox = None
-        self._rooms.watcher.look()
+        self._room.watcher.look()
         self._room.changes.forget(self.member.session_id)
 
     @asynccontextmanager
@@ -127,7 +128,7 @@ class Place:
         `last`: nothing of this session runs any more, or will.
         """
         self.resting = last
-        self._rooms.watcher.look()
+        self._room.watcher.look()
         self.settle()
         await self._rooms.keep(self._room, self.lease, reason)
 
@@ -139,7 +140,7 @@ class Place:
         path = posixpath.normpath(str(call.input.get(key)))
         if not path.startswith(f"{COMMON}/"):
             return None
-        self._rooms.watcher.look()
+        self._room.watcher.look()
         self.settle()
         inside = path[len(COMMON) + 1 :]
         other = self._room.changes.unseen(self.member.session_id, inside)
@@ -177,10 +178,11 @@ class Rooms:
         homes: Homes,
         notes: HomeNotes,
         views: FolderViews,
-        watcher: Watcher,
+        watcher: Callable[[], Watcher],
         folder: Path,
     ) -> None:
-        """`homes`: of rooms, by their ids. `folder`: where the views are made, one folder for each room."""
+        """`homes`: of rooms, by their ids. `watcher` makes one for a room; it may raise OSError. `folder`: where the
+        views are made, one folder for each room."""
         self._owner = owner
         self._database = database
         self._snapshots = snapshots
@@ -188,7 +190,7 @@ class Rooms:
         self._notes = notes
         self._views = views
         self._folder = folder
-        self.watcher = watcher
+        self._watcher = watcher
         self._live: dict[str, _Room] = {}
         self._coming = asyncio.Lock()
         self._told: asyncio.Queue[tuple[_Room, Overwritten, Outcome]] = asyncio.Queue()
@@ -229,7 +231,7 @@ class Rooms:
 
     async def _leave(self, room: _Room, member: MemberRow, lease: Lease) -> None:
         async with self._coming:
-            self.watcher.end(member.session_id)
+            room.watcher.end(member.session_id)
             room.places.pop(lease.session_id, None)
             room.changes.forget(member.session_id)
             await asyncio.to_thread(self._views.hide, self.views_of(room.row.id), member.name)
@@ -259,7 +261,9 @@ class Rooms:
             common = stay.home / "workspace"
             await asyncio.to_thread(common.mkdir, mode=0o700, exist_ok=True)
             await asyncio.to_thread(self._views.open, self.views_of(row.id))
-            room = _Room(row, stay.home, asyncio.Lock(), Changes(lambda path: _inode(common, path)))
+            watcher = self._watcher()
+            stack.callback(watcher.close)
+            room = _Room(row, stay.home, asyncio.Lock(), Changes(lambda path: _inode(common, path)), watcher)
             room.house = stack.pop_all()
         return room, notices
 
@@ -312,8 +316,12 @@ class Rooms:
         stopped: list[Sandbox] = []
         try:
             for sandbox in sandboxes:
-                await sandbox.suspend()
                 stopped.append(sandbox)
+                try:
+                    await sandbox.suspend()
+                except Exception:  # another session's trouble: this one's turn goes on, the next one keeps the folder
+                    log.exception("room_not_kept", extra={"room": room.row.id})
+                    return
             snapshot = await self._snapshots.take(room.row, room.home, reason, lease)
             over = all(place.resting for place in room.places.values())
             note = await asyncio.to_thread(self._notes.glance, room.row.id)

@@ -240,7 +240,7 @@ def check_room(conn: Connection, now: float, lease: RoomLease) -> None:
     """Raises LeaseLost unless the session's lease holds and the room has not moved; it can't before this ends."""
     leases.check(conn, now, lease.session)
     query = sa.select(rooms.c.epoch).where(rooms.c.id == lease.room_id, rooms.c.worker == lease.session.owner)
-    if conn.execute(query.with_for_update(read=True)).scalar() != lease.epoch:
+    if conn.execute(query.with_for_update()).scalar() != lease.epoch:
         raise LeaseLost(f"room {lease.room_id} has moved from {lease.session.owner}")
 
 

@@ -348,9 +348,9 @@ def delete_session(conn: Connection, workspace_id: str | None, session_id: str) 
     get_session(conn, workspace_id, session_id)
     # First the row that everybody else locks first, so that nobody is met half-way.
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
-    leave_room(conn, session_id)
     for table in (waiting_calls, session_homes, snapshots, work, events, sequences, session_memory_stores):
         conn.execute(table.delete().where(table.c.session_id == session_id))
+    leave_room(conn, session_id)
     for table in (transcripts, transcript_entries):
         conn.execute(table.delete().where(table.c.project_key == session_id))
     conn.execute(sessions.delete().where(sessions.c.id == session_id))
