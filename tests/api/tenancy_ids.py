@@ -232,6 +232,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     # Before there is anybody who wants to hear of new sessions, and is told of them again and again.
     "checkpoint_id": _checkpoint,
     "fork_id": _fork,
+    "room_id": _room,
     "thread_id": _thread,
     "archive_id": _archive,
     "file_id": _file,
@@ -251,7 +252,6 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "endpoint_id": _webhook_endpoint,
     "delivery_id": _webhook_delivery,
     "preview_id": _preview,
-    "room_id": _room,
 }
 
 SHOWN: dict[str, str] = {
@@ -471,6 +471,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "keys.list": ("workspace_id",),
     "keys.retrieve": (),
     "keys.revoke": (),
+    "rooms.list": (),
+    "rooms.retrieve": (),
+    "rooms.conflicts.list": (),
     "workspaces.create": (),
     "workspaces.list": (),
     "workspaces.retrieve": (),

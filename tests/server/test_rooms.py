@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import anthropic
 import pytest
 import pytest_asyncio
 from hookkit import own
-from housekit import ALLOW_ALL, House, open_house
+from housekit import ALLOW_ALL, DEADLINE, House, open_house
+from objectskit import until_kept
 from test_homes_that_move import Hosts, bash, leave, results, said, some_hosts
 
 from hostler.sandbox import leftovers
@@ -205,3 +207,63 @@ async def test_a_session_is_served_where_its_room_is(hosts: Hosts) -> None:
     assert one.hostler is not None
     assert found["worker"] == one.hostler.worker.owner
     assert [each["live"] for each in found["sessions"]] == [True, True]
+
+
+@pytest.mark.slow
+async def test_what_is_common_is_there_after_a_server_was_cut_off(house: House) -> None:
+    ann, bob = await room(house, "ann", "bob")
+    await house.turn(ann, bash("echo tower > /room/common/map; echo ok"))
+    await house.say(bob, [step(tool("bash", command="echo moat >> /room/common/map")), step(gate("cut")), step("End.")])
+    await house.model.reached_gate("cut")
+    before = len(await house.events(bob))
+    await house.stop()
+    house.model.open_gate("cut")
+    await house.start()
+    await house.until_idle(bob, before)
+    assert (await done(house, ann, "cat /room/common/map; ls /room/sessions")).split() == [
+        "tower",
+        "moat",
+        "ann",
+        "bob",
+    ]
+    assert not said(await house.events(ann), "room_files_lost")
+
+
+@pytest.mark.slow
+async def test_sessions_read_of_what_another_server_has_not_kept(hosts: Hosts) -> None:
+    old = await hosts.host("old")
+    ann, bob = await room(old, "ann", "bob")
+    await old.turn(ann, bash("echo tower > /room/common/map; echo ok"))
+    await until_kept(old, (await own(old, "GET", "/rooms"))["data"][0]["id"])
+    await old.say(ann, [step(tool("bash", command="echo moat >> /room/common/map")), step(gate("cut")), step("End.")])
+    await old.model.reached_gate("cut")
+    await old.stop()
+    new = await hosts.host("new")
+    events = await new.turn(bob, bash("cat /room/common/map"))
+    assert results(events) == ["tower"]
+    lost = said(events, "room_files_lost") or said(await new.events(ann), "room_files_lost")
+    assert len(lost) == 1
+    assert lost[0]["snapshot_id"]
+
+
+@pytest.mark.slow
+async def test_a_session_that_goes_to_sleep_takes_its_folder_along_whoever_is_in_it(house: House) -> None:
+    environment = await house.environment(hosting={"pattern": "shared", "idle_timeout_seconds": 0})
+    ann, bob = await member(house, environment, "ann"), await member(house, environment, "bob")
+    look = step(tool("bash", command="cd /room/sessions/ann && cat n && (sleep 1000 <n &)"))
+    again = step(gate("gone"), tool("bash", command="ls /room/sessions; cat /room/sessions/ann/n 2>&1; true"))
+    await house.say(ann, [step(tool("bash", command="echo mine > n")), step(gate("asleep")), step("End.")])
+    await house.model.reached_gate("asleep")
+    await house.say(bob, [look, again, step("Done.")])
+    await house.model.reached_gate("gone")
+    house.model.open_gate("asleep")
+    await house.until_idle(ann)
+    async with asyncio.timeout(DEADLINE):
+        while (await own(house, "GET", "/rooms"))["data"][0]["sessions"][0]["live"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    house.model.open_gate("gone")
+    events = await house.until_idle(bob)
+    assert results(events)[0].startswith("mine")
+    assert results(events)[1].split()[0] == "bob"
+    assert "No such file" in results(events)[1]
+    assert await done(house, ann, "echo more >> n; cat n | wc -l") == "2"
