@@ -89,6 +89,8 @@ async def test_a_folder_that_is_shown_later_is_seen_by_who_runs_already_and_can_
         )
         assert process.out == "notes\ntwo\n"
         assert process.err.count("Read-only file system") == 2
+        three = await part(farm, "three", views=top)
+        assert (await farm.sh(three, "cat /room/sessions/two/n; touch /room/sessions/two/n")).out == "notes\n"
         views.hide(top, "two")
         assert (await farm.start_inside(one, "ls /room/sessions")).out == ""
     finally:
