@@ -109,16 +109,21 @@ async def test_two_sessions_share_what_is_common_and_nothing_else(house: House) 
 
 async def test_a_change_that_is_overwritten_unseen_is_told_to_both(house: House) -> None:
     ann, bob = await room(house, "ann", "bob")
-    await house.turn(ann, bash("echo one > /room/common/map; echo one > /room/common/log; echo ok"))
-    events = await house.turn(bob, bash("echo two > /room/common/map; echo two >> /room/common/log; echo ok"))
-    heard = said(events, "shared_conflict") or said(await house.turn(bob, bash("echo ok")), "shared_conflict")
-    assert [told["path"] for told in heard] == ["/room/common/map"], "whoever writes on at the end overwrites nothing"
+    odd = '"$(printf "/room/common/a\\377")"'
+    await house.turn(ann, bash(f"echo one > /room/common/map; echo one > /room/common/log; echo one > {odd}; echo ok"))
+    await house.turn(bob, bash(f"echo 2 > /room/common/map; echo 2 >> /room/common/log; echo 2 > {odd}; echo ok"))
+    await house.turn(bob, bash("echo ok"))
+    heard = said(await house.events(bob), "shared_conflict")
+    assert [told["path"] for told in heard] == ["/room/common/map", "/room/common/a\\xff"], "not what was added to"
     assert (heard[0]["session_id"], heard[0]["other_session_id"]) == (bob, ann)
     events = await house.turn(ann, bash("cat /room/common/map; echo three > /room/common/map; echo ok"))
-    assert [told["path"] for told in said(events, "shared_conflict")] == ["/room/common/map"]
+    assert [told["path"] for told in said(events, "shared_conflict")] == [told["path"] for told in heard]
     found = (await own(house, "GET", "/rooms"))["data"][0]
     listed = (await own(house, "GET", f"/rooms/{found['id']}/conflicts"))["data"]
-    assert [(each["path"], each["session_id"], each["outcome"]) for each in listed] == [("map", bob, "overwritten")]
+    assert [(each["path"], each["session_id"], each["outcome"]) for each in listed] == [
+        ("a\\xff", bob, "overwritten"),
+        ("map", bob, "overwritten"),
+    ]
 
 
 @pytest.mark.slow

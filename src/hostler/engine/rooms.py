@@ -355,7 +355,7 @@ class Rooms:
                 told = None
             try:
                 await (self.tidy() if told is None else self._record(*told))
-            except (HostlerError, OSError):
+            except Exception:  # what sessions do to names and files must not end the server
                 log.exception("room_not_looked_after", extra={"room": told and told[0].row.id})
 
     async def _record(self, room: _Room, found: Overwritten, outcome: Outcome) -> None:
@@ -363,7 +363,7 @@ class Rooms:
 
         def unit(conn: Connection) -> ConflictRow:
             now = self._database.now(conn)
-            made = rows.add_conflict(conn, now, room.row.id, found.path, found.by, found.of, outcome)
+            made = rows.add_conflict(conn, now, room.row.id, _text(found.path), found.by, found.of, outcome)
             if other is not None:
                 rows.mark_told(conn, made.id)
             return made
@@ -420,13 +420,23 @@ class Rooms:
         names = [name for name in await asyncio.to_thread(self._homes.volumes.homes) if name.startswith(ROOM)]
         known = await self._database.read(lambda c: rows.existing_rooms(c, names))
         for name in names:
-            note, row = await asyncio.to_thread(self._notes.glance, name), known.get(name)
-            if row is not None and (note is None or note.copy_name == row.copy):
+            if await self._counts(name, known.get(name)):
                 continue
-            async with self._coming:
-                if name not in self._live:
+            async with self._coming:  # nobody enters meanwhile; somebody may have, a moment ago
+                known_now = await self._database.read(lambda c, id_=name: rows.existing_rooms(c, [id_]))  # type: ignore[misc]
+                if name not in self._live and not await self._counts(name, known_now.get(name)):
                     await asyncio.to_thread(self._notes.remove, name)
                     await asyncio.to_thread(self._homes.remove, name)
+
+    async def _counts(self, room_id: str, row: RoomRow | None) -> bool:
+        """Whether the home of a room on this host may be what counts."""
+        note = await asyncio.to_thread(self._notes.glance, room_id)
+        return row is not None and (note is None or note.copy_name == row.copy)
+
+
+def _text(path: str) -> str:
+    """Names are bytes, and a session chooses them: those that are no text are shown as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _inode(common: Path, path: str) -> int | None:
