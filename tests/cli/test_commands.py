@@ -466,7 +466,8 @@ def test_saved_key_is_not_sent_to_another_server(server: Server) -> None:
 
 
 def test_doctor_says_what_this_host_gives(server: Server) -> None:
-    result = server.hostler("doctor", "--json")
+    every = {"HOSTLER_SANDBOX__GVISOR__RUNSC": "runsc", "HOSTLER_SANDBOX__MICROVM__QEMU": "qemu-system-x86_64"}
+    result = hostler("doctor", "--json", HOSTLER_STATE_DIR=str(server.state_dir), **every)
     findings = {finding["check"]: finding for finding in result.json["findings"]}
     assert {"python", "bwrap", "socat", "seccomp", "cgroups", "claude", "database", "model"} <= set(findings)
     assert findings["rung 1, bubblewrap"]["verdict"] == "ok"

@@ -14,6 +14,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from narrow import NARROW
 from test_homes_that_move import said
 
 from hostler import compose
@@ -76,7 +77,7 @@ async def two_servers(tmp_path: Path, url: str, model: RehearsalModel) -> AsyncI
                 "HOSTLER_OBJECTS__URL": f"file://{tmp_path}/objects",
                 "HOSTLER_SECRETS__KEY_FILE": str(tmp_path / "keys.json"),
                 "HOSTLER_MODEL__BASE_URL": model.url,
-                "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap",
+                **NARROW,
                 "HOSTLER_WORKER__SLOTS": "4",
                 "HOSTLER_WORKER__POLL_SECONDS": "0.5",
                 "HOSTLER_WORKER__LEASE_SECONDS": "4",
