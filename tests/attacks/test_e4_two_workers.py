@@ -8,13 +8,12 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anthropic
-import pytest
 from attackkit import call
 from housekit import ALLOW_ALL, DEADLINE
 
@@ -22,12 +21,6 @@ from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import RehearsalModel, prompt, step
 
 LEASE_SECONDS = 2.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster() as made:
-        yield made
 
 
 @asynccontextmanager
