@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import pytest
 from attackkit import call
 from housekit import ALLOW_ALL, DEADLINE
 
@@ -120,6 +121,7 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing_and_the_othe
                 assert [e.type for e in after].count("agent.message") == 2
 
 
+@pytest.mark.slow
 async def test_two_workers_share_many_sessions_and_every_turn_runs_once(
     tmp_path: Path, cluster: PostgresCluster
 ) -> None:

@@ -79,7 +79,7 @@ async def ask(url: str, method: str = "GET", **more: Any) -> httpx.Response:
     """One request, redirects not followed; the name in the link is asked of this host, as browsers do it."""
     parts = urlsplit(url)
     headers = {"host": parts.netloc, **more.pop("headers", {})}
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         at = parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
         return await client.request(method, at, headers=headers, **more)
 

@@ -60,7 +60,7 @@ async def test_reader_comes_back_with_the_last_sequence_and_gets_the_rest(house:
     sequence: list[int] = []
     raw = house.client.beta.sessions.events.with_streaming_response
     async with raw.stream(session, extra_headers={"Last-Event-ID": "3"}) as response:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async for line in response.iter_lines():
                 if line.startswith("id:"):
                     sequence.append(int(line[3:]))
