@@ -13,6 +13,7 @@ from typing import Any
 import anthropic
 import pytest
 import pytest_asyncio
+from hookkit import own
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
 from test_homes_that_move import bash, leave, results, said
 
@@ -85,6 +86,8 @@ async def test_nothing_but_events_outputs_and_the_bill_stays_of_an_ephemeral_tas
 async def test_the_first_task_of_an_ephemeral_session_says_nothing_of_earlier_ones(kept: House) -> None:
     session = await hosted(kept, pattern="ephemeral")
     assert not said(await kept.turn(session, [step("Hello.")]), "began_anew")
+    with pytest.raises(anthropic.BadRequestError, match="nothing to compact between two"):
+        await own(kept, "POST", f"/sessions/{session}/compact", {})
 
 
 async def test_messages_that_waited_are_tasks_of_their_own(kept: House) -> None:
