@@ -118,6 +118,27 @@ async def test_an_ephemeral_task_that_waits_for_a_person_keeps_what_it_has_until
     assert "plan" not in results(events)[0]
 
 
+@pytest.mark.parametrize("how", ["interrupted", "archived"])
+async def test_nothing_is_left_of_an_ephemeral_task_that_somebody_ends_while_it_waits(kept: House, how: str) -> None:
+    session = await hosted(kept, ASK_FOR_BASH, pattern="ephemeral")
+    written = step(tool("write", file_path="/workspace/plan", content="the plan"))
+    await kept.turn(session, [written, *bash("cp plan /mnt/session/outputs; echo")])
+    await kept.until_no_process()
+    state = Path(kept.settings["state_dir"])
+    assert list(state.rglob(f"*{session}*")), "it waits, so its files are kept"
+    if how == "interrupted":
+        await kept.answer(session, {"type": "user.interrupt"})
+    else:
+        await kept.client.beta.sessions.archive(session)
+    async with asyncio.timeout(DEADLINE):
+        while list(state.rglob(f"*{session}*")):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.05)
+    assert not said(await kept.events(session), "began_anew"), "that is for the next task to say"
+    assert (await kept.client.beta.sessions.retrieve(session)).status == (
+        "idle" if how == "interrupted" else "terminated"
+    )
+
+
 async def test_a_task_whose_end_was_cut_off_is_ended_before_the_next_one(kept: House) -> None:
     session = await hosted(kept, pattern="ephemeral")
     await kept.say(session, [step(tool("bash", command="echo 1 > file")), step(gate("cut"), text("One."))])

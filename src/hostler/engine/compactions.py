@@ -14,7 +14,7 @@ from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
 from hostler.engine import inputs, kept_words
 from hostler.engine.archives import Archives
-from hostler.engine.profile import transcript_id
+from hostler.engine.profile import pattern_of, transcript_id
 from hostler.engine.records import Applied, Records
 from hostler.engine.state import Ask, Moment, SessionState, Step, Totals
 from hostler.store import archives as archive_rows
@@ -121,8 +121,7 @@ def ask_in(records: Records, conn: Connection, session: SessionRow, ask: Ask) ->
 
 
 def _refuse_ephemeral(session: SessionRow) -> None:
-    hosting = (session.environment.get("config") or {}).get("hosting") or {}
-    if hosting.get("pattern") == "ephemeral":
+    if pattern_of(session.environment) == "ephemeral":
         raise InvalidRequest(
             "This session is ephemeral: it begins each task without a conversation, so there is nothing to compact "
             "between two of them."
