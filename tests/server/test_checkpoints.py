@@ -85,6 +85,8 @@ async def test_a_session_goes_back_with_its_files_and_forward_again(house: House
         ("workspace/other.txt", "added"),
     }
     assert found["text"]["unified"].splitlines()[2:] == ["@@ -1 +1 @@", "-one", "+two"]
+    with pytest.raises(anthropic.BadRequestError, match=r"note\.txt is a file at neither point"):
+        await get(house, f"{session}/diff", path="note.txt", **{"from": first["id"]})
     assert found["events"]["added_by_type"]["user.message"] == 1
     assert found["cost"]["output_tokens"] > 0
 

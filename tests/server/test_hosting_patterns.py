@@ -13,6 +13,7 @@ from typing import Any
 import anthropic
 import pytest
 import pytest_asyncio
+from hookkit import own
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
 from test_homes_that_move import bash, leave, results, said
 
@@ -86,6 +87,8 @@ async def test_nothing_but_events_outputs_and_the_bill_stays_of_an_ephemeral_tas
 async def test_the_first_task_of_an_ephemeral_session_says_nothing_of_earlier_ones(kept: House) -> None:
     session = await hosted(kept, pattern="ephemeral")
     assert not said(await kept.turn(session, [step("Hello.")]), "began_anew")
+    with pytest.raises(anthropic.BadRequestError, match="nothing to compact between two"):
+        await own(kept, "POST", f"/sessions/{session}/compact", {})
 
 
 @pytest.mark.one_database
@@ -116,6 +119,27 @@ async def test_an_ephemeral_task_that_waits_for_a_person_keeps_what_it_has_until
     assert results(events) == ["the plan"]
     events = await kept.turn(session, [step(tool("glob", pattern="**/*")), step("Done.")])
     assert "plan" not in results(events)[0]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "archived"])
+async def test_nothing_is_left_of_an_ephemeral_task_that_somebody_ends_while_it_waits(kept: House, how: str) -> None:
+    session = await hosted(kept, ASK_FOR_BASH, pattern="ephemeral")
+    written = step(tool("write", file_path="/workspace/plan", content="the plan"))
+    await kept.turn(session, [written, *bash("cp plan /mnt/session/outputs; echo")])
+    await kept.until_no_process()
+    state = Path(kept.settings["state_dir"])
+    assert list(state.rglob(f"*{session}*")), "it waits, so its files are kept"
+    if how == "interrupted":
+        await kept.answer(session, {"type": "user.interrupt"})
+    else:
+        await kept.client.beta.sessions.archive(session)
+    async with asyncio.timeout(DEADLINE):
+        while list(state.rglob(f"*{session}*")):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.05)
+    assert not said(await kept.events(session), "began_anew"), "that is for the next task to say"
+    assert (await kept.client.beta.sessions.retrieve(session)).status == (
+        "idle" if how == "interrupted" else "terminated"
+    )
 
 
 async def test_a_task_whose_end_was_cut_off_is_ended_before_the_next_one(kept: House) -> None:

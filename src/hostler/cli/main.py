@@ -222,7 +222,9 @@ def _act(session: str, action: str, server: Server, as_json: bool) -> None:
 def sessions_preview(
     session: SessionId,
     port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="A port that its programs listen on.")],
-    minutes: Annotated[int, typer.Option("--minutes", metavar="N", min=1, help="How long the link is good for.")] = 60,
+    minutes: Annotated[
+        int, typer.Option("--minutes", metavar="N", min=1, max=10_080, help="How long the link is good for.")
+    ] = 60,
     *,
     server: Server,
     as_json: AsJson = False,

@@ -16,6 +16,7 @@ from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
+from hostler.engine.profile import pattern_of
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
@@ -93,7 +94,7 @@ class Records:
                 state=step.state.model_dump_json(),
                 status=step.state.status,
                 events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
-                wanted=True if step.state.stands_by and step.wanted is False else step.wanted,
+                wanted=_wanted(step, before, view.session, by_worker=lease is not None),
                 update=update,
                 waiting=[event.id for event in step.queued],
             )
@@ -155,3 +156,11 @@ def _keep_inbox(
         added=[waiting_call(call) for call in waiting if call.event_id not in waited],
         removed=waited - {call.event_id for call in waiting},
     )
+
+
+def _wanted(step: Step, before: SessionState, session: SessionRow, *, by_worker: bool) -> bool | None:
+    """Whether a worker is wanted from now on; None: as before."""
+    ended = before.turn is not None and step.state.turn is None
+    if ended and not by_worker and pattern_of(session.environment) == "ephemeral":
+        return True  # nobody has the task, and somebody has to remove what is left of it
+    return True if step.state.stands_by and step.wanted is False else step.wanted

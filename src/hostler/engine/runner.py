@@ -176,6 +176,8 @@ class SessionRunner:
             if plan.do != "nothing":
                 await self._turn(plan)
                 await self._after(plan)
+            else:
+                await self._clear_task()
             ended, self._follower.ended = self._follower.ended, None
             if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
@@ -203,6 +205,19 @@ class SessionRunner:
             await self._lodging.collect(session)
             if not (self._lodging.put_off() and await self._waiting.wanted_soon()):
                 await self._lodging.keep(session)
+
+    async def _clear_task(self) -> None:
+        """Where nothing stays: nor of a task that ended while nobody served it. What can't be cleared now stays."""
+        if self._task is None or self._profile is None or self._profile.pattern != "ephemeral":
+            return
+        if self._state is None or self._state.turn is not None:
+            return
+        try:
+            await self._task.clear(self._known_session(), self._profile)
+        except (LeaseLost, NotFound):
+            raise
+        except Exception:
+            log.exception("task_not_cleared", extra={"session": self.lease.session_id})
 
     async def _stand_by(self) -> None:
         """Have a process although there is nothing to do. One that can't be had is not tried again until a message."""
@@ -261,11 +276,11 @@ class SessionRunner:
             return replace(step, state=step.state.model_copy(update={"stays": stays}))
 
         applied = await self._apply(decide)
+        self._session = applied.session
+        self._profile = self._parts.profile_of(applied.session)
         if applied.state.status == "terminated":
             await self._lodging.close()
             return Plan("nothing")
-        self._session = applied.session
-        self._profile = self._parts.profile_of(applied.session)
         return plans[0]
 
     async def _turn(self, plan: Plan) -> None:
