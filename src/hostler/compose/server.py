@@ -20,6 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.compose.admission import memory_use, wait_terms
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.database import has_key, open_database
@@ -306,7 +307,9 @@ async def running(
                 hub,
                 parts,
                 copies.forget,
+                memory_use(settings),
                 WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
+                wait_terms(settings),
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
