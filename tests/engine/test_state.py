@@ -487,6 +487,25 @@ class Machine(RuleBasedStateMachine):
             self.session.do(turns.closed_in_transcript(self.session.state, ids))
         self.live = plan.do != "nothing"
 
+    @precondition(lambda self: not self.live)
+    @rule(reason=st.sampled_from(["memory", "server_limit"]))
+    def wait(self, reason: Any) -> None:
+        """There is no place for the session; it says so once."""
+        session = self.session
+        session.do(told_to_wait(session.state, session.moment(), Wait(reason, 1), "t"))
+        assert session.do(told_to_wait(session.state, session.moment(), Wait(reason, 1), "t")) == []
+
+    @precondition(lambda self: not self.live)
+    @rule(too_long=st.booleans())
+    def errand(self, too_long: bool) -> None:
+        """A worker without a place does what needs none."""
+        errand = Errand(waited_too_long(600, None) if too_long else None)
+        if errand.is_done_by(self.session.state):
+            step, plan = errand.take_up(self.session.state, self.session.moment(), NO_TOTALS)
+            assert plan.do == "nothing"
+            self.session.do(step)
+            self.open_request = False
+
     @precondition(lambda self: self.live)
     @rule()
     def crash(self) -> None:
