@@ -392,6 +392,12 @@ class Admission(_Section):
     """When a session that has something to do gets a process, and how long it waits for one."""
 
     notice_seconds: float = Field(1.0, gt=0, description="A session that waits for longer says so.")
+    hold_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="A session whose messages follow each other at once keeps its process for this long while others "
+        "wait for one.",
+    )
     longest_wait_seconds: float = Field(
         600.0, gt=0, description="After that a turn that waits for a process ends with an error."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hostler.config import Settings
 from hostler.engine.memory_use import MemoryUse
 from hostler.engine.waiting_room import WaitTerms
+from hostler.engine.worker import WorkerSettings
 from hostler.sandbox.host_memory import ProcMemory
 
 
@@ -19,3 +20,7 @@ def memory_use(settings: Settings) -> MemoryUse:
 
 def wait_terms(settings: Settings) -> WaitTerms:
     return WaitTerms(settings.admission.notice_seconds, settings.admission.longest_wait_seconds)
+
+
+def worker_settings(settings: Settings) -> WorkerSettings:
+    return WorkerSettings(settings.worker.slots, settings.worker.poll_seconds, settings.admission.hold_seconds)

@@ -72,6 +72,7 @@ class Taken:
     at: float
     """The database's clock."""
     placed: Sequence[tuple[Claimed, WaitingRow]] = ()
+    """In the order in which they were chosen."""
     errands: Sequence[Claimed] = ()
     lacks: Sequence[Lack] = ()
     left: bool = False
@@ -112,14 +113,13 @@ class Admission:
             chosen += self._standing_by(waiting, free, room, chosen)
         ids = {row.session_id for row in chosen}
         errands = [row.session_id for row in waiting if row.need == "errand" or row.session_id in overdue - ids]
-        placed = {row.session_id: row for row in chosen}
         won = work.claim(conn, now, owner, ttl=ttl, limit=len(ids), only=ids) if ids else []
         sent = errands[: max(room.errands, 0)]
         run = work.claim(conn, now, owner, ttl=ttl, limit=len(sent), only=sent, live=False) if sent else []
-        got = {claimed.session_id for claimed in (*won, *run)}
+        got = {claimed.session_id: claimed for claimed in (*won, *run)}
         return Taken(
             now,
-            [(claimed, placed[claimed.session_id]) for claimed in won],
+            [(got[row.session_id], row) for row in chosen if row.session_id in got],
             run,
             lacks,
             any(row.session_id not in got for row in turns),
@@ -224,7 +224,7 @@ def limits_of(bodies: Mapping[str, str]) -> dict[str, int]:
     """How many sessions of each environment may be live, where that is limited."""
     found = {}
     for environment_id, body in bodies.items():
-        limit = (json.loads(body)["config"].get("hosting") or {}).get("max_live_sessions")
+        limit = (json.loads(body).get("config", {}).get("hosting") or {}).get("max_live_sessions")
         if limit is not None:
             found[environment_id] = int(limit)
     return found

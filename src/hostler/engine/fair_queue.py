@@ -21,7 +21,9 @@ class FairQueue:
     """Remembers when workspaces were served, for as long as anybody waits. Of one server."""
 
     def __init__(self) -> None:
-        self._served: dict[str, float] = {}
+        self._served: dict[str, tuple[float, int]] = {}
+        """When, and as the how-many-eth: several are served at the same moment."""
+        self._count = 0
 
     def order(
         self, waiting: Sequence[WaitingRow], blocked: Callable[[WaitingRow], bool] = lambda _: False
@@ -34,12 +36,13 @@ class FairQueue:
         for row in sorted(waiting, key=lambda row: (row.since, row.session_id)):
             rows[row.workspace_id].append(row)
         # Who is served in this order is owed the next place after all who wait now: (1, …) is behind (0, …).
-        turns: list[tuple[tuple[int, float], str]] = []
+        turns: list[tuple[tuple[int, float, int], str]] = []
         for workspace, mine in rows.items():
             while mine and blocked(mine[0]):
                 mine.popleft()
             if mine:
-                turns.append(((0, max(self._served.get(workspace, 0.0), mine[0].since)), workspace))
+                owed = max(self._served.get(workspace, (0.0, 0)), (mine[0].since, 0))
+                turns.append(((0, *owed), workspace))
         heapq.heapify(turns)
         count = 0
         while turns:
@@ -52,11 +55,12 @@ class FairQueue:
             yield mine.popleft()
             if mine:
                 count += 1
-                heapq.heappush(turns, ((1, float(count)), workspace))
+                heapq.heappush(turns, ((1, 0.0, count), workspace))
 
     def granted(self, workspace_id: str, at: float) -> None:
         """One of this workspace got a place, at that second of the database's clock."""
-        self._served[workspace_id] = max(at, self._served.get(workspace_id, 0.0))
+        self._count += 1
+        self._served[workspace_id] = (at, self._count)
 
     def nobody_waits(self) -> None:
         """There is nothing to be fair about."""

@@ -95,6 +95,7 @@ class Records:
                 events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
                 wanted=True if step.state.stands_by and step.wanted is False else step.wanted,
                 need=need_of(step.state),
+                begins=step.state.turn is not None and (before.turn is None or before.turn.id != step.state.turn.id),
                 update=update,
                 waiting=[event.id for event in step.queued],
             )

@@ -68,13 +68,20 @@ class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
 
     def __init__(
-        self, lease: Lease, parts: RunnerParts, on_idle: Callable[[], None], errand: Errand | None = None
+        self,
+        lease: Lease,
+        parts: RunnerParts,
+        on_idle: Callable[[], None],
+        gives_way: Callable[[], bool] = lambda: False,
+        errand: Errand | None = None,
     ) -> None:
         """`on_idle` is called when the process begins to wait for input: from then on it can make room for others.
 
+        `gives_way` is asked when a turn has ended: whether others come first now, although there is more to do.
         `errand`: there is no place for a process; only what needs none is done.
         """
         self.lease = lease
+        self._gives_way = gives_way
         self._errand = errand
         self._parts = parts
         self._wake = asyncio.Event()
@@ -187,7 +194,8 @@ class SessionRunner:
             if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
             if plan.do != "nothing":
-                if self._retired:
+                stays = self._state is not None and self._state.stays
+                if self._retired or (not stays and self._gives_way()):
                     return
                 was_sick = self._profile is not None and await self._waiting.replaced(self._profile)
                 if was_sick or self._more or self._wake.is_set():

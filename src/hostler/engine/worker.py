@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import Final
 
 from sqlalchemy import Connection
@@ -26,7 +28,6 @@ from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.waiting_room import WaitingRoom, WaitTerms
 from hostler.engine.waiting_turns import Errand, waited_too_long
 from hostler.store import work
-from hostler.store.admission import WaitingRow
 from hostler.store.database import Database
 from hostler.store.signals import News, raise_signal, tell
 from hostler.store.work import Lease
@@ -45,10 +46,21 @@ class WorkerSettings:
     """Sessions served at once, idle ones with a live process included."""
     poll_seconds: float = 2.0
     """How long an unannounced change may go unnoticed."""
+    hold_seconds: float = 10.0
+    """How long a session whose messages follow each other at once keeps its place while others wait for one."""
     retry_seconds: float = 1.0
     """Pause after a session whose runner broke, before it may be claimed again."""
     breaks: int = 3
     """How often in a row a session's runner may break before its turn is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A session that has a place here."""
+
+    environment_id: str
+    since: float
+    """Monotonic."""
 
 
 class Worker:
@@ -74,12 +86,14 @@ class Worker:
         self._forget = forget
         self._settings = settings or WorkerSettings()
         self._runners: dict[str, SessionRunner] = {}
-        self._placed: dict[str, WaitingRow] = {}
+        self._placed: dict[str, _Placed] = {}
         """Those of them that have a place, by session."""
         self._retired: set[str] = set()
         """Those that were told to make room and have not gone yet."""
         self._left = False
         """Somebody waits for a place, as of the last look."""
+        self._lacks: Sequence[Lack] = ()
+        """What they wait for."""
         self._look = asyncio.Event()
         self._waiting_room = WaitingRoom(
             database, parts.records, self.admission, wait_terms or WaitTerms(), self._look.set
@@ -180,17 +194,18 @@ class Worker:
         self.admission.taken(taken)
         runners: list[SessionRunner] = []
         for claimed, row in taken.placed:
-            self._placed[claimed.session_id] = row
+            self._placed[claimed.session_id] = _Placed(row.environment_id, monotonic())
             self.memory.begins(claimed.session_id, row.environment_id)
-            runners.append(SessionRunner(claimed.lease, self._parts, self._on_idle))
+            gives_way = partial(self._gives_way, claimed.session_id)
+            runners.append(SessionRunner(claimed.lease, self._parts, self._on_idle, gives_way))
         for claimed in taken.errands:
             end = None
             if claimed.session_id in overdue:
                 seconds = self._waiting_room.terms.longest_wait_seconds
                 end = waited_too_long(seconds, overdue[claimed.session_id])
-            runners.append(SessionRunner(claimed.lease, self._parts, self._on_idle, Errand(end)))
+            runners.append(SessionRunner(claimed.lease, self._parts, self._on_idle, errand=Errand(end)))
         self._runners |= {runner.lease.session_id: runner for runner in runners}
-        self._left = taken.left
+        self._left, self._lacks = taken.left, taken.lacks
         if taken.left:
             self._waiting_room.somebody_waits()
         for lack in taken.lacks:
@@ -210,14 +225,27 @@ class Worker:
 
     def _make_room(self, lack: Lack) -> None:
         """Ends as many idle processes as are needed, those that have been idle for longest first."""
-        environment_id = lack.environment_id
-        going = [s for s in self._retired if environment_id is None or self._placed[s].environment_id == environment_id]
         if lack.reason == "memory":
             self._free(lack.missing_bytes)
             return
-        missing = lack.count - len(going)
-        for runner in self._idle(environment_id)[: max(0, missing)]:
+        missing = lack.count - self._going(lack.environment_id)
+        for runner in self._idle(lack.environment_id)[: max(0, missing)]:
             self._retire(runner)
+
+    def _gives_way(self, session_id: str) -> bool:
+        """A turn has ended: whether the session has had its place for long enough while others wait for one."""
+        mine = self._placed[session_id]
+        if monotonic() - mine.since < self._settings.hold_seconds:
+            return False
+        scopes = [lack for lack in self._lacks if lack.environment_id in (None, mine.environment_id)]
+        if any(lack.count > self._going(lack.environment_id) for lack in scopes):
+            self._retired.add(session_id)
+            return True
+        return False
+
+    def _going(self, environment_id: str | None) -> int:
+        """How many of an environment, or of all, are making room already."""
+        return sum(1 for s in self._retired if environment_id in (None, self._placed[s].environment_id))
 
     def _free(self, missing_bytes: int) -> None:
         """Ends idle processes until so much memory comes back."""

@@ -74,6 +74,8 @@ class Change:
     update: SessionUpdate | None = None
     need: Need = "turn"
     """What a worker is wanted for, if one is."""
+    begins: bool = False
+    """It is wanted for something new: the place in the queue is that of this moment."""
     waiting: Sequence[str] = ()
     """Ids of input that was accepted and is not in the log yet. Other servers are told of it, too."""
 
@@ -199,9 +201,8 @@ def transact(
     need = change.need if want else needed
     if lease is None and (needed, need) == ("errand", "stand_by"):  # only a worker knows that the errand is done
         need = needed
-    if (want, available, need) != (wanted, available_at, needed):
-        # Whoever only stood by was not in anybody's way: what comes in now waits from now on.
-        begins = want and (not wanted or (needed == "stand_by" and need == "turn"))
+    begins = want and (change.begins or not wanted)
+    if begins or (want, available, need) != (wanted, available_at, needed):
         conn.execute(
             _UPDATE_WORK,
             {
