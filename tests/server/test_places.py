@@ -11,8 +11,7 @@ import pytest
 from hookkit import own
 from housekit import ALLOW_ALL, DEADLINE, House, open_house, types
 
-from hostler import compose
-from hostler.testing.rehearsal import gate, step, text, tool
+from hostler.testing.rehearsal import gate, step, text
 
 INTERRUPT: Any = {"type": "user.interrupt"}
 QUICK = {"admission__notice_seconds": 0.05, "worker__slots": 1}
