@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from hookkit import own
 from housekit import ALLOW_ALL, DEADLINE, House, open_house, types
+from test_several_servers import two_houses
 
+from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, text
 
 INTERRUPT: Any = {"type": "user.interrupt"}
@@ -189,3 +191,17 @@ async def test_an_idle_process_ends_when_working_ones_need_the_memory(tmp_path: 
         house.model.open_gate("work")
         assert said(await house.until_idle(session)) == ["Done."]
         await house.until_no_process()
+
+
+async def test_an_idle_process_on_one_server_makes_room_for_whoever_waits_in_its_environment(
+    tmp_path: Path, server_cluster: PostgresCluster
+) -> None:
+    """Nobody polls: the servers tell each other."""
+    async with two_houses(tmp_path, server_cluster, both_work=True) as pair:
+        one, two = await sessions_of(pair.working, 2, max_live_sessions=1)
+        for session, house in ((one, pair.working), (two, pair.other), (one, pair.other), (two, pair.working)):
+            before = len(await house.events(session))
+            await house.say(session, [step("Done.")])
+            assert said(await house.until_idle(session, before)) == ["Done."]
+            live = (await own(house, "GET", "/live_sessions"))["data"]
+            assert [each["session_id"] for each in live] == [session]

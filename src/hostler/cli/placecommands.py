@@ -6,26 +6,24 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, StateDir, Url, address_of
+from hostler.cli.options import AsJson, Server, speaks_to_a_server
 
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")]
 
 
-def live(
-    limit: Limit = 100, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False
-) -> None:
+@speaks_to_a_server
+def live(limit: Limit = 100, *, server: Server, as_json: AsJson = False) -> None:
     """The sessions that have a process, longest first."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli import places
 
     places.live(address, limit=limit, as_json=as_json)
 
 
-def waiting(
-    limit: Limit = 100, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False
-) -> None:
+@speaks_to_a_server
+def waiting(limit: Limit = 100, *, server: Server, as_json: AsJson = False) -> None:
     """The sessions that wait for a process, with the reason and their place in the queue."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli import places
 
     places.waiting(address, limit=limit, as_json=as_json)
