@@ -36,6 +36,8 @@ log = logging.getLogger("hostler.worker")
 
 PLACES: Final = "places"
 """Raised when a server has let a session go while others wait for a place: another server may take one of them."""
+_BREATH_SECONDS: Final = 0.02
+"""Between two looks while somebody waits: a flood of messages must not become a flood of looks at a long queue."""
 _ERRANDS: Final = 8
 """Sessions that are served at once for something that needs no process."""
 
@@ -173,6 +175,8 @@ class Worker:
                     await self._look.wait()
             except TimeoutError:
                 continue
+            if self._left:
+                await asyncio.sleep(_BREATH_SECONDS)
 
     # -- places
 

@@ -47,7 +47,7 @@ class ProcMemory:
         if self._groups is None:
             found = []
             own, mounts = self._proc / "self" / "cgroup", self._proc / "self" / "mountinfo"
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 for hierarchy in own_groups(own.read_text(), mounts.read_text()):
                     if hierarchy.controllers and "memory" not in hierarchy.controllers:
                         continue
