@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.util import await_only
 from storekit import Skew, add, add_catalog, add_session, append, claim_many, want
 
 from hostler.engine.admission import Admission, Lack, Room, Taken
@@ -143,6 +144,36 @@ async def test_the_limit_of_an_environment_holds_over_all_servers_at_the_same_ti
     assert await server.placed() == ["sesn_0", "sesn_1", "sesn_2"]
 
 
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+async def test_a_server_that_looks_while_another_is_taking_the_last_place_waits_and_finds_it_taken(
+    db: Database, skew: Skew, server: Server
+) -> None:
+    environment = await limited(db, 1)
+    for name in ("sesn_a", "sesn_b"):
+        await says(db, skew, name, environment_id=environment)
+    other, taking, go_on = Server(db, "w2"), asyncio.Event(), asyncio.Event()
+
+    def unit(conn: Connection) -> Taken:
+        taken = server.admission.take(conn, db.now(conn), "w1", ROOM, ttl=30)
+        taking.set()
+        await_only(go_on.wait())
+        return taken
+
+    def waits_for_a_lock(conn: Connection) -> bool:
+        found = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return bool(conn.exec_driver_sql(found).scalar_one())
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(db.write(unit))
+        await taking.wait()
+        second = tasks.create_task(other.placed(held=["sesn_a"]))  # so that it is not kept away by the first one's row
+        while not (second.done() or await db.read(waits_for_a_lock)):
+            await asyncio.sleep(0.01)
+        go_on.set()
+    assert [claimed.session_id for claimed, _ in first.result().placed] == ["sesn_a"]
+    assert second.result() == []
+
+
 async def test_a_full_environment_is_in_nobody_elses_way(db: Database, skew: Skew, server: Server) -> None:
     environment = await limited(db, 1)
     for name in ("sesn_a", "sesn_b", "sesn_c"):
@@ -195,7 +226,7 @@ async def test_memory_is_given_to_whoever_is_next_and_a_small_one_never_passes_a
     assert await server.placed(replace(room, headroom=800 * MIB)) == ["sesn_big", "sesn_small"]
 
 
-@pytest.mark.parametrize(("headroom", "reserve", "begins"), [(-20, 210, True), (-20, 190, False), (-20, 0, False)])
+@pytest.mark.parametrize(("headroom", "reserve", "begins"), [(-20, 210, True), (-20, 400, True), (-20, 190, False)])
 async def test_where_nothing_is_live_the_first_one_may_use_the_reserve(
     db: Database, skew: Skew, server: Server, headroom: int, reserve: int, begins: bool
 ) -> None:
@@ -244,6 +275,20 @@ async def test_those_that_only_stand_by_get_what_nobody_else_needs(db: Database,
     await says(db, skew, "sesn_stays", made=True)
     assert await server.placed(replace(ROOM, places=1)) == ["sesn_later"], "standing by was no place in the queue"
     assert await server.placed() == ["sesn_stays"]
+
+
+async def test_those_that_stand_by_pass_a_full_environment_but_nobody_who_lacks_memory(
+    db: Database, skew: Skew, server: Server
+) -> None:
+    environment = await limited(db, 1)
+    for name in ("sesn_a", "sesn_b"):
+        await says(db, skew, name, environment_id=environment)
+    for name in ("sesn_stays", "sesn_stays_too"):
+        await says(db, skew, name)
+        await append(db, add(need="stand_by", status="idle"), session_id=name)
+    big = replace(ROOM, headroom=400 * MIB, expected=expecting(env_limited=500 * MIB))
+    assert await server.placed(big) == []
+    assert await server.placed(replace(ROOM, headroom=400 * MIB)) == ["sesn_a", "sesn_stays"]
 
 
 async def test_live_is_whoever_holds_a_lease_with_a_place(db: Database, skew: Skew, server: Server) -> None:

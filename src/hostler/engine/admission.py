@@ -109,7 +109,7 @@ class Admission:
         turns = [row for row in waiting if row.need == "turn"]
         free = _Free(conn, now, [row for row in waiting if row.need != "errand"], lock=room.places > 0)
         chosen, lacks = self._choose(turns, free, room)
-        if not lacks:
+        if all(lack.reason == "environment_limit" for lack in lacks):
             chosen += self._standing_by(waiting, free, room, chosen)
         ids = {row.session_id for row in chosen}
         errands = [row.session_id for row in waiting if row.need == "errand" or row.session_id in overdue - ids]
