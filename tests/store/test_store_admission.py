@@ -167,7 +167,7 @@ async def test_a_server_that_looks_while_another_is_taking_the_last_place_waits_
         first = tasks.create_task(db.write(unit))
         await taking.wait()
         second = tasks.create_task(other.placed(held=["sesn_a"]))  # so that it is not kept away by the first one's row
-        while not (second.done() or await db.read(waits_for_a_lock)):
+        while not (second.done() or await db.read(waits_for_a_lock)):  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)
         go_on.set()
     assert [claimed.session_id for claimed, _ in first.result().placed] == ["sesn_a"]
