@@ -28,6 +28,7 @@ from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
+from hostler.engine.admission import Admission
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.bearers import VaultBroker
@@ -47,6 +48,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
+from hostler.engine.places import Places
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
@@ -223,6 +225,7 @@ class RunningServer:
                 compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
                 archives=Archives(self.database),
                 previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None, Awake()),
+                places=Places(self.database, Admission()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

@@ -474,6 +474,8 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "environments.keys.list": (),
     "environments.keys.revoke": (),
     "approvals.list": (),
+    "live_sessions.list": (),
+    "waiting_sessions.list": (),
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
     "sessions.compact": (),
