@@ -64,6 +64,8 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("rooms.list", "GET", "/rooms", "read"),
     ("rooms.retrieve", "GET", "/rooms/{room_id}", "read"),
     ("rooms.conflicts.list", "GET", "/rooms/{room_id}/conflicts", "read"),
+    ("live_sessions.list", "GET", "/live_sessions", "read"),
+    ("waiting_sessions.list", "GET", "/waiting_sessions", "read"),
     ("policy.test", "POST", "/policy/test", "read"),
     ("policy.suggest", "POST", "/policy/suggest", "read"),
     ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),
