@@ -6,7 +6,7 @@ import pytest
 from storekit import Skew, add_catalog, add_session, claim_many, want
 
 from hostler.domain.errors import Conflict, InvalidRequest, LeaseLost, NotFound
-from hostler.store import rooms, sessions, snapshots, work
+from hostler.store import admission, rooms, sessions, snapshots, work
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE
 from hostler.store.rooms import RoomElsewhere, RoomLease
@@ -122,3 +122,18 @@ async def test_who_was_away_when_it_happened_is_told_once(db: Database) -> None:
     assert await db.write(lambda c: rooms.untold(c, "sesn_a")) == []
     listed = await db.read(lambda c: rooms.list_conflicts(c, room, limit=10))
     assert [(row.session_id, row.other_session_id) for row in listed.rows] == [("sesn_a", "sesn_b")]
+
+
+async def test_whoever_can_not_serve_a_session_does_not_see_it_wait(db: Database) -> None:
+    """It would take the place of one that could be served, or make room for nothing."""
+    await two(db)
+    first = (await claimed(db, "w1", limit=1))["sesn_a"]
+    await enter(db, first)
+
+    async def seen_by(worker: str | None) -> list[str]:
+        found = await db.read(lambda c: admission.waiting(c, db.now(c), most=5, worker=worker))
+        return [row.session_id for row in found]
+
+    assert await seen_by("w2") == []
+    assert await seen_by("w1") == ["sesn_b"]
+    assert await seen_by(None) == ["sesn_b"]

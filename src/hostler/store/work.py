@@ -87,7 +87,7 @@ def claim(
     Rows that another transaction holds at this moment are passed over, not waited for. So are sessions whose room is at
     home on another worker.
     """
-    query = sa.select(work.c.session_id).where(_READY, sa.not_(_elsewhere(owner)))
+    query = sa.select(work.c.session_id).where(_READY, sa.not_(elsewhere(owner)))
     if exclude:
         query = query.where(work.c.session_id.not_in(sorted(exclude)))
     if only is not None:
@@ -192,7 +192,7 @@ def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"epoch {lease.epoch} of session {lease.session_id} is no longer {lease.owner}'s")
 
 
-def _elsewhere(owner: str) -> sa.ColumnElement[bool]:
+def elsewhere(owner: str) -> sa.ColumnElement[bool]:
     """The session is in a room that is at home on another worker now: that one serves it, or nobody."""
     mine, other, theirs = room_members.alias("mine"), room_members.alias("other"), work.alias("theirs")
     return (
