@@ -351,7 +351,13 @@ async def running(
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(
-                    database, label, worker.takes_sessions, neighbours.hears_others, provider, allowing
+                    database,
+                    label,
+                    worker.takes_sessions,
+                    neighbours.hears_others,
+                    provider,
+                    allowing,
+                    spares.figures,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),

@@ -36,6 +36,9 @@ from hostler.engine.volume_port import with_disk
 ANSWER_SECONDS: Final = 2.0
 """How long a spare may take to answer before it is used. It takes milliseconds when it is well."""
 
+LOOK_SECONDS: Final = 0.5
+"""How long it may take to answer while it waits before somebody looks at the next one."""
+
 PREFIX: Final = "spare"
 """Of the names of spares: their homes are told from those of sessions by it."""
 
@@ -73,9 +76,14 @@ class SpareProcess:
             self.stopped = True
 
     async def gone(self) -> bool:
-        """Whether its process has ended, as far as the host can tell."""
-        stats = await self.sandbox.stats()
-        return stats.pids == 0
+        """Whether its process has ended, as far as that can be told. One that only takes its time has not."""
+        if (await self.sandbox.stats()).pids == 0:
+            return True
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return not self.stopped and not await self.run.alive()
+        except TimeoutError:
+            return False
 
     async def well(self) -> bool:
         """Runs again, and answers."""

@@ -122,7 +122,7 @@ class Spares:
         self._ending: list[SpareProcess] = []
         self._look = asyncio.Event()
         self._drained = False
-        self._counts: dict[tuple[str, str], Counter[Count]] = {}
+        self._counts: Counter[Count] = Counter()
 
     # ------------------------------------------------------------------------------------------------- from sessions
 
@@ -143,12 +143,11 @@ class Spares:
             spare = kind.waiting.pop(0)
             kind.not_before = max(kind.not_before, monotonic() + PAUSE_SECONDS)
             if spare.technology == place.technology and await self._well(spare):
-                self._count(kind, "claimed")
+                self._counts["claimed"] += 1
                 return spare
             self._failed(kind, "the spare was not well when it was wanted")
             self._end(spare)
-        if kind is not None:
-            self._count(kind, "missed")
+        self._counts["missed"] += 1
         return None
 
     async def _well(self, spare: SpareProcess) -> bool:
@@ -158,20 +157,14 @@ class Spares:
             log.exception("spare_not_well", extra={"spare": spare.name})
             return False
 
-    def figures(self, workspace: str | None = None, environment_id: str | None = None) -> dict[str, int]:
-        """How many there are now, and what became of others since this server started; of all, or of one."""
-
-        def meant(of: tuple[str, str]) -> bool:
-            return (workspace is None or of[0] == workspace) and (environment_id is None or of[1] == environment_id)
-
-        kinds = [kind for kind in self._kinds if meant(kind.environment)]
-        counts: Counter[Count] = sum((c for of, c in self._counts.items() if meant(of)), Counter())
+    def figures(self) -> dict[str, int]:
+        """How many there are now, and what became of others since this server started."""
         return {
-            "waiting": sum(len(kind.waiting) for kind in kinds),
-            "starting": sum(kind.starting for kind in kinds),
-            "claimed": counts["claimed"],
-            "missed": counts["missed"],
-            "failed": counts["failed"],
+            "waiting": sum(len(kind.waiting) for kind in self._kinds),
+            "starting": sum(kind.starting for kind in self._kinds),
+            "claimed": self._counts["claimed"],
+            "missed": self._counts["missed"],
+            "failed": self._counts["failed"],
         }
 
     def drain(self) -> None:
@@ -301,11 +294,8 @@ class Spares:
         kind.failures += 1
         pause = min(FIRST_RETRY_SECONDS * 2 ** (kind.failures - 1), LAST_RETRY_SECONDS)
         kind.not_before = monotonic() + pause
-        self._count(kind, "failed")
+        self._counts["failed"] += 1
         log.warning("spare_failed", extra={"environment": kind.model.environment_id, "reason": why, "pause": pause})
-
-    def _count(self, kind: _Kind, what: Count) -> None:
-        self._counts.setdefault(kind.environment, Counter())[what] += 1
 
     def _end(self, spare: SpareProcess) -> None:
         self._ending.append(spare)
