@@ -145,9 +145,9 @@ async def test_sessions_that_ask_for_something_of_their_own_start_the_ordinary_w
 
 
 async def test_a_spare_that_is_ill_is_not_used_and_nobody_notices(ready: House) -> None:
+    spares_of(ready)._look_at = _look_away  # type: ignore[method-assign,assignment] - it ends between two looks
     session = await agent_with_spares(ready)
     spare = waiting(ready)[0]
-    spares_of(ready)._look_at = _look_away  # type: ignore[method-assign,assignment] - it ends between two looks
     await spare.sandbox.destroy()
     made = await session()
     assert results(await ready.turn(made, bash("echo well"))) == ["well"]
