@@ -178,6 +178,7 @@ async def test_a_room_takes_no_more_than_its_sessions_and_no_name_twice(house: H
     ("config", "match"),
     [
         ({"hosting": {"pattern": "hybrid", "shared": {}}}, "only the pattern shared makes"),
+        ({"hosting": {"pattern": "shared", "spares": 1}}, "spares mean nothing"),
         ({"hosting": {"pattern": "shared", "shared": {"common_writers": ["a b"]}}}, "1 to 64 of A-Z"),
         ({"hosting": {"pattern": "shared"}, "isolation": {"technology": "gvisor"}}, "gvisor"),
     ],

@@ -41,6 +41,7 @@ from hostler.compose.sandboxes import (
     volumes,
 )
 from hostler.compose.secrets import open_sealer
+from hostler.compose.spares import spare_sandboxes
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
     archive_limits,
@@ -110,6 +111,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.spares import Spares
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -144,6 +146,7 @@ class Hostler:
     label: IsolationLabel
     rehearsing: bool
     worker: Worker
+    spares: Spares
     broker: VaultBroker
     hub: Hub
     swept: tuple[str, ...]
@@ -263,35 +266,39 @@ async def running(
             rooms = await open_rooms(settings, owner, database, snapshots, places)
             archives = Archives(database, archive_limits(settings))
             clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
+            around = Surroundings(
+                harness=harness,
+                sandboxes=provider,
+                model_roads=gateway,
+                egress_roads=egress,
+                homes=places,
+                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
+                allowed_models=models.helpers(),
+                placement=placement,
+                road_secrets=InjectingSecrets,
+                layers=layers,
+                authorities=own_authorities(settings),
+            )
+            attachments = Attachments(
+                (
+                    Repositories(database, cloner, sealer),
+                    mounted_files,
+                    mounted_skills,
+                    memory_files,
+                    outputs,
+                )
+            )
+            spares = spare_sandboxes(settings, database, around, attachments, copies, lambda: worker.live())
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
                 ledger=runner_ledger(database, terms, prices),
-                around=Surroundings(
-                    harness=harness,
-                    sandboxes=provider,
-                    model_roads=gateway,
-                    egress_roads=egress,
-                    homes=places,
-                    settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
-                    allowed_models=models.helpers(),
-                    placement=placement,
-                    road_secrets=InjectingSecrets,
-                    layers=layers,
-                    authorities=own_authorities(settings),
-                ),
+                around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
-                attachments=Attachments(
-                    (
-                        Repositories(database, cloner, sealer),
-                        mounted_files,
-                        mounted_skills,
-                        memory_files,
-                        outputs,
-                    )
-                ),
+                attachments=attachments,
+                spares=spares,
                 content=FileContent(database, blobs),
                 snapshots=snapshots,
                 denials=denials,
@@ -354,7 +361,13 @@ async def running(
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(
-                    database, label, worker.takes_sessions, neighbours.hears_others, provider, allowing
+                    database,
+                    label,
+                    worker.takes_sessions,
+                    neighbours.hears_others,
+                    provider,
+                    allowing,
+                    spares.figures,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
@@ -397,6 +410,7 @@ async def running(
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),
+                    tasks.create_task(spares.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
@@ -412,6 +426,7 @@ async def running(
                         label,
                         settings.rehearsing,
                         worker,
+                        spares,
                         broker,
                         hub,
                         (*swept, *unmounted),

@@ -99,11 +99,15 @@ class Hosting(Value):
     many as the servers take."""
     checkpoints: AutomaticCheckpoints | None = None
     """When checkpoints are taken by themselves; absent: never."""
+    spares: Annotated[int, Field(ge=0, le=50)] | None = None
+    """How many started sandboxes each server keeps ready for new sessions. What is absent is none."""
 
     def contradiction(self) -> str | None:
         """What can't hold together, for a person; None: all of it can."""
         if self.shared is not None and self.pattern != "shared":
             return "shared has the rules of rooms, which only the pattern shared makes; send null for it"
+        if self.pattern == "shared" and self.spares:
+            return "with the pattern shared a sandbox is part of its room, so spares mean nothing; send null for it"
         if self.pattern not in (None, "hybrid", "shared") and self.idle_timeout_seconds is not None:
             ends = "ends at once" if self.pattern == "ephemeral" else "stays"
             return (

@@ -20,16 +20,16 @@ from typing import Final
 from sqlalchemy import Connection
 
 from hostler.domain.errors import HostlerError
-from hostler.domain.ids import new_id
 from hostler.domain.rooms import COMMON, FOLDERS, SharedRooms
-from hostler.engine.home_notes import HomeNotes, Note
-from hostler.engine.homes import ROOM, Homes, remove_tree
+from hostler.engine.home_notes import HomeNotes
+from hostler.engine.homes import ROOM, Homes
 from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.room_changes import Changes, Overwritten
+from hostler.engine.room_files import RoomFiles
 from hostler.engine.room_port import FolderViews, Opened, Watcher
 from hostler.engine.runs import Notice, ToolCall
 from hostler.engine.sandbox_port import InRooms, Mount, Sandbox, SandboxLimits, SharedRoom
-from hostler.engine.snapshot_port import PARTS, Reason, Snapshots, SnapshotTooLarge
+from hostler.engine.snapshot_port import Reason, Snapshots, SnapshotTooLarge
 from hostler.store import rooms as rows
 from hostler.store.database import Database
 from hostler.store.rooms import ConflictRow, MemberRow, Outcome, RoomLease, RoomRow
@@ -56,6 +56,8 @@ class _Room:
     watcher: Watcher
     places: dict[str, Place] = field(default_factory=dict)
     """By session."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of those that are or were in it, by session."""
     house: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
@@ -147,9 +149,10 @@ class Place:
         if other is None:
             return None
         self._rooms.report(self._room, Overwritten(inside, self.member.session_id, other), "refused")
+        name = self._rooms.name_of(self._room.row.id, other)
         return (
-            f"{path} was changed by {self._rooms.name_of(other)} after you last read it, and your call would have "
-            "overwritten that. Read the file again, then make your change on top of it."
+            f"{path} was changed by {name} after you last read it, and your call would have overwritten that. Read "
+            "the file again, then make your change on top of it."
         )
 
     def settle(self) -> None:
@@ -185,7 +188,7 @@ class Rooms:
         views are made, one folder for each room."""
         self._owner = owner
         self._database = database
-        self._snapshots = snapshots
+        self._files = RoomFiles(database, snapshots, notes)
         self._homes = homes
         self._notes = notes
         self._views = views
@@ -194,14 +197,14 @@ class Rooms:
         self._live: dict[str, _Room] = {}
         self._coming = asyncio.Lock()
         self._told: asyncio.Queue[tuple[_Room, Overwritten, Outcome]] = asyncio.Queue()
-        self._names: dict[str, str] = {}
 
     def views_of(self, room_id: str) -> Path:
         return self._folder / room_id
 
-    def name_of(self, session_id: str) -> str:
-        """Of a session in its room, in which it was lately."""
-        return self._names.get(session_id, session_id)
+    def name_of(self, room_id: str, session_id: str) -> str:
+        """Of a session that has been in the room lately; else its id."""
+        room = self._live.get(room_id)
+        return session_id if room is None else room.names.get(session_id, session_id)
 
     @asynccontextmanager
     async def entered(
@@ -223,7 +226,7 @@ class Rooms:
                 notices += await self._untold(lease.session_id)
                 place = Place(self, room, member, lease, rules, limits, home, tell, notices)
                 room.places[lease.session_id] = place
-                self._names[lease.session_id] = member.name
+                room.names[lease.session_id] = member.name
             yield place
         finally:
             if room is not None:
@@ -257,7 +260,7 @@ class Rooms:
         async with AsyncExitStack() as stack:
             stay = await stack.enter_async_context(self._homes.entered(row.id, limits.disk_bytes))
             stay.looked_through = True
-            notices = await self._settle(row, RoomLease(row.id, row.epoch, lease), stay.home)
+            notices = await self._files.settle(row, RoomLease(row.id, row.epoch, lease), stay.home)
             common = stay.home / "workspace"
             await asyncio.to_thread(common.mkdir, mode=0o700, exist_ok=True)
             await asyncio.to_thread(self._views.open, self.views_of(row.id))
@@ -266,49 +269,6 @@ class Rooms:
             room = _Room(row, stay.home, asyncio.Lock(), Changes(lambda path: _inode(common, path)), watcher)
             room.house = stack.pop_all()
         return room, notices
-
-    async def _settle(self, row: RoomRow, lease: RoomLease, home: Path) -> list[Notice]:
-        """As `Copies.settle` does for a session: the folders of this host count, or the latest snapshot does."""
-        latest = await self._snapshots.latest(row.id)
-        as_of = None if latest is None else latest.id
-        note = await asyncio.to_thread(self._notes.read, row.id, home)
-        notices: list[Notice] = []
-        if note is not None and note.copy_name == row.copy and note.as_of == as_of:
-            name = row.copy
-        else:
-            await asyncio.to_thread(self._notes.remove, row.id)
-            await asyncio.to_thread(self._notes.unmark, home)
-            if row.copy and row.dirty:
-                at = "empty" if latest is None else f"as it was at {latest.taken_at}"
-                notices.append(
-                    Notice(
-                        "room_files_lost",
-                        f"The worker that had this session's room was cut off before it could keep the common folder: "
-                        f"{COMMON} is {at}. What was changed there later is gone.",
-                        {"room_id": row.id, "worker": row.worker, "snapshot_id": as_of},
-                    )
-                )
-            if latest is None:
-                for part in PARTS:
-                    await asyncio.to_thread(remove_tree, home / part)
-            else:
-                restored = await self._snapshots.restore(row.id, home)
-                if restored.damaged:
-                    found = restored.snapshot
-                    at = "empty" if found is None else f"as it was at {found.taken_at}"
-                    notices.append(
-                        Notice(
-                            "snapshots_damaged",
-                            f"What was kept of the common folder of this session's room can't be read any more: "
-                            f"{COMMON} is {at}. What was changed there later is gone.",
-                            {"room_id": row.id, "damaged": list(restored.damaged)},
-                        )
-                    )
-            name = new_id("copy")
-            await asyncio.to_thread(self._notes.mark, home, name)
-        await asyncio.to_thread(self._notes.write, row.id, Note(copy_name=name, as_of=as_of, dirty=True))
-        await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True, copy=name))
-        return notices
 
     async def keep(self, room: _Room, lease: RoomLease, reason: Reason) -> None:
         """A snapshot of what is common, while nothing in the room runs. Holding the room's lock. Raises LeaseLost."""
@@ -322,14 +282,8 @@ class Rooms:
                 except Exception:  # another session's trouble: this one's turn goes on, the next one keeps the folder
                     log.exception("room_not_kept", extra={"room": room.row.id})
                     return
-            snapshot = await self._snapshots.take(room.row, room.home, reason, lease)
             over = all(place.resting for place in room.places.values())
-            note = await asyncio.to_thread(self._notes.glance, room.row.id)
-            if note is not None:
-                note = note.but(as_of=snapshot.id, dirty=not over)
-                await asyncio.to_thread(self._notes.write, room.row.id, note)
-            if over:
-                await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=False))
+            await self._files.keep(room.row, lease, room.home, reason, last=over)
         except SnapshotTooLarge as error:
             told = Notice("files_not_kept", f"The common folder of this session's room was not kept: {error}")
             for place in room.places.values():
@@ -384,7 +338,7 @@ class Rooms:
         """For one of the two."""
         mine, path = row.session_id == reader, f"{COMMON}/{row.path}"
         other = row.other_session_id if mine else row.session_id
-        name = self._names.get(other, other)
+        name = self.name_of(row.room_id, other)
         if row.outcome == "refused":
             said = (
                 f"A call was refused that would have overwritten what {name} has changed in {path}, unseen."

@@ -19,6 +19,7 @@ from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Decide, Records
 from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
+from hostler.engine.spares import Spares
 from hostler.engine.variables import VariableBroker
 from hostler.store.sessions import SessionRow
 
@@ -59,6 +60,8 @@ class RunnerParts:
     """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
     rooms: Rooms | None = None
     """Who knows the rooms that sessions share; None: there are none."""
+    spares: Spares | None = None
+    """Who has started sandboxes for new sessions; None: nobody."""
     compactions: CompactionCares | None = None
     """Who archives conversations before they are compacted; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
