@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sandbox_farm import Farm, until
 
 from hostler.engine.sandbox_port import Mount, SandboxLimits, SharedRoom
 from hostler.sandbox import leftovers
-from hostler.sandbox.bubblewrap import BubblewrapSandbox
+from hostler.sandbox.bubblewrap import BubblewrapProvider, BubblewrapSandbox
 from hostler.sandbox.views import SpreadViews
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="rooms need a worker that is root")
@@ -96,3 +97,26 @@ async def test_a_folder_that_is_shown_later_is_seen_by_who_runs_already_and_can_
     finally:
         views.close(top)
     assert not top.exists()
+
+
+async def test_parts_that_begin_at_the_same_time_find_what_is_common_theirs(farm: Farm) -> None:
+    (farm.root / "common").mkdir()
+    (farm.root / "common" / "f").write_text("1\n")
+    (farm.root / "common" / "f").chmod(0o600)
+    (farm.root / "common").chmod(0o700)
+    async with asyncio.TaskGroup() as tasks:
+        making = [tasks.create_task(part(farm, f"p{number}")) for number in range(6)]
+    for task in making:
+        assert (await farm.sh(task.result(), "cat /room/common/f")).out == "1\n"
+
+
+async def test_what_a_killed_worker_has_left_of_a_room_is_swept(farm: Farm) -> None:
+    one, two = await part(farm, "one"), await part(farm, "two")
+    await hold(farm, one)
+    await hold(farm, two)
+    farm.provider.close()
+    farm.provider = BubblewrapProvider(farm.root / "state", cgroup_name=farm.cgroup_name)
+    said = await farm.provider.sweep()
+    assert len(said) == 2
+    assert farm.groups() == []
+    farm.sandboxes.clear()

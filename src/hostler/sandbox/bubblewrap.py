@@ -287,7 +287,9 @@ class BubblewrapProvider:
         own = self._users is not None and spec.room is None
         if spec.room is not None:
             before = os.lstat(spec.workspace).st_uid
-            ground = self._rooms.enter(spec.room, sandbox_id, host.limits, self._cgroup_name, self._users, before)
+            ground = self._rooms.enter(
+                spec.room, sandbox_id, host.limits, self._cgroup_name, self._users, before, self._uid_range
+            )
             uid, room = ground.uid, ground.group
             outer = f"{room.directories[0].name}/" if room.directories else ""
             group = host.limits.plan(f"{outer}{self._cgroup_name}-{sandbox_id}", rooms.part(spec.limits))
@@ -308,9 +310,6 @@ class BubblewrapProvider:
             home.mkdir(mode=0o700)
             record.save(home)
             handing_over.give_away(spec, uid, self._uid_range)
-            if spec.room is not None and uid is not None and len(ground.parts) == 1:
-                # Only before anybody lives there: whoever does could move it while it is walked through.
-                users.hand_over(spec.room.common, uid, always_walk=True, own_range=self._uid_range)
             cgroups.make_nested(room, group)
             identity = launch.Identity(sandbox_id, uid)
             launcher = launch.write(home, host.etc, spec, identity, host.tools, group.entrances, host.filter)
@@ -363,6 +362,7 @@ class BubblewrapProvider:
             ours = record.uid is not None and self._users is not None and self._users.claim(record.uid)
             try:
                 killed = leftovers.end(record, directory, uid_is_ours=ours)
+                cgroups.remove(map(Path, record.room_groups))  # by the last of the room; the others can't yet
             finally:
                 if ours and record.uid is not None and self._users is not None:
                     self._users.release(record.uid)

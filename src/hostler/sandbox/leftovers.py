@@ -38,7 +38,7 @@ class Record:
     """Host user of its own; None: it has none, or shares one."""
     groups: tuple[str, ...]
     room_groups: tuple[str, ...] = ()
-    """Groups that it shares with others: whoever ends last removes them."""
+    """Groups that it shares with others (`sandbox.rooms`)."""
 
     def save(self, directory: Path) -> None:
         """Atomic: a record that is there is whole. Survives the worker's death, not the host's, as do processes."""
@@ -86,7 +86,6 @@ def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
             raise SandboxNotEnded(f"sandbox {record.sandbox_id}: processes {left} are still there after SIGKILL")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
-    cgroups.remove(map(Path, record.room_groups))
     shutil.rmtree(directory, ignore_errors=True)
     return len(killed)
 

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, field, replace
 
 from hostler.engine.sandbox_port import SandboxLimits, SandboxStats, SharedRoom
-from hostler.sandbox import cgroups, leftovers
+from hostler.sandbox import cgroups, leftovers, users
 from hostler.sandbox.cgroups import Cgroups, Group
 from hostler.sandbox.users import UidPool
 
@@ -34,17 +34,32 @@ class Grounds:
         self._grounds: dict[str, Ground] = {}
 
     def enter(
-        self, room: SharedRoom, sandbox_id: str, limits: Cgroups, name: str, pool: UidPool | None, before: int
+        self,
+        room: SharedRoom,
+        sandbox_id: str,
+        limits: Cgroups,
+        name: str,
+        pool: UidPool | None,
+        before: int,
+        own_range: range,
     ) -> Ground:
-        """The sandbox is part of the room from now on. `name`: prefix of groups; `before`: owner of the room's files.
+        """The sandbox is part of the room from now on, and what is common belongs to the room's user.
 
-        Raises SandboxUnavailable.
+        `name`: prefix of groups. `before`: owner of the part's files. `own_range`: uids of sandboxes. Raises
+        SandboxUnavailable, OSError.
         """
         with self._lock:
             ground = self._grounds.get(room.room_id)
             if ground is None:
                 uid = None if pool is None else pool.acquire(before)
                 plan = limits.plan(f"{name}-room-{sandbox_id}", room.limits)
+                if uid is not None and pool is not None:
+                    try:
+                        # Only before anybody lives there: whoever does could move it while it is walked through.
+                        users.hand_over(room.common, uid, always_walk=True, own_range=own_range)
+                    except BaseException:
+                        pool.release(uid)
+                        raise
                 ground = self._grounds[room.room_id] = Ground(room.room_id, uid, plan)
             ground.parts.add(sandbox_id)
             return ground
