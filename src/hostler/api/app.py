@@ -25,6 +25,7 @@ from hostler.api import (
     oversight,
     policies,
     previews,
+    retention,
     session_resources,
     sessions,
     skills,
@@ -63,6 +64,7 @@ _OWN_ROUTERS = (
     oversight.router,
     policies.router,
     previews.router,
+    retention.router,
     webhook_endpoints.router,
 )
 

@@ -288,6 +288,7 @@ model_requests = sa.Table(
     sa.Column("first_byte_ms", sa.Double),
     sa.Column("created_at", Words, nullable=False),
     sa.Index("ix_model_requests_session", "session_id", "created_at", "id"),
+    sa.Index("ix_model_requests_workspace", "workspace_id", "created_at", "id"),
 )
 
 egress_decisions = sa.Table(

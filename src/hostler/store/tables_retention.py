@@ -30,8 +30,9 @@ retention_runs = sa.Table(
     # schedule · asked
     sa.Column("cause", Words, nullable=False),
     sa.Column("actor_id", Words, nullable=False),
-    # running · completed · stopped: what it was to do was changed meanwhile
+    # running · completed · stopped: what it was to do was changed meanwhile · failed
     sa.Column("state", Words, nullable=False),
+    sa.Column("reason", Words),
     # The moment from which days are counted back; the same for all of the run.
     sa.Column("moment", Seconds, nullable=False),
     sa.Column("days", Json, nullable=False),

@@ -235,6 +235,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_model_requests"),
     )
     op.create_index("ix_model_requests_session", "model_requests", ["session_id", "created_at", "id"])
+    op.create_index("ix_model_requests_workspace", "model_requests", ["workspace_id", "created_at", "id"])
     op.create_table(
         "egress_decisions",
         sa.Column("id", WORDS, nullable=False),

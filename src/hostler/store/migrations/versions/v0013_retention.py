@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("cause", WORDS, nullable=False),
         sa.Column("actor_id", WORDS, nullable=False),
         sa.Column("state", WORDS, nullable=False),
+        sa.Column("reason", WORDS),
         sa.Column("moment", sa.Double, nullable=False),
         sa.Column("days", sa.Text, nullable=False),
         sa.Column("done", sa.Integer, nullable=False),
