@@ -296,10 +296,11 @@ async def furnish(db: Database, skew: Skew, rooms: list[dict[str, Any]], workspa
     skew.seconds = 0.0
 
 
+@pytest.mark.parametrize("dialect", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 @settings(
-    max_examples=20,
+    max_examples=4,
     deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each example is a database: shrinking would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(rooms=ROOMS, days=DAYS)
@@ -315,7 +316,7 @@ def test_a_dry_run_says_what_a_real_one_removes(
         try:
             other = (await db.write(lambda c: create_workspace(c, db.now(c), "other"))).id
             await furnish(db, skew, rooms, DEFAULT_WORKSPACE, "1")
-            await furnish(db, skew, rooms, other, "2")
+            await furnish(db, skew, rooms, other, "B")
             kept = retention_of(db, days)
             before = await db.read(contents)
             dry = await done(kept, dry_run=True)
@@ -325,8 +326,8 @@ def test_a_dry_run_says_what_a_real_one_removes(
             assert removed(await done(kept, dry_run=True)) == {}
             after = await db.read(contents)
             for table, rows in before.items():  # whatever is somebody else's is as it was
-                theirs = [row for row in rows if "_2_" in row or other in row]
-                assert [row for row in after[table] if "_2_" in row or other in row] == theirs, table
+                theirs = [row for row in rows if "_B_" in row or other in row]
+                assert [row for row in after[table] if "_B_" in row or other in row] == theirs, table
             gone = {table: len(before[table]) - len(after[table]) for table in before}
             items = {name: found[0] for name, found in removed(real).items()}
             assert gone["sessions"] == items.get("archived_sessions", 0)
@@ -358,11 +359,11 @@ EXPECTED: dict[PolicyName, tuple[int, set[str]]] = {
     # Of an archived session with an automatic checkpoint, one without any, and one that lives.
     "archived_sessions": (2, {"sessions", "events", "transcripts", "transcript_entries"}),
     "automatic_checkpoints": (1, {"checkpoints"}),
-    "archived_logs": (1, {"events", "transcripts", "transcript_entries", "cut_transcript_entries"}),
+    "archived_logs": (1, {"events", "transcripts", "transcript_entries"}),
     "archived_files": (3, {"snapshots"}),
     "cut_entries": (6, {"cut_transcript_entries"}),
     "compaction_archives": (3, {"archive_chunks"}),
-    "outputs": (3, {"files"}),
+    "outputs": (2, {"files"}),
     "ephemeral_outputs": (1, {"files"}),
     "egress_decisions": (3, {"egress_decisions"}),
     "credential_uses": (3, {"credential_uses"}),
@@ -411,22 +412,20 @@ async def rooms_of_three(db: Database, skew: Skew) -> None:
     skew.seconds = 0.0
 
 
-@pytest.mark.parametrize("name", POLICIES)
-async def test_each_policy_removes_what_it_names_and_nothing_else(db: Database, skew: Skew, name: PolicyName) -> None:
+async def test_each_policy_removes_what_it_names_and_nothing_else(db: Database, skew: Skew) -> None:
+    """One after the other, the last first: earlier ones take along what later ones would remove."""
     await rooms_of_three(db, skew)
-    before = await db.read(contents)
-    too_young = await done(retention_of(db, {name: 16}), dry_run=False)
-    assert removed(too_young) == {}
-    assert await db.read(contents) == {**before, "audit_entries": (await db.read(contents))["audit_entries"]}
-    run = await done(retention_of(db, {name: 14}), dry_run=False)
-    items, tables = EXPECTED[name]
-    assert {policy: found[0] for policy, found in removed(run).items()} == {name: items}
-    after = await db.read(contents)
-    shrunk = {table for table in before if len(after[table]) < len(before[table])}
-    assert tables <= shrunk
-    if name != "archived_sessions":
-        assert shrunk == tables
-    assert len(after["model_requests"]) == len(before["model_requests"])
+    for name in reversed(POLICIES):
+        before = await db.read(contents)
+        assert removed(await done(retention_of(db, {name: 16}), dry_run=True)) == {}, name
+        run = await done(retention_of(db, {name: 14}), dry_run=False)
+        items, tables = EXPECTED[name]
+        assert {policy: found[0] for policy, found in removed(run).items()} == {name: items}
+        after = await db.read(contents)
+        after["audit_entries"] = [row for row in after["audit_entries"] if "retention.run" not in row]
+        before["audit_entries"] = [row for row in before["audit_entries"] if "retention.run" not in row]
+        shrunk = {table for table in before if len(after[table]) < len(before[table])}
+        assert tables <= shrunk if name == "archived_sessions" else tables == shrunk, name
 
 
 async def test_the_bill_outlives_its_session(db: Database, skew: Skew) -> None:
