@@ -7,7 +7,10 @@ what they cut off, and records of what happened. The clock is then turned.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,13 +50,18 @@ CUT = (2, 3)
 """Ordinals that every furnished session has cut off."""
 
 
-def retention_of(db: Database, days: Mapping[PolicyName, int | None] = EVERY, owner: str = "w1") -> Retention:
+def retention_of(
+    db: Database,
+    days: Mapping[PolicyName, int | None] = EVERY,
+    owner: str = "w1",
+    rest: Callable[[float], float] = lambda _: 0.0,
+) -> Retention:
     hub = Hub()
     quotas = WorkspaceQuotas(db)
     records = Records(db, hub)
     sessions = Sessions(db, hub, records, Models(), ResourceKinds({}), quotas, Prices(), PLACEMENT)
     terms = RetentionTerms({**dict.fromkeys(POLICIES), **days}, every_seconds=0.0, patience_seconds=10.0)
-    return Retention(owner, db, sessions, Measures(db, quotas, {}), terms, rest=lambda _: 0.0)
+    return Retention(owner, db, sessions, Measures(db, quotas, {}), terms, rest=rest)
 
 
 async def done(kept: Retention, *, dry_run: bool, workspace: str | None = None) -> dict[str, Any]:
@@ -483,6 +491,40 @@ async def test_a_run_that_was_cut_off_is_gone_on_with_by_somebody_else(db: Datab
     assert not await first._piece(row.id)
     ended = await second.get_run(ADMIN, row.id)
     assert removed(ended) == dry
+
+
+@pytest.mark.parametrize("pieces", [1, 6])
+@pytest.mark.parametrize("dialect", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+async def test_a_server_that_is_killed_in_the_middle_loses_nothing_of_its_run(
+    db: Database, url: str, skew: Skew, pieces: int
+) -> None:
+    await rooms_of_three(db, skew)
+    dry = removed(await done(retention_of(db), dry_run=True))
+    row = await db.write(
+        lambda c: retention.begin(
+            c, db.now(c), DEFAULT_WORKSPACE, days=EVERY, dry_run=False, cause="asked", actor_id="a"
+        )
+    )
+    program = [sys.executable, str(Path(__file__).with_name("cut_retention.py")), url]
+    victim = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE)
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    async with asyncio.timeout(60):
+        for number in range(pieces):
+            assert await victim.stdout.readline() == b"piece\n"
+            if number < pieces - 1:
+                victim.stdin.write(b"\n")
+    victim.kill()
+    await victim.wait()
+    left = await db.read(lambda c: retention.get_run(c, None, row.id))
+    assert left.state == "running"
+    assert left.owner == "w1"
+    # The same server in its next life needs not wait for the lease.
+    again = retention_of(db)
+    await db.write(lambda c: retention.release_own(c, "w1"))
+    await again.look()
+    assert removed(await again.get_run(ADMIN, row.id)) == dry
+    assert removed(await done(again, dry_run=True)) == {}
 
 
 async def test_two_servers_never_remove_at_the_same_time(db: Database, skew: Skew) -> None:

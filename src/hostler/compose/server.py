@@ -232,7 +232,7 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            decisions = StoredDecisions(database, denials)
+            decisions = StoredDecisions(database, denials, settings.sessions.max_egress_decisions)
             stack.push_async_callback(decisions.close)
             egress = egress_proxy(settings, decisions, mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import InvalidRequest, NotFound
+from hostler.domain.errors import InvalidRequest, NotFound, QuotaExceeded
 from hostler.domain.prices import Prices
 from hostler.engine.budget import priced
 from hostler.engine.denials import Denials
@@ -24,6 +25,9 @@ from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
+
+MOST_DECISIONS: Final = 1_000_000
+_COUNTED: Final = 4096
 
 
 class StoredSequence:
@@ -49,12 +53,17 @@ class StoredDecisions:
     committed together, so many requests at once cost few commits. One whose request is gone is written all the same.
     """
 
-    def __init__(self, database: Database, denials: Denials) -> None:
+    def __init__(self, database: Database, denials: Denials, most: int = MOST_DECISIONS) -> None:
+        """`most`: decisions of one session. It is told QuotaExceeded for those that follow."""
         self._database = database
         self._denials = denials
+        self._most = most
+        self._counts: OrderedDict[str, int] = OrderedDict()
+        """Of the sessions that asked last. A session is served by one server at a time."""
         self._commits = Together(self._commit, "egress-records")
 
     async def record(self, decision: EgressDecision) -> None:
+        await self._count(decision.session_id)
         await self._commits.do(decision)
         if not decision.allowed:
             self._denials.told(decision)
@@ -62,6 +71,20 @@ class StoredDecisions:
     async def close(self) -> None:
         """What waits is still written. Nobody records anything any more."""
         await self._commits.close()
+
+    async def _count(self, session_id: str) -> None:
+        """Raises QuotaExceeded."""
+        count = self._counts.pop(session_id, None)
+        if count is None:
+            count = await self._database.read(lambda c: ledger.count_egress(c, session_id, self._most))
+        self._counts[session_id] = min(count + 1, self._most)
+        if len(self._counts) > _COUNTED:
+            self._counts.popitem(last=False)
+        if count >= self._most:
+            raise QuotaExceeded(
+                f"session {session_id} has asked the network for {self._most} things, and more are not written down; "
+                "go on in a new session, or raise sessions.max_egress_decisions"
+            )
 
     async def _commit(self, decisions: Sequence[EgressDecision]) -> Sequence[Exception | None]:
         try:
