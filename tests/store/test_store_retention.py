@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 from storekit import Databases, Skew, add_catalog, new_session
 
+from hostler.domain.errors import InvalidRequest
 from hostler.domain.prices import Prices
 from hostler.domain.principals import ALL_SCOPES, DEFAULT_WORKSPACE, Principal
 from hostler.domain.retention import POLICIES, PolicyName, RunRetention
@@ -30,6 +31,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.retention import Retention, RetentionTerms
+from hostler.engine.session_bounds import SessionBounds, SessionLimits
 from hostler.engine.sessions import Sessions
 from hostler.engine.state import SessionState
 from hostler.store import checkpoints, cut_entries, lines, retention, snapshots
@@ -582,3 +584,20 @@ async def test_a_session_that_can_not_be_removed_ends_the_run_and_says_why(db: D
     assert run["state"] == "failed"
     assert "can't be deleted now" in run["reason"]
     assert len((await db.read(contents))["sessions"]) == 1
+
+
+async def test_going_back_is_refused_when_too_much_was_cut_off_that_checkpoints_lead_to(db: Database) -> None:
+    """What none leads to makes room first."""
+    await add_catalog(db)
+    furnished = Furnished(db)
+    held = await db.write(lambda c: furnished.session(c, archived=False, manual=True, keeps_cut=True))
+    free = await db.write(lambda c: furnished.session(c, archived=False))
+    size = await db.read(lambda c: cut_entries.kept_bytes(c, held))
+    enough, small = (SessionBounds(SessionLimits(cut_bytes=limit)) for limit in (size, size - 1))
+    for id_ in (held, free):
+        await db.write(lambda c, id_=id_: enough.admit_cut(c, id_))  # type: ignore[misc]
+    with pytest.raises(InvalidRequest, match="max_cut_mb"):
+        await db.write(lambda c: small.admit_cut(c, held))
+    await db.write(lambda c: small.admit_cut(c, free))
+    left = await db.read(lambda c: [cut_entries.kept_bytes(c, id_) for id_ in (held, free)])
+    assert left == [size, 0]

@@ -63,7 +63,6 @@ class StoredDecisions:
         self._commits = Together(self._commit, "egress-records")
 
     async def record(self, decision: EgressDecision) -> None:
-        await self._count(decision.session_id)
         await self._commits.do(decision)
         if not decision.allowed:
             self._denials.told(decision)
@@ -72,29 +71,41 @@ class StoredDecisions:
         """What waits is still written. Nobody records anything any more."""
         await self._commits.close()
 
-    async def _count(self, session_id: str) -> None:
-        """Raises QuotaExceeded."""
-        count = self._counts.pop(session_id, None)
-        if count is None:
-            count = await self._database.read(lambda c: ledger.count_egress(c, session_id, self._most))
-        self._counts[session_id] = min(count + 1, self._most)
-        if len(self._counts) > _COUNTED:
-            self._counts.popitem(last=False)
-        if count >= self._most:
-            raise QuotaExceeded(
-                f"session {session_id} has asked the network for {self._most} things, and more are not written down; "
-                "go on in a new session, or raise sessions.max_egress_decisions"
-            )
-
     async def _commit(self, decisions: Sequence[EgressDecision]) -> Sequence[Exception | None]:
+        def unit(conn: Connection) -> tuple[list[Exception | None], dict[str, int]]:
+            counts: dict[str, int] = {}
+            outcomes = [self._counted(conn, counts, decision.session_id) for decision in decisions]
+            admitted = [each for each, refused in zip(decisions, outcomes, strict=True) if refused is None]
+            if admitted:
+                ledger.record_egress_all(conn, self._database.now(conn), admitted)
+            return outcomes, counts
+
         try:
-            await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), decisions))
+            outcomes, counts = await self._database.write(unit)
         except (NotFound, InvalidRequest) as error:
             if len(decisions) == 1:
                 return [error]
             # One of them is what can't be written.
             return [outcome for decision in decisions for outcome in await self._commit([decision])]
-        return [None] * len(decisions)
+        for session_id, count in counts.items():
+            self._counts[session_id] = count
+            self._counts.move_to_end(session_id)
+        while len(self._counts) > _COUNTED:
+            self._counts.popitem(last=False)
+        return outcomes
+
+    def _counted(self, conn: Connection, counts: dict[str, int], session_id: str) -> Exception | None:
+        """Count one more of the session in `counts`. Not None: it has had all that it may have."""
+        count = counts.get(session_id, self._counts.get(session_id))
+        if count is None:
+            count = ledger.count_egress(conn, session_id, self._most)
+        counts[session_id] = min(count + 1, self._most)
+        if count < self._most:
+            return None
+        return QuotaExceeded(
+            f"session {session_id} has asked the network for {self._most} things, and more are not written down; "
+            "go on in a new session, or raise sessions.max_egress_decisions"
+        )
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
