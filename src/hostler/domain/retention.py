@@ -39,7 +39,7 @@ HARMLESS: Final[Days] = {**dict.fromkeys(POLICIES), "cut_entries": 30, "webhook_
 """The defaults. What they remove can't be reached any more, or is a log of attempts."""
 
 MOST_DAYS: Final = 36_500
-NumberOfDays = Annotated[int, Field(ge=1, le=MOST_DAYS)]
+NumberOfDays = Annotated[int, Field(ge=0, le=MOST_DAYS)]
 
 
 class SetRetention(Value):
@@ -47,20 +47,20 @@ class SetRetention(Value):
 
     workspace_id: Identifier | None = None
     """Whose; None: the workspace of the key that asks."""
-    archived_sessions: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    automatic_checkpoints: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    archived_logs: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    archived_files: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    cut_entries: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    compaction_archives: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    outputs: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    ephemeral_outputs: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    egress_decisions: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    credential_uses: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    audit_entries: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    webhook_deliveries: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    work_items: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
-    previews: Annotated[int, Field(ge=0, le=MOST_DAYS)] | None = None
+    archived_sessions: NumberOfDays | None = None
+    automatic_checkpoints: NumberOfDays | None = None
+    archived_logs: NumberOfDays | None = None
+    archived_files: NumberOfDays | None = None
+    cut_entries: NumberOfDays | None = None
+    compaction_archives: NumberOfDays | None = None
+    outputs: NumberOfDays | None = None
+    ephemeral_outputs: NumberOfDays | None = None
+    egress_decisions: NumberOfDays | None = None
+    credential_uses: NumberOfDays | None = None
+    audit_entries: NumberOfDays | None = None
+    webhook_deliveries: NumberOfDays | None = None
+    work_items: NumberOfDays | None = None
+    previews: NumberOfDays | None = None
 
     def onto(self, stored: Days) -> dict[PolicyName, int | None]:
         """The overrides that follow when `stored` are those of now."""

@@ -30,7 +30,8 @@ from hostler.store import retention as rows
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
 from hostler.store.retention import Results, RunRow
-from hostler.store.retention_policies import Found, Policy, Scope, policies
+from hostler.store.retention_policies import policies
+from hostler.store.retention_scope import Found, Policy, Scope
 
 log = logging.getLogger("hostler.retention")
 View = dict[str, Any]

@@ -109,7 +109,7 @@ def go_back(conn: Connection, session_id: str, last_seq: int, transcript_id: str
     for subpath, ordinals in _ordinals(conn, cut_transcript_entries, session_id, transcript_id).items():
         back = [ordinal for ordinal in ordinals if within(ordinal, wanted.get(subpath, ()))]
         _put_back(conn, session_id, transcript_id, subpath, spans_of(back, ordinals))
-    _count_again(conn, session_id, transcript_id)
+    _count_again(conn, session_id)
     found = _ordinals(conn, transcript_entries, session_id, transcript_id)
     for subpath, one in line.transcripts.items():
         if len(found.get(subpath, ())) != one.entries:
@@ -141,10 +141,10 @@ def copy_events(
     ).where(events.c.session_id == session_id, _in_spans(events.c.seq, spans))
     names = ["session_id", "seq", "id", "type", "processed_at", "body"]
     conn.execute(events.insert().from_select(names, made))
-    size = sa.func.coalesce(sa.func.sum(bytes_of(conn, events.c.body)), 0)
-    count, kept = conn.execute(sa.select(sa.func.count(), size).where(events.c.session_id == copy_id)).one()
-    conn.execute(sessions.update().where(sessions.c.id == copy_id).values(log_bytes=int(kept)))
-    return int(count)
+    query = sa.select(sa.func.count()).where(events.c.session_id == copy_id)
+    count = int(conn.execute(query).scalar_one())
+    recount(conn, copy_id)
+    return count
 
 
 def bytes_of(conn: Connection, column: ColumnElement[Any]) -> ColumnElement[int]:
@@ -173,12 +173,12 @@ def copy_transcripts(
                 rows.append({**place, "ordinal": made, "uuid": uuid, "entry": entry})
                 made += 1
             conn.execute(transcript_entries.insert(), rows)
-        _count_again(conn, copy_id, copy_transcript_id)
         if made != one.entries:
             raise InvalidRequest(
                 f"of the transcript {subpath or 'of the conversation'} {one.entries} entries are needed and {made} are "
                 "kept: it was shortened since, so the session can't be forked there"
             )
+    _count_again(conn, copy_id)
 
 
 def events_of(conn: Connection, session_id: str, spans: Spans) -> dict[str, tuple[int, str]]:
@@ -277,14 +277,25 @@ def _move(
         conn.execute(source.delete().where(*which))
 
 
-def _count_again(conn: Connection, session_id: str, transcript_id: str) -> None:
+def recount(conn: Connection, session_id: str) -> None:
+    """The bytes of the session's log and of each of its transcripts, after rows were moved or made in bulk."""
+    log = sa.select(sa.func.coalesce(sa.func.sum(bytes_of(conn, events.c.body)), 0))
+    kept = int(conn.execute(log.where(events.c.session_id == session_id)).scalar_one())
+    conn.execute(sessions.update().where(sessions.c.id == session_id).values(log_bytes=kept))
+    _count_again(conn, session_id)
+
+
+def _count_again(conn: Connection, session_id: str) -> None:
     """The bytes of each transcript, after its entries were moved."""
     entries = transcript_entries.c
     size = sa.select(sa.func.coalesce(sa.func.sum(bytes_of(conn, entries.entry)), 0)).where(
-        *_at(transcript_entries, session_id, transcript_id, None), entries.subpath == transcripts.c.subpath
+        *(
+            column == other
+            for column, other in zip(list(transcript_entries.c)[:3], list(transcripts.c)[:3], strict=True)
+        )
     )
-    here = _at(transcripts, session_id, transcript_id, None)
-    conn.execute(transcripts.update().where(*here).values(bytes=size.scalar_subquery()))
+    here = transcripts.c.project_key == session_id
+    conn.execute(transcripts.update().where(here).values(bytes=size.scalar_subquery()))
 
 
 def _kept(conn: Connection, session_id: str, transcript_id: str, subpath: str, spans: Spans) -> Iterable[Any]:

@@ -8,17 +8,29 @@ only ever see one workspace.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
-from hostler.domain.retention import Days, PolicyName
+from hostler.domain.retention import PolicyName
 from hostler.store import cut_entries
 from hostler.store import snapshots as snapshot_rows
 from hostler.store.lines import bytes_of
 from hostler.store.moments import moment
+from hostler.store.retention_scope import (
+    PIECE_BYTES,
+    Found,
+    Key,
+    Policy,
+    Remove,
+    Scope,
+    Select,
+    Selected,
+    behind,
+    piece,
+    transcript_bytes,
+)
 from hostler.store.tables import egress_decisions, events, sequences, sessions, transcript_entries, transcripts
 from hostler.store.tables_archives import archive_chunks, archives
 from hostler.store.tables_checkpoints import checkpoints, cut_events, cut_transcript_entries, rewinds
@@ -29,125 +41,6 @@ from hostler.store.tables_tenancy import audit_entries
 from hostler.store.tables_vaults import credential_uses
 from hostler.store.tables_webhooks import webhook_deliveries
 from hostler.store.tables_work_items import work_items
-
-DAY: Final = 86_400.0
-PIECE_BYTES: Final = 8 << 20
-"""What one transaction removes at most, if it is not one thing that is larger."""
-
-Key = tuple[Any, ...]
-"""Where something stands in the order of its policy: what a run goes on behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which workspace, counted back from which moment, with which days."""
-
-    workspace_id: str
-    moment: float
-    days: Days
-
-    def seconds(self, policy: PolicyName) -> float | None:
-        """What was over before this second is removed; None: nothing is."""
-        days = self.days.get(policy)
-        return None if days is None else self.moment - days * DAY
-
-    def before(self, policy: PolicyName) -> str | None:
-        """The same as the text of a moment."""
-        seconds = self.seconds(policy)
-        return None if seconds is None else moment(seconds)
-
-    def older(self, column: ColumnElement[str], policy: PolicyName) -> ColumnElement[bool]:
-        before = self.before(policy)
-        return sa.false() if before is None else column < before
-
-    @property
-    def stays(self) -> ColumnElement[bool]:
-        """The session in hand is not removed by this run."""
-        return sa.or_(
-            sessions.c.archived_at.is_(None), sa.not_(self.older(sessions.c.archived_at, "archived_sessions"))
-        )
-
-    @property
-    def counts(self) -> ColumnElement[bool]:
-        """The checkpoint in hand is not removed by this run."""
-        old = self.older(checkpoints.c.created_at, "automatic_checkpoints")
-        return sa.or_(checkpoints.c.reason == "manual", sa.not_(old))
-
-    @property
-    def log_goes(self) -> ColumnElement[bool]:
-        """The log of the session in hand is removed by this run: no checkpoint needs it."""
-        needed = sa.exists().where(checkpoints.c.session_id == sessions.c.id, self.counts)
-        there = sa.or_(sessions.c.log_bytes > 0, _transcript_bytes() > 0)
-        return sa.and_(
-            sessions.c.archived_at.is_not(None),
-            self.older(sessions.c.archived_at, "archived_logs"),
-            sa.not_(needed),
-            there,
-        )
-
-    def of_kept_sessions(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
-        """Rows that refer to a session by `column`, which stays."""
-        goes = sa.exists().where(sessions.c.id == column, sa.not_(self.stays))
-        return sa.or_(column.is_(None), sa.not_(goes))
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One thing to remove."""
-
-    id: str
-    at: str
-    """Since when it is over."""
-    bytes: int
-    items: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    found: Sequence[Found]
-    after: Key | None
-    """Where the next look begins; None: there is nothing more."""
-
-
-Select = Callable[[Connection, Scope, Key | None, int], Selected]
-Remove = Callable[[Connection, Scope, Sequence[Found]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    name: PolicyName
-    what: str
-    """For people: what is removed, and when."""
-    select: Select
-    remove: Remove
-    batch: int = 500
-    """Things that are looked at in one transaction."""
-
-
-def _transcript_bytes() -> ColumnElement[int]:
-    """Of the session in hand."""
-    query = sa.select(sa.func.coalesce(sa.func.sum(transcripts.c.bytes), 0))
-    return query.where(transcripts.c.project_key == sessions.c.id).scalar_subquery()
-
-
-def _behind(keys: Sequence[ColumnElement[Any]], after: Key | None) -> ColumnElement[bool]:
-    return sa.true() if after is None else sa.tuple_(*keys) > sa.tuple_(*(sa.literal(part) for part in after))
-
-
-def _piece(
-    rows: Sequence[Any], make: Callable[[Any], tuple[Key, Found]], limit: int, *, whole: int = PIECE_BYTES
-) -> Selected:
-    """As many of the rows as one transaction should remove."""
-    found: list[Found] = []
-    size, last = 0, None
-    for row in rows:
-        key, one = make(row)
-        if found and size + one.bytes > whole:
-            return Selected(found, last)
-        found.append(one)
-        size, last = size + one.bytes, key
-    return Selected(found, last if len(rows) >= limit else None)
-
 
 # --------------------------------------------------------------------------------------------------- sessions' own
 
@@ -160,16 +53,17 @@ def select_sessions(conn: Connection, scope: Scope, after: Key | None, limit: in
     of_cut = sa.select(sa.func.coalesce(sa.func.sum(bytes_of(conn, cut_transcript_entries.c.entry)), 0)).where(
         cut_transcript_entries.c.session_id == sessions.c.id
     )
-    size = sessions.c.log_bytes + _transcript_bytes() + of_archives.scalar_subquery() + of_cut.scalar_subquery()
+    size = sessions.c.log_bytes + transcript_bytes() + of_archives.scalar_subquery() + of_cut.scalar_subquery()
     keys = (sessions.c.archived_at, sessions.c.id)
     query = sa.select(*keys, size).where(
         sessions.c.workspace_id == scope.workspace_id,
         sessions.c.archived_at.is_not(None),
+        sessions.c.status == "terminated",
         scope.older(sessions.c.archived_at, "archived_sessions"),
-        _behind(keys, after),
+        behind(keys, after),
     )
     rows = conn.execute(query.order_by(*keys).limit(limit)).all()
-    return _piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit)
+    return piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit)
 
 
 def _select_checkpoints(conn: Connection, scope: Scope, after: Key | None, limit: int) -> Selected:
@@ -183,10 +77,10 @@ def _select_checkpoints(conn: Connection, scope: Scope, after: Key | None, limit
     query = (
         sa.select(*keys, size)
         .join(sessions, sessions.c.id == checkpoints.c.session_id)
-        .where(sessions.c.workspace_id == scope.workspace_id, scope.stays, sa.not_(scope.counts), _behind(keys, after))
+        .where(sessions.c.workspace_id == scope.workspace_id, scope.stays, sa.not_(scope.counts), behind(keys, after))
     )
     rows = conn.execute(query.order_by(*keys).limit(limit)).all()
-    return _piece(rows, lambda row: (tuple(row[:3]), Found(row[2], row[1], int(row[3]))), limit)
+    return piece(rows, lambda row: (tuple(row[:3]), Found(row[2], row[1], int(row[3]))), limit)
 
 
 def _remove_checkpoints(conn: Connection, scope: Scope, found: Sequence[Found]) -> None:
@@ -195,11 +89,11 @@ def _remove_checkpoints(conn: Connection, scope: Scope, found: Sequence[Found]) 
 
 def _select_logs(conn: Connection, scope: Scope, after: Key | None, limit: int) -> Selected:
     keys = (sessions.c.archived_at, sessions.c.id)
-    query = sa.select(*keys, sessions.c.log_bytes + _transcript_bytes()).where(
-        sessions.c.workspace_id == scope.workspace_id, scope.stays, scope.log_goes, _behind(keys, after)
+    query = sa.select(*keys, sessions.c.log_bytes + transcript_bytes()).where(
+        sessions.c.workspace_id == scope.workspace_id, scope.stays, scope.log_goes, behind(keys, after)
     )
     rows = conn.execute(query.order_by(*keys).limit(limit)).all()
-    return _piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit)
+    return piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit)
 
 
 def _remove_logs(conn: Connection, scope: Scope, found: Sequence[Found]) -> None:
@@ -227,13 +121,13 @@ def _select_files(conn: Connection, scope: Scope, after: Key | None, limit: int)
             scope.older(sessions.c.archived_at, "archived_files"),
             scope.stays,
             _unneeded_snapshots(scope),
-            _behind(keys, after),
+            behind(keys, after),
         )
         .group_by(*keys)
     )
     rows = conn.execute(query.order_by(*keys).limit(limit)).all()
     # What a snapshot has stored is not in the database: it doesn't make a transaction long.
-    return _piece(rows, lambda r: ((r[0], r[1]), Found(r[1], r[0], int(r[3]), int(r[2]))), limit, whole=1 << 60)
+    return piece(rows, lambda r: ((r[0], r[1]), Found(r[1], r[0], int(r[3]), int(r[2]))), limit, whole=1 << 60)
 
 
 def _remove_files(conn: Connection, scope: Scope, found: Sequence[Found]) -> None:
@@ -286,10 +180,10 @@ def _select_archives(conn: Connection, scope: Scope, after: Key | None, limit: i
         archives.c.state == "complete",
         scope.older(archives.c.created_at, "compaction_archives"),
         scope.of_kept_sessions(archives.c.session_id),
-        _behind(keys, after),
+        behind(keys, after),
     )
     rows = conn.execute(query.order_by(*keys).limit(limit)).all()
-    return _piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit)
+    return piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit)
 
 
 def _remove_archives(conn: Connection, scope: Scope, found: Sequence[Found]) -> None:
@@ -313,12 +207,12 @@ def _outputs_of(policy: PolicyName, more: Callable[[Scope], ColumnElement[bool]]
                 sa.exists().where(put_out),
                 scope.stays,
                 more(scope),
-                _behind(keys, after),
+                behind(keys, after),
             )
         )
         rows = conn.execute(query.order_by(*keys).limit(limit)).all()
         # The bytes are not in the database.
-        return _piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit, whole=1 << 60)
+        return piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[0], int(row[2]))), limit, whole=1 << 60)
 
     return select
 
@@ -360,10 +254,10 @@ def _records(
         size = sum(parts[1:], parts[0])
         keys = (at, table.c.id)
         query = sa.select(*keys, size).where(
-            table.c.workspace_id == scope.workspace_id, at < before, more(scope), _behind(keys, after)
+            table.c.workspace_id == scope.workspace_id, at < before, more(scope), behind(keys, after)
         )
         rows = conn.execute(query.order_by(*keys).limit(limit)).all()
-        return _piece(
+        return piece(
             rows,
             lambda row: ((row[0], row[1]), Found(row[1], _text(row[0]), int(row[2]))),
             limit,
