@@ -41,6 +41,7 @@ from hostler.store.keys import create_workspace
 from hostler.store.ledger import record_model_request
 from hostler.store.lines import Line, Transcript
 from hostler.store.moments import moment
+from hostler.store.retention_policies import DRAINED_ROWS
 from hostler.store.schema import metadata
 from hostler.store.sessions import Usage, create_session
 from hostler.testing.one_rung import PLACEMENT
@@ -57,12 +58,13 @@ def retention_of(
     days: Mapping[PolicyName, int | None] = EVERY,
     owner: str = "w1",
     rest: Callable[[float], float] = lambda _: 0.0,
+    every_seconds: float = 0.0,
 ) -> Retention:
     hub = Hub()
     quotas = WorkspaceQuotas(db)
     records = Records(db, hub)
     sessions = Sessions(db, hub, records, Models(), ResourceKinds({}), quotas, Prices(), PLACEMENT)
-    terms = RetentionTerms({**dict.fromkeys(POLICIES), **days}, every_seconds=0.0, patience_seconds=10.0)
+    terms = RetentionTerms({**dict.fromkeys(POLICIES), **days}, every_seconds=every_seconds, patience_seconds=10.0)
     return Retention(owner, db, sessions, Measures(db, quotas, {}), terms, rest=rest)
 
 
@@ -542,6 +544,48 @@ async def test_a_server_that_is_killed_in_the_middle_loses_nothing_of_its_run(
     assert removed(await done(again, dry_run=True)) == {}
 
 
+@pytest.mark.parametrize("name", ["archived_sessions", "archived_logs"])
+async def test_a_large_session_goes_in_pieces_and_goes_wholly_once_it_has_begun_to(
+    db: Database, skew: Skew, name: PolicyName
+) -> None:
+    """Also when the days are changed meanwhile: half a log is worth nothing to anybody."""
+    await add_catalog(db)
+    furnished = Furnished(db)
+    skew.seconds = -15 * DAY
+    large, small = [await db.write(lambda c: furnished.session(c, archived=True)) for _ in range(2)]
+    events = metadata.tables["events"]
+    more = [
+        {"session_id": large, "seq": n, "id": f"e{n}", "type": "t", "processed_at": "x", "body": "{}"}
+        for n in range(4, 2 * DRAINED_ROWS)
+    ]
+    await db.write(lambda c: c.execute(events.insert(), more))
+    skew.seconds = 0.0
+    kept = retention_of(db, {name: 10})
+    dry = removed(await done(kept, dry_run=True))
+    assert dry[name][0] == 2
+    row = await db.write(
+        lambda c: retention.begin(
+            c, db.now(c), DEFAULT_WORKSPACE, days=kept._terms.days, dry_run=False, cause="asked", actor_id="a"
+        )
+    )
+    await db.write(lambda c: retention.claim(c, db.now(c), "w1"))
+    assert await kept._piece(row.id)
+    left = await db.read(lambda c: c.execute(sa.select(sa.func.count()).where(events.c.session_id == large)).scalar())
+    assert left == 2 * DRAINED_ROWS - 1 - DRAINED_ROWS
+    changed = retention_of(db, {}) if name == "archived_logs" else kept
+    await db.write(lambda c: retention.release_own(c, "w1"))
+    await changed.look()
+    ended = await kept.get_run(ADMIN, row.id)
+    there = await db.read(lambda c: set(c.execute(sa.select(events.c.session_id)).scalars()))
+    if changed is kept:
+        assert removed(ended) == dry
+        assert there == set()
+    else:
+        assert ended["state"] == "stopped"
+        assert ended["removed"][0]["sample"] == [large]
+        assert there == {small}
+
+
 async def test_two_servers_never_remove_at_the_same_time(db: Database, skew: Skew) -> None:
     await rooms_of_three(db, skew)
     dry = removed(await done(retention_of(db), dry_run=True))
@@ -577,6 +621,27 @@ async def test_one_of_several_servers_looks_after_a_workspace(db: Database) -> N
     taken = [await db.write(lambda c: retention.take(c, 100.0, DEFAULT_WORKSPACE, 50.0)) for _ in range(3)]
     assert taken == [True, False, False]
     assert await db.write(lambda c: retention.take(c, 200.0, DEFAULT_WORKSPACE, 150.0))
+
+
+async def test_by_itself_one_server_removes_and_measures_once_in_a_while(db: Database, skew: Skew) -> None:
+    await rooms_of_three(db, skew)
+    servers = [retention_of(db, {"previews": 10}, owner=f"w{n}", every_seconds=3600.0) for n in range(2)]
+
+    async def look() -> list[Any]:
+        for server in servers:
+            await server.look()
+        runs, _ = await servers[0].list_runs(ADMIN, None, limit=10, after=None)
+        return [(run["cause"], run["actor_id"], run["state"], run["items"]) for run in runs]
+
+    assert await look() == [("schedule", "w0", "completed", 3)]
+    (measured,) = await db.read(lambda c: retention.get_figures(c, DEFAULT_WORKSPACE))
+    assert {one["store"]: one["rows"] for one in measured[1]}["sessions"] == 3
+    skew.seconds = 3500.0
+    assert len(await look()) == 1, "nobody looks again so soon"
+    skew.seconds = 3700.0
+    assert len(await look()) == 1, "a run that would remove nothing is not made"
+    (again,) = await db.read(lambda c: retention.get_figures(c, DEFAULT_WORKSPACE))
+    assert again[2] > measured[2] + 3600
 
 
 async def test_a_session_that_can_not_be_removed_ends_the_run_and_says_why(db: Database, skew: Skew) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from hostler.store import retention as rows
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
 from hostler.store.retention import Results, RunRow
-from hostler.store.retention_policies import policies
+from hostler.store.retention_policies import drain, policies
 from hostler.store.retention_scope import Found, Policy, Scope
 
 log = logging.getLogger("hostler.retention")
@@ -312,7 +313,8 @@ class Retention:
             row = rows.hold(conn, now, run_id, self._owner)
             if row is None:
                 return False
-            if not row.dry_run and row.days != self._days(conn, row.workspace_id):
+            changed = not row.dry_run and row.days != self._days(conn, row.workspace_id)
+            if changed and row.draining is None:  # what has lost some of its log already goes all the same
                 rows.end(conn, now, run_id, "stopped")
                 return False
             selected = seen if row.dry_run else self._select(conn, row)
@@ -320,11 +322,18 @@ class Retention:
                 rows.end(conn, now, run_id, "completed")
                 return False
             scope, policy, found, after = selected
+            over = after is None
+            if not row.dry_run and policy.drains and found:
+                if drain(conn, found[0].id, with_archives=policy.name == "archived_sessions"):
+                    note = functools.partial(rows.note, done=row.done, after=row.after, draining=found[0].id)
+                    note(conn, now, run_id, results=row.results)
+                    return True
+                if row.draining is not None:
+                    found, after, over = found[:1], row.after, False
             if not row.dry_run and found:
                 policy.remove(conn, scope, found)
             results = _added(row.results, policy.name, found)
-            done = row.done + (after is None)
-            rows.note(conn, now, run_id, done=done, after=after, results=results)
+            rows.note(conn, now, run_id, done=row.done + over, after=after, results=results)
             return True
 
         # What only looks must not keep others from writing.

@@ -51,6 +51,8 @@ class RunRow:
     days_json: str
     done: int
     after_json: str | None
+    draining: str | None
+    """The session that loses its log in pieces just now."""
     results_json: str
     owner: str | None
     lease_until: float
@@ -161,6 +163,7 @@ def begin(
         encode(dict(days)),
         0,
         None,
+        None,
         "{}",
         None,
         0.0,
@@ -200,7 +203,14 @@ def hold(conn: Connection, now: float, run_id: str, owner: str) -> RunRow | None
 
 
 def note(
-    conn: Connection, now: float, run_id: str, *, done: int, after: Sequence[Any] | None, results: Results
+    conn: Connection,
+    now: float,
+    run_id: str,
+    *,
+    done: int,
+    after: Sequence[Any] | None,
+    results: Results,
+    draining: str | None = None,
 ) -> None:
     """How far it got. The caller holds it."""
     conn.execute(
@@ -210,6 +220,7 @@ def note(
             done=done,
             after=None if after is None else encode(list(after)),
             results=encode(results),
+            draining=draining,
             lease_until=now + LEASE_SECONDS,
         )
     )

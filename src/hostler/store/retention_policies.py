@@ -8,7 +8,7 @@ only ever see one workspace.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
@@ -45,15 +45,18 @@ from hostler.store.tables_work_items import work_items
 # --------------------------------------------------------------------------------------------------- sessions' own
 
 
+DRAINED_ROWS: Final = 2_000
+"""Of a log or a transcript, in one transaction."""
+DRAINED_CHUNKS: Final = 16
+"""Of archives, each of about 1 MiB before it was compressed."""
+
+
 def select_sessions(conn: Connection, scope: Scope, after: Key | None, limit: int) -> Selected:
-    """Archived long enough ago."""
+    """Archived long enough ago. Bytes are those that are counted as they are written."""
     of_archives = sa.select(sa.func.coalesce(sa.func.sum(archives.c.stored_bytes), 0)).where(
         archives.c.session_id == sessions.c.id, archives.c.state == "complete"
     )
-    of_cut = sa.select(sa.func.coalesce(sa.func.sum(bytes_of(conn, cut_transcript_entries.c.entry)), 0)).where(
-        cut_transcript_entries.c.session_id == sessions.c.id
-    )
-    size = sessions.c.log_bytes + transcript_bytes() + of_archives.scalar_subquery() + of_cut.scalar_subquery()
+    size = sessions.c.log_bytes + transcript_bytes() + of_archives.scalar_subquery()
     keys = (sessions.c.archived_at, sessions.c.id)
     query = sa.select(*keys, size).where(
         sessions.c.workspace_id == scope.workspace_id,
@@ -104,6 +107,30 @@ def _remove_logs(conn: Connection, scope: Scope, found: Sequence[Found]) -> None
         for table in (transcripts, transcript_entries):
             conn.execute(table.delete().where(table.c.project_key == one.id))
         conn.execute(sessions.update().where(sessions.c.id == one.id).values(log_bytes=0))
+
+
+def drain(conn: Connection, session_id: str, *, with_archives: bool) -> bool:
+    """Remove some of a log, transcripts, what was cut off and archives, if they are too many for one transaction.
+
+    The first ones first. False: so few are left that they can go with the session, and nothing was removed. What was
+    counted of them stays counted until then.
+    """
+    entries, cut, chunks = transcript_entries, cut_transcript_entries, archive_chunks
+    of_session = sa.select(archives.c.id).where(archives.c.session_id == session_id)
+    heaps: list[tuple[sa.Table, ColumnElement[bool], Sequence[sa.Column[Any]], int]] = [
+        (events, events.c.session_id == session_id, (events.c.seq,), DRAINED_ROWS),
+        (entries, entries.c.project_key == session_id, list(entries.c)[1:4], DRAINED_ROWS),
+        (cut, cut.c.session_id == session_id, list(cut.c)[1:4], DRAINED_ROWS),
+    ]
+    if with_archives:
+        heaps.append((chunks, chunks.c.archive_id.in_(of_session), list(chunks.c)[:2], DRAINED_CHUNKS))
+    for table, mine, order, most in heaps:
+        stays = conn.execute(sa.select(*order).where(mine).order_by(*order).offset(most).limit(1)).first()
+        if stays is not None:
+            end = sa.tuple_(*(sa.literal(part) for part in stays))
+            conn.execute(table.delete().where(mine, sa.tuple_(*order) < end))
+            return True
+    return False
 
 
 def _unneeded_snapshots(scope: Scope) -> ColumnElement[bool]:
@@ -282,6 +309,7 @@ def policies(remove_sessions: Remove) -> Mapping[PolicyName, Policy]:
             select_sessions,
             remove_sessions,
             batch=20,
+            drains=True,
         ),
         Policy(
             "automatic_checkpoints",
@@ -296,6 +324,7 @@ def policies(remove_sessions: Remove) -> Mapping[PolicyName, Policy]:
             _select_logs,
             _remove_logs,
             batch=50,
+            drains=True,
         ),
         Policy(
             "archived_files",

@@ -113,6 +113,8 @@ class Policy:
     remove: Remove
     batch: int = 500
     """Things that are looked at in one transaction."""
+    drains: bool = False
+    """It removes logs, which may be too large for one transaction (`retention_policies.drain`)."""
 
 
 def transcript_bytes() -> ColumnElement[int]:

@@ -39,6 +39,8 @@ retention_runs = sa.Table(
     # How many policies are done with, and the key behind which the next one goes on.
     sa.Column("done", sa.Integer, nullable=False),
     sa.Column("after", Json),
+    # A session that is too large for one transaction, and has lost some of its log already: it goes first.
+    sa.Column("draining", Words),
     sa.Column("results", Json, nullable=False),
     sa.Column("owner", Words),
     sa.Column("lease_until", Seconds, nullable=False),

@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("days", sa.Text, nullable=False),
         sa.Column("done", sa.Integer, nullable=False),
         sa.Column("after", sa.Text),
+        sa.Column("draining", WORDS),
         sa.Column("results", sa.Text, nullable=False),
         sa.Column("owner", WORDS),
         sa.Column("lease_until", sa.Double, nullable=False),
