@@ -15,6 +15,7 @@ import pytest_asyncio
 from docpages import DOCS, blocks
 from hookkit import receiving
 from housekit import ASK_FOR_BASH, DEADLINE, custom
+from narrow import NARROW
 from standardwebhooks import WebhookVerificationError
 from test_tutorial import run_blocks
 
@@ -66,9 +67,7 @@ class Running:
 
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Running]:
-    settings = config.load(
-        {"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, sandbox__technology="bubblewrap"
-    )
+    settings = config.load({"HOME": str(tmp_path), **NARROW}, state_dir=str(tmp_path / "state"), server__port=0)
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "how-to")
         with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:
@@ -297,11 +296,7 @@ async def test_page_of_webhooks_makes_tries_and_rotates(tmp_path: Path) -> None:
     with receiving() as receiver:
         loopback = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
         settings = config.load(
-            {"HOME": str(tmp_path)},
-            state_dir=str(tmp_path / "state"),
-            server__port=0,
-            sandbox__technology="bubblewrap",
-            **loopback,
+            {"HOME": str(tmp_path), **NARROW}, state_dir=str(tmp_path / "state"), server__port=0, **loopback
         )
         async with compose.running(settings) as hostler:
             _, secret = await compose.create_key(hostler.database, "how-to")

@@ -66,7 +66,7 @@ def devices(folder: Path) -> list[str]:
 
 def until_free(folder: Path) -> None:
     """Other tests' sandboxes copy all mounts of the host for the moment in which they are made."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while devices(folder):
         assert time.monotonic() < deadline, "a loop device is left"
         os.sched_yield()

@@ -24,6 +24,7 @@ from hostler.engine.measures import Measures
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
+from hostler.engine.places import Places
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
@@ -133,6 +134,7 @@ class ApiServices:
     previews: Previews
     measures: Measures
     retention: Retention
+    places: Places
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

@@ -20,6 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.compose.admission import memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
@@ -93,6 +94,7 @@ from hostler.engine.object_port import Objects
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
+from hostler.engine.places import Places
 from hostler.engine.points import Points
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
@@ -117,7 +119,7 @@ from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatc
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
-from hostler.engine.worker import Worker, WorkerSettings
+from hostler.engine.worker import Worker
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
@@ -311,7 +313,9 @@ async def running(
                 hub,
                 parts,
                 copies.forget,
-                WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
+                memory_use(settings),
+                worker_settings(settings),
+                wait_terms(settings),
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
@@ -337,6 +341,7 @@ async def running(
                 compactions=Compactions(database, records, archives),
                 archives=archives,
                 previews=previews,
+                places=Places(database, worker.admission),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)

@@ -20,6 +20,13 @@ from hostler.engine.runs import CustomTool, McpServer, RunSpec
 from hostler.engine.sandbox_port import SandboxLimits
 
 
+def pattern_of(environment: Mapping[str, Any]) -> Pattern:
+    """How long the process of a session lives, by the snapshot of its environment."""
+    hosting = (environment.get("config") or {}).get("hosting") or {}
+    pattern: Pattern = hosting.get("pattern") or "hybrid"
+    return pattern
+
+
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
     """When a turn has gone on for long enough."""
@@ -139,7 +146,7 @@ def profile(
     effort = model.get("effort")
     limits = config.get("limits") or {}
     hosting = config.get("hosting") or {}
-    pattern: Pattern = hosting.get("pattern") or "hybrid"
+    pattern = pattern_of(environment)
     idle = hosting.get("idle_timeout_seconds")  # null when the environment says nothing
     return Profile(
         model=model["id"],

@@ -89,6 +89,26 @@ class Approval(Answer):
     age_seconds: float
 
 
+class LiveSession(Answer):
+    type: Literal["live_session"]
+    session_id: str
+    environment_id: str
+    server: str
+    since: str
+    idle: bool
+
+
+class WaitingSession(Answer):
+    type: Literal["waiting_session"]
+    session_id: str
+    environment_id: str
+    since: str
+    reason: Literal["environment_limit", "server_limit", "memory"]
+    place: int
+    limit: int | None
+    message: str
+
+
 class Actor(Answer):
     type: str
     id: str | None
@@ -607,6 +627,8 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "environments.keys.list": (None, Page[EnvironmentKey], _PAGE),
     "environments.keys.revoke": (None, EnvironmentKey, {}),
     "approvals.list": (None, Page[Approval], _PAGE),
+    "live_sessions.list": (None, Page[LiveSession], _PAGE),
+    "waiting_sessions.list": (None, Page[WaitingSession], _PAGE),
     "audit.list": (
         None,
         Page[AuditEntry],
