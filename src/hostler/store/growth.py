@@ -210,7 +210,7 @@ STORES: Final[tuple[Store, ...]] = (
     ),
     # ------------------------------------------------------------------------------------------ folders and objects
     Store(
-        "homes: `<state_dir>/sessions/`, `homes/`, `attached/`",
+        "homes: `<state_dir>/sessions/`, `volumes/`, `homes/`, `attached/`",
         (),
         "workspace, outputs, clones and `claude`'s own files of each session, its debug logs included",
         "`sandbox.disk_mb` of a session; `worker.cache_mb` of those that nobody is in, and the last twentieth of the "
@@ -249,15 +249,23 @@ STORES: Final[tuple[Store, ...]] = (
         "packages that environments ask for",
         "`packages.layer_mb`, `packages.total_mb`: what was unused for longest goes",
         (),
-        "`hostler images list`",
+        "`hostler image list`",
     ),
     Store(
-        "`<state_dir>/skills/`, `run/`, `sandbox/`, staging folders",
+        "`<state_dir>/skills/`, `run/`, `sandbox/`, `microvm/`, staging folders",
         (),
         "what living sandboxes need",
         "removed with the sandbox, and at the next start",
         (),
         "`du`",
+    ),
+    Store(
+        "`<state_dir>/attacks/`",
+        (),
+        "results of `hostler doctor --attack`",
+        "one result for each technology: a new one takes the place of the one before",
+        (),
+        "`hostler doctor`",
     ),
     Store("logs", (), "lines on standard error", "whoever keeps them: Hostler writes no log file", (), "journal"),
 )
