@@ -291,7 +291,7 @@ async def running(
                 )
             )
             memory = memory_use(settings)
-            spares = spare_sandboxes(settings, database, around, attachments, copies, lambda: worker.live(), memory)
+            spares = spare_sandboxes(settings, database, around, attachments, copies, memory, lambda: worker.live())
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
