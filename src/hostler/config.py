@@ -417,6 +417,27 @@ class Admission(_Section):
     )
 
 
+class Spares(_Section):
+    """Started sandboxes for new sessions of environments with `hosting.spares`."""
+
+    most: int = Field(16, ge=0, le=1000, description="On this server, of all environments together. 0: none.")
+    keep_seconds: float = Field(
+        1800.0, gt=0, description="Spares that no session has asked for in this time end, in seconds."
+    )
+    rest_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="A spare that has waited for this long is stopped: from then on it takes no processor time, and "
+        "some tens of milliseconds more when a session gets it.",
+    )
+    free_memory_mb: int = Field(
+        1024,
+        ge=0,
+        le=1 << 30,
+        description="Memory that stays free, in MiB, besides `admission.reserve_mb`: with less there are no spares.",
+    )
+
+
 class Queue(_Section):
     """The work queue of self-hosted environments."""
 
@@ -467,6 +488,7 @@ class Settings(_Section):
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
     admission: Admission = Admission()
+    spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()
 

@@ -152,6 +152,10 @@ def test_names_are_unique_until_deleted(client: anthropic.Anthropic) -> None:
         ({"type": "cloud", "limits": {"memory": 1}}, "config.limits.memory: is not a field"),
         ({"type": "cloud", "hosting": {"idle_timeout_seconds": -1}}, "idle_timeout_seconds: must be at least 0"),
         ({"type": "cloud", "hosting": {"max_live_sessions": 0}}, "max_live_sessions: must be at least 1"),
+        ({"type": "cloud", "hosting": {"spares": -1}}, "config.hosting.spares: must be at least 0"),
+        ({"type": "cloud", "hosting": {"spares": 51}}, "config.hosting.spares: must be at most 50"),
+        ({"type": "cloud", "hosting": {"spares": "two"}}, "config.hosting.spares: must be"),
+        ({"type": "self_hosted", "hosting": {"spares": 2}}, "config.hosting"),
     ],
 )
 def test_what_a_sandbox_can_not_enforce_is_refused(

@@ -151,6 +151,14 @@ async def test_page_of_limits(server: Running) -> None:
     assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
 
 
+async def test_page_of_spares(server: Running) -> None:
+    made = (await server.does("keep-warm-spares.md"))["environment"]
+    assert made.config.to_dict()["hosting"] == {"spares": 2}
+    health = await server.call(lambda: server.client.get("/hostler/v1/health", cast_to=dict[str, Any]))
+    page = (HOW_TO / "keep-warm-spares.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in page for name in health["spares"])
+
+
 async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) -> None:
     made = (await server.does("let-an-agent-reach-a-host.md"))["environment"]
     tools: list[Any] = [{"type": "agent_toolset_20260401"}]

@@ -101,6 +101,8 @@ class Hosting(Value):
     many as the servers take."""
     checkpoints: AutomaticCheckpoints | None = None
     """When checkpoints are taken by themselves; absent: never."""
+    spares: Annotated[int, Field(ge=0, le=50)] | None = None
+    """How many started sandboxes each server keeps ready for new sessions. What is absent is none."""
 
     def contradiction(self) -> str | None:
         """What can't hold together, for a person; None: all of it can."""

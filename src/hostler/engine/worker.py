@@ -132,6 +132,8 @@ class Worker:
     def drain(self) -> None:
         """Claim nothing more; give idle sessions back now and running ones after their turn."""
         self._drain = True
+        if self._parts.spares is not None:
+            self._parts.spares.drain()
         for runner in self._runners.values():
             runner.retire()
         self._look.set()

@@ -242,6 +242,14 @@ class HealthWorker(Answer):
     ok: bool
 
 
+class Spares(Answer):
+    waiting: int
+    starting: int
+    claimed: int
+    missed: int
+    failed: int
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -250,6 +258,7 @@ class Health(Answer):
     sandbox: HealthSandbox | None
     rungs: dict[str, HealthRung]
     worker: HealthWorker | None
+    spares: Spares | None
 
 
 class WebhookEndpoint(Answer):
