@@ -26,6 +26,7 @@ from hostler.api import (
     places,
     policies,
     previews,
+    retention,
     rooms,
     session_resources,
     sessions,
@@ -67,6 +68,7 @@ _OWN_ROUTERS = (
     places.router,
     previews.router,
     rooms.router,
+    retention.router,
     webhook_endpoints.router,
 )
 
