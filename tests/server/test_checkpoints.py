@@ -199,6 +199,7 @@ async def allowed(house: House, session: str) -> str:
     return " ".join(re.findall("first|second", said[-1]))
 
 
+@pytest.mark.one_database
 async def test_memories_go_back_unless_somebody_else_has_changed_them(house: House) -> None:
     assert house.hostler is not None
     client = house.client
@@ -234,6 +235,7 @@ async def test_memories_go_back_unless_somebody_else_has_changed_them(house: Hou
     assert [(m["path"], m["operation"]) for m in done["memories"]["restored"]] == [("/theirs.md", "modified")]
 
 
+@pytest.mark.one_database
 async def test_points_are_refused_where_there_are_none(house: House) -> None:
     session = await house.session()
     await house.say(session, [step(tool("bash", command="sleep 30"))])
@@ -264,6 +266,7 @@ async def test_points_are_refused_where_there_are_none(house: House) -> None:
         await house.environment(hosting={"pattern": "ephemeral", "checkpoints": {"every_turns": 3}})
 
 
+@pytest.mark.one_database
 async def test_checkpoints_are_taken_by_themselves_and_the_oldest_go(house: House) -> None:
     made = await house.client.beta.agents.create(name="Coder", model="claude-opus-5-5")
     environment = await house.environment(hosting={"checkpoints": {"every_turns": 2, "keep": 2}})
@@ -299,6 +302,7 @@ async def test_a_session_goes_back_through_a_server_that_does_not_have_it(
         assert await shell(pair.working, session, "cat note.txt") == "one"
 
 
+@pytest.mark.one_database
 async def test_what_no_worker_does_in_time_is_not_done_later(house: House) -> None:
     assert house.hostler is not None
     session = await house.session()

@@ -34,6 +34,7 @@ from hostler.cli.options import (
 )
 from hostler.cli.options import log_level_of as _log_level
 from hostler.cli.options import settings_of as _settings
+from hostler.cli.placecommands import register as register_place_commands
 from hostler.cli.policycommands import register as register_policy_commands
 from hostler.cli.problem import WRONG, Problem
 from hostler.cli.webhookcommands import register as register_webhook_commands
@@ -277,6 +278,7 @@ def sessions_delete(session: SessionId, *, server: Server, as_json: AsJson = Fal
 
 register_compaction_commands(sessions_app)
 register_checkpoint_commands(sessions_app)
+register_place_commands(sessions_app)
 
 
 # ------------------------------------------------------------------------------------------------ commands on this host

@@ -66,6 +66,8 @@ class Profile:
     """How its agent wants the context shortened. None: as the harness does by itself."""
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
+    spares: int = field(default=0, compare=False)
+    """How many started sandboxes are kept ready for its environment's new sessions."""
 
     @property
     def model_names(self) -> frozenset[str]:
@@ -177,6 +179,7 @@ def profile(
         packages=PackageLists.model_validate(config.get("packages") or {}),
         compaction=None if agent.get("compaction") is None else Compaction.model_validate(agent["compaction"]),
         attached=attached,
+        spares=hosting.get("spares") or 0,
     )
 
 

@@ -24,7 +24,7 @@ from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.sessions import KEEP, SessionRow, SessionUpdate
 from hostler.store.waiting import WaitingCall, replace_waiting
-from hostler.store.work import Lease
+from hostler.store.work import Lease, Need
 
 Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
 
@@ -95,6 +95,8 @@ class Records:
                 status=step.state.status,
                 events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
                 wanted=_wanted(step, before, view.session, by_worker=lease is not None),
+                need=need_of(step.state),
+                begins=step.state.turn is not None and (before.turn is None or before.turn.id != step.state.turn.id),
                 update=update,
                 waiting=[event.id for event in step.queued],
             )
@@ -128,6 +130,15 @@ class Records:
             self._hub.work(session_id)
         if applied.queued:
             self._hub.queued(applied.session.environment_id)
+
+
+def need_of(state: SessionState) -> Need:
+    """What a worker is wanted for, if one is."""
+    if state.interrupt is not None:
+        return "errand"
+    if state.stands_by:
+        return "stand_by"
+    return "turn" if state.status in ("running", "rescheduling") else "errand"
 
 
 def _budget(session: SessionRow, update: SessionUpdate | None) -> Mapping[str, Any] | None:

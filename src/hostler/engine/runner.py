@@ -36,6 +36,7 @@ from hostler.engine.single_task import SingleTask
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
 from hostler.engine.waiting import Waiting
+from hostler.engine.waiting_turns import Errand
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -66,9 +67,22 @@ OLDER_FILES = (
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
 
-    def __init__(self, lease: Lease, parts: RunnerParts, on_idle: Callable[[], None]) -> None:
-        """`on_idle` is called when the process begins to wait for input: from then on it can make room for others."""
+    def __init__(
+        self,
+        lease: Lease,
+        parts: RunnerParts,
+        on_idle: Callable[[], None],
+        gives_way: Callable[[], bool] = lambda: False,
+        errand: Errand | None = None,
+    ) -> None:
+        """`on_idle` is called when the process begins to wait for input: from then on it can make room for others.
+
+        `gives_way` is asked when a turn has ended: whether others come first now, although there is more to do.
+        `errand`: there is no place for a process; only what needs none is done.
+        """
         self.lease = lease
+        self._gives_way = gives_way
+        self._errand = errand
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
@@ -182,12 +196,13 @@ class SessionRunner:
             if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
             if plan.do != "nothing":
-                if self._retired:
+                stays = self._state is not None and self._state.stays
+                if self._retired or (not stays and self._gives_way()):
                     return
                 was_sick = self._profile is not None and await self._waiting.replaced(self._profile)
                 if was_sick or self._more or self._wake.is_set():
                     continue
-            elif self._state is not None and self._state.stands_by and not self._retired:
+            elif self._state is not None and self._state.stands_by and not (self._retired or self._errand):
                 await self._stand_by()
             if self._lodging.process is None or self._retired or self._profile is None:
                 return
@@ -265,10 +280,13 @@ class SessionRunner:
         plans: list[Plan | None] = []
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+            if self._errand is not None and not self._errand.is_done_by(before):
+                plans[:] = [Plan("nothing")]
+                return Step(before)
             if before.turn is not None and before.turn.phase == "handed" and not caught_up and not is_paused(before):
                 plans[:] = [None]
                 return Step(before)
-            step, plan = turns.take_up(before, at, totals)
+            step, plan = (self._errand or turns).take_up(before, at, totals)
             plans[:] = [plan]
             stays = self._parts.profile_of(row).pattern == "long_running"
             if plan.do == "nothing" or step.state.stays == stays:
