@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
+from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
@@ -337,6 +338,9 @@ async def running(
                 sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
+                bundles=session_bundles(
+                    settings, database, checkpoints, snapshots, blobs, sealer, kinds, quotas, placement, models, prices
+                ),
                 diffs=Diffs(database, checkpoints, snapshots),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),

@@ -164,6 +164,7 @@ sessions = sa.Table(
     sa.Column("updated_at", Words, nullable=False),
     sa.Column("archived_at", Words),
     sa.Column("forked_from", Json),
+    sa.Column("imported_from", Json),
     sa.Index("ix_sessions_newest", "workspace_id", "created_at", "id"),
     sa.Index("ix_sessions_agent", "agent_id", "created_at", "id"),
     sa.Index("ix_sessions_environment", "environment_id"),
