@@ -225,6 +225,11 @@ def lines(content: Iterator[bytes]) -> Iterator[bytes]:
         raise BundleWrong("a member ends in the middle of a line")
 
 
+def solid(piece: bytes) -> int:
+    """How many bytes of it are not zero."""
+    return 0 if piece == bytes(len(piece)) else len(piece) - piece.count(0)
+
+
 def _phase(head: Head, before: int) -> int:
     name = head.name
     for phase in range(len(_ORDER)):
@@ -321,8 +326,7 @@ class _Unpacked:
 
     def _count(self, piece: bytes) -> None:
         self._total += len(piece)
-        if piece != bytes(len(piece)):
-            self._nonzero += len(piece)
+        self._nonzero += solid(piece)
         most = self._limits
         if self._total > 2 * most.content_bytes + most.members * 4096:
             raise BundleWrong(f"it holds more than {most.content_bytes >> 20} MiB")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final, Self
 import zstandard
 
 from hostler.bundles.limits import DOCUMENT_BYTES, FREE_BYTES, NAME_BYTES, BundleLimits
-from hostler.bundles.reading import DOCUMENT, FORMAT, HEAD, MANIFEST, VERSION, manifest_head, member_line
+from hostler.bundles.reading import DOCUMENT, FORMAT, HEAD, MANIFEST, VERSION, manifest_head, member_line, solid
 from hostler.bundles.tar import BundleWrong, Head, head_bytes, padding, write_end
 
 _LEVEL: Final = 3
@@ -75,8 +75,7 @@ class BundleWriter:
             raise BundleWrong(f"{self._begun[0].name!r} has become longer while it was read")
         self._left -= len(piece)
         self._begun[1].update(piece)
-        if piece != bytes(len(piece)):
-            self._nonzero += len(piece)
+        self._nonzero += solid(piece)
         self._packer.write(piece)
 
     def end(self) -> None:
