@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from bundlekit import exported, imported
-from housekit import House, open_house
+from housekit import ALLOW_ALL, ASK_FOR_BASH, House, allow, open_house
 
 from hostler.testing.postgres import PostgresCluster
-from hostler.testing.rehearsal import step, tool
+from hostler.testing.rehearsal import gate, step, tool
 
 
 @pytest.fixture
@@ -49,6 +52,12 @@ def renamed(before: list[dict[str, Any]], after: list[dict[str, Any]], more: dic
     for old, new in names.items():
         text = text.replace(f'"{old}"', f'"{new}"')
     return list(json.loads(text))
+
+
+def names_in(bundle: bytes) -> list[str]:
+    plain = zstandard.ZstdDecompressor().stream_reader(bundle).read()
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        return archive.getnames()
 
 
 async def outputs(house: House, session: str) -> dict[str, bytes]:
@@ -125,3 +134,137 @@ async def test_a_session_goes_to_another_server_and_back(house: House, tmp_path:
     assert again.status == 200, again.json
     assert again.json["id"] == moved
     assert said(await house.turn(moved, look("cat a/one.txt"))).split() == ["one", "more"]
+
+
+@pytest.mark.one_database
+async def test_a_call_that_waits_is_answered_where_it_is_imported(house: House) -> None:
+    """In the installation it came from, too: agent and environment are found, and each has its own call."""
+    session = await house.session(ASK_FOR_BASH)
+    await house.turn(session, look("echo ran >> log; cat log"))
+    got = await exported(house, session)
+    made = await imported(house, got.content, title="Twin")
+    assert made.status == 200, made.json
+    twin = made.json["id"]
+    assert (made.json["session"]["title"], made.json["created"]) == ("Twin", [])
+    inbox: Any = await house.client.get("/hostler/v1/approvals", cast_to=object)
+    assert {row["session_id"] for row in inbox["data"]} == {session, twin}
+    for one in (twin, session):
+        before = await house.events(one)
+        (call,) = [event for event in before if event.type == "agent.tool_use"]
+        assert before[-1].stop_reason.event_ids == [call.id]
+        await house.answer(one, allow(call))
+        assert said(await house.until_idle(one, len(before))) == "ran"
+    taken = await imported(house, got.content, keep_ids="true")
+    assert (taken.status, session in taken.json["error"]["message"]) == (409, True)
+
+
+@pytest.mark.one_database
+async def test_a_running_session_is_exported_at_a_checkpoint(house: House) -> None:
+    session = await house.session()
+    await house.turn(session, look("echo one > note"))
+    point: Any = await house.client.post(f"/hostler/v1/sessions/{session}/checkpoints", body={}, cast_to=object)
+    before = await shown(house, session)
+    await house.say(session, [step(gate("held"), "Done.")])
+    await house.until_event(session, "span.model_request_start")
+    running = await exported(house, session)
+    assert (running.status, "Wait for session.status_idle" in running.json["error"]["message"]) == (409, True)
+    got = await exported(house, session, checkpoint_id=point["id"], without="workspace")
+    assert got.status == 200, got.json
+    house.model.open_gate("held")
+    await house.until_idle(session)
+    made = await imported(house, got.content)
+    assert len(await shown(house, made.json["id"])) == len(before)
+    assert said(await house.turn(made.json["id"], look("ls /workspace; echo none"))) == "none"
+    # What was taken for an export is not left among the points to go back to.
+    assert (await exported(house, session)).status == 200
+    points: Any = await house.client.get(f"/hostler/v1/sessions/{session}/checkpoints", cast_to=object)
+    assert [one["id"] for one in points["data"]] == [point["id"]]
+
+
+@pytest.mark.one_database
+async def test_no_secret_leaves_and_vaults_are_asked_for(house: House) -> None:
+    """A secret that a session could use is found in its files in whatever form, and it is not exported; once it is
+    replaced, what was there is worth nothing, and is."""
+    old, new = "canary-4f2b~first/+", "canary-77aa~second/+"
+    vault = (await house.client.beta.vaults.create(display_name="v")).id
+    auth: Any = {"type": "environment_variable", "secret_name": "TOKEN", "secret_value": old}
+    networking = {"type": "limited", "allowed_hosts": ["api.example.com"]}
+    credentials = house.client.beta.vaults.credentials
+    credential = await credentials.create(vault, auth={**auth, "networking": networking})
+    agent = await house.client.beta.agents.create(name="A", model="claude-opus-5-5", tools=ALLOW_ALL)
+    made = await house.client.beta.sessions.create(
+        agent=agent.id, environment_id=await house.environment(), vault_ids=[vault]
+    )
+    await house.turn(made.id, look(f"echo -n x{old}y | base64 > mine.txt; echo fine > other.txt; echo $TOKEN"))
+    refused = await exported(house, made.id)
+    error = refused.json["error"]
+    assert (refused.status, error["details"]["error_code"]) == (400, "bundle_holds_secrets")
+    assert "home/workspace/mine.txt" in error["message"]
+    assert credential.id in error["message"]
+    assert old not in error["message"]
+    assert (await exported(house, made.id, without="workspace")).status == 400  # the conversation has it, too
+    await credentials.update(credential.id, vault_id=vault, auth={"type": "environment_variable", "secret_value": new})
+    got = await exported(house, made.id)
+    assert got.status == 200, got.json
+    plain = zstandard.ZstdDecompressor().stream_reader(got.content).read()
+    assert new.encode() not in plain
+    asked = await imported(house, got.content)
+    assert (asked.status, vault in asked.json["error"]["message"]) == (400, True)
+    assert asked.json["error"]["details"]["error_code"] == "import_undecided"
+    without = await imported(house, got.content, vault=f"{vault}:")
+    assert (without.json["session"]["vault_ids"], without.json["left"][0]["id"]) == ([], vault)
+    given = (await house.client.beta.vaults.create(display_name="w")).id
+    replaced = await imported(house, got.content, vault=f"{vault}:{given}")
+    assert replaced.json["session"]["vault_ids"] == [given]
+
+
+@pytest.mark.one_database
+async def test_what_is_over_is_exported_too(house: House) -> None:
+    """Of an ephemeral session events and outputs; an archived one comes as an archived one, with its files."""
+    agent = await house.client.beta.agents.create(name="A", model="claude-opus-5-5", tools=ALLOW_ALL)
+    environment = await house.environment(hosting={"pattern": "ephemeral"})
+    task = await house.client.beta.sessions.create(agent=agent.id, environment_id=environment)
+    await house.turn(task.id, look("echo gone > note; echo kept > /mnt/session/outputs/out.txt"))
+    got = await exported(house, task.id)
+    assert got.status == 200, got.json
+    made = await imported(house, got.content)
+    assert len(await shown(house, made.json["id"])) == len(await shown(house, task.id))
+    assert await outputs(house, made.json["id"]) == {"out.txt": b"kept\n"}
+    assert [name for name in names_in(got.content) if name.startswith(("home/", "transcripts/"))] == []
+    hybrid = await house.environment(hosting={"pattern": "hybrid"})
+    session = (await house.client.beta.sessions.create(agent=agent.id, environment_id=hybrid)).id
+    await house.turn(session, look("echo one > note"))
+    await house.client.beta.sessions.archive(session)
+    kept = await exported(house, session)
+    assert kept.status == 200, kept.json
+    assert "home/workspace/note" in names_in(kept.content)
+    over = await imported(house, kept.content)
+    assert (over.json["session"]["status"], bool(over.json["session"]["archived_at"])) == ("terminated", True)
+
+
+@pytest.mark.one_database
+async def test_what_is_refused_leaves_nothing(house: House, tmp_path: Path) -> None:
+    session = await house.session()
+    await house.turn(session, look("head -c 300000 /dev/urandom > big"))
+    got = await exported(house, session)
+    changed = bytearray(got.content)
+    changed[len(changed) // 2] ^= 1
+    for content, words in (
+        (bytes(changed), "damaged"),
+        (got.content[:-100], "middle"),
+        (got.content + b"x", "behind the bundle"),
+        (b"", "does not begin"),
+    ):
+        refused = await imported(house, content)
+        assert (refused.status, refused.json["error"]["details"]["error_code"]) == (400, "bundle_wrong"), refused.json
+        assert words in refused.json["error"]["message"]
+    for query, words in (
+        ({"digest": "0" * 64}, "was asked for"),
+        ({"create": "true", "agent": "agent_1"}, "create"),
+        ({"vault": "vlt_1:vlt_2"}, "has no vlt_1"),
+        ({"vault": "vlt_1"}, "<old id>:<new id>"),
+        ({"color": "red"}, "color"),
+    ):
+        assert words in (await imported(house, got.content, **query)).json["error"]["message"]
+    assert [one.id async for one in house.client.beta.sessions.list()] == [session]
+    assert list((tmp_path / "state" / "bundles").iterdir()) == []

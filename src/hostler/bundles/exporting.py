@@ -6,6 +6,7 @@ found costs nobody half a file. The file has no name, so that nothing is left of
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import zlib
@@ -64,12 +65,19 @@ from hostler.store.moments import moment
 from hostler.store.pages import Position
 from hostler.store.sequences import load_sequence
 from hostler.store.sessions import SessionRow, Usage, get_session
+from hostler.store.work import is_held
 
 _CONFIG: Final[TypeAdapter[CloudConfig | SelfHostedConfig]] = TypeAdapter(Config)
 _PAGE: Final = 500
+_LOOKS: Final = 300
+_LOOK_SECONDS: Final = 0.1
 _HELD: Final = 4 << 20
 """Bytes that are written together: each turn through a thread costs a wake-up."""
 _MOST_CHECKPOINTS: Final = 1_000
+
+
+class _StillHeld(Exception):
+    """A worker has the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Exporter:
         if options.checkpoint_id is not None:
             point = await self._at_checkpoint(workspace, session_id, options.checkpoint_id)
             return await self._write(point, options, point.checkpoint_id)
-        point_or_none = await self._as_it_is(workspace, session_id)
+        point_or_none = await self._when_put_away(workspace, session_id)
         if point_or_none is not None:
             return await self._write(point_or_none, options, None)
         # The worker that has the session keeps its files, and says at which point they are.
@@ -137,6 +145,16 @@ class Exporter:
             )
 
         return await self.database.read(look)
+
+    async def _when_put_away(self, workspace: str, session_id: str) -> Point | None:
+        """What `_as_it_is` says once no worker has the session any more: until then outputs are still taken, and files
+        are kept. Nothing announces the end of a lease, so it is looked for."""
+        for _ in range(_LOOKS):
+            try:
+                return await self._as_it_is(workspace, session_id)
+            except _StillHeld:
+                await asyncio.sleep(_LOOK_SECONDS)
+        raise Conflict("A worker is still putting the files of this session away: try again in a moment.")
 
     async def _as_it_is(self, workspace: str, session_id: str) -> Point | None:
         """The present of a session of which nothing can run, or whose files nobody has. None: ask its worker.
@@ -159,6 +177,8 @@ class Exporter:
                         f"This {kind} session waits for an answer in the middle of its task, and its files can't come "
                         "along: answer the call, or send user.interrupt, then export it."
                     )
+            if not state.self_hosted and is_held(conn, self.database.now(conn), session.id):
+                raise _StillHeld
             line = lines.current(conn, session.id, session.last_seq, transcript_id(session.id), without=(UNCONFIRMED,))
             if ephemeral:
                 line = Line(line.events, {})
