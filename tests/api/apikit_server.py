@@ -23,6 +23,11 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.bundles.exporting import Exporter
+from hostler.bundles.importing import Importer
+from hostler.bundles.limits import BundleLimits
+from hostler.bundles.service import StoredBundles
+from hostler.domain.prices import Prices
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
@@ -61,6 +66,7 @@ from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
+from hostler.gateway import sequence
 from hostler.objects.folder import FolderObjects
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
@@ -211,6 +217,22 @@ class RunningServer:
             )
             # There is no worker that could do anything between two turns.
             checkpoints = Checkpoints(self.database, self.hub, patience_seconds=0.05)
+            blob_store, folder, limits = Blobs(Path(blobs.name)), Path(blobs.name) / "bundles", BundleLimits()
+            exporter = Exporter(self.database, checkpoints, snapshots, blob_store, sealer, folder, limits, "test", {})
+            importer = Importer(
+                self.database,
+                snapshots,
+                blob_store,
+                kinds,
+                quotas,
+                PLACEMENT,
+                models,
+                Prices(),
+                sequence.load,
+                folder,
+                limits,
+                MOST_FILE_BYTES,
+            )
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
@@ -235,6 +257,7 @@ class RunningServer:
                 checkpoints=checkpoints,
                 forks=Forks(self.database, checkpoints, snapshots, kinds, quotas, PLACEMENT),
                 diffs=Diffs(self.database, checkpoints, snapshots),
+                bundles=StoredBundles(exporter, importer),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
