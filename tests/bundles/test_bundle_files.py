@@ -261,6 +261,8 @@ def test_one_that_waits_for_an_answer_is_taken() -> None:
         (other("has_workspace", False), "tells of no files"),
         (other("thread_id", "x/../y"), "thread_id"),
         (other("usage", {"input_tokens": -1}), "usage"),
+        (other("usage", {"what": 1}), "usage"),
+        (other("transcripts.1.subpath", "é" * 600), "longer than"),
         (other("files", []), "session.json describes 0"),
     ],
 )
@@ -288,6 +290,18 @@ def test_what_session_json_may_not_say(document: dict[str, Any], words: str) -> 
 )
 def test_texts_that_are_none(texts: dict[str, bytes], words: str) -> None:
     refused(written(**texts), words)
+
+
+def test_the_head_may_not_be_missing() -> None:
+    """Without it nobody knows which version it is; a manifest that doesn't name it changes nothing."""
+    opened = Opened.of(WHOLE)
+    head, manifest_part = opened["bundle.json"], opened["manifest.jsonl"]
+    opened.parts.remove(head)
+    first, _, *rest = [json.loads(line) for line in manifest_part.content.splitlines()]
+    first |= {"members": first["members"] - 1, "bytes": first["bytes"] - len(head.content)}
+    manifest_part.content = lines([first, *rest])
+    manifest_part.head = head_bytes(Head("manifest.jsonl", "file", 0o600, 0, len(manifest_part.content)))
+    refused(opened.packed(), "bundle.json is missing")
 
 
 def test_a_newer_version_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

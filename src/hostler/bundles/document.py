@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from hostler.bundles.tar import BundleWrong
-from hostler.domain.values import Identifier, Text, Value
+from hostler.domain.values import Identifier, Text, Value, problem
+from hostler.store.sessions import Usage
 
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Part = Literal["workspace", "files", "archives"]
 """What may be left out."""
 
 
+def _short(text: str) -> str:
+    if len(text.encode("utf-8", "surrogatepass")) > 1024:
+        raise problem("is longer than 1024 bytes")
+    return text
+
+
+def _known(usage: dict[str, int]) -> dict[str, int]:
+    if unknown := usage.keys() - set(Usage.__slots__):
+        raise problem(f"has {sorted(unknown)[0][:100]!r}, which is nothing that is counted")
+    return usage
+
+
 class TranscriptFacts(Value):
     """A member of `transcripts/`: what the harness remembers of the conversation, or of one of its subagents."""
 
-    subpath: Annotated[Text, Field(max_length=1024)]
+    subpath: Annotated[Text, Field(max_length=1024), AfterValidator(_short)]
     """Empty: the conversation itself."""
     entries: Count
     mtime_ms: Count
@@ -89,7 +102,7 @@ class Document(Value):
     """What the session does next. Of the program that wrote the bundle."""
     sequence: dict[str, Any] | None
     """Which calls of an answer are held back. Of the program that wrote the bundle."""
-    usage: dict[str, Count]
+    usage: Annotated[dict[str, Count], AfterValidator(_known)]
     """What it has used there: tokens, searches, list price in billionths of a US dollar."""
     point: PointFacts
     transcripts: tuple[TranscriptFacts, ...]

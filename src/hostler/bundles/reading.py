@@ -97,13 +97,13 @@ class BundleReader:
         """All but the manifest, in their order. The pass has ended when there are no more."""
         source = _Unpacked(self.file, self.limits)
         tree = _Tree()
-        phase, number = 0, 0
+        phase, number = -1, 0
         while (head := read_head(source)) is not None:
             now = _phase(head, phase)
             if now != phase:
                 _refuse_a_gap(phase, now)
                 number = 0
-            elif self.count and now in _ONCE:
+            elif now in _ONCE:
                 raise BundleWrong(f"{head.name!r} is there twice")
             phase = now
             if phase == len(_ORDER) - 1:

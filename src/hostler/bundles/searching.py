@@ -9,6 +9,7 @@ from typing import Final
 from hostler.engine.redaction import SHORTEST, forms_of
 
 MOST_PLACES: Final = 20
+_NAMELESS: Final = "a name of a file or folder"
 
 
 @dataclass(slots=True)
@@ -37,9 +38,11 @@ class SecretSearch:
         return SecretSearch(_forms=forms, _longest=max(map(len, forms), default=0))
 
     def begin(self, member: str) -> None:
-        self._member, self._tail, self._known = member, b"", set()
+        self._member, self._tail, self._known = _NAMELESS, b"", set()
         self.feed(member.encode("utf-8", "surrogateescape"))
         self._tail = b""
+        if not self._known:  # else the name must not be told
+            self._member = member
 
     def feed(self, piece: bytes) -> None:
         if not self._forms:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Self
 
 from hostler.bundles.exporting import Exporter
 from hostler.bundles.importing import Importer
@@ -15,6 +15,8 @@ from hostler.engine.threads import in_thread
 
 AT_ONCE: Final = 2
 """Exports, and imports, that are under way at the same time."""
+OPEN: Final = 16
+"""Bundles that are being sent at the same time. Slow readers keep nobody from exporting before there are so many."""
 _PIECE: Final = 256 << 10
 
 
@@ -25,29 +27,21 @@ class StoredBundles:
         self._exporter = exporter
         self._importer = importer
         self._exporting = self._importing = 0
+        self._sending: set[_Sent] = set()
 
     @property
     def most_bytes(self) -> int:
         return self._importer.limits.content_bytes
 
     async def export(self, workspace: str, session_id: str, options: ExportOptions) -> OpenBundle:
-        if self._exporting >= AT_ONCE:
+        if self._exporting >= AT_ONCE or len(self._sending) >= OPEN:
             raise _busy("exports")
         self._exporting += 1
         try:
             made = await self._exporter.export(workspace, session_id, options)
-        except BaseException:
-            self._exporting -= 1
-            raise
-        return OpenBundle(session_id, made.digest, made.size, self._sent(made.file))
-
-    async def _sent(self, file: BinaryIO) -> AsyncGenerator[bytes, None]:
-        try:
-            while piece := await in_thread(partial(file.read, _PIECE)):
-                yield piece
         finally:
-            file.close()
             self._exporting -= 1
+        return OpenBundle(session_id, made.digest, made.size, _Sent(made.file, self._sending))
 
     async def take_in(self, workspace: str, chunks: AsyncIterator[bytes], options: ImportOptions) -> dict[str, Any]:
         with self._importing_one():
@@ -62,6 +56,28 @@ class StoredBundles:
             yield
         finally:
             self._importing -= 1
+
+
+class _Sent:
+    """The bytes of a bundle, in pieces. Close it, begun or not."""
+
+    def __init__(self, file: BinaryIO, among: set[_Sent]) -> None:
+        self._file = file
+        self._among = among
+        among.add(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await in_thread(partial(self._file.read, _PIECE))
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        self._file.close()
+        self._among.discard(self)
 
 
 def _busy(what: str) -> Busy:

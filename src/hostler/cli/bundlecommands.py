@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, SessionId, StateDir, Url, address_of
+from hostler.cli.options import AsJson, Server, SessionId, speaks_to_a_server
 
 BundleFile = Annotated[Path, typer.Argument(metavar="FILE", help="A bundle, as `hostler sessions export` writes it.")]
 Digest = Annotated[
@@ -24,6 +24,7 @@ class Part(StrEnum):
     ARCHIVES = "archives"
 
 
+@speaks_to_a_server
 def export(
     session: SessionId,
     output: Annotated[
@@ -39,13 +40,12 @@ def export(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Write a session to a file: conversation, events, files. No secrets. Between two turns, or at a checkpoint."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli import bundles as acts
 
     target = output or Path(f"{session}.tar.zst")
@@ -54,6 +54,7 @@ def export(
     )
 
 
+@speaks_to_a_server
 def take_in(
     file: BundleFile,
     create: Annotated[
@@ -78,13 +79,12 @@ def take_in(
     ] = False,
     title: Annotated[str | None, typer.Option("--title", metavar="TITLE", help="Default: that of the session.")] = None,
     digest: Digest = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Make a session of a bundle. It sleeps until the next message, and goes on with conversation and files."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli import bundles as acts
 
     wanted: dict[str, str | list[str] | None] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -36,6 +36,16 @@ class ImportOptions:
     """Refuse any other bundle than that with this digest."""
 
 
+class Pieces(Protocol):
+    """Bytes that are read one after the other."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class OpenBundle:
     """A bundle that is complete, and is about to be sent."""
@@ -45,7 +55,7 @@ class OpenBundle:
     """SHA-256 of its manifest."""
     size: int
     """Bytes."""
-    pieces: AsyncGenerator[bytes, None]
+    pieces: Pieces
     """Close it, read or not."""
 
 
