@@ -268,3 +268,63 @@ async def test_what_is_refused_leaves_nothing(house: House, tmp_path: Path) -> N
         assert words in (await imported(house, got.content, **query)).json["error"]["message"]
     assert [one.id async for one in house.client.beta.sessions.list()] == [session]
     assert list((tmp_path / "state" / "bundles").iterdir()) == []
+
+
+@pytest.mark.one_database
+async def test_all_that_belongs_to_a_session_comes_along(house: House) -> None:
+    """Attached files, skills, memory stores of one's own, what was archived; a token has to be sent again."""
+    beta = house.client.beta
+    file = await beta.files.upload(file=("facts.txt", b"forty-two"))
+    skill = await beta.skills.create(files=[("sums/SKILL.md", b"---\nname: sums\ndescription: Adds.\n---\nAdd.\n")])
+    old, new = [(await beta.memory_stores.create(name=name)).id for name in ("Old", "New")]
+    agent = await beta.agents.create(
+        name="A",
+        model="claude-opus-5-5",
+        tools=ALLOW_ALL,
+        skills=[{"type": "custom", "skill_id": skill.id}],  # type: ignore[list-item]
+    )
+    made = await beta.sessions.create(
+        agent=agent.id,
+        environment_id=await house.environment(),
+        title="All",
+        metadata={"k": "v"},
+        resources=[
+            {"type": "file", "file_id": file.id, "mount_path": "/workspace/facts.txt"},
+            {"type": "memory_store", "memory_store_id": old, "access": "read_only"},
+        ],
+    )
+    await house.turn(made.id, "remember the word rhubarb")
+    before = len(await house.events(made.id))
+    await house.client.post(f"/hostler/v1/sessions/{made.id}/compact", body={}, cast_to=object)
+    await house.until_idle(made.id, before)
+    # Its repository was never cloned: nobody has said anything since.
+    repository: Any = {
+        "type": "github_repository",
+        "url": "https://git.example.com/o/r",
+        "authorization_token": "ghp_0123456789abcdef",
+    }
+    other = await beta.sessions.create(
+        agent=agent.id, environment_id=await house.environment(), resources=[repository], title="Token"
+    )
+    got = await exported(house, made.id)
+    assert got.status == 200, got.json
+    await beta.skills.delete(skill.id)
+    taken = await imported(house, got.content, memory_store=f"{old}:{new}")
+    assert taken.status == 200, taken.json
+    moved, shown_now = taken.json["id"], taken.json["session"]
+    assert (shown_now["title"], shown_now["metadata"], taken.json["left"]) == ("All", {"k": "v"}, [])
+    kinds = {one["type"]: one for one in shown_now["resources"]}
+    assert (kinds["memory_store"]["memory_store_id"], kinds["memory_store"]["access"]) == (new, "read_only")
+    assert kinds["file"]["file_id"] not in {one["file_id"] for one in made.to_dict()["resources"] if "file_id" in one}  # type: ignore[union-attr]
+    assert said(await house.turn(moved, look("cat facts.txt /mnt/skills/sums/SKILL.md"))).startswith("forty-two---")
+    both = [
+        await house.client.get(f"/hostler/v1/sessions/{one}/archives/search?q=rhubarb", cast_to=object)
+        for one in (made.id, moved)
+    ]
+    texts = [[entry["text"] for entry in one["data"]] for one in both]  # type: ignore[index]
+    assert texts[0] == texts[1] != []
+    with_token = await exported(house, other.id)
+    assert with_token.status == 200, with_token.json
+    assert b"ghp_0123456789abcdef" not in zstandard.ZstdDecompressor().stream_reader(with_token.content).read()
+    again = await imported(house, with_token.content)
+    assert [one["type"] for one in again.json["left"]] == ["token"]
