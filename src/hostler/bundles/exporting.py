@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from hostler.bundles.composing import Composing, Sources
 from hostler.bundles.files import nameless
 from hostler.bundles.limits import BundleLimits
-from hostler.bundles.points import Point, StillHeld, as_it_is, at_checkpoint
+from hostler.bundles.points import Point, StillHeld, as_it_is, at_checkpoint, refuse_shared_files
 from hostler.bundles.searching import SecretSearch
 from hostler.bundles.tar import BundleWrong
 from hostler.bundles.writing import BundleWriter
@@ -38,7 +38,7 @@ from hostler.store import files, vaults
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
 from hostler.store.moments import moment
-from hostler.store.sessions import SessionRow
+from hostler.store.sessions import SessionRow, get_session
 
 _LOOKS: Final = 300
 _LOOK_SECONDS: Final = 0.1
@@ -71,6 +71,8 @@ class Exporter:
 
     async def export(self, workspace: str, session_id: str, options: ExportOptions) -> Exported:
         """See `Bundles.export`."""
+        session = await self.database.read(lambda c: get_session(c, workspace, session_id))
+        refuse_shared_files(session, options.without)
         if options.checkpoint_id is not None:
             point = await self.database.read(
                 lambda c: at_checkpoint(c, workspace, session_id, str(options.checkpoint_id))

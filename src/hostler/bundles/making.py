@@ -96,6 +96,11 @@ class Making:
                 conn, names.session_id, [one.id for one in document.files], [one.id for one in document.archives]
             )
         self.survey.check(chosen.config)
+        if (chosen.config.wire().get("hosting") or {}).get("pattern") == "shared":
+            raise InvalidRequest(
+                "environment: sessions of the pattern `shared` live in a folder with others, and a bundle can't be put "
+                "there; name an environment of another pattern"
+            )
         if shown.budget is not None:
             budget.check_priced(self.parts.prices, self.parts.models, chosen.agent["model"]["id"])
         self_hosted = chosen.config.type == "self_hosted"

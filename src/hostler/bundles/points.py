@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import Conflict
+from hostler.domain.errors import Conflict, InvalidRequest
+from hostler.engine.bundle_port import Part
 from hostler.engine.points import refuse_unless_between_turns
 from hostler.engine.profile import transcript_id
 from hostler.engine.state import SessionState
@@ -52,24 +54,24 @@ def as_it_is(conn: Connection, now: float, workspace: str, session_id: str) -> P
     """
     session = get_session(conn, workspace, session_id)
     state = SessionState.model_validate_json(session.state)
-    hosting = (session.environment.get("config") or {}).get("hosting") or {}
-    ephemeral = hosting.get("pattern") == "ephemeral"
-    if session.archived_at is None and not ephemeral and not state.self_hosted:
+    pattern = _pattern(session)
+    ephemeral, shared = pattern == "ephemeral", pattern == "shared"
+    if session.archived_at is None and not ephemeral and not shared and not state.self_hosted:
         return None
     if session.archived_at is None:
         refuse_unless_between_turns(state.model_copy(update={"self_hosted": False}), "an export")
         if state.turn is not None:
-            kind = "ephemeral" if ephemeral else "self-hosted"
+            kind = "self-hosted" if state.self_hosted else pattern
             raise Conflict(
                 f"This {kind} session waits for an answer in the middle of its task, and its files can't come "
                 "along: answer the call, or send user.interrupt, then export it."
             )
-    if not state.self_hosted and is_held(conn, now, session.id):
+    if not state.self_hosted and not shared and is_held(conn, now, session.id):
         raise StillHeld
     line = lines.current(conn, session.id, session.last_seq, transcript_id(session.id), without=(UNCONFIRMED,))
     if ephemeral:
         line = Line(line.events, {})
-    snapshot_id = None if ephemeral or state.self_hosted else _kept(conn, session)
+    snapshot_id = None if ephemeral or shared or state.self_hosted else _kept(conn, session)
     return Point(
         session,
         line,
@@ -80,6 +82,20 @@ def as_it_is(conn: Connection, now: float, workspace: str, session_id: str) -> P
         session.agent_version,
         None,
     )
+
+
+def refuse_shared_files(session: SessionRow, without: Collection[Part]) -> None:
+    """Raises InvalidRequest when files were to be exported that are not the session's alone."""
+    if _pattern(session) == "shared" and "workspace" not in without:
+        raise InvalidRequest(
+            "The files of this session are in a folder that it shares with others: they can't come along. Export it "
+            "without=workspace, and import it into an environment of another pattern."
+        )
+
+
+def _pattern(session: SessionRow) -> str:
+    hosting = (session.environment.get("config") or {}).get("hosting") or {}
+    return str(hosting.get("pattern") or "")
 
 
 def _kept(conn: Connection, session: SessionRow) -> str | None:

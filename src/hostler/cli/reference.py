@@ -72,6 +72,10 @@ SHAPES: dict[str, str] = {
     '"created": [id, …], "left": [{"type", "id", "message"}, …]}`.',
     "hostler sessions verify-bundle": '`{"file", "digest", "producer", "session_id", "events", "files", "members", '
     '"bytes", "left_out"}`',
+    "hostler sessions live": '`{"live": [{"type": "live_session", "session_id", "environment_id", "server", "since", '
+    '"idle"}, …]}`, longest first.',
+    "hostler sessions waiting": '`{"waiting": [{"type": "waiting_session", "session_id", "environment_id", "since", '
+    '"reason": "environment_limit" | "server_limit" | "memory", "place", "limit", "message"}, …]}`, longest first.',
     "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
     "hostler sessions archive": '`{"id", "done": "archive"}`',
     "hostler sessions delete": '`{"id", "done": "delete"}`',
