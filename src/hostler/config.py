@@ -441,7 +441,10 @@ class Spares(_Section):
         "some tens of milliseconds more when a session gets it.",
     )
     free_memory_mb: int = Field(
-        1024, ge=0, le=1 << 30, description="Memory that stays free: with less there are no spares, in MiB."
+        1024,
+        ge=0,
+        le=1 << 30,
+        description="Memory that stays free, in MiB, besides `admission.reserve_mb`: with less there are no spares.",
     )
 
 

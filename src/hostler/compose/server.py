@@ -286,7 +286,8 @@ async def running(
                     outputs,
                 )
             )
-            spares = spare_sandboxes(settings, database, around, attachments, copies, lambda: worker.live())
+            memory = memory_use(settings)
+            spares = spare_sandboxes(settings, database, around, attachments, copies, lambda: worker.live(), memory)
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
@@ -316,7 +317,7 @@ async def running(
                 hub,
                 parts,
                 copies.forget,
-                memory_use(settings),
+                memory,
                 worker_settings(settings),
                 wait_terms(settings),
             )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from hostler.config import Settings
 from hostler.engine.attachments import Attachments
 from hostler.engine.copies import Copies
+from hostler.engine.memory_use import MemoryUse
 from hostler.engine.process import Surroundings
 from hostler.engine.spares import Spares, SpareTerms
 from hostler.store.database import Database
@@ -20,20 +20,14 @@ def spare_sandboxes(
     attachments: Attachments,
     copies: Copies,
     live: Callable[[], int],
+    memory: MemoryUse,
 ) -> Spares:
-    """`live`: how many sessions have a process on this server."""
+    """`live`: how many sessions have a process on this server. `memory`: of the worker, who asks the host for it."""
     wanted = settings.spares
 
     def pressed() -> bool:
-        return live() >= settings.worker.slots or available_bytes() < wanted.free_memory_mb << 20
+        headroom = memory.headroom()
+        return live() >= settings.worker.slots or (headroom is not None and headroom < wanted.free_memory_mb << 20)
 
     terms = SpareTerms(wanted.most, wanted.keep_seconds, wanted.rest_seconds)
     return Spares(database, around, attachments, copies, pressed, terms)
-
-
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """What programs could have of this host's memory without anything being moved out of it."""
-    for line in meminfo.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0

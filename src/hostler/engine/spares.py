@@ -111,7 +111,7 @@ class Spares:
         pressed: Callable[[], bool],
         terms: SpareTerms | None = None,
     ) -> None:
-        """`pressed`: whether memory, or room for sessions, is short now: then there are none. Quick."""
+        """`pressed`: whether memory, or room for sessions, is short now: then there are none. Doesn't block."""
         self._database = database
         self._around = around
         self._attachments = attachments
@@ -204,7 +204,7 @@ class Spares:
         """Once, at everything."""
         try:
             await self._drop_outdated()
-            pressed = self._drained or await asyncio.to_thread(self._pressed)
+            pressed = self._drained or self._pressed()
             wanted = {} if pressed else self._wanted()
             for kind in self._kinds:
                 while len(kind.waiting) > wanted.get(id(kind), 0):
