@@ -27,6 +27,7 @@ from hostler.api import (
     places,
     policies,
     previews,
+    retention,
     session_resources,
     sessions,
     skills,
@@ -68,6 +69,7 @@ _OWN_ROUTERS = (
     policies.router,
     places.router,
     previews.router,
+    retention.router,
     webhook_endpoints.router,
 )
 

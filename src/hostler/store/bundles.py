@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from hostler.domain.errors import Conflict
 from hostler.store.archives import ArchiveRow
-from hostler.store.lines import Spans, within
+from hostler.store.lines import Spans, recount, within
 from hostler.store.moments import moment
 from hostler.store.sessions import SessionRow, get_session
 from hostler.store.tables import events, sessions, transcript_entries, transcripts
@@ -177,6 +177,7 @@ def add_archive(
 
 def as_it_is(conn: Connection, now: float, session_id: str, *, archived: bool) -> SessionRow:
     """The session as it is now, archived if it was."""
+    recount(conn, session_id)
     if archived:
         conn.execute(sessions.update().where(sessions.c.id == session_id).values(archived_at=moment(now)))
     return get_session(conn, None, session_id)

@@ -117,6 +117,8 @@ class SessionRow:
     archived_at: str | None
     forked_from_json: str | None = None
     imported_from_json: str | None = None
+    log_bytes: int = 0
+    """Of the bodies of its events."""
 
     @property
     def metadata(self) -> dict[str, str]:
