@@ -325,6 +325,16 @@ class Snapshots(_Section):
     max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
 
 
+class BundleSettings(_Section):
+    """Sessions that are exported to a file, or imported from one."""
+
+    max_mb: int = Field(20_480, ge=1, le=1 << 20, description="What one bundle may hold, unpacked, in MiB.")
+    max_members: int = Field(250_000, ge=100, le=2_000_000, description="Files, folders and links in it.")
+    max_ratio: int = Field(
+        1_000, ge=10, le=1_000_000, description="How much smaller it may be than what is in it, beyond 256 MiB."
+    )
+
+
 class Sessions(_Section):
     """How large one session may grow. What is full takes no more messages, and says how to go on."""
 
@@ -557,6 +567,7 @@ class Settings(_Section):
     previews: Previews = Previews()
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()
+    bundles: BundleSettings = BundleSettings()
     sessions: Sessions = Sessions()
     retention: Retention = Retention()
     turns: Turns = Turns()

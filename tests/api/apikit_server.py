@@ -24,6 +24,10 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.bundles.exporting import Exporter
+from hostler.bundles.importing import Importer
+from hostler.bundles.limits import BundleLimits
+from hostler.bundles.service import StoredBundles
 from hostler.domain.prices import Prices
 from hostler.domain.retention import HARMLESS
 from hostler.egress.outgoing import OutgoingClient
@@ -70,6 +74,7 @@ from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
+from hostler.gateway import sequence
 from hostler.objects.folder import FolderObjects
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
@@ -223,6 +228,22 @@ class RunningServer:
             )
             # There is no worker that could do anything between two turns.
             checkpoints = Checkpoints(self.database, self.hub, patience_seconds=0.05)
+            blob_store, folder, limits = Blobs(Path(blobs.name)), Path(blobs.name) / "bundles", BundleLimits()
+            exporter = Exporter(self.database, checkpoints, snapshots, blob_store, sealer, folder, limits, "test", {})
+            importer = Importer(
+                self.database,
+                snapshots,
+                blob_store,
+                kinds,
+                quotas,
+                PLACEMENT,
+                models,
+                Prices(),
+                sequence.load,
+                folder,
+                limits,
+                MOST_FILE_BYTES,
+            )
             records = Records(self.database, self.hub)
             measures = Measures(self.database, quotas, {})
             # Nobody carries out what is asked for, unless a test does (`self.retention.look`).
@@ -254,6 +275,7 @@ class RunningServer:
                 checkpoints=checkpoints,
                 forks=Forks(self.database, checkpoints, snapshots, kinds, quotas, PLACEMENT),
                 diffs=Diffs(self.database, checkpoints, snapshots),
+                bundles=StoredBundles(exporter, importer),
                 measures=measures,
                 retention=retention,
                 vaults=Vaults(self.database),

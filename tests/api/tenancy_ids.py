@@ -361,6 +361,34 @@ BODIES: dict[str, Any] = {
 }
 """By endpoint. The value of a multipart request is `(content type, bytes)`; a body with ids is made of mine."""
 
+
+def _bundle(owner: Ids) -> tuple[str, bytes]:
+    """Of a session that has a vault and a memory store."""
+    assert isinstance(owner, Owner)
+    memory: Any = {"type": "memory_store", "memory_store_id": owner["memory_store_id"]}
+    with owner.client as client:
+        session = client.beta.sessions.create(
+            agent=owner["agent_id"],
+            environment_id=owner["environment_id"],
+            vault_ids=[owner["vault_id"]],
+            resources=[memory],
+        )
+    answer = owner.get(f"/hostler/v1/sessions/{session.id}/bundle")
+    assert answer.status == 200, answer.body
+    return "application/zstd", answer.body
+
+
+def _decided(mine: Ids) -> dict[str, str]:
+    """An import of mine that would be taken."""
+    kept = {name: f"{mine[f'{name}_id']}:" for name in ("vault", "memory_store")}
+    return {"agent": mine["agent_id"], "environment": mine["environment_id"], **kept}
+
+
+def _theirs(name: str, mine: Ids, theirs: Ids) -> dict[str, str]:
+    other = theirs[f"{name}_id"]
+    return {name: other if name in ("agent", "environment") else f"{mine[f'{name}_id']}:{other}"}
+
+
 REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ("hostler.policy.test", "environment_id"): lambda mine, theirs: [
         Sent(body={"environment_id": theirs["environment_id"]})
@@ -455,6 +483,15 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ("hostler.sessions.fork", "checkpoint_id"): lambda mine, theirs: [
         Sent(body={"checkpoint_id": theirs["checkpoint_id"]})
     ],
+    **{
+        ("hostler.sessions.import", name): lambda mine, theirs, name=name: [
+            Sent(query={**_decided(mine), **_theirs(name, mine, theirs)}, body=_bundle(mine))
+        ]
+        for name in ("agent", "environment", "vault", "memory_store")
+    },
+    ("hostler.sessions.bundle", "checkpoint_id"): lambda mine, theirs: [
+        Sent(query={"checkpoint_id": theirs["checkpoint_id"]})
+    ],
     ("hostler.sessions.diff", "from"): lambda mine, theirs: [Sent(query={"from": theirs["checkpoint_id"]})],
     ("hostler.sessions.diff", "to"): lambda mine, theirs: [
         Sent(query={"from": mine["checkpoint_id"], "to": theirs[name]})
@@ -517,6 +554,8 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "sessions.rewind": ("checkpoint_id",),
     "sessions.rewinds.list": (),
     "sessions.fork": ("checkpoint_id",),
+    "sessions.bundle": ("checkpoint_id",),
+    "sessions.import": ("agent", "environment", "vault", "memory_store"),
     "sessions.diff": ("from", "to"),
     "sessions.previews.create": (),
     "sessions.previews.list": (),

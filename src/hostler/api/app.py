@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    bundles,
     checkpoints,
     compactions,
     environment_keys,
@@ -35,8 +36,9 @@ from hostler.api import (
     webhook_endpoints,
     work,
 )
-from hostler.api.contract import BY_METHOD
+from hostler.api.contract import BY_METHOD, Endpoint
 from hostler.api.descriptions import DOCUMENTS, describe
+from hostler.api.own_contract import OWN_BY_NAME, OwnEndpoint
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
@@ -60,6 +62,7 @@ _ROUTERS = (
 )
 _OWN_ROUTERS = (
     administration.router,
+    bundles.router,
     checkpoints.router,
     compactions.router,
     environment_keys.router,
@@ -101,15 +104,19 @@ def create_app(services: ApiServices) -> FastAPI:
     app.add_middleware(
         Transport,
         organization_id=services.organization_id,
-        larger_bodies=dict([_body_limit("files.upload", services.files.terms.most_bytes + files.FORM_BYTES)]),
+        larger_bodies=dict(
+            [
+                _body_limit(BY_METHOD["files.upload"], services.files.terms.most_bytes + files.FORM_BYTES),
+                _body_limit(OWN_BY_NAME["sessions.import"], services.bundles.most_bytes),
+            ]
+        ),
     )
     app.add_exception_handler(HTTPException, _pass_on)
     return app
 
 
-def _body_limit(method: str, most: int) -> tuple[tuple[str, re.Pattern[str]], int]:
+def _body_limit(endpoint: Endpoint | OwnEndpoint, most: int) -> tuple[tuple[str, re.Pattern[str]], int]:
     """That the endpoint takes bodies of up to `most` bytes."""
-    endpoint = BY_METHOD[method]
     return (endpoint.verb, re.compile(re.sub(r"\{[^}]+\}", "[^/]+", endpoint.path))), most
 
 

@@ -57,6 +57,8 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("sessions.rewind", "POST", "/sessions/{session_id}/rewind", "operate"),
     ("sessions.rewinds.list", "GET", "/sessions/{session_id}/rewinds", "read"),
     ("sessions.fork", "POST", "/sessions/{session_id}/fork", "operate"),
+    ("sessions.bundle", "GET", "/sessions/{session_id}/bundle", "operate"),
+    ("sessions.import", "POST", "/sessions/import", "operate"),
     ("sessions.diff", "GET", "/sessions/{session_id}/diff", "read"),
     ("sessions.previews.create", "POST", "/sessions/{session_id}/previews", "operate"),
     ("sessions.previews.list", "GET", "/sessions/{session_id}/previews", "read"),

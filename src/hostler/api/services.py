@@ -11,6 +11,7 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLin
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.bundle_port import Bundles
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
@@ -131,6 +132,7 @@ class ApiServices:
     archives: Archives
     checkpoints: Checkpoints
     forks: Forks
+    bundles: Bundles
     diffs: Diffs
     previews: Previews
     rooms: RoomList

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hostler.cli.advisecommand import register as register_advise_command
+from hostler.cli.bundlecommands import register as register_bundle_commands
 from hostler.cli.checkpointcommands import register as register_checkpoint_commands
 from hostler.cli.compactioncommands import register as register_compaction_commands
 from hostler.cli.environmentcommands import register as register_environment_commands
@@ -279,6 +280,7 @@ def sessions_delete(session: SessionId, *, server: Server, as_json: AsJson = Fal
 
 register_compaction_commands(sessions_app)
 register_checkpoint_commands(sessions_app)
+register_bundle_commands(sessions_app)
 register_place_commands(sessions_app)
 
 

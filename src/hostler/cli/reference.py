@@ -76,6 +76,11 @@ SHAPES: dict[str, str] = {
     "hostler sessions fork": "The new session, as the API shows it, with `forked_from`.",
     "hostler sessions diff": '`{"type": "session_diff", "session_id", "from", "to", "events", "files", "memories", '
     '"cost", "text"}`.',
+    "hostler sessions export": '`{"session_id", "file", "bytes", "digest"}`',
+    "hostler sessions import": '`{"type": "session_import", "id", "digest", "session": <session of the API>, '
+    '"created": [id, …], "left": [{"type", "id", "message"}, …]}`.',
+    "hostler sessions verify-bundle": '`{"file", "digest", "producer", "session_id", "events", "files", "members", '
+    '"bytes", "left_out"}`',
     "hostler sessions live": '`{"live": [{"type": "live_session", "session_id", "environment_id", "server", "since", '
     '"idle"}, …]}`, longest first.',
     "hostler sessions waiting": '`{"waiting": [{"type": "waiting_session", "session_id", "environment_id", "since", '

@@ -24,6 +24,7 @@ from hostler.compose.admission import memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
+from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
@@ -365,6 +366,9 @@ async def running(
                 retention=retention,
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
+                bundles=session_bundles(
+                    settings, database, checkpoints, snapshots, blobs, sealer, kinds, quotas, placement, models, prices
+                ),
                 diffs=Diffs(database, checkpoints, snapshots),
                 files=files,
                 skills=Skills(database, blobs, quotas.admit_bytes),

@@ -15,8 +15,9 @@ NOW: Final = "now"
 KEPT_BY_HAND: Final = 100
 """Checkpoints of one session that were taken by hand; they stay until somebody removes them."""
 
-Reason = Literal["manual", "automatic", "rewind", "fork"]
-"""Why one was taken: somebody asked for it; it was due; before going back; to fork from."""
+Reason = Literal["manual", "automatic", "rewind", "fork", "export"]
+"""Why one was taken: somebody asked for it; it was due; before going back; to fork from; to export, until that is
+done."""
 
 
 def _name(text: str) -> str:

@@ -424,17 +424,19 @@ def view(row: SessionRow, now: float) -> View:
     """The wire's session object, every key present."""
     large = {"agent": row.agent, "resources": row.resources, "vault_ids": row.vault_ids, "metadata": row.metadata}
     # Ours, and only where it says something.
-    forked = {} if row.forked_from is None else {"forked_from": row.forked_from}
-    return {**_small(row, now), **large, "budget": row.budget, "isolation": row.isolation, **forked}
+    begun = {"forked_from": row.forked_from, "imported_from": row.imported_from}
+    shown = {name: value for name, value in begun.items() if value is not None}
+    return {**_small(row, now), **large, "budget": row.budget, "isolation": row.isolation, **shown}
 
 
 def view_text(row: SessionRow, now: float) -> str:
     """The same as JSON text. What is kept as JSON is not read and written again: a page has a hundred agents."""
-    forked = "" if row.forked_from_json is None else f',"forked_from":{row.forked_from_json}'
+    begun = "" if row.forked_from_json is None else f',"forked_from":{row.forked_from_json}'
+    begun += "" if row.imported_from_json is None else f',"imported_from":{row.imported_from_json}'
     return (
         f'{encode(_small(row, now))[:-1]},"agent":{row.agent_json},"resources":{row.resources_json},'
         f'"vault_ids":{row.vault_ids_json},"metadata":{row.metadata_json},"budget":{row.budget_json or "null"},'
-        f'"isolation":{row.isolation_json}{forked}}}'
+        f'"isolation":{row.isolation_json}{begun}}}'
     )
 
 

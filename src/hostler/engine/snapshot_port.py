@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from sqlalchemy import Connection
+
 from hostler.store.rooms import RoomLease
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
@@ -167,6 +169,36 @@ class SnapshotReading(Protocol):
     def opened(self, snapshot_id: str) -> AbstractAsyncContextManager[OpenSnapshot]:
         """Raises NotFound, SnapshotDamaged, ObjectsUnavailable."""
         ...
+
+
+class SnapshotMaking(Protocol):
+    """A snapshot that is being made of what is not in a home. One task.
+
+    What was kept for one that is never recorded goes with a later sweep.
+    """
+
+    async def add(self, entry: SnapshotEntry, content: AsyncIterator[bytes]) -> None:
+        """The next name, behind the folder that it is in. `content` of a file has `entry.size` bytes.
+
+        Raises SnapshotTooLarge, ObjectsUnavailable.
+        """
+        ...
+
+    async def finish(self) -> None:
+        """There are no more: all is kept but the row. Raises SnapshotDamaged when names and kinds don't fit together;
+        SnapshotTooLarge, ObjectsUnavailable."""
+        ...
+
+    def record_in(self, conn: Connection, now: float, session: SessionRow, reason: Reason) -> str:
+        """After `finish`, in a transaction of the caller's: it is the latest of `session`, which is of the same
+        workspace. Its id. Raises Conflict when all of it took so long that some of it was swept away."""
+        ...
+
+
+class SnapshotMakers(Protocol):
+    """Where snapshots can be made of what is not in a home."""
+
+    def making(self, workspace_id: str) -> SnapshotMaking: ...
 
 
 @dataclass(frozen=True, slots=True)

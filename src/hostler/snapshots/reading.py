@@ -10,11 +10,11 @@ from typing import Final
 from hostler.domain.errors import NotFound
 from hostler.engine.object_port import Objects
 from hostler.engine.snapshot_port import SnapshotEntry
+from hostler.engine.threads import in_thread
 from hostler.snapshots.differences import shown
 from hostler.snapshots.limits import PIECE_BYTES
 from hostler.snapshots.manifest import Manifest
 from hostler.snapshots.segments import Segment, contents, fetch, object_name, segments
-from hostler.snapshots.threads import in_thread
 
 _KEPT_SEGMENTS: Final = 2
 """Unpacked, in memory, because the next file is mostly in the same one."""

@@ -18,10 +18,10 @@ from hostler.domain.ids import new_id
 from hostler.engine.homes import remove_tree
 from hostler.engine.object_port import Objects
 from hostler.engine.snapshot_port import PARTS
+from hostler.engine.threads import in_thread, together
 from hostler.snapshots.descending import Folders, open_top
 from hostler.snapshots.manifest import Entry, Manifest
 from hostler.snapshots.segments import Segment, contents, fetch, object_name, segments
-from hostler.snapshots.threads import in_thread, together
 
 _BESIDE: Final = ".restoring-"
 _AT_ONCE: Final = 4

@@ -15,9 +15,9 @@ import zstandard
 
 from hostler.engine.object_port import ObjectMissing, Objects
 from hostler.engine.snapshot_port import SnapshotDamaged
+from hostler.engine.threads import in_thread
 from hostler.snapshots.limits import PIECE_BYTES
 from hostler.snapshots.manifest import Manifest, ManifestWrong, Place, decode, unpacked
-from hostler.snapshots.threads import in_thread
 from hostler.store.snapshots import Kind, SnapshotRow
 
 _GAP: Final = 256 << 10

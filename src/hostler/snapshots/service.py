@@ -19,8 +19,10 @@ from hostler.domain.errors import Conflict, NotFound
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import Objects, ObjectsUnavailable
 from hostler.engine.snapshot_port import Change, Holder, Reason, Restored, Snapshot
+from hostler.engine.threads import in_thread, together
 from hostler.snapshots.differences import differences
 from hostler.snapshots.limits import SnapshotLimits
+from hostler.snapshots.making import Making
 from hostler.snapshots.manifest import Manifest, encode
 from hostler.snapshots.reading import Reading
 from hostler.snapshots.remembered import Memories, Memory
@@ -28,7 +30,6 @@ from hostler.snapshots.restoring import Restoring
 from hostler.snapshots.scan import Left, Scan
 from hostler.snapshots.segments import ObjectDamaged, load_manifest, object_name
 from hostler.snapshots.taking import Taken, Taking, as_rows, memory_of
-from hostler.snapshots.threads import in_thread, together
 from hostler.store import snapshots as rows
 from hostler.store import work
 from hostler.store.database import Database
@@ -56,7 +57,7 @@ class SnapshotTerms:
 
 
 class StoredSnapshots:
-    """Implements `Snapshots` and `SnapshotReading`. Use from one event loop."""
+    """Implements `Snapshots`, `SnapshotReading` and `SnapshotMakers`. Use from one event loop."""
 
     def __init__(
         self,
@@ -261,6 +262,12 @@ class StoredSnapshots:
         if not await self._database.write(unit):
             raise _Gone from error
         log.error("snapshot_damaged", extra={"session": row.session_id, "snapshot": row.id, "why": str(error)})
+
+    # -- making them of something else
+
+    def making(self, workspace_id: str) -> Making:
+        """Implements `SnapshotMakers`."""
+        return Making(self._database, self._objects, workspace_id, self._terms.limits)
 
     # -- looking into them
 

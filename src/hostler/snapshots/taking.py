@@ -16,13 +16,13 @@ from sqlalchemy import Connection
 
 from hostler.engine.object_port import Objects
 from hostler.engine.snapshot_port import SnapshotTooLarge
+from hostler.engine.threads import in_thread
 from hostler.snapshots.limits import PACK_BYTES
 from hostler.snapshots.manifest import Entry, Outline, Place, Span
 from hostler.snapshots.packs import FinishedPack, Pack, Piece, Reader
 from hostler.snapshots.remembered import RACY_NS, Known, Memory
 from hostler.snapshots.scan import Found, Scan
 from hostler.snapshots.segments import object_name
-from hostler.snapshots.threads import in_thread
 from hostler.store import snapshots as rows
 from hostler.store.database import Database
 from hostler.store.snapshots import PiecePlace, StoredObject

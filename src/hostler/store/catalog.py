@@ -244,6 +244,12 @@ def get_environment(
     return EnvironmentRow(*row)
 
 
+def environment_names(conn: Connection, workspace_id: str) -> set[str]:
+    """The names that are taken, archived environments included."""
+    query = sa.select(environments.c.name).where(environments.c.workspace_id == workspace_id)
+    return set(conn.execute(query).scalars())
+
+
 def list_environments(
     conn: Connection,
     workspace_id: str,

@@ -61,6 +61,14 @@ STORES: Final[tuple[Store, ...]] = (
         ("archived_sessions",),
     ),
     Store(
+        "rooms",
+        ("rooms", "room_members", "room_conflicts"),
+        "sessions that share a sandbox, and what one overwrites of another's",
+        "one room for each name in an environment, `hosting.shared.max_sessions` members; 1,000 conflicts of a room",
+        (),
+        "`/hostler/v1/rooms`",
+    ),
+    Store(
         "events",
         ("events", "cut_events"),
         "everything that happens in a session",

@@ -87,6 +87,9 @@ _ROOM: Final = tuple(rooms.c[name] for name in RoomRow.__slots__)
 _MEMBER: Final = tuple(room_members.c[name] for name in MemberRow.__slots__)
 _CONFLICT: Final = tuple(room_conflicts.c[name] for name in ConflictRow.__slots__)
 
+CONFLICTS_KEPT: Final = 1000
+"""Of one room; the oldest go."""
+
 # -- joining
 
 
@@ -259,6 +262,10 @@ def add_conflict(
 ) -> ConflictRow:
     row = ConflictRow(new_id("cnfl"), room_id, path, session_id, other_session_id, outcome, moment(now), False)
     conn.execute(room_conflicts.insert().values({name: getattr(row, name) for name in ConflictRow.__slots__}))
+    newest_first = (room_conflicts.c.happened_at.desc(), room_conflicts.c.id.desc())
+    which = sa.select(room_conflicts.c.id).where(room_conflicts.c.room_id == room_id).order_by(*newest_first)
+    old = [one for (one,) in conn.execute(which.offset(CONFLICTS_KEPT).limit(100))]
+    conn.execute(room_conflicts.delete().where(room_conflicts.c.id.in_(old)))
     return row
 
 

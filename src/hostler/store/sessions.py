@@ -88,6 +88,8 @@ class NewSession:
     """How it is isolated, as the wire shows it (`engine.labels`)."""
     forked_from: Mapping[str, Any] | None = None
     """The point of another session at which this one begins, as the wire shows it."""
+    imported_from: Mapping[str, Any] | None = None
+    """The bundle of which this one was made, as the wire shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class SessionRow:
     updated_at: str
     archived_at: str | None
     forked_from_json: str | None = None
+    imported_from_json: str | None = None
     log_bytes: int = 0
     """Of the bodies of its events."""
 
@@ -153,6 +156,11 @@ class SessionRow:
     @property
     def forked_from(self) -> dict[str, Any] | None:
         found: dict[str, Any] | None = None if self.forked_from_json is None else decode(self.forked_from_json)
+        return found
+
+    @property
+    def imported_from(self) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = None if self.imported_from_json is None else decode(self.imported_from_json)
         return found
 
     @property
@@ -226,6 +234,7 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         "budget": None if new.budget is None else encode(dict(new.budget)),
         "isolation": encode(dict(new.isolation)),
         "forked_from": None if new.forked_from is None else encode(dict(new.forked_from)),
+        "imported_from": None if new.imported_from is None else encode(dict(new.imported_from)),
         "state": new.state,
         "last_seq": 0,
         "created_at": at,

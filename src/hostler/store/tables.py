@@ -164,6 +164,7 @@ sessions = sa.Table(
     sa.Column("updated_at", Words, nullable=False),
     sa.Column("archived_at", Words),
     sa.Column("forked_from", Json),
+    sa.Column("imported_from", Json),
     # Bytes of the bodies of its events. Counted with the row that every append writes anyway.
     sa.Column("log_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Index("ix_sessions_newest", "workspace_id", "created_at", "id"),

@@ -72,7 +72,7 @@ class TranscriptStore(SessionStore):
         path = self._path(key)
         if not entries:
             return 0
-        rows = [(_uuid(entry), encode(entry)) for entry in entries]
+        rows = [(uuid_of(entry), encode(entry)) for entry in entries]
         size = sum(len(text.encode()) for _, text in rows)
         if size > LARGEST_APPEND:
             raise TooLarge(f"a transcript append of {size} bytes is larger than {LARGEST_APPEND}")
@@ -149,7 +149,7 @@ class TranscriptStore(SessionStore):
         project, name, subpath = self._path(key)
         at = transcript_entries.c
         query = sa.select(at.ordinal).where(
-            at.project_key == project, at.session_id == name, at.subpath == subpath, at.uuid == _uuid({"uuid": uuid})
+            at.project_key == project, at.session_id == name, at.subpath == subpath, at.uuid == uuid_of({"uuid": uuid})
         )
         return await self._database.read(lambda conn: conn.execute(query).first()) is not None
 
@@ -241,7 +241,7 @@ def _load(conn: Connection, path: _Path) -> Sequence[str]:
     return conn.execute(query.order_by(at.ordinal)).scalars().all()
 
 
-def _uuid(entry: Mapping[str, Any]) -> str | None:
+def uuid_of(entry: Mapping[str, Any]) -> str | None:
     """The idempotency key of an entry. One that no column or index can hold is replaced by its digest."""
     uuid = entry.get("uuid")
     if not isinstance(uuid, str) or not uuid:

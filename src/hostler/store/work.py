@@ -224,3 +224,10 @@ def _lease(
     )
     won = [Claimed(*row) for row in conn.execute(statement, {"now": now})]
     return sorted(won, key=lambda claimed: (claimed.enqueued_at, claimed.session_id))
+
+
+def is_held(conn: Connection, now: float, session_id: str) -> bool:
+    """Whether a worker has the session's lease."""
+    query = sa.select(work.c.lease_until).where(work.c.session_id == session_id, work.c.owner.is_not(None))
+    until = conn.execute(query).scalar()
+    return until is not None and until > now

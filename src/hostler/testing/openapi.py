@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Final, Union, get_args, get_origin
 
 import anthropic
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from hostler.api.app import served_methods
 from hostler.api.contract import CONTRACT, Endpoint
 from hostler.api.own_contract import OWN_CONTRACT
-from hostler.testing.own_answers import SHAPES
+from hostler.testing.own_answers import SHAPES, Bytes
 
 FOLDER: Final = Path("src/hostler/api")
 Schema = dict[str, Any]
@@ -63,12 +63,18 @@ def own_document() -> Schema:
         if sent is not None:
             operation["requestBody"] = {
                 "required": True,
-                "content": {"application/json": {"schema": _schema(sent, components)}},
+                "content": _content(sent, components),
             }
-        done = {"description": "Done.", "content": {"application/json": {"schema": _schema(answer, components)}}}
+        done = {"description": "Done.", "content": _content(answer, components)}
         operation["responses"] = {"200": done} | _refusals()
         paths.setdefault(endpoint.path, {})[endpoint.verb.lower()] = operation
     return _whole("Hostler: administration", "Everything below /hostler/v1.", paths, components)
+
+
+def _content(body: type[BaseModel], components: dict[str, Schema]) -> Schema:
+    if issubclass(body, Bytes):
+        return {body.KIND: {"schema": {"type": "string", "format": "binary"}}}
+    return {"application/json": {"schema": _schema(body, components)}}
 
 
 def document() -> Schema:

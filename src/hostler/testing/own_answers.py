@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -437,7 +437,7 @@ class Checkpoint(Answer):
     type: Literal["checkpoint"]
     session_id: str
     name: str | None
-    reason: Literal["manual", "automatic", "rewind", "fork"]
+    reason: Literal["manual", "automatic", "rewind", "fork", "export"]
     created_at: str
     seq: int
     events: int
@@ -556,6 +556,47 @@ class SessionDiff(Answer):
     memories: list[MemoryChange]
     cost: UsedSoFar
     text: TextDiff | None
+
+
+class ImportedFrom(Answer):
+    session_id: str
+    digest: str
+    producer: str
+    exported_at: str
+    created_at: str | None
+    events: int
+    usage: dict[str, int]
+
+
+class ImportedSession(BaseModel):
+    """A session as `/v1` shows it, and what it was made of."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: Literal["session"]
+    imported_from: ImportedFrom
+
+
+class LeftBehind(Answer):
+    type: Literal["vault", "memory_store", "file", "token", "skill"]
+    id: str
+    message: str
+
+
+class SessionImport(Answer):
+    type: Literal["session_import"]
+    id: str
+    digest: str
+    session: ImportedSession
+    created: list[str]
+    left: list[LeftBehind]
+
+
+class Bytes(BaseModel):
+    """Stands for a body that is no JSON: a bundle."""
+
+    KIND: ClassVar[str] = "application/zstd"
 
 
 class StoreLimit(Answer):
@@ -683,6 +724,16 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "sessions.rewind": (Rewind, RewindDone, {}),
     "sessions.rewinds.list": (None, Page[RewindDone], _PAGE),
     "sessions.fork": (ForkSession, ForkedSession, {}),
+    "sessions.bundle": (None, Bytes, {"checkpoint_id": {"type": "string"}, "without[]": _TEXTS}),
+    "sessions.import": (
+        Bytes,
+        SessionImport,
+        {
+            **{name: {"type": "boolean"} for name in ("keep_ids", "create")},
+            **{name: {"type": "string"} for name in ("agent", "environment", "title", "digest")},
+            **{f"{name}[]": _TEXTS for name in ("vault", "memory_store")},
+        },
+    ),
     "sessions.diff": (
         None,
         SessionDiff,

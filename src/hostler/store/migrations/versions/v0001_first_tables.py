@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("updated_at", WORDS, nullable=False),
         sa.Column("archived_at", WORDS),
         sa.Column("forked_from", sa.Text),
+        sa.Column("imported_from", sa.Text),
         sa.Column("log_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("id", name="pk_sessions"),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_sessions_workspace_id"),

@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T12:55:28.483900Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T15:56:01.517151Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,12 +19,12 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T12:55:28.483900Z','2026-11-21T12:55:28.483900Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T15:56:01.517151Z','2026-11-21T15:56:01.517151Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0014');
+INSERT INTO "alembic_version" VALUES('0016');
 CREATE TABLE api_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -199,7 +199,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_Rppaadms8bhxreCpn3hg4zhk','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T12:55:28.490402Z');
+INSERT INTO "egress_decisions" VALUES('egr_Rpq2Af0KCVeb5nbZ9Kx7pY0k','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T15:56:01.574694Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -227,7 +227,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T12:55:28.483900Z','2026-11-21T12:55:28.483900Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T15:56:01.517151Z','2026-11-21T15:56:01.517151Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -326,7 +326,7 @@ CREATE TABLE model_requests (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_5DJGFAmW38Nw57ymD7DwGQtJ','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T12:55:28.490402Z');
+INSERT INTO "model_requests" VALUES('mreq_b0VmWa3z7rKj6WWX9T4pKQDz','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T15:56:01.574694Z');
 CREATE TABLE orders (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -360,6 +360,27 @@ CREATE TABLE resource_secrets (
 	CONSTRAINT pk_resource_secrets PRIMARY KEY (session_id, resource_id), 
 	CONSTRAINT fk_resource_secrets_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
 );
+CREATE TABLE retention_runs (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	dry_run BOOLEAN NOT NULL, 
+	cause TEXT NOT NULL, 
+	actor_id TEXT NOT NULL, 
+	state TEXT NOT NULL, 
+	reason TEXT, 
+	moment DOUBLE NOT NULL, 
+	days TEXT NOT NULL, 
+	done INTEGER NOT NULL, 
+	"after" TEXT, 
+	draining TEXT, 
+	results TEXT NOT NULL, 
+	owner TEXT, 
+	lease_until DOUBLE NOT NULL, 
+	created_at TEXT NOT NULL, 
+	ended_at TEXT, 
+	CONSTRAINT pk_retention_runs PRIMARY KEY (id), 
+	CONSTRAINT fk_retention_runs_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
 CREATE TABLE rewinds (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -371,6 +392,44 @@ CREATE TABLE rewinds (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_rewinds PRIMARY KEY (id), 
 	CONSTRAINT fk_rewinds_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE room_conflicts (
+	id TEXT NOT NULL, 
+	room_id TEXT NOT NULL, 
+	path TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	other_session_id TEXT NOT NULL, 
+	outcome TEXT NOT NULL, 
+	happened_at TEXT NOT NULL, 
+	told BOOLEAN NOT NULL, 
+	CONSTRAINT pk_room_conflicts PRIMARY KEY (id), 
+	CONSTRAINT fk_room_conflicts_room_id FOREIGN KEY(room_id) REFERENCES rooms (id) ON DELETE CASCADE
+);
+CREATE TABLE room_members (
+	session_id TEXT NOT NULL, 
+	room_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	joined_at TEXT NOT NULL, 
+	entered_epoch BIGINT, 
+	CONSTRAINT pk_room_members PRIMARY KEY (session_id), 
+	CONSTRAINT fk_room_members_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
+	CONSTRAINT fk_room_members_room_id FOREIGN KEY(room_id) REFERENCES rooms (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_room_members_room_id_name UNIQUE (room_id, name)
+);
+CREATE TABLE rooms (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	environment_id TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	worker TEXT DEFAULT '' NOT NULL, 
+	epoch BIGINT DEFAULT 0 NOT NULL, 
+	copy TEXT DEFAULT '' NOT NULL, 
+	dirty BOOLEAN DEFAULT 0 NOT NULL, 
+	CONSTRAINT pk_rooms PRIMARY KEY (id), 
+	CONSTRAINT fk_rooms_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT fk_rooms_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_rooms_environment_id_name UNIQUE (environment_id, name)
 );
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
@@ -460,12 +519,13 @@ CREATE TABLE sessions (
 	updated_at TEXT NOT NULL, 
 	archived_at TEXT, 
 	forked_from TEXT, 
+	log_bytes BIGINT DEFAULT 0 NOT NULL, 
 	CONSTRAINT pk_sessions PRIMARY KEY (id), 
 	CONSTRAINT fk_sessions_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T12:55:28.487007Z','2026-11-21T12:55:28.489145Z',NULL,NULL);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T15:56:01.520129Z','2026-11-21T15:56:01.573218Z',NULL,NULL,1105);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -533,7 +593,6 @@ CREATE TABLE snapshots (
 	content TEXT NOT NULL, 
 	CONSTRAINT pk_snapshots PRIMARY KEY (id), 
 	CONSTRAINT fk_snapshots_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
-	CONSTRAINT fk_snapshots_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_snapshots_session_id_number UNIQUE (session_id, number)
 );
 CREATE TABLE transcript_entries (
@@ -555,9 +614,10 @@ CREATE TABLE transcripts (
 	next_ordinal BIGINT NOT NULL, 
 	mtime_ms BIGINT NOT NULL, 
 	summary TEXT, 
+	bytes BIGINT DEFAULT 0 NOT NULL, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795265728492,NULL);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795276561576,NULL,58);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -636,10 +696,13 @@ CREATE TABLE work (
 	owner TEXT, 
 	epoch BIGINT DEFAULT 0 NOT NULL, 
 	lease_until DOUBLE, 
+	need TEXT DEFAULT 'turn' NOT NULL, 
+	live BOOLEAN DEFAULT 0 NOT NULL, 
+	leased_at DOUBLE, 
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79526572848700690264e+09,1.79526572848700690264e+09,NULL,0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79527656152012896539e+09,1.79527656152012896539e+09,NULL,0,NULL,'turn',0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -682,6 +745,15 @@ CREATE TABLE workspace_quotas (
 	CONSTRAINT pk_workspace_quotas PRIMARY KEY (workspace_id), 
 	CONSTRAINT fk_workspace_quotas_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
+CREATE TABLE workspace_retention (
+	workspace_id TEXT NOT NULL, 
+	overrides TEXT DEFAULT '{}' NOT NULL, 
+	looked_at DOUBLE DEFAULT 0 NOT NULL, 
+	figures TEXT, 
+	measured_at DOUBLE, 
+	CONSTRAINT pk_workspace_retention PRIMARY KEY (workspace_id), 
+	CONSTRAINT fk_workspace_retention_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
 CREATE TABLE workspaces (
 	id TEXT NOT NULL, 
 	name TEXT NOT NULL, 
@@ -690,13 +762,14 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T12:55:28.455014Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T15:56:01.484116Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
 CREATE INDEX ix_sessions_agent ON sessions (agent_id, created_at, id);
 CREATE INDEX ix_sessions_deployment ON sessions (deployment_id, created_at, id);
 CREATE INDEX ix_sessions_environment ON sessions (environment_id);
+CREATE INDEX ix_sessions_archived ON sessions (workspace_id, archived_at, id) WHERE archived_at IS NOT NULL;
 CREATE INDEX ix_sessions_live ON sessions (workspace_id) WHERE archived_at IS NULL;
 CREATE INDEX ix_sessions_newest ON sessions (workspace_id, created_at, id);
 CREATE INDEX ix_session_memory_stores_store ON session_memory_stores (memory_store_id, session_id);
@@ -706,8 +779,10 @@ CREATE UNIQUE INDEX uq_events_id ON events (session_id, id);
 CREATE INDEX ix_work_leased ON work (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX ix_work_wanted ON work (enqueued_at, session_id) WHERE wanted = 1;
 CREATE INDEX ix_model_requests_session ON model_requests (session_id, created_at, id);
+CREATE INDEX ix_model_requests_workspace ON model_requests (workspace_id, created_at, id);
 CREATE INDEX ix_egress_decisions_session ON egress_decisions (session_id, created_at, id);
 CREATE INDEX ix_egress_decisions_environment ON egress_decisions (environment_id, created_at, id);
+CREATE INDEX ix_egress_decisions_oldest ON egress_decisions (workspace_id, created_at, id);
 CREATE INDEX ix_audit_entries_newest ON audit_entries (workspace_id, created_at, id);
 CREATE INDEX ix_waiting_calls_oldest ON waiting_calls (workspace_id, since, event_id);
 CREATE INDEX ix_files_expires ON files (expires_at);
@@ -724,18 +799,20 @@ CREATE INDEX ix_vaults_newest ON vaults (workspace_id, created_at, id);
 CREATE INDEX ix_credentials_newest ON credentials (vault_id, created_at, id);
 CREATE INDEX ix_session_placeholders_credential_id ON session_placeholders (credential_id);
 CREATE INDEX ix_credential_uses_session ON credential_uses (session_id, created_at, id);
+CREATE INDEX ix_credential_uses_oldest ON credential_uses (workspace_id, created_at, id);
 CREATE INDEX ix_environment_keys_environment ON environment_keys (environment_id, created_at, id);
 CREATE INDEX ix_work_items_session ON work_items (session_id);
 CREATE INDEX ix_work_items_newest ON work_items (environment_id, created_at, id);
 CREATE UNIQUE INDEX uq_work_items_live ON work_items (session_id) WHERE state <> 'stopped';
 CREATE INDEX ix_work_items_queued ON work_items (environment_id, queued_at, id) WHERE state = 'queued';
 CREATE INDEX ix_work_items_leased ON work_items (environment_id, lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX ix_work_items_stopped ON work_items (workspace_id, stopped_at, id) WHERE state = 'stopped';
 CREATE INDEX ix_session_tokens_session ON session_tokens (session_id);
 CREATE INDEX ix_webhook_endpoints_newest ON webhook_endpoints (workspace_id, created_at, id);
 CREATE INDEX ix_webhook_deliveries_pending ON webhook_deliveries (due_at, id) WHERE state = 'pending';
 CREATE INDEX ix_webhook_deliveries_subject ON webhook_deliveries (endpoint_id, subject, enqueued_at) WHERE state = 'pending';
 CREATE INDEX ix_webhook_deliveries_newest ON webhook_deliveries (endpoint_id, created_at, id);
-CREATE INDEX ix_webhook_deliveries_oldest ON webhook_deliveries (created_at);
+CREATE INDEX ix_webhook_deliveries_oldest ON webhook_deliveries (workspace_id, created_at, id);
 CREATE INDEX ix_snapshots_parent ON snapshots (parent_id);
 CREATE INDEX ix_snapshot_uses_object ON snapshot_uses (workspace_id, sha256);
 CREATE INDEX ix_snapshot_pieces_pack ON snapshot_pieces (workspace_id, pack);
@@ -747,5 +824,12 @@ CREATE INDEX ix_orders_session ON orders (session_id, created_at, id);
 CREATE INDEX ix_archives_oldest ON archives (workspace_id, state, created_at, id);
 CREATE INDEX ix_compactions_newest ON compactions (session_id, created_at, id);
 CREATE INDEX ix_compaction_schedules_next_at ON compaction_schedules (next_at);
+CREATE INDEX ix_retention_runs_newest ON retention_runs (workspace_id, created_at, id);
+CREATE INDEX ix_retention_runs_running ON retention_runs (lease_until) WHERE state = 'running';
+CREATE UNIQUE INDEX uq_retention_runs_removing ON retention_runs (workspace_id) WHERE state = 'running' AND NOT dry_run;
 CREATE INDEX ix_previews_session ON previews (session_id, created_at, id);
+CREATE INDEX ix_previews_oldest ON previews (workspace_id, expires_at, id);
+CREATE INDEX ix_rooms_workspace ON rooms (workspace_id, created_at, id);
+CREATE INDEX ix_room_conflicts_newest ON room_conflicts (room_id, happened_at, id);
+CREATE INDEX ix_room_conflicts_untold ON room_conflicts (other_session_id, told);
 COMMIT;
