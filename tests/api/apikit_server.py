@@ -65,6 +65,7 @@ from hostler.engine.records import Records
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.retention import Retention, RetentionTerms
+from hostler.engine.room_list import RoomList
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
@@ -257,6 +258,7 @@ class RunningServer:
                 compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
                 archives=Archives(self.database),
                 previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None, Awake()),
+                rooms=RoomList(self.database),
                 places=Places(self.database, Admission()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),

@@ -160,6 +160,14 @@ def _preview(owner: Owner) -> str:
     return str(owner.post(f"/hostler/v1/sessions/{owner['session_id']}/previews", b'{"port": 3000}')["id"])
 
 
+def _room(owner: Owner) -> str:
+    hosting: Any = {"type": "cloud", "hosting": {"pattern": "shared"}}
+    with owner.client as client:
+        environment = client.beta.environments.create(name="theirs together", config=hosting).id
+        client.beta.sessions.create(agent=owner["agent_id"], environment_id=environment)
+    return str(owner.get("/hostler/v1/rooms").json["data"][0]["id"])
+
+
 SKILL_FILES = [("theirs/SKILL.md", b"---\nname: theirs\ndescription: Theirs.\n---\n")]
 SKILL_FORM = (
     "multipart/form-data; boundary=edge",
@@ -226,6 +234,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     # Before there is anybody who wants to hear of new sessions, and is told of them again and again.
     "checkpoint_id": _checkpoint,
     "fork_id": _fork,
+    "room_id": _room,
     "thread_id": _thread,
     "archive_id": _archive,
     "file_id": _file,
@@ -273,6 +282,7 @@ SHOWN: dict[str, str] = {
     "checkpoint_id": "/hostler/v1/sessions/{session_id}/checkpoints/{checkpoint_id}",
     "fork_id": "/v1/sessions/{fork_id}",
     "preview_id": "/hostler/v1/sessions/{session_id}/previews",
+    "room_id": "/hostler/v1/rooms/{room_id}",
     "run_id": "/hostler/v1/retention/runs/{run_id}",
 }
 
@@ -512,6 +522,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "keys.list": ("workspace_id",),
     "keys.retrieve": (),
     "keys.revoke": (),
+    "rooms.list": (),
+    "rooms.retrieve": (),
+    "rooms.conflicts.list": (),
     "workspaces.create": (),
     "workspaces.list": (),
     "workspaces.retrieve": (),

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from cli_processes import Server, hostler
 
-from hostler.domain.advice import QUESTIONS, Unavailable, advise, idle_timeout, next_question
+from hostler.domain.advice import QUESTIONS, advise, idle_timeout, next_question
 from hostler.domain.environments import CreateEnvironment
 
 
@@ -20,19 +20,16 @@ def test_every_way_through_the_questions_ends_in_an_environment_that_can_be_made
             if question is None:
                 break
             answers[question.name] = said[QUESTIONS.index(question)]
-        if answers["together"]:
-            with pytest.raises(Unavailable, match="memory store"):
-                advise(answers)
-            continue
         advice = advise(answers)
         patterns.add(advice.pattern)
         CreateEnvironment.model_validate(advice.environment("x"))
-    assert patterns == {"ephemeral", "hybrid", "long_running"}
+    assert patterns == {"ephemeral", "hybrid", "long_running", "shared"}
 
 
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
+        (["--together"], "shared"),
         (["--no-together", "--no-return"], "ephemeral"),
         (["--no-together", "--return", "--always"], "long_running"),
         (["--no-together", "--return", "--no-always"], "hybrid"),
@@ -53,12 +50,6 @@ def test_an_answer_that_is_missing_is_named() -> None:
 @pytest.mark.parametrize(("reply", "idle"), [(None, 60), (3, 20), (40, 80), (70, 140), (71, 10), (86_400, 10)])
 def test_who_answers_soon_finds_the_process_and_nobody_waits_for_who_does_not(reply: int | None, idle: int) -> None:
     assert idle_timeout(reply) == idle
-
-
-def test_agents_that_must_share_files_are_told_what_to_do_instead() -> None:
-    refused = hostler("advise", "--together")
-    assert refused.code != 0
-    assert "not available in this version" in " ".join(refused.err.split())
 
 
 def test_the_environment_is_made(server: Server) -> None:

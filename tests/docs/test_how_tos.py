@@ -74,6 +74,11 @@ async def server(tmp_path: Path) -> AsyncIterator[Running]:
             yield Running(hostler, client)
 
 
+async def test_page_of_one_world_puts_agents_there(server: Running) -> None:
+    page = await server.does("put-agents-in-one-world.md")
+    assert [each["live"] for each in page["rooms"][0]["sessions"]] == [False, False]
+
+
 async def test_page_of_approvals_answers_what_waits(server: Running) -> None:
     page = await server.does("answer-approvals.md")
     steps = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import codeop
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from test_tutorial import run_blocks
 BUGS = "fix-bugs-one-task-at-a-time.md"
 MAIL = "digest-mail-for-a-month.md"
 RESEARCH = "research-with-a-cheap-and-a-strong-model.md"
-PAGES = (BUGS, MAIL, RESEARCH)
+WORLD = "let-characters-share-a-world.md"
+PAGES = (BUGS, MAIL, RESEARCH, WORLD)
 
 
 def page(name: str) -> list[Block]:
@@ -79,6 +81,12 @@ async def test_research_sleeps_and_goes_on_after_a_restart(reader: Reader) -> No
     reader.names["client"].close()
     reader.names["client"] = reader.names["connect"]()
     await reader.runs(steps[night:])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="rooms need a worker that is root")
+async def test_characters_share_a_world(reader: Reader) -> None:
+    await reader.runs(page(WORLD))
+    await reader.house.until_no_process()
 
 
 @pytest.mark.parametrize("name", PAGES)

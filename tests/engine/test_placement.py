@@ -13,7 +13,7 @@ from hostler.domain.environments import CloudConfigRequest, SelfHostedConfig, ne
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.isolation import Technology
 from hostler.domain.values import parse
-from hostler.engine.placement import Needs, NothingVerified, PresetTerms, Programs, Survey
+from hostler.engine.placement import Needs, NothingVerified, PresetTerms, Programs, Survey, needs_of
 from hostler.engine.sandbox_port import IsolationLabel
 
 BWRAP = IsolationLabel("bubblewrap", "per_sandbox", "cgroup_v2", disk_by="volume")
@@ -177,3 +177,16 @@ def test_a_version_of_claude_that_is_not_there_is_refused_with_those_that_are() 
     assert message.startswith("config.hosting.cli_version: this server has no claude 1.0.0; it has 2.1.290 or 2.1.300")
     assert code == "cli_version_unknown"
     survey().check(config(hosting={"cli_version": "2.1.290"}))
+
+
+def test_rooms_are_made_where_they_can_be_and_refused_elsewhere() -> None:
+    rooms = {"hosting": {"pattern": "shared"}}
+    message, code = refusal(survey(), config(**rooms))
+    assert code == "isolation_unavailable"
+    given: dict[Technology, IsolationLabel | str] = {**EVERYTHING, "bubblewrap": replace(BWRAP, no_rooms="")}
+    assert survey(given).choose(needs_of(config(**rooms), PresetTerms())).technology == "bubblewrap"
+    message, code = refusal(survey(given), config(**rooms, isolation={"technology": "gvisor"}))
+    assert code == "rooms_unavailable"
+    assert message.startswith("config.hosting.pattern: shared is not available with gvisor on this host")
+    _, code = refusal(survey(given, minimum="gvisor"), config(**rooms, preset="production"))
+    assert code == "isolation_unavailable"

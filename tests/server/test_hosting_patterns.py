@@ -265,7 +265,6 @@ async def test_a_pattern_is_shown_changed_and_taken_back(kept: House) -> None:
 @pytest.mark.parametrize(
     ("hosting", "said_"),
     [
-        ({"pattern": "shared"}, "shared is not available in this version; send ephemeral, hybrid or long_running"),
         ({"pattern": "forever"}, "hosting.pattern"),
         ({"pattern": "ephemeral", "idle_timeout_seconds": 5}, "idle_timeout_seconds means nothing"),
         ({"pattern": "long_running", "idle_timeout_seconds": 5}, "idle_timeout_seconds means nothing"),

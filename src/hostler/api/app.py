@@ -28,6 +28,7 @@ from hostler.api import (
     policies,
     previews,
     retention,
+    rooms,
     session_resources,
     sessions,
     skills,
@@ -69,6 +70,7 @@ _OWN_ROUTERS = (
     policies.router,
     places.router,
     previews.router,
+    rooms.router,
     retention.router,
     webhook_endpoints.router,
 )

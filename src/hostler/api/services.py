@@ -32,6 +32,7 @@ from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.retention import Retention
+from hostler.engine.room_list import RoomList
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -134,6 +135,7 @@ class ApiServices:
     bundles: Bundles
     diffs: Diffs
     previews: Previews
+    rooms: RoomList
     measures: Measures
     retention: Retention
     places: Places

@@ -135,7 +135,7 @@ class SandboxGround:
     def engine_socket(self) -> Path:
         return self.place / "engine.sock"
 
-    def folders(self, name: str) -> dict[str, Path]:
+    def folders(self, name: str) -> dict[str, Any]:
         return {
             "workspace": self.place / name / "workspace",
             "outputs": self.place / name / "outputs",
@@ -150,7 +150,7 @@ class SandboxGround:
         limits: SandboxLimits = LIMITS,
         environment: Mapping[str, str] = ENVIRONMENT,
         mounts: tuple[Mount, ...] = (),
-        folders: Mapping[str, Path] | None = None,
+        folders: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[Room]:
         """A sandbox with an egress road of the product and a model socket that listens. Gone at the end."""
         self.opened += 1
@@ -173,7 +173,7 @@ class SandboxGround:
                 limits=limits,
                 mounts=mounts,
                 technology=self.technology,
-                **(folders or self.folders(name)),
+                **dict(folders or self.folders(name)),
             )
             sandbox = await self.provider.create(spec)
             stack.push_async_callback(sandbox.destroy)

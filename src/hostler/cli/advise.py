@@ -9,7 +9,7 @@ from collections.abc import Callable
 from hostler.cli import terminal
 from hostler.cli.client import Address, connected
 from hostler.cli.problem import WRONG, Problem
-from hostler.domain.advice import Advice, Unavailable, advise, next_question
+from hostler.domain.advice import Advice, advise, next_question
 
 
 def ask(answers: dict[str, bool], reply_seconds: int | None) -> Advice:
@@ -25,10 +25,7 @@ def ask(answers: dict[str, bool], reply_seconds: int | None) -> Advice:
         console.print(question.text)
         console.print(f"  Yes, for example: {question.yes}.", style="dim")
         answers[question.name] = _yes_or_no(console.input)
-    try:
-        return advise(answers, reply_seconds)
-    except Unavailable as none:
-        raise Problem(str(none), next_command="hostler advise --no-together") from none
+    return advise(answers, reply_seconds)
 
 
 def _yes_or_no(read: Callable[[str], str]) -> bool:

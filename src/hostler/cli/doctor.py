@@ -294,6 +294,12 @@ def _sandbox(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
             yield Finding(f"preset {preset}", "fail" if default else "off", f"sessions don't start{who}: {why}", advice)
         else:
             yield Finding(f"preset {preset}", "ok", f"sessions run in {place.technology}{who}")
+    try:
+        place = found.choose(Needs("development", rooms=True))
+    except InvalidRequest as error:
+        yield Finding("pattern shared", "off", error.message.partition(": ")[2])
+    else:
+        yield Finding("pattern shared", "ok", f"several sessions can share a sandbox of {place.technology}")
 
 
 def _server(settings: Settings) -> Finding:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from hostler.compose.terms import preset_terms
 from hostler.config import Settings
+from hostler.domain.rooms import room_section
 from hostler.egress.cloning import CloneLimits, GitCloner
 from hostler.engine.homes import Homes
 from hostler.engine.memory_resource import memory_section
@@ -150,6 +151,8 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
 
     def read(row: SessionRow) -> Profile:
         environment = row.environment
+        room = room_section(environment["config"].get("hosting") or {}, row.metadata, row.id)
+        told = (memory_section(row.resources), skills_section(environment), room)
         return profile(
             row.agent,
             environment,
@@ -158,7 +161,7 @@ def profile_reader(settings: Settings) -> Callable[[SessionRow], Profile]:
             turn_limits=TurnLimits(turns.max_turns, turns.turn_seconds),
             presets=presets,
             attached=row.resources_json + json.dumps(environment.get("skills") or []),
-            told="\n\n".join(text for text in (memory_section(row.resources), skills_section(environment)) if text),
+            told="\n\n".join(text for text in told if text),
         )
 
     return read

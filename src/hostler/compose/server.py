@@ -33,6 +33,7 @@ from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
 from hostler.compose.roads import egress_proxy
+from hostler.compose.rooms import open_rooms
 from hostler.compose.sandboxes import (
     homes,
     profile_reader,
@@ -108,6 +109,7 @@ from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.retention import Retention
+from hostler.engine.room_list import RoomList
 from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_bounds import SessionBounds
@@ -267,6 +269,7 @@ async def running(
             points = Points(records, snapshots, quotas.admit_bytes, bounds)
             checkpoints = Checkpoints(database, hub)
             copies = home_copies(settings, database, snapshots, places, mounted_files)
+            rooms = await open_rooms(settings, owner, database, snapshots, places)
             archives = Archives(database, archive_limits(settings))
             clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
             around = Surroundings(
@@ -308,6 +311,7 @@ async def running(
                 denials=denials,
                 allowing=allowing,
                 copies=copies,
+                rooms=rooms,
                 compactions=CompactionCares(database, archives),
                 terms=terms,
                 background_seconds=settings.turns.background_seconds,
@@ -350,6 +354,7 @@ async def running(
                 compactions=Compactions(database, records, archives),
                 archives=archives,
                 previews=previews,
+                rooms=RoomList(database),
                 places=Places(database, worker.admission),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
@@ -420,6 +425,7 @@ async def running(
                     tasks.create_task(retention.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
+                    *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                     tasks.create_task(spares.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))

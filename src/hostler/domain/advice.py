@@ -1,8 +1,4 @@
-"""Which hosting pattern suits a kind of work? Three questions with yes or no, and what follows from the answers.
-
-The first is about the pattern that isn't there yet, several agents in one sandbox: whoever needs it has to know before
-anything else.
-"""
+"""Which hosting pattern suits a kind of work? Three questions with yes or no, and what follows from the answers."""
 
 from __future__ import annotations
 
@@ -14,10 +10,6 @@ from hostler.domain.isolation import Pattern
 BREAK_EVEN_SECONDS: Final = 70
 """An idle `claude` takes 0.6 to 0.8 % of a processor, a cold start 0.5 processor-seconds: after about this long of
 waiting, starting anew is the cheaper of the two (measured with version 2.1.329 on two cores)."""
-
-
-class Unavailable(Exception):
-    """No pattern of this version suits. The message says what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +60,13 @@ def next_question(answers: dict[str, bool]) -> Question | None:
 
 
 def advise(answers: dict[str, bool], reply_seconds: int | None = None) -> Advice:
-    """Raises Unavailable for agents that have to share a file system.
-
-    `reply_seconds`: how soon people usually answer the agent. Only when `next_question` has none left.
-    """
+    """`reply_seconds`: how soon people usually answer the agent. Only when `next_question` has none left."""
     if answers.get("together"):
-        raise Unavailable(
-            "several agents in one file system at the same time are not available in this version: give each a session "
-            "of its own, and let them share a memory store, or take turns in one session"
+        return Advice(
+            "shared",
+            "Sessions of the environment live in one room: one sandbox, one file system, a common folder in "
+            "/room/common and a folder of its own for each. It needs a server that runs as root and gives bubblewrap.",
+            {"pattern": "shared"},
         )
     assert next_question(answers) is None, "a question is open"
     if not answers["return"]:

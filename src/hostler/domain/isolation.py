@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from hostler.domain.rooms import SharedRooms
 from hostler.domain.values import Value, problem
 
 KEPT_AUTOMATIC: Final = 10
@@ -76,24 +77,21 @@ class AutomaticCheckpoints(Value):
         return self
 
 
-Pattern = Literal["ephemeral", "hybrid", "long_running"]
+Pattern = Literal["ephemeral", "hybrid", "long_running", "shared"]
 """ephemeral: one task, then nothing stays but events, outputs and the bill. hybrid: the process ends when the session
-has been idle; files and conversation come back with the next message. long_running: the process stays."""
-
-
-def _pattern(value: object) -> object:
-    if value == "shared":
-        raise problem("shared is not available in this version; send ephemeral, hybrid or long_running")
-    return value
+has been idle; files and conversation come back with the next message. long_running: the process stays. shared: as
+hybrid, and several sessions have one sandbox and one file system: a room."""
 
 
 class Hosting(Value):
     """How a session is kept."""
 
-    pattern: Annotated[Pattern | None, BeforeValidator(_pattern)] = None
+    pattern: Pattern | None = None
     """How long a session's process lives. What is absent is hybrid."""
+    shared: SharedRooms | None = None
+    """The rules of the environment's rooms. Only with the pattern shared; absent: the defaults."""
     idle_timeout_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = None
-    """How long an idle session keeps its processes, in seconds; 0 ends them at once. Only with the pattern hybrid."""
+    """How long an idle session keeps its processes, in seconds; 0 ends them at once. Only with hybrid and shared."""
     cli_version: Annotated[str, AfterValidator(_version)] | None = None
     """Version of the `claude` program, exactly. What is absent is the one that the server brings along."""
     max_live_sessions: Annotated[int, Field(ge=1, le=100_000)] | None = None
@@ -106,7 +104,11 @@ class Hosting(Value):
 
     def contradiction(self) -> str | None:
         """What can't hold together, for a person; None: all of it can."""
-        if self.pattern not in (None, "hybrid") and self.idle_timeout_seconds is not None:
+        if self.shared is not None and self.pattern != "shared":
+            return "shared has the rules of rooms, which only the pattern shared makes; send null for it"
+        if self.pattern == "shared" and self.spares:
+            return "with the pattern shared a sandbox is part of its room, so spares mean nothing; send null for it"
+        if self.pattern not in (None, "hybrid", "shared") and self.idle_timeout_seconds is not None:
             ends = "ends at once" if self.pattern == "ephemeral" else "stays"
             return (
                 f"with the pattern {self.pattern} the process {ends} after a turn, so idle_timeout_seconds means "

@@ -21,7 +21,7 @@ WORKSPACE: Final = "/workspace"
 
 _KEPT: Final = (
     *("/bin", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/opt/hostler", "/proc", "/root"),
-    *("/run", "/sbin", "/sys", "/tmp", "/usr", OUTPUTS, MEMORY, "/mnt/skills"),
+    *("/room", "/run", "/sbin", "/sys", "/tmp", "/usr", OUTPUTS, MEMORY, "/mnt/skills"),
 )
 """Places inside a sandbox where nothing may be mounted."""
 

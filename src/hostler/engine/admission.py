@@ -103,7 +103,7 @@ class Admission:
         held     sessions that this worker has, or is just letting go.
         overdue  sessions that have waited for too long: taken without a place if they don't get one.
         """
-        waiting = rows.waiting(conn, now, most=max(room.places, room.errands, 0) + _MORE, exclude=held)
+        waiting = rows.waiting(conn, now, most=max(room.places, room.errands, 0) + _MORE, exclude=held, worker=owner)
         if not waiting:
             return Taken(now)
         turns = [row for row in waiting if row.need == "turn"]

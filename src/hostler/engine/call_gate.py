@@ -38,6 +38,8 @@ class CallGate:
         self._announced = asyncio.Condition()
         self._mcp_calls = PermittedCalls()
         self._failures: list[runs.McpFailed] = []
+        self.objects: Callable[[runs.ToolCall], str | None] | None = None
+        """Who else may refuse a call that is about to run, with the reason for the model."""
         self.touched = 0
         """How many calls that can change the session's files were allowed to run."""
 
@@ -80,6 +82,8 @@ class CallGate:
             return Deny("This call was not announced in time.")
         if self._is_stopping():
             return Deny(ev.INTERRUPTED)
+        if self.objects is not None and (objection := self.objects(call)) is not None:
+            return Deny(objection)
         verdicts: list[Verdict] = []
 
         def is_same(known: state.OpenCall) -> bool:

@@ -26,6 +26,7 @@ from hostler.engine.profile import transcript_id
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import waiting_call
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.room_list import refuse_in_room
 from hostler.engine.sessions import view
 from hostler.engine.state import SessionState, waits_for_people
 from hostler.store import catalog, lines, webhooks
@@ -78,6 +79,9 @@ class Forks:
         Raises NotFound; InvalidRequest when a session like it could not be made now; QuotaExceeded; and what taking a
         checkpoint raises.
         """
+        refuse_in_room(
+            (await self._database.read(lambda c: session_rows.get_session(c, workspace, session_id))).environment
+        )
         survey = await self._placement.survey()
         point_id = params.checkpoint_id
         if point_id is None:

@@ -13,8 +13,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from hostler.engine.volume_port import Volumes
+
+ROOM: Final = "room_"
+"""What the names of homes begin with that are no session's, but a room's."""
 
 
 @dataclass(slots=True)
@@ -88,11 +92,11 @@ class Homes:
 
     def all(self) -> Sequence[str]:
         """Sessions that have files on this host. Blocks."""
-        return self.volumes.homes()
+        return [name for name in self.volumes.homes() if not name.startswith(ROOM)]
 
     def unfinished(self) -> Sequence[str]:
         """Sessions in whose homes there may be something that was not collected."""
-        return self.volumes.unfinished()
+        return [name for name in self.volumes.unfinished() if not name.startswith(ROOM)]
 
 
 def remove_tree(folder: Path) -> None:

@@ -12,10 +12,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from hostler.domain import events as ev
+from hostler.domain.errors import NotFound
 from hostler.domain.packages import PackageLists
 from hostler.engine import labels
 from hostler.engine.call_gate import CallGate
@@ -29,9 +31,10 @@ from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
 from hostler.engine.profile import Profile
+from hostler.engine.rooms import Place
 from hostler.engine.runner_parts import Apply, RunnerParts
 from hostler.engine.runs import ContextKeeper, Notice
-from hostler.engine.sandbox_port import Mount
+from hostler.engine.sandbox_port import Mount, SandboxUnavailable
 from hostler.engine.snapshot_port import Reason, Snapshot, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.variables import BrokeredVariables
@@ -82,6 +85,8 @@ class Lodging:
         self.process: LiveProcess | None = None
         self.variables: BrokeredVariables | None = None
         """Of the process, or of the last one."""
+        self._place: Place | None = None
+        """In the room that the session shares with others; None: it shares none, or its files are not entered."""
         self.used = False
         """Whether the process was given a prompt already."""
         self.busy = False
@@ -130,7 +135,14 @@ class Lodging:
                 variables=variables,
                 layer=layer,
                 keeper=self._keeper,
+                room=None if self._place is None else self._place.ground,
             )
+            if self._place is not None:
+                try:
+                    await self._place.began(self.process.sandbox)
+                except BaseException:  # nobody would see what it does
+                    await self.close()
+                    raise
             self.used = False
             await self._label(session, profile, self.process)
         elif not profile.self_hosted:
@@ -162,6 +174,8 @@ class Lodging:
         mounts: Sequence[Mount] = ()
         if not profile.self_hosted:  # there the worker lays out what the agent works with
             mounts = await self._parts.attachments.lay_out(session, self._stay.home)
+        if self._place is not None:
+            mounts = [*mounts, *self._place.mounts]
         complaints = self._parts.attachments.complaints(session.id)
         if complaints:
             await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
@@ -189,8 +203,31 @@ class Lodging:
                             s, tuple(ev.notice(at.text, one.kind, one.message, one.details) for one in told)
                         )
                     )
+            if profile.shared is not None:
+                self._place = await self._into_room(stack, session, profile, stay.home)
             await self._house.enter_async_context(stack.pop_all())
         self._stay, self._kept_at, self._put_off = stay, self._gate.touched, None
+
+    async def _into_room(self, stack: AsyncExitStack, session: SessionRow, profile: Profile, home: Path) -> Place:
+        """Raises RoomElsewhere, NotFound for a session that never joined a room, and what entering its files raises."""
+        rooms = self._parts.rooms
+        if rooms is None or profile.shared is None:
+            raise SandboxUnavailable("this server has no rooms, which the environment of this session asks for")
+        entering = rooms.entered(self._lease, profile.shared, profile.sandbox_limits, home, self._tell)
+        try:
+            place = await stack.enter_async_context(entering)
+        except NotFound as error:
+            raise SandboxUnavailable(
+                "this session has never joined a room, although its environment has rooms; make a new one"
+            ) from error
+        self._gate.objects = place.objects
+        if told := place.notices:
+            await self._apply(
+                lambda s, at, totals, _: Step(
+                    s, tuple(ev.notice(at.text, one.kind, one.message, one.details) for one in told)
+                )
+            )
+        return place
 
     async def _label(self, session: SessionRow, profile: Profile, process: LiveProcess) -> None:
         """The session says what it runs in, before anything is asked of what runs there."""
@@ -256,6 +293,9 @@ class Lodging:
         if self._gate.touched == self._kept_at and not (last and self._unkept):
             if last:
                 await copies.rest(session.id)
+                if self._place is not None:
+                    async with self._place.alone():
+                        await self._place.keep("hibernation", last=True)
             return
         try:
             await self._snapshot(session, copies, self._stay, "hibernation" if last else "turn", last=last)
@@ -267,7 +307,17 @@ class Lodging:
     async def _snapshot(
         self, session: SessionRow, copies: Copies, stay: Stay, reason: Reason, *, last: bool = False
     ) -> Snapshot:
-        """Of the files as they are, while the process stands still."""
+        """Of the files as they are, while the process stands still; and of what its room has in common."""
+        if self._place is None:
+            return await self._own_snapshot(session, copies, stay, reason, last=last)
+        async with self._place.alone():
+            snapshot = await self._own_snapshot(session, copies, stay, reason, last=last)
+            await self._place.keep(reason, last=last)
+        return snapshot
+
+    async def _own_snapshot(
+        self, session: SessionRow, copies: Copies, stay: Stay, reason: Reason, *, last: bool
+    ) -> Snapshot:
         touched = self._gate.touched
         sandbox = None if self.process is None else self.process.sandbox
         if sandbox is not None:
@@ -299,7 +349,7 @@ class Lodging:
     async def abandoned(self) -> None:
         if self._stay is not None:
             self._stay.looked_through = True
-        self._stay, house = None, self._house
+        self._stay, self._place, house = None, None, self._house
         self._house = AsyncExitStack()
         await house.aclose()
 
@@ -318,7 +368,7 @@ class Lodging:
         if self._stay is None:
             return True
         self._stay.looked_through = taken = await self.collect(session)
-        self._stay = None
+        self._stay = self._place = None
         await self._house.aclose()
         return taken
 
@@ -334,6 +384,8 @@ class Lodging:
     async def close(self) -> None:
         """Ends the process, if there is one. What it is to find again stays."""
         process, self.process = self.process, None
+        if self._place is not None:
+            self._place.ended()
         if process is not None:
             await process.close(kill=self.busy)
 

@@ -75,6 +75,8 @@ class Needs:
     """None: the operator's choice, or the strongest."""
     limits: frozenset[SandboxLimit] = frozenset()
     """Limits that its environment names, and that have to be enforced."""
+    rooms: bool = False
+    """Whether several sessions are to share a sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,9 @@ class Survey:
             found = _sentence(found)
             why = f"isolation.technology: {technology} is not available on this host: {found}{_SEE}"
             return None, why, "isolation_unavailable"
+        if needs.rooms and found.no_rooms:
+            why = f"hosting.pattern: shared is not available with {technology} on this host: {found.no_rooms}"
+            return None, why, "rooms_unavailable"
         open_ = self._needed(needs) & found.unenforced
         if open_:
             named = sorted(open_ & needs.limits)
@@ -246,7 +251,8 @@ def needs_of(config: CloudConfig | SelfHostedConfig, terms: PresetTerms) -> Need
     if isinstance(config, SelfHostedConfig):
         return Needs(terms.default)
     named = frozenset(name for name in SANDBOX_LIMITS if getattr(config.limits, name) is not None)
-    return Needs(config.preset or terms.default, config.isolation.technology, named)
+    rooms = config.hosting.pattern == "shared"
+    return Needs(config.preset or terms.default, config.isolation.technology, named, rooms)
 
 
 def _words(limits: Iterable[SandboxLimit]) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, SessionVariables
 from hostler.engine.homes import Homes, remove_tree
@@ -20,7 +20,7 @@ from hostler.engine.placement import Place, Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
 from hostler.engine.runs import ContextKeeper, Gatekeeper, Harness, Run, RunSpec
-from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
+from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec, SharedRoom
 from hostler.engine.trust import NO_TRUST, Trust, joined, write_trust
 from hostler.engine.volume_port import with_disk
 
@@ -151,6 +151,7 @@ async def open_process(
     variables: SessionVariables | None = None,
     layer: HeldLayer | None = None,
     keeper: ContextKeeper | None = None,
+    room: SharedRoom | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
@@ -188,7 +189,7 @@ async def open_process(
         if authorities:
             trust = await asyncio.to_thread(write_trust, home / "trust", authorities)
         wanted = sandbox_spec(around, session_id, profile, spec, place, mounts, trust, layer, placeholders)
-        sandbox = await around.sandboxes.create(wanted)
+        sandbox = await around.sandboxes.create(replace(wanted, room=room))
         run: Run | None = None
 
         async def end() -> None:

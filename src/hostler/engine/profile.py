@@ -10,6 +10,7 @@ from hostler.domain.compaction import Compaction
 from hostler.domain.ids import derived_uuid
 from hostler.domain.isolation import SANDBOX_LIMITS, Pattern
 from hostler.domain.packages import PackageLists
+from hostler.domain.rooms import SharedRooms
 from hostler.engine.egress_port import EgressRules, HostRule, McpRoute
 from hostler.engine.hosted_tools import HOSTED_TOOLS
 from hostler.engine.mcp import aliases, harness_servers, routes
@@ -52,6 +53,8 @@ class Profile:
     idle_timeout_seconds: float | None
     """None: the process stays however long nothing happens."""
     pattern: Pattern = "hybrid"
+    shared: SharedRooms | None = None
+    """The rules of the room that it is in; None: it is in none."""
     self_hosted: bool = False
     """True: a worker of the user's own runs the tools that touch files and run commands."""
     mcp_servers: tuple[McpServer, ...] = ()
@@ -172,7 +175,9 @@ def profile(
             preset,
             (config.get("isolation") or {}).get("technology"),
             frozenset(name for name in SANDBOX_LIMITS if limits.get(name) is not None),
+            pattern == "shared",
         ),
+        shared=SharedRooms.model_validate(hosting.get("shared") or {}) if pattern == "shared" else None,
         cli_version=hosting.get("cli_version"),
         mcp_servers=harness_servers(agent),
         mcp_routes=routes(agent),
@@ -184,7 +189,7 @@ def profile(
 
 
 def _idle_timeout(pattern: Pattern, seconds: float) -> float | None:
-    return {"ephemeral": 0.0, "hybrid": seconds, "long_running": None}[pattern]
+    return {"ephemeral": 0.0, "hybrid": seconds, "shared": seconds, "long_running": None}[pattern]
 
 
 def _egress_of_web_tools(rules: Permissions, production: bool) -> EgressRules:

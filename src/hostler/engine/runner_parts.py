@@ -17,6 +17,7 @@ from hostler.engine.memory import Ledger
 from hostler.engine.process import Surroundings
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Decide, Records
+from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.spares import Spares
 from hostler.engine.variables import VariableBroker
@@ -57,6 +58,8 @@ class RunnerParts:
     """Who knows the variables of sessions; None: they have none."""
     copies: Copies | None = None
     """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
+    rooms: Rooms | None = None
+    """Who knows the rooms that sessions share; None: there are none."""
     spares: Spares | None = None
     """Who has started sandboxes for new sessions; None: nobody."""
     compactions: CompactionCares | None = None

@@ -58,6 +58,19 @@ class Mount:
     inside: str
     """Absolute, normalised path inside. Missing parents are made."""
     writable: bool = False
+    live: bool = False
+    """What the host mounts below it is visible too, and goes away when the host takes it away. Only in a room."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRoom:
+    """What several sandboxes have in common that are one to the outside. See docs/explanation/shared-sandboxes.md."""
+
+    room_id: str
+    common: Path
+    """Host directory that belongs to all of them. Who of them sees it where, and may write there, say `mounts`."""
+    limits: SandboxLimits
+    """Of memory, processes and processors, for all of them together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,8 @@ class SandboxSpec:
     """Host directory with what was installed over the base image (`hostler.sandbox.images`), read-only inside.
 
     It is laid over the root of the image; None: the image, or the host's programs, as they are."""
+    room: SharedRoom | None = None
+    """None: a sandbox of its own. Otherwise part of that room: `limits` but the room's own are those of one part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +123,8 @@ class IsolationLabel:
     """Name and version of the program that makes the sandbox, such as `bubblewrap 0.8.0`."""
     missing: tuple[str, ...] = ()
     """Promises that this host can't keep, each in a sentence for a person."""
+    no_rooms: str = "each sandbox is one of its own"
+    """Why several sessions can't share a sandbox here, for a person. Empty: they can."""
     unlimited: tuple[SandboxLimit, ...] = ()
     """Limits that are not enforced although `limits_by` and `disk_by` name who enforces limits here."""
 
@@ -199,6 +216,18 @@ class InGroups(Protocol):
         """From now on its programs get what others leave of the processors, or their even share again.
 
         Its limit stays. Idempotent; does nothing once it has ended.
+        """
+        ...
+
+
+@runtime_checkable
+class InRooms(Protocol):
+    """What a sandbox can do besides that is part of a room."""
+
+    async def see(self, inside: str) -> int:
+        """A descriptor of that folder as the programs of this sandbox see it: through their own mount of it.
+
+        The caller closes it. Only while the launcher's program runs; raises OSError.
         """
         ...
 

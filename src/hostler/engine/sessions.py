@@ -16,6 +16,7 @@ from hostler.domain.errors import InvalidRequest, PermissionDenied
 from hostler.domain.ids import new_id
 from hostler.domain.inputs import ClientEvent, wire_fields
 from hostler.domain.prices import Prices
+from hostler.domain.rooms import refuse_moving
 from hostler.domain.sessions import (
     CreateSession,
     EventQuery,
@@ -36,6 +37,7 @@ from hostler.engine.placement import Placement, needs_of
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.room_list import join_its_room
 from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
@@ -134,6 +136,7 @@ class Sessions:
                 ),
             )
             note_session(connection, session_id, (skill.sha256 for skill in has_skills))
+            join_its_room(connection, now, workspace, environment.id, config, session_id, params.metadata)
             content.check(connection, now, workspace, bodies, "initial_events")
             webhooks.emit(connection, now, workspace, "session.created", {"id": session_id})
             if not bodies:
@@ -499,6 +502,7 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
         title = changed["title"] = patch.title or None
     merged = merge_metadata(row.metadata, patch.metadata)
     if merged != row.metadata:
+        refuse_moving(row.metadata, merged)
         metadata = merged
         changed["metadata"] = merged
     if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:

@@ -15,6 +15,7 @@ from typing import Final, Literal, Protocol
 
 from sqlalchemy import Connection
 
+from hostler.store.rooms import RoomLease
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -75,10 +76,22 @@ class SnapshotTooLarge(Exception):
     """What the session keeps is more than a snapshot may hold. The message names the limit."""
 
 
-class Snapshots(Protocol):
-    """The snapshots of all sessions."""
+class Holder(Protocol):
+    """Whose files are kept: a session, or a room."""
 
-    async def take(self, session: SessionRow, home: Path, reason: Reason, lease: Lease | None = None) -> Snapshot:
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def workspace_id(self) -> str: ...
+
+
+class Snapshots(Protocol):
+    """The snapshots of all sessions and rooms. A room's id stands wherever a session's does."""
+
+    async def take(
+        self, session: Holder, home: Path, reason: Reason, lease: Lease | RoomLease | None = None
+    ) -> Snapshot:
         """Keeps what is in the parts of `home` now. Nothing must change there meanwhile: the caller suspends what runs.
 
         Only what changed since the session's latest snapshot is read and kept. When nothing has changed, the latest is

@@ -63,6 +63,8 @@ def hindrance(session: SessionRow, profile: Profile, variables: SessionVariables
     """Why a session can't have a spare, in a word; None: it can, if it has no process and no files yet."""
     if profile.spares < 1 or profile.self_hosted:
         return "none"
+    if profile.shared is not None:
+        return "room"
     if session.resources:
         return "resources"
     if variables is not None and variables.placeholders:

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,12 +32,14 @@ from hostler.sandbox import (
     handing_over,
     launch,
     leftovers,
+    rooms,
     specs,
     trying,
     users,
 )
 from hostler.sandbox.bubblewrap_host import Host
 from hostler.sandbox.cgroups import Group
+from hostler.sandbox.enter import NotEntered, find_inside
 from hostler.sandbox.holding_still import HoldingStill
 from hostler.sandbox.making import make
 from hostler.sandbox.trials import trial_folder
@@ -108,10 +110,27 @@ class BubblewrapSandbox:
         await asyncio.to_thread(freezing.thaw, self._group.directories, lambda: leftovers.processes(self._record))
 
     async def stats(self) -> SandboxStats:
-        return await asyncio.to_thread(self._host.limits.stats, self._group)
+        return await asyncio.to_thread(self._counted, self._host.limits.stats)
 
     async def glance(self) -> SandboxStats:
-        return await asyncio.to_thread(cgroups.glance, self._group)
+        return await asyncio.to_thread(self._counted, cgroups.glance)
+
+    def _counted(self, look: Callable[[Group], SandboxStats]) -> SandboxStats:
+        own = look(self._group)
+        if not self._record.room_groups:
+            return own
+        return rooms.together(own, look(Group(tuple(map(Path, self._record.room_groups)))))
+
+    async def see(self, inside: str) -> int:
+        """See `InRooms`."""
+        return await asyncio.to_thread(self._see, inside)
+
+    def _see(self, inside: str) -> int:
+        try:
+            pid = find_inside(f"{launch.MARK}={self._record.sandbox_id}".encode())
+        except NotEntered as error:
+            raise ProcessLookupError(str(error)) from error
+        return os.open(f"/proc/{pid}/root{inside}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     async def yield_processors(self, yes: bool) -> None:
         await asyncio.to_thread(lambda: cgroups.weigh(self._group, low=yes))
@@ -146,6 +165,7 @@ class BubblewrapProvider:
         self._users: users.UidPool | None = None
         self._state_lock: int | None = None
         self._live: dict[str, threading.Lock] = {}
+        self._rooms = rooms.Grounds()
 
     # ------------------------------------------------------------------------------------------------------- the port
 
@@ -263,18 +283,34 @@ class BubblewrapProvider:
         for directory in (spec.workspace, spec.outputs, spec.harness_state):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         sandbox_id = secrets.token_hex(12)
-        uid = None
-        if self._users is not None:
-            uid = self._users.acquire(os.lstat(spec.workspace).st_uid)
-        group = host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", spec.limits)
-        record = leftovers.Record(sandbox_id, spec.session_id, uid, tuple(map(str, group.directories)))
+        uid, room = None, Group()
+        own = self._users is not None and spec.room is None
+        if spec.room is not None:
+            before = os.lstat(spec.workspace).st_uid
+            ground = self._rooms.enter(
+                spec.room, sandbox_id, host.limits, self._cgroup_name, self._users, before, self._uid_range
+            )
+            uid, room = ground.uid, ground.group
+            outer = f"{room.directories[0].name}/" if room.directories else ""
+            group = host.limits.plan(f"{outer}{self._cgroup_name}-{sandbox_id}", rooms.part(spec.limits))
+        else:
+            if self._users is not None:
+                uid = self._users.acquire(os.lstat(spec.workspace).st_uid)
+            group = host.limits.plan(f"{self._cgroup_name}-{sandbox_id}", spec.limits)
+        record = leftovers.Record(
+            sandbox_id,
+            spec.session_id,
+            uid if own else None,
+            tuple(map(str, group.directories)),
+            tuple(map(str, room.directories)),
+        )
         home = self._sandboxes / sandbox_id
         self._live[sandbox_id] = threading.Lock()
         try:
             home.mkdir(mode=0o700)
             record.save(home)
             handing_over.give_away(spec, uid, self._uid_range)
-            cgroups.make(group)
+            cgroups.make_nested(room, group)
             identity = launch.Identity(sandbox_id, uid)
             launcher = launch.write(home, host.etc, spec, identity, host.tools, group.entrances, host.filter)
         except BaseException:
@@ -294,6 +330,7 @@ class BubblewrapProvider:
             if record.sandbox_id not in self._live:
                 return 0
             killed = leftovers.end(record, directory, uid_is_ours=record.uid is not None)
+            self._rooms.leave(record.sandbox_id, self._users)
             if record.uid is not None and self._users is not None:
                 self._users.release(record.uid)
             del self._live[record.sandbox_id]
@@ -325,6 +362,7 @@ class BubblewrapProvider:
             ours = record.uid is not None and self._users is not None and self._users.claim(record.uid)
             try:
                 killed = leftovers.end(record, directory, uid_is_ours=ours)
+                cgroups.remove(map(Path, record.room_groups))  # by the last of the room; the others can't yet
             finally:
                 if ours and record.uid is not None and self._users is not None:
                     self._users.release(record.uid)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hostler.engine.sandbox_port import IsolationLabel, SandboxLimits, SandboxUnavailable
-from hostler.sandbox import launch, seccomp
+from hostler.sandbox import launch, seccomp, watching
 from hostler.sandbox.cgroup_detection import detect
 from hostler.sandbox.cgroups import Cgroups
 
@@ -50,6 +50,7 @@ def look(state_dir: Path, cgroup_name: str, *, root: bool) -> Host:
         host_user="per_sandbox" if root else "shared",
         limits_by=limits.kind,
         missing=tuple(missing),
+        no_rooms=watching.hindrance() if root else "the worker is not root, and can't lay folders together; make it so",
     )
     return Host(tools, limits, seccomp.program(state_dir / "seccomp"), etc, label)
 

@@ -67,6 +67,16 @@ def make(group: Group) -> None:
             file.write_text(value)
 
 
+def make_nested(outer: Group, inner: Group) -> None:
+    """The same for a group in which others are, and one of these. `outer` may be there already."""
+    make(outer)
+    for directory in outer.directories:
+        wanted = directory / "cgroup.subtree_control"
+        if wanted.exists():  # version 2 passes controllers on only when it is told to
+            wanted.write_text(" ".join(f"+{name}" for name in (directory / "cgroup.controllers").read_text().split()))
+    make(inner)
+
+
 def members(directories: Iterable[Path]) -> frozenset[int]:
     """Live processes in any of the directories. A directory that is gone has none."""
     found: set[int] = set()

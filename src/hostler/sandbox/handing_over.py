@@ -23,7 +23,7 @@ def give_away(spec: SandboxSpec, uid: int | None, own_range: range, *, group: bo
     # The worker writes into this one between two lives of a session, as root.
     users.hand_over(spec.harness_state, uid, always_walk=True, own_range=own_range)
     for mount in spec.mounts:
-        if mount.writable:  # the worker writes there too, as root
+        if mount.writable and not mount.live:  # the worker writes there too, as root
             users.hand_over(mount.source, uid, always_walk=True, own_range=own_range)
     for path in (spec.model_socket, spec.egress_socket):
         give_socket(path, uid, group=group)

@@ -84,6 +84,8 @@ class Ladder:
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         label = await self.label_of(spec.technology)
+        if spec.room is not None and label.no_rooms:  # an adapter that knows nothing of rooms would give one without
+            raise SandboxUnavailable(f"sessions can't share a sandbox of {label.technology} here: {label.no_rooms}")
         return await self._adapters[label.technology].create(replace(spec, technology=label.technology))
 
     async def left_over(self) -> Sequence[LeftOver]:

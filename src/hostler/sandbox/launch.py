@@ -148,6 +148,7 @@ def write(
         "claude": spec.program,
     }
     sources |= {f"mount-{number}": mount.source for number, mount in enumerate(spec.mounts)}
+    live = {f"mount-{number}" for number, mount in enumerate(spec.mounts) if mount.live}
     sources |= layered_root.sources(spec, root=identity.uid is not None)
     visible = {name: os.path.abspath(source) for name, source in sources.items()}
     staging: list[str] = []
@@ -161,7 +162,8 @@ def write(
         for name, source in visible.items():
             target = stage / name
             target.mkdir() if os.path.isdir(source) else target.touch()
-            lines.append(f"{_fstab(source)} {_fstab(str(target))} none bind 0 0\n")
+            how = "rbind" if name in live else "bind"
+            lines.append(f"{_fstab(source)} {_fstab(str(target))} none {how} 0 0\n")
         # Last: the sources may themselves be below the place that this hides.
         lines.append(f"{_fstab(str(stage))} {_fstab(over)} none rbind 0 0\n")
         if spec.layer is not None:

@@ -35,7 +35,10 @@ class Record:
     sandbox_id: str
     session_id: str
     uid: int | None
+    """Host user of its own; None: it has none, or shares one."""
     groups: tuple[str, ...]
+    room_groups: tuple[str, ...] = ()
+    """Groups that it shares with others (`sandbox.rooms`)."""
 
     def save(self, directory: Path) -> None:
         """Atomic: a record that is there is whole. Survives the worker's death, not the host's, as do processes."""
@@ -50,7 +53,13 @@ class Record:
             data = json.loads((directory / RECORD).read_text())
         except FileNotFoundError:
             return None
-        return Record(data["sandbox_id"], data["session_id"], data["uid"], tuple(data["groups"]))
+        return Record(
+            data["sandbox_id"],
+            data["session_id"],
+            data["uid"],
+            tuple(data["groups"]),
+            tuple(data.get("room_groups", ())),
+        )
 
 
 def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
@@ -78,6 +87,21 @@ def end(record: Record, directory: Path, *, uid_is_ours: bool) -> int:
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
     shutil.rmtree(directory, ignore_errors=True)
+    return len(killed)
+
+
+def kill_user(uid: int) -> int:
+    """Kills every process of that host user and waits until none is left; gives their number. Blocks.
+
+    Raises SandboxNotEnded after END_WITHIN_SECONDS.
+    """
+    killed: set[int] = set()
+    deadline = time.monotonic() + END_WITHIN_SECONDS
+    while found := frozenset(_kill_strays("no sandbox", uid)):
+        killed |= found
+        if time.monotonic() > deadline:
+            raise SandboxNotEnded(f"processes {sorted(found)} of a room are still there after SIGKILL")
+        time.sleep(0.001)
     return len(killed)
 
 

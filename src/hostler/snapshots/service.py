@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from hostler.domain.errors import Conflict, NotFound
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import Objects, ObjectsUnavailable
-from hostler.engine.snapshot_port import Change, Reason, Restored, Snapshot
+from hostler.engine.snapshot_port import Change, Holder, Reason, Restored, Snapshot
 from hostler.engine.threads import in_thread, together
 from hostler.snapshots.differences import differences
 from hostler.snapshots.limits import SnapshotLimits
@@ -33,6 +33,7 @@ from hostler.snapshots.taking import Taken, Taking, as_rows, memory_of
 from hostler.store import snapshots as rows
 from hostler.store import work
 from hostler.store.database import Database
+from hostler.store.rooms import RoomLease, check_room
 from hostler.store.sessions import SessionRow
 from hostler.store.snapshots import NewSnapshot, ObjectsGone, PiecePlace, SnapshotRow, StoredObject
 from hostler.store.work import Lease
@@ -82,7 +83,9 @@ class StoredSnapshots:
 
     # -- taking
 
-    async def take(self, session: SessionRow, home: Path, reason: Reason, lease: Lease | None = None) -> Snapshot:
+    async def take(
+        self, session: Holder, home: Path, reason: Reason, lease: Lease | RoomLease | None = None
+    ) -> Snapshot:
         async with self._one_at_a_time(session.id):
             for last_try in (False, False, True):
                 try:
@@ -96,7 +99,7 @@ class StoredSnapshots:
         raise AssertionError("the loop returns or raises")
 
     async def _take(
-        self, session: SessionRow, home: Path, reason: Reason, lease: Lease | None, *, trusting: bool
+        self, session: Holder, home: Path, reason: Reason, lease: Lease | RoomLease | None, *, trusting: bool
     ) -> Snapshot:
         scan = Scan(self._terms.limits)
 
@@ -130,11 +133,11 @@ class StoredSnapshots:
 
     async def _record(
         self,
-        session: SessionRow,
+        session: Holder,
         taken: Taken,
         state: _State,
         reason: Reason,
-        lease: Lease | None,
+        lease: Lease | RoomLease | None,
     ) -> Snapshot:
         snapshot_id, workspace = new_id("snap"), session.workspace_id
         data, used, size = await in_thread(lambda: _written_down(snapshot_id, taken))
@@ -162,7 +165,9 @@ class StoredSnapshots:
 
         def unit(connection: Connection) -> SnapshotRow:
             now = self._database.now(connection)
-            if lease is not None:
+            if isinstance(lease, RoomLease):
+                check_room(connection, now, lease)
+            elif lease is not None:
                 work.check(connection, now, lease)
             if now - began > PUT_SECONDS:
                 raise ObjectsGone
@@ -369,7 +374,7 @@ class _State:
     """Packs that what is remembered may rely on."""
 
 
-def _state(connection: Connection, now: float, session: SessionRow, memory: Memory | None) -> _State:
+def _state(connection: Connection, now: float, session: Holder, memory: Memory | None) -> _State:
     latest, workspace = rows.latest_snapshot(connection, session.id), session.workspace_id
     parent = latest.id if latest is not None else None
     if memory is not None and memory.restored and rows.find_snapshot(connection, memory.snapshot_id) is not None:

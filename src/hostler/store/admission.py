@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.store.tables import environments, sessions, work
-from hostler.store.work import Need
+from hostler.store.work import Need, elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,13 @@ _FREE = sa.or_(work.c.lease_until.is_(None), work.c.lease_until <= sa.bindparam(
 _LIVE = sa.and_(work.c.live, work.c.lease_until > sa.bindparam("now"))
 
 
-def waiting(conn: Connection, now: float, *, most: int, exclude: Collection[str] = ()) -> list[WaitingRow]:
+def waiting(
+    conn: Connection, now: float, *, most: int, exclude: Collection[str] = (), worker: str | None = None
+) -> list[WaitingRow]:
     """Those that wait, longest first: of each environment and each need at most `most`.
 
-    So nobody's flood hides the others, however long it is.
+    So nobody's flood hides the others, however long it is. `worker`: leaves out those that it can't serve now, because
+    their room is at home on another one.
     """
     rank = sa.func.row_number().over(
         partition_by=(sessions.c.environment_id, work.c.need), order_by=(work.c.enqueued_at, work.c.session_id)
@@ -64,6 +67,8 @@ def waiting(conn: Connection, now: float, *, most: int, exclude: Collection[str]
     found = found.where(work.c.wanted, work.c.available_at <= sa.bindparam("now"), _FREE)
     if exclude:
         found = found.where(work.c.session_id.not_in(sorted(exclude)))
+    if worker is not None:
+        found = found.where(sa.not_(elsewhere(worker)))
     ranked = found.subquery()
     query = sa.select(*[column for column in ranked.c if column.name != "rank"]).where(ranked.c.rank <= most)
     query = query.order_by(ranked.c.enqueued_at, ranked.c.session_id)

@@ -19,6 +19,7 @@ from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
 from hostler.store.prepared import Prepared
+from hostler.store.rooms import leave_room
 from hostler.store.signals import News, tell
 from hostler.store.tables import (
     events,
@@ -30,6 +31,7 @@ from hostler.store.tables import (
     work,
 )
 from hostler.store.tables_homes import session_homes
+from hostler.store.tables_snapshots import snapshots
 from hostler.store.tables_tenancy import waiting_calls
 
 
@@ -357,8 +359,9 @@ def delete_session(conn: Connection, workspace_id: str | None, session_id: str) 
     get_session(conn, workspace_id, session_id)
     # First the row that everybody else locks first, so that nobody is met half-way.
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
-    for table in (waiting_calls, session_homes, work, events, sequences, session_memory_stores):
+    for table in (waiting_calls, session_homes, snapshots, work, events, sequences, session_memory_stores):
         conn.execute(table.delete().where(table.c.session_id == session_id))
+    leave_room(conn, session_id)
     for table in (transcripts, transcript_entries):
         conn.execute(table.delete().where(table.c.project_key == session_id))
     conn.execute(sessions.delete().where(sessions.c.id == session_id))

@@ -11,7 +11,8 @@ snapshots = sa.Table(
     metadata,
     sa.Column("id", Words, primary_key=True),
     sa.Column("workspace_id", Words, sa.ForeignKey("workspaces.id"), nullable=False),
-    sa.Column("session_id", Words, sa.ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
+    # Whose files: a session, or a room (`tables_rooms`). Not a foreign key; who removes one removes these rows.
+    sa.Column("session_id", Words, nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
     # Not a foreign key: what a fork goes back to may belong to a session that is gone.
     sa.Column("parent_id", Words),

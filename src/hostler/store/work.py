@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from hostler.domain.errors import LeaseLost
 from hostler.store.tables import work
+from hostler.store.tables_rooms import room_members
 
 Need = Literal["turn", "stand_by", "errand"]
 """What a worker is wanted for. turn: a turn is to run, which takes a place for a process. stand_by: a process is to be
@@ -83,9 +84,10 @@ def claim(
     only     take none but these. None: whichever.
     live     whether there may be a process under this lease (`store.admission` counts those).
 
-    Rows that another transaction holds at this moment are passed over, not waited for.
+    Rows that another transaction holds at this moment are passed over, not waited for. So are sessions whose room is at
+    home on another worker.
     """
-    query = sa.select(work.c.session_id).where(_READY)
+    query = sa.select(work.c.session_id).where(_READY, sa.not_(elsewhere(owner)))
     if exclude:
         query = query.where(work.c.session_id.not_in(sorted(exclude)))
     if only is not None:
@@ -188,6 +190,23 @@ def open_work(conn: Connection, now: float) -> WorkStats:
 
 def lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"epoch {lease.epoch} of session {lease.session_id} is no longer {lease.owner}'s")
+
+
+def elsewhere(owner: str) -> sa.ColumnElement[bool]:
+    """The session is in a room that is at home on another worker now: that one serves it, or nobody."""
+    mine, other, theirs = room_members.alias("mine"), room_members.alias("other"), work.alias("theirs")
+    return (
+        sa.exists()
+        .where(
+            mine.c.session_id == work.c.session_id,
+            other.c.room_id == mine.c.room_id,
+            theirs.c.session_id == other.c.session_id,
+            theirs.c.epoch == other.c.entered_epoch,
+            theirs.c.owner != owner,
+            theirs.c.lease_until > sa.bindparam("now"),
+        )
+        .correlate(work)
+    )
 
 
 def _held_by(lease: Lease) -> Sequence[sa.ColumnElement[bool]]:

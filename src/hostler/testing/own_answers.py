@@ -204,6 +204,34 @@ class Preview(Answer):
     revoked_at: str | None
 
 
+class RoomSession(Answer):
+    session_id: str
+    name: str
+    joined_at: str
+    live: bool
+
+
+class Room(Answer):
+    id: str
+    type: Literal["room"]
+    environment_id: str
+    name: str
+    worker: str | None
+    sessions: list[RoomSession]
+    created_at: str
+
+
+class RoomConflict(Answer):
+    id: str
+    type: Literal["room_conflict"]
+    room_id: str
+    path: str
+    session_id: str
+    other_session_id: str
+    outcome: Literal["overwritten", "refused"]
+    created_at: str
+
+
 class CredentialUse(Answer):
     id: str
     type: Literal["credential_use"]
@@ -714,6 +742,9 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "sessions.previews.create": (CreatePreview, Preview, {}),
     "sessions.previews.list": (None, Page[Preview], {}),
     "sessions.previews.revoke": (None, Preview, {}),
+    "rooms.list": (None, Page[Room], _PAGE),
+    "rooms.retrieve": (None, Room, {}),
+    "rooms.conflicts.list": (None, Page[RoomConflict], _PAGE),
     "policy.test": (TryPolicy, PolicyTest, {}),
     "policy.suggest": (SuggestPolicy, PolicySuggestion, {}),
     "sessions.credential_uses.list": (None, Page[CredentialUse], _PAGE),

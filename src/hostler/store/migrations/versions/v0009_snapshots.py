@@ -30,7 +30,6 @@ def upgrade() -> None:
         sa.Column("content", WORDS, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_snapshots"),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_snapshots_workspace_id"),
-        sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_snapshots_session_id", ondelete="CASCADE"),
         sa.UniqueConstraint("session_id", "number", name="uq_snapshots_session_id_number"),
     )
     op.create_index("ix_snapshots_parent", "snapshots", ["parent_id"])
