@@ -13,6 +13,7 @@ import pytest_asyncio
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
 from objectskit import WaywardObjects, snapshots_of, until_kept
 
+from hostler.engine import lodging
 from hostler.testing.rehearsal import gate, step, text, tool
 
 QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 2.0}
@@ -119,6 +120,23 @@ async def test_a_worker_that_had_the_session_last_finds_its_folders_as_they_are(
     events = await house.turn(session, bash("cat file"))
     assert results(events) == ["mine"]
     assert not said(events, "snapshots_damaged")
+
+
+@pytest.mark.parametrize(("patience", "kept"), [(30.0, 0), (0.0, 1)])
+async def test_a_message_that_waits_goes_before_the_snapshot_of_the_last_turn_unless_that_has_waited_for_long(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, patience: float, kept: int
+) -> None:
+    monkeypatch.setattr(lodging, "KEEP_WITHIN_SECONDS", patience)
+    house = await hosts.host("one")
+    session = await house.session()
+    await house.say(session, [step(tool("bash", command="echo 1 > count")), step(gate("first"), text("Done."))])
+    await house.model.reached_gate("first")
+    await house.say(session, [step(gate("second"), text("Done."))])
+    house.model.open_gate("first")
+    await house.model.reached_gate("second")
+    assert len(await snapshots_of(house, session)) == kept
+    house.model.open_gate("second")
+    await until_kept(house, session)
 
 
 async def test_what_a_killed_worker_did_not_keep_is_told_loudly_to_user_and_model(hosts: Hosts) -> None:

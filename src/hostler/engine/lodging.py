@@ -12,6 +12,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from time import monotonic
+from typing import Final
 
 from hostler.domain import events as ev
 from hostler.domain.packages import PackageLists
@@ -37,6 +39,9 @@ from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.lodging")
+
+KEEP_WITHIN_SECONDS: Final = 30.0
+"""A session whose turns follow each other at once has its files kept this often, although the next message waits."""
 
 
 class Lodging:
@@ -67,6 +72,8 @@ class Lodging:
         self._profile: Profile | None = None
         self._kept_at = 0
         """`CallGate.touched` when the files were last kept."""
+        self._put_off: float | None = None
+        """Monotonic time at which keeping the files was put off; None: it was not."""
         self._unkept = False
         """There may be more in the files than was kept, whatever was called since."""
         self.older = False
@@ -163,7 +170,7 @@ class Lodging:
                         )
                     )
             await self._house.enter_async_context(stack.pop_all())
-        self._stay, self._kept_at = stay, self._gate.touched
+        self._stay, self._kept_at, self._put_off = stay, self._gate.touched, None
 
     async def _label(self, session: SessionRow, profile: Profile, process: LiveProcess) -> None:
         """The session says what it runs in, before anything is asked of what runs there."""
@@ -209,6 +216,15 @@ class Lodging:
             return True
         return await self._parts.attachments.collect(session, self._stay.home)
 
+    def put_off(self) -> bool:
+        """Let another turn go before what there is to keep. False: there is nothing, or it has waited long enough."""
+        if self._gate.touched == self._kept_at:
+            return False
+        now = monotonic()
+        if self._put_off is None:
+            self._put_off = now
+        return now - self._put_off < KEEP_WITHIN_SECONDS
+
     async def keep(self, session: SessionRow, *, last: bool = False) -> None:
         """Takes a snapshot of the files, unless nothing can have changed. The process stands still meanwhile.
 
@@ -217,8 +233,7 @@ class Lodging:
         copies = self._parts.copies
         if self._stay is None or copies is None or (self._profile is not None and self._profile.self_hosted):
             return
-        touched = self._gate.touched
-        if touched == self._kept_at and not (last and self._unkept):
+        if self._gate.touched == self._kept_at and not (last and self._unkept):
             if last:
                 await copies.rest(session.id)
             return
@@ -242,7 +257,7 @@ class Lodging:
         finally:
             if sandbox is not None:
                 await sandbox.resume()
-        self._kept_at = touched
+        self._kept_at, self._put_off = touched, None
         self._unkept = sandbox is not None  # what a call has left running may write at any time
         return snapshot
 

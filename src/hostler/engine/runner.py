@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 
@@ -21,13 +20,11 @@ from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
 from hostler.engine.budget import used_up
 from hostler.engine.call_gate import CallGate
-from hostler.engine.composer import Composer, Op, Preview, composer_of, joined
-from hostler.engine.denials import TurnDenials
-from hostler.engine.egress_port import EgressDecision
+from hostler.engine.composer import composer_of
+from hostler.engine.follower import Follower
 from hostler.engine.layers import LayerFailed
 from hostler.engine.lodging import Lodging
 from hostler.engine.memory import Memory
-from hostler.engine.permissions import Permissions
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile
@@ -49,9 +46,6 @@ CONTINUE = (
     "or may not have taken effect: check before you repeat one. Go on with the task."
 )
 """What the model is told when a turn goes on after a crash."""
-
-LINGER_SECONDS = 0.01
-"""How long the start or the end of a model request may wait to be written together with what follows."""
 
 GO_ON = "The work was paused because its budget was used up. It may go on now: go on with the task."
 """What it is told when the budget was raised, after a run that the budget had stopped in the middle."""
@@ -78,23 +72,12 @@ class SessionRunner:
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
-        self._told: tuple[str, set[str]] = ("", set())
-        """A turn, and the limits that its user was told of."""
         self._state: SessionState | None = None
         """As last seen."""
         self._more = False
         """True when the state as last seen has something to do."""
-        self._composer = Composer(Permissions(), ())
-        self._notices: list[runs.Notice] = []
-        """What the user is to be told with the next records."""
-        self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
-        """What the run under way says; None in it: look at the notices."""
-        self._denials = TurnDenials(parts.allowing)
-        self._stopping: RunEnd | None = None
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
-        self._ended: SessionRow | None = None
-        """As it was when the last run had just ended, until that was looked at."""
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
         self._gate = CallGate(parts.content, self._apply, self._is_stopping)
         self._care = None
@@ -102,6 +85,7 @@ class SessionRunner:
             harness = parts.around.harness
             self._care = parts.compactions.of(lease, harness, self._context, self.notice, self._is_stopping)
         self._lodging = Lodging(lease, parts, self._memory, self._gate, self, self._apply, self.notice, self._care)
+        self._follower = Follower(lease, parts, self._lodging, self._gate, self._wake, self._apply, self._care)
         self._waiting = Waiting(
             lease.session_id,
             parts,
@@ -142,7 +126,7 @@ class SessionRunner:
     async def serve(self) -> None:
         """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""
         try:
-            with self._parts.denials.heard_by(self.lease.session_id, self._on_denied):
+            with self._parts.denials.heard_by(self.lease.session_id, self._follower.on_denied):
                 async with asyncio.TaskGroup() as tasks:
                     keeper = tasks.create_task(self._keep_lease())
                     try:
@@ -160,19 +144,9 @@ class SessionRunner:
         end = RunEnd("failed", message="This server failed to run the turn; its log says why.")
         await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
 
-    # -- what the user is told
-
     def notice(self, told: runs.Notice) -> None:
-        """Recorded soon while a turn runs; otherwise with the next one: nothing may stand behind `idle`."""
-        self._notices.append(told)
-        if self._arrived is not None:
-            with suppress(asyncio.QueueFull):  # then somebody is about to look anyway
-                self._arrived.put_nowait(None)
-
-    def _on_denied(self, decision: EgressDecision) -> None:
-        told = self._denials.note(decision)
-        if told is not None:
-            self.notice(told)
+        """What the user is to be told: `Follower.notice`."""
+        self._follower.notice(told)
 
     # -- lease
 
@@ -202,7 +176,7 @@ class SessionRunner:
             if plan.do != "nothing":
                 await self._turn(plan)
                 await self._after(plan)
-            ended, self._ended = self._ended, None
+            ended, self._follower.ended = self._follower.ended, None
             if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
             if plan.do != "nothing":
@@ -227,7 +201,8 @@ class SessionRunner:
             await self._task.end(session)
         else:
             await self._lodging.collect(session)
-            await self._lodging.keep(session)
+            if not (self._lodging.put_off() and await self._waiting.wanted_soon()):
+                await self._lodging.keep(session)
 
     async def _stand_by(self) -> None:
         """Have a process although there is nothing to do. One that can't be had is not tried again until a message."""
@@ -268,7 +243,7 @@ class SessionRunner:
         return self._known_session(), None if self._profile is None else self._profile.compaction
 
     def _is_stopping(self) -> bool:
-        return self._stopping is not None
+        return self._follower.is_stopping
 
     async def _ask_for_plan(self, *, caught_up: bool) -> Plan | None:
         """None: the turn was begun before, and the log must first learn what its process left in the transcript."""
@@ -296,7 +271,7 @@ class SessionRunner:
     async def _turn(self, plan: Plan) -> None:
         turn = plan.turn
         assert turn is not None, "a plan to act has a turn"
-        self._stopping = None
+        self._follower.begin()
         try:
             if plan.do == "resume" or plan.unclosed:
                 await self._lodging.close()
@@ -309,13 +284,13 @@ class SessionRunner:
             if turn.ask is not None and plan.do == "recover":
                 await self._lodging.close()
                 if self._care is None or await self._care.is_done(turn.ask.id):
-                    await self._end(runs.Ended("completed", alive=False))
+                    await self._follower.end(runs.Ended("completed", alive=False))
                     return
             prompt = None if turn.ask is not None else await self._prompt(plan, turn)
             await self._begin_task(plan, turn)
             process = await self._process()
             if process is None:
-                await self._end(runs.Ended("interrupted", alive=False))
+                await self._follower.end(runs.Ended("interrupted", alive=False))
                 return
             if turn.ask is not None:
                 await process.run.compact(derived_uuid("compact", turn.id, f"{turn.recoveries}.{turn.pauses}"))
@@ -328,16 +303,19 @@ class SessionRunner:
         except (LeaseLost, NotFound):
             raise
         except runs.ProcessLost as error:
-            await self._end(runs.Ended("lost", message=str(error), alive=False))
+            await self._follower.end(runs.Ended("lost", message=str(error), alive=False))
             return
         except LayerFailed as error:
-            await self._end(runs.Ended("failed", message=str(error), alive=False))
+            await self._follower.end(runs.Ended("failed", message=str(error), alive=False))
             return
         except Exception as error:
             log.exception("turn_not_started", extra={"session": self.lease.session_id})
-            await self._end(runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False))
+            await self._follower.end(
+                runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False)
+            )
             return
-        await self._follow(process, turn)
+        assert self._profile is not None, "a process was opened for one"
+        await self._follower.follow(process, turn, self._profile.turn_limits)
 
     async def _begin_task(self, plan: Plan, turn: Turn) -> None:
         """Where sessions keep nothing, a turn that nothing was done for finds nothing of the turns before."""
@@ -371,10 +349,10 @@ class SessionRunner:
         self._profile = await self._at_present(self._known_session(), self._profile)
         kept = self._lodging.process
         process = await self._lodging.process_for(
-            self._known_session(), self._profile, self._wake, self._interrupt_waits
+            self._known_session(), self._profile, self._wake, self._follower.interrupt_waits
         )
         if process is not kept:
-            self._composer = composer_of(self._profile)
+            self._follower.composer = composer_of(self._profile)
             if self._care is not None:
                 await self._care.keep_schedule(self._known_session(), self._profile.compaction)
         return process
@@ -389,189 +367,6 @@ class SessionRunner:
     def _known_session(self) -> SessionRow:
         assert self._session is not None, "a plan was asked for first"
         return self._session
-
-    # -- one turn
-
-    async def _follow(self, process: LiveProcess, turn: Turn) -> None:
-        """Record what the run does until it ends. Watches for an interrupt and for the turn's limits meanwhile."""
-        assert self._profile is not None
-        arrived: asyncio.Queue[runs.RunEvent | None] = asyncio.Queue(maxsize=4096)
-
-        async def read() -> None:
-            async for event in process.run.events():
-                await arrived.put(event)
-
-        self._lodging.busy, self._lodging.used, self._arrived = True, True, arrived
-        async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(read())
-            watcher = tasks.create_task(self._watch(process))
-            try:
-                ended, pending = await self._consume(arrived, process, turn.id)
-            finally:
-                self._arrived = None
-                reader.cancel()
-                watcher.cancel()
-        self._lodging.busy = ended.how in ("failed", "lost")
-        await self._tell_limits(process, turn.id, pending)
-        await self._end(ended, pending)
-        if process.limits.crowded:  # a fork bomb that has outlived its turn: the next message gets a sandbox without it
-            self._lodging.busy = True
-            await self._lodging.close()
-            self._lodging.busy = False
-
-    async def _tell_limits(self, process: LiveProcess, turn_id: str, pending: list[Op]) -> None:
-        """Says which limits were reached, each once in a turn: adds that to what is to be written."""
-        if self._told[0] != turn_id:
-            self._told = turn_id, set()
-        told = self._told[1]
-        hits = [hit for hit in await process.limits.look() if hit.kind not in told]
-        told.update(hit.kind for hit in hits)
-        if hits:
-            pending.append(
-                lambda s, at, _: Step(
-                    s, tuple(ev.error(at.text, "unknown_error", hit.message, "retrying", hit.limit) for hit in hits)
-                )
-            )
-
-    async def _consume(
-        self, arrived: asyncio.Queue[runs.RunEvent | None], process: LiveProcess, turn_id: str
-    ) -> tuple[runs.Ended, list[Op]]:
-        """How the run ended, and what is to be written together with that."""
-        pending: list[Op] = []
-        while True:
-            try:
-                async with asyncio.timeout(LINGER_SECONDS if pending else None):
-                    batch = [await arrived.get()]
-            except TimeoutError:
-                await self._flush(pending)
-                continue
-            while not arrived.empty():
-                batch.append(arrived.get_nowait())
-            ended = await self._record(batch, pending)
-            if ended is not None:
-                return ended, pending
-            if any(isinstance(event, runs.ToolResult) for event in batch):
-                await self._tell_limits(process, turn_id, pending)
-                await self._flush(pending)
-
-    async def _record(self, batch: Sequence[runs.RunEvent | None], pending: list[Op]) -> runs.Ended | None:
-        """Write down what came, in order, with as few transactions as the previews between allow.
-
-        Start and end of a request can linger in `pending`: they are soon followed by something that must be written.
-        """
-        session_id, hub = self.lease.session_id, self._parts.hub
-        urgent = False
-        notices, self._notices = self._notices, []
-        for event in (*self._gate.failures(), *notices, *batch):
-            if event is None:
-                continue
-            if isinstance(event, runs.Ended):
-                if (rest := self._denials.rest()) is not None:
-                    pending += [op for op in self._composer.compose(rest) if not isinstance(op, Preview)]
-                if not event.alive:  # much is done before that is written
-                    await self._flush(pending)
-                await self._tell_care(batch)
-                return event
-            for made in self._composer.compose(event):
-                if not isinstance(made, Preview):
-                    pending.append(made)
-                    urgent |= not isinstance(event, runs.RequestStarted | runs.RequestEnded)
-                elif hub.previews(session_id):
-                    await self._flush(pending)
-                    hub.preview(session_id, made.type, made.frame)
-        if urgent:
-            await self._flush(pending)
-        await self._tell_care(batch)
-        return None
-
-    async def _tell_care(self, batch: Sequence[runs.RunEvent | None]) -> None:
-        for event in batch:
-            if self._care is not None and isinstance(event, runs.Compacted | runs.CompactionFailed):
-                await self._care.on_event(event)
-
-    async def _flush(self, pending: list[Op]) -> None:
-        if not pending:
-            return
-        step = joined(pending)
-        pending.clear()
-        applied = await self._apply(lambda s, at, totals, _: step(s, at, totals))
-        if (end := self._too_long(applied.state.turn)) is not None:
-            self._stop(end)
-
-    def _too_long(self, turn: Turn | None) -> RunEnd | None:
-        """How a turn has to end that has made more model requests than it may. None: it has not."""
-        if turn is None or self._profile is None or turn.requests <= self._profile.turn_limits.max_requests:
-            return None
-        most = self._profile.turn_limits.max_requests
-        text = f"The turn was stopped after {most} model requests (max_turns)."
-        limit = ev.Limit("max_turns_reached", "config.limits.max_turns", most)
-        return RunEnd("failed", "tool_use_limit_reached_error", text, limit=limit)
-
-    async def _end(self, ended: runs.Ended, pending: Sequence[Op] = ()) -> None:
-        """The run has stopped working. What that means was decided by whoever stopped it, or else by the run.
-
-        `pending` is what it did before that and is not written yet.
-        """
-        if not ended.alive and ended.how != "deferred":
-            await self._lodging.close()
-        by_harness = ended.alive and ended.how == "interrupted"
-        end = RunEnd(ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness)
-        if self._stopping is not None:
-            stop = self._stopping
-            end = RunEnd(stop.how, stop.error, stop.message, limit=stop.limit, closed_by_harness=by_harness)
-        stopped, self._stopping = self._stopping is not None, None
-        self._composer.dropping_errors = False
-
-        def finish(state: SessionState, at: Moment, totals: Totals) -> Step:
-            too_long = None if stopped else self._too_long(state.turn)
-            return turns.run_ended(state, at, totals, too_long or end)
-
-        step = joined([*pending, finish])
-        self._ended = (await self._apply(lambda s, at, totals, _: step(s, at, totals))).session
-        # A lost compaction is looked for in the transcript.
-        if self._care is not None and self._care.busy and end.how != "lost":
-            await self._settle_compactions()
-        if not ended.alive:
-            await self._lodging.close()
-
-    async def _watch(self, process: LiveProcess) -> None:
-        """Stop the run when a person asks for it, when it has run for too long, or when `_stop` was called."""
-        assert self._profile is not None
-        seconds = self._profile.turn_limits.seconds
-        try:
-            async with asyncio.timeout(seconds):
-                while self._stopping is None:
-                    await self._wake.wait()
-                    self._wake.clear()
-                    if await self._interrupt_waits():
-                        break
-            self._stop(RunEnd("interrupted"))
-        except TimeoutError:
-            text = (
-                f"The turn was stopped after {seconds:g} seconds (turn_seconds). The session goes on with the next "
-                "message; raise config.limits.turn_seconds of the environment for new sessions."
-            )
-            limit = ev.Limit("turn_seconds_reached", "config.limits.turn_seconds", seconds)
-            self._stop(RunEnd("failed", "unknown_error", text, limit=limit))
-        killed_at = monotonic() + self._parts.interrupt_grace_seconds
-        # A run that can't be asked is gone already, or doesn't answer: the agent can stop it with a signal.
-        with suppress(Exception):
-            async with asyncio.timeout(self._parts.interrupt_grace_seconds):
-                await process.run.interrupt()
-        await asyncio.sleep(killed_at - monotonic())
-        await process.sandbox.destroy()
-
-    async def _interrupt_waits(self) -> bool:
-        row = await self._parts.ledger.read_state(self.lease.session_id)
-        return SessionState.model_validate_json(row.state).interrupt is not None
-
-    def _stop(self, end: RunEnd) -> None:
-        """The run has to end, for this reason unless there is one already. The watcher sees to it."""
-        if self._stopping is None:
-            self._stopping = end
-            # Every result was there before the request that the budget has no room for.
-            self._composer.dropping_errors = end.how != "capped"
-            self._wake.set()
 
     async def _apply(self, decide: Decide) -> Applied:
         variables = self._lodging.variables
@@ -588,7 +383,7 @@ class SessionRunner:
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         translate = self._parts.around.harness.call
-        self._composer.hold(shown, [translate(call.tool_use_id, call.name, call.input) for call in calls])
+        self._follower.composer.hold(shown, [translate(call.tool_use_id, call.name, call.input) for call in calls])
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         await self._parts.ledger.record_request(record)
@@ -605,7 +400,7 @@ class SessionRunner:
         row = await self._parts.ledger.read_state(self.lease.session_id)
         if not used_up(row.budget, row.usage):
             return True
-        self._stop(RunEnd("capped"))
+        self._follower.stop(RunEnd("capped"))
         return False
 
 

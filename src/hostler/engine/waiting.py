@@ -24,6 +24,10 @@ log = logging.getLogger("hostler.waiting")
 LOOK_AGAIN_SECONDS: Final = 5.0
 """How soon a session that something keeps awake is looked at again."""
 
+SOON_SECONDS: Final = 0.2
+"""How long the files of a turn that has ended wait to be kept, so that a message that comes at once need not wait for
+that. A program answers within milliseconds, a person later than this."""
+
 
 class Waiting:
     """For one session under one lease."""
@@ -75,6 +79,10 @@ class Waiting:
             return not self._is_retired()
         finally:
             self.since = None
+
+    async def wanted_soon(self) -> bool:
+        """When a turn has just ended: whether something is to be done at once. False: there is time for its files."""
+        return not self._is_retired() and await self._wanted_within(SOON_SECONDS) and not self._is_retired()
 
     async def _wanted_within(self, seconds: float) -> bool:
         """True as well when the session is to be given back."""

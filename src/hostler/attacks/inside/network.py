@@ -232,23 +232,28 @@ def _link(kind: int, flags: int, more: bytes) -> int:
 @probe
 def two_sockets(given: dict[str, Any]) -> list[str]:
     """Every socket file of the sandbox is one of its two roads."""
+    found, folders = [], ["/"]
+    while folders:
+        try:
+            entries = list(os.scandir(folders.pop()))
+        except OSError:
+            continue
+        folders += [e.path for e in entries if e.is_dir(follow_symlinks=False) and e.path not in ("/proc", "/sys")]
+        sockets = [e.path for e in entries if e.name not in ("model.sock", "egress.sock") and _is_socket(e)]
+        found += [f"there is a socket {path}" for path in sockets]
+    return found
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    """What its folder says is enough for most: asking each takes minutes where every instruction is translated."""
     import stat
 
-    found = []
-    for folder, folders, files in os.walk("/"):
-        if folder == "/":
-            folders[:] = [name for name in folders if name not in ("proc", "sys")]
-        for name in files:
-            path = os.path.join(folder, name)
-            try:
-                if stat.S_ISSOCK(os.lstat(path).st_mode) and os.path.basename(path) not in (
-                    "model.sock",
-                    "egress.sock",
-                ):
-                    found.append(f"there is a socket {path}")
-            except OSError:
-                pass
-    return found
+    try:
+        if entry.is_symlink() or entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
+            return False
+        return stat.S_ISSOCK(os.lstat(entry.path).st_mode)
+    except OSError:
+        return False
 
 
 # ------------------------------------------------------------------------------- the road itself, from where it is used
