@@ -10,7 +10,7 @@ A *hit* belongs to an operation: somebody is killed while it is under way.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from random import Random  # noqa: TID251 - a seed must give the same plan again
 from typing import Any, Final, Literal
@@ -20,7 +20,8 @@ Who = Literal["agent", "server", "servers", "drain", "database"]
 """`agent`: the session's `claude`, or what encloses it. `server`: one of the two; `servers`: both. `drain`: one is told
 to stop, and gives its sessions away. `database`: PostgreSQL ends as in a crash, and comes back a moment later."""
 Kind = Literal["text", "call", "two", "ask", "custom"]
-"""What the model does with a message. `two`: two calls in one answer. `ask`: a call that a person must allow."""
+"""What the model does with a message. `two`: two calls in one answer. `ask`: a call that a person must allow; a
+sequence has either such calls or free ones, because it is the agent that says so of a tool."""
 
 ROOT: Final = "root"
 WAITS: Final = ("ask", "custom")
@@ -172,14 +173,17 @@ _WAITING: Final[dict[Do, float]] = {
     "move": 1.5,
     "wrong": 0.5,
 }
-_KINDS: Final[dict[Kind, float]] = {"text": 2, "call": 4, "two": 1.5, "ask": 2, "custom": 1.5}
+_FREE: Final[dict[Kind, float]] = {"text": 2, "call": 4, "two": 1.5, "custom": 1.5}
+_ASKING: Final[dict[Kind, float]] = {"text": 2, "ask": 4, "custom": 1}
+"""Of an agent whose every call of the shell must be allowed."""
 
 
 def sequence(random: Random, meetings: int, *, length: int = 10) -> Ops:
     """About `length` operations. The hits of `meetings` are the batch's: where they are is random."""
     state, ops = Possible(), []
+    kinds = _ASKING if random.random() < 0.35 else _FREE
     for number in range(max(3, round(random.gauss(length, length / 5)))):
-        op = _next(random, state, number)
+        op = _next(random, state, number, kinds)
         state.follow(op)
         ops.append(op)
     places = [at for at, op in enumerate(ops) if op.do in HITTABLE]
@@ -194,7 +198,7 @@ def sequence(random: Random, meetings: int, *, length: int = 10) -> Ops:
     return tuple(ops)
 
 
-def _next(random: Random, state: Possible, number: int) -> Op:
+def _next(random: Random, state: Possible, number: int, kinds: Mapping[Kind, float]) -> Op:
     name, line = random.choices(list(state.lines.items()), [3 if at else 2 for at in range(len(state.lines))])[0]
     weights = dict(_IDLE if line.waits is None else _WAITING)
     if not line.points:
@@ -208,7 +212,7 @@ def _next(random: Random, state: Possible, number: int) -> Op:
         op = Op(do, name)
         match do:
             case "message":
-                op = replace(op, name=f"m{number}", how=random.choices(list(_KINDS), list(_KINDS.values()))[0])
+                op = replace(op, name=f"m{number}", how=random.choices(list(kinds), list(kinds.values()))[0])
             case "answer":
                 denies = line.waits == "ask" and random.random() < 0.25
                 op = replace(op, how="deny" if denies else "allow")

@@ -1,0 +1,42 @@
+"""Whatever happens to a session on the way, it ends up with the conversation that the operations call for."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from random import Random  # noqa: TID251 - a seed must give the same run again
+
+import pytest
+from sequence_hosts import Store, two_hosts
+from sequence_plan import from_json
+from sequence_run import BATCH, Broken, Runner, failed_alone
+
+COUNT = int(os.environ.get("SEQUENCES", "500"))
+SEED = int(os.environ.get("SEQUENCES_SEED") or secrets.randbelow(1_000_000))
+STORE: Store = "sqlite" if os.environ.get("SEQUENCES_STORE") == "sqlite" else "postgresql"
+REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
+
+
+@pytest.mark.sequences
+@pytest.mark.needs_root
+@pytest.mark.timeout(0)
+async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with two_hosts(STORE) as hosts:
+        runner = Runner(hosts, STORE)
+        await runner.begin()
+        if REPLAY:
+            (story,) = await runner.run([from_json(REPLAY)])
+            if story.problems:
+                raise failed_alone(story, STORE, hosts.folder)
+            return
+        random = Random(SEED)
+        while runner.tally.sequences < COUNT:
+            try:
+                await runner.batch(random, min(BATCH, COUNT - runner.tally.sequences))
+            except Broken as error:
+                error.add_note(f"seed {SEED}, {STORE}; so far {runner.tally}")
+                raise
+            with capsys.disabled():
+                print(f"\nseed {SEED}, {STORE}: {runner.tally}", flush=True)
