@@ -75,6 +75,8 @@ FLOODS = {
     "errors": "yes 0123456789012345678901234567890123456789 >&2",
 }
 """Commands that go on until they are stopped."""
+CALLS = {"output": 150, "errors": 150}
+"""How often a flood is called again: `claude` ends a command that says too much. What isn't named: once."""
 
 
 @dataclass
@@ -174,7 +176,7 @@ async def measure(name: str, sut: Server, rounds: int) -> float:
     await turns(sut, good, 3)
     quiet = await turns(sut, good, rounds)
     logged = sut.log.stat().st_size
-    await sut.say(bad, [step(tool("bash", command=FLOODS[name])), step("End.")])
+    await sut.say(bad, [step(tool("bash", command=FLOODS[name]))] * CALLS.get(name, 1) + [step("End.")])
     await sut.until(bad, "agent.tool_use")
     await asyncio.sleep(1)
     flooded = await turns(sut, good, rounds)

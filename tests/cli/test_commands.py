@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 
 import anthropic
 import pytest
-from cli_processes import Result, Server, environment, hostler, read_line, start
+from cli_processes import START_SECONDS, Result, Server, environment, hostler, read_line, start
 
 from hostler.testing.rehearsal import prompt, step, text, tool
 
@@ -480,6 +481,38 @@ def test_doctor_says_what_this_host_gives(server: Server) -> None:
     assert findings["server"]["found"].startswith("answers at")
     assert result.code == 0
     assert "export ANTHROPIC_API_KEY" in server.hostler("doctor").out
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_an_attack_that_is_ended_takes_its_sandboxes_along(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "hostler.cli.main", "doctor", "--attack", "--technology", "bubblewrap"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(HOSTLER_STATE_DIR=str(tmp_path / "state"), TMPDIR=str(tmp_path)),
+    )
+    while "attacking bubblewrap" not in (line := read_line(process, START_SECONDS)):
+        assert line
+    until = monotonic() + START_SECONDS
+    while not (standing := programs_below(tmp_path) - {process.pid}):
+        assert monotonic() < until
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(START_SECONDS) == 143
+    assert process.stdout is not None
+    process.stdout.close()
+    assert standing
+    assert programs_below(tmp_path) == set()
+
+
+def programs_below(folder: Path) -> set[int]:
+    """Processes that name something below it in their arguments."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+    return found
 
 
 def test_doctor_fails_when_the_database_is_out_of_reach(tmp_path: Path) -> None:

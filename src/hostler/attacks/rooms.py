@@ -226,14 +226,14 @@ class Room:
         stay: bool = False,
         by: str = "launcher",
         given: Mapping[str, Any] | None = None,
-        each: float = 10.0,
+        each: float | None = None,
         **options: Any,
     ) -> Visit:
-        """Runs probes inside. With `stay` the program goes on until the visit is ended."""
+        """Runs probes inside, each for so many seconds at most. With `stay` the program goes on until it is ended."""
         request = {
             "probes": list(probes),
             "given": self.ground.given(**(given or {})),
-            "seconds": each,
+            "seconds": each or self.ground.seconds / 20,
             "stay": stay,
         }
         line = (json.dumps(request) + "\n").encode()

@@ -6,7 +6,6 @@ Exit code 1 when an attack succeeded where it was promised that it fails, or a c
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ _STYLES = {"held": "green", "broken": "bold red", "not_run": "yellow", "not_prom
 
 def attack(settings: Settings, *, technology: Technology | None, as_json: bool) -> int:
     from hostler.compose.attacks import attack_host
+    from hostler.compose.running import run
 
     console = terminal.nowhere() if as_json else terminal.out()
     at = ""
@@ -42,7 +42,7 @@ def attack(settings: Settings, *, technology: Technology | None, as_json: bool) 
         if outcome.verdict in ("broken", "not_run"):
             console.print(_line(outcome))
 
-    reports, left_out = asyncio.run(attack_host(settings, technology=technology, told=told))
+    reports, left_out = run(attack_host(settings, technology=technology, told=told))
     failed = any(report.broken() or _unknown(report) for report in reports)
     if as_json:
         print(json.dumps({"ok": not failed, "runs": _runs(reports), "left_out": left_out}))

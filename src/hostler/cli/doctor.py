@@ -106,6 +106,7 @@ def examine(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
 def _packages(settings: Settings) -> Finding:
     """Whether environments can have packages here: tried, with an installer that does nothing."""
     from hostler.compose.packages import base_images, layer_folder
+    from hostler.compose.running import run
     from hostler.domain.errors import InvalidRequest
     from hostler.engine.layers import LayerFailed
 
@@ -115,7 +116,7 @@ def _packages(settings: Settings) -> Finding:
     if image is None:
         return Finding("packages", "off", "there is no base image to install packages on", "hostler image build")
     try:
-        asyncio.run(layer_folder(settings).probe())
+        run(layer_folder(settings).probe())
     except (LayerFailed, InvalidRequest) as error:
         return Finding("packages", "warn", str(error), "environments with packages get no sessions here")
     return Finding("packages", "ok", f"base image {image.digest[:12]}: {image.suite}, {len(image.packages)} packages")
@@ -260,12 +261,13 @@ def _model(settings: Settings) -> Finding:
 
 def _sandbox(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
     from hostler.compose import survey
+    from hostler.compose.running import run
     from hostler.domain.errors import InvalidRequest
     from hostler.engine.placement import Needs
     from hostler.engine.sandbox_port import LADDER
 
     try:
-        found = asyncio.run(survey(settings))
+        found = run(survey(settings))
     except InvalidRequest as error:
         yield Finding("claude versions", "fail", error.message, "repair or remove that folder")
         return

@@ -5,7 +5,6 @@ This works while a server runs, and while none does. A running server uses a new
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from hostler.cli import terminal
 from hostler.cli.keys import in_database
 from hostler.cli.problem import WRONG, Problem, spelled
 from hostler.compose.packages import base_images, layer_folder, package_layers
+from hostler.compose.running import run
 from hostler.compose.server import only_one
 from hostler.domain.clock import rfc3339_of
 from hostler.domain.environments import CloudConfig
@@ -113,7 +113,7 @@ def build_environment(settings: Settings, environment: str, *, as_json: bool) ->
     layer: Layer | None = None
     if not packages.empty:
         try:
-            key = asyncio.run(_install(settings, packages))
+            key = run(_install(settings, packages))
         except LayerFailed as error:
             raise Problem(terminal.plain(str(error)), next_command="hostler image list") from error
         layer = next((layer for layer in layer_folder(settings).list() if layer.key == key), None)

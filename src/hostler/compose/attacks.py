@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from hostler.attacks.grounds import Bounds, ModelsUnderAttack, ProxyUnderAttack,
 from hostler.attacks.results import Results
 from hostler.attacks.rooms import ground_folder
 from hostler.attacks.runner import Report, attack_roads, attack_rung
+from hostler.compose.running import run
 from hostler.compose.sandboxes import sandbox_provider
 from hostler.config import Settings
 from hostler.domain.clock import SystemClock
@@ -196,11 +196,4 @@ def attack_apart() -> None:
     settings = Settings.model_validate_json(sys.stdin.read())
     technology = TypeAdapter[Technology](Technology).validate_python(sys.argv[1])
 
-    async def attack_until_told() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):  # everything that was made is removed on the way here
-            await attack_host(settings, technology=technology, only_critical=True)
-
-    asyncio.run(attack_until_told())
+    run(attack_host(settings, technology=technology, only_critical=True))
