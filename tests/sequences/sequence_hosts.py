@@ -33,7 +33,8 @@ from hostler.testing.rehearsal.record import RecordedRequest, Recorder
 Store = Literal["sqlite", "postgresql"]
 UIDS = (range(732_000, 732_256), range(732_256, 732_512))
 """Of the sandboxes of each server."""
-LEASE_SECONDS = 6.0
+LEASE_SECONDS = 12.0
+"""Long enough for a machine that has much else to do: a lease that runs out without a kill looks like one."""
 IDLE_SECONDS = 1
 """How long an idle session keeps its process: shorter than it takes to do something to twenty others."""
 LOOK_SECONDS = 0.05

@@ -175,7 +175,9 @@ class Points:
             return Step(state, tuple(events))
 
         applied = self._records.apply_in(conn, session.id, decide, lease=lease)
-        lines.go_back(conn, session.id, session.last_seq, transcript_id(session.id), target.line)
+        lines.go_back(
+            conn, session.id, session.last_seq, transcript_id(session.id), target.line, without=(UNCONFIRMED,)
+        )
         if target.sequence is not None:
             save_sequence(conn, now, session.id, target.sequence, lease=lease)
         if target.snapshot_id is not None:
