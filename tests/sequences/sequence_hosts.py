@@ -35,8 +35,8 @@ UIDS = (range(732_000, 732_256), range(732_256, 732_512))
 """Of the sandboxes of each server."""
 LEASE_SECONDS = 12.0
 """Long enough for a machine that has much else to do: a lease that runs out without a kill looks like one."""
-IDLE_SECONDS = 1
-"""How long an idle session keeps its process: shorter than it takes to do something to twenty others."""
+IDLE_SECONDS = {True: 1, False: 600}
+"""How long an idle session keeps its process: of sequences that hibernate and move, and of the others."""
 LOOK_SECONDS = 0.05
 
 
@@ -108,6 +108,17 @@ class Hosts:
     async def until_hibernated(self, session_id: str) -> str | None:
         """Until nobody serves the session; the worker that has its files."""
 
+        while True:
+            rests, worker = await self._look(session_id)
+            if rests:
+                return worker
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def worker_of(self, session_id: str) -> str | None:
+        """The worker that has the session's files, as it has them; None: none has."""
+        return (await self._look(session_id))[1]
+
+    async def _look(self, session_id: str) -> tuple[bool, str | None]:
         def unit(conn: sa.Connection) -> tuple[bool, str | None]:
             work = tables.work.c
             row = conn.execute(sa.select(work.wanted, work.owner).where(work.session_id == session_id)).one_or_none()
@@ -118,9 +129,7 @@ class Hosts:
             with contextlib.suppress(HostlerError, OSError, sa.exc.DBAPIError):
                 if self._database is None:
                     self._database = await Database.open(self._url)
-                rests, worker = await self._database.read(unit)
-                if rests:
-                    return worker
+                return await self._database.read(unit)
             await asyncio.sleep(LOOK_SECONDS)
 
     # -- hits
@@ -220,7 +229,6 @@ async def two_hosts(store: Store) -> AsyncIterator[Hosts]:
                 "HOSTLER_SECRETS__KEY_FILE": str(folder / "keys.json"),
                 "HOSTLER_SERVER__PORT": "0",
                 "HOSTLER_MODEL__BASE_URL": model.url,
-                "HOSTLER_TURNS__IDLE_TIMEOUT_SECONDS": str(IDLE_SECONDS),
                 "HOSTLER_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),
                 "HOSTLER_WORKER__POLL_SECONDS": "0.5",
                 "HOSTLER_WORKER__SLOTS": "32",

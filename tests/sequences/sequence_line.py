@@ -35,6 +35,8 @@ class Line(Follower):
         """By prompt: which steps of its script the model had to be asked for."""
         self.hit: set[str] = set()
         """Prompts during whose turns somebody was killed."""
+        self.looked = False
+        """Whether nothing has happened since the agent has looked at its files."""
         self.points: dict[str, str] = {}
         self.compactions: list[str] = []
         """How each that was asked for went."""
@@ -61,6 +63,7 @@ class Line(Follower):
 
     def was_hit(self) -> None:
         """Somebody was killed just now who may have been at work for this session."""
+        self.looked = False
         if self.message is not None:
             self.hit.add(self.message.mark)
             self.expected.loose |= set(self.message.calls[1:])
@@ -111,9 +114,12 @@ class Line(Follower):
         await self.until(lambda: message.mark in self._prompts)
         await self._idle_after(before)
         self.expected.said(message)
+        self.looked = not message.waits and bool(message.calls) and message.mark not in self.hit
+        await self._look_who_serves()
         self.steps.setdefault(message.mark, []).extend([0] if message.waits or not message.calls else [0, 1])
 
     async def answer(self, how: str) -> None:
+        self.looked = False
         message = self.expected.waits
         assert message is not None
         self.message = message
@@ -133,10 +139,15 @@ class Line(Follower):
         await self._ask(self._path, {"events": [event]}, known)
         await self._idle_after(before)
         self.expected.answered(how)
+        await self._look_who_serves()
         self.steps.setdefault(message.mark, []).append(1)
 
     async def hibernate(self) -> None:
-        worker = await self.hosts.until_hibernated(self.session_id)
+        self.looked = False
+        await self.hosts.until_hibernated(self.session_id)
+
+    async def _look_who_serves(self) -> None:
+        worker = await self.hosts.worker_of(self.session_id)
         self.moves += None not in (worker, self._worker) and worker != self._worker
         self._worker = worker
 
@@ -145,6 +156,7 @@ class Line(Follower):
         self.home = 1 - self.home
 
     async def compact(self) -> None:
+        self.looked = False
         before, count = self._newest(), len((await self._get(f"{self._own}/compactions", limit=100))["data"])
 
         async def rows() -> list[Body]:
@@ -173,6 +185,7 @@ class Line(Follower):
         self.expected.kept(name)
 
     async def rewind(self, name: str) -> None:
+        self.looked = False
         before, count = self._newest(), len((await self._get(f"{self._own}/rewinds", limit=100))["data"])
 
         async def known() -> Any:

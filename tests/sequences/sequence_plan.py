@@ -178,12 +178,16 @@ _ASKING: Final[dict[Kind, float]] = {"text": 2, "ask": 4, "custom": 1}
 """Of an agent whose every call of the shell must be allowed."""
 
 
-def sequence(random: Random, meetings: int, *, length: int = 10) -> Ops:
-    """About `length` operations. The hits of `meetings` are the batch's: where they are is random."""
+def sequence(random: Random, meetings: int, *, length: int = 8) -> Ops:
+    """About `length` operations. The hits of `meetings` are the batch's: where they are is random.
+
+    Some sequences don't hibernate, except by a kill: what happens there happens to processes that live.
+    """
     state, ops = Possible(), []
     kinds = _ASKING if random.random() < 0.35 else _FREE
+    stays = random.random() < 0.45
     for number in range(max(3, round(random.gauss(length, length / 5)))):
-        op = _next(random, state, number, kinds)
+        op = _next(random, state, number, kinds, stays)
         state.follow(op)
         ops.append(op)
     places = [at for at, op in enumerate(ops) if op.do in HITTABLE]
@@ -198,7 +202,7 @@ def sequence(random: Random, meetings: int, *, length: int = 10) -> Ops:
     return tuple(ops)
 
 
-def _next(random: Random, state: Possible, number: int, kinds: Mapping[Kind, float]) -> Op:
+def _next(random: Random, state: Possible, number: int, kinds: Mapping[Kind, float], stays: bool) -> Op:
     name, line = random.choices(list(state.lines.items()), [3 if at else 2 for at in range(len(state.lines))])[0]
     weights = dict(_IDLE if line.waits is None else _WAITING)
     if not line.points:
@@ -207,6 +211,8 @@ def _next(random: Random, state: Possible, number: int, kinds: Mapping[Kind, flo
         weights["fork"] = 0
     if not line.said:
         weights |= {"compact": 0, "rewind": weights["rewind"] / 2, "hibernate": 0}
+    if stays:
+        weights |= {"hibernate": 0, "move": 0}
     while True:
         do: Do = random.choices(list(weights), list(weights.values()))[0]
         op = Op(do, name)

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random  # noqa: TID251 - a seed must give the same run again, as far as the machine lets it
 from time import monotonic
+from typing import cast
 
 import anthropic
 from chaos_client import Body
 from sequence_checks import problems
-from sequence_hosts import LEASE_SECONDS, Hosts, Store
+from sequence_hosts import IDLE_SECONDS, LEASE_SECONDS, Hosts, Store
 from sequence_line import Line
 from sequence_model import Expected, Message
-from sequence_plan import ROOT, Hit, Op, Ops, Who, count_of, possible, sequence, smaller, to_json
+from sequence_plan import ROOT, Hit, Kind, Op, Ops, Who, count_of, possible, sequence, smaller, to_json
 
 BATCH = 20
 STUCK_SECONDS = 120.0
@@ -97,6 +98,10 @@ class Story:
     def asks(self) -> bool:
         return any(op.how == "ask" for op in self.ops)
 
+    @property
+    def moves(self) -> bool:
+        return any(op.do in ("hibernate", "move") for op in self.ops)
+
 
 class Runner:
     """Runs sequences on two servers."""
@@ -106,7 +111,7 @@ class Runner:
         self._hosts = hosts
         self._store = store
         self._agents: dict[bool, str] = {}
-        self._environment = ""
+        self._environments: dict[bool, str] = {}
         self._numbers = iter(range(10**9))
 
     async def begin(self) -> None:
@@ -115,9 +120,16 @@ class Runner:
             tools: list[Body] = [TOOLSET | ASK if asks else TOOLSET, LOOKUP]
             body: Body = {"name": f"asks: {asks}", "model": "claude-opus-5-5", "tools": tools}
             self._agents[asks] = (await api.post("/v1/agents", body))["id"]
-        networking = {"type": "limited", "allowed_hosts": []}
-        body = {"name": "sequences", "config": {"type": "cloud", "networking": networking}}
-        self._environment = (await api.post("/v1/environments", body))["id"]
+        for moves, seconds in IDLE_SECONDS.items():
+            body = {
+                "name": f"moves: {moves}",
+                "config": {
+                    "type": "cloud",
+                    "networking": {"type": "limited", "allowed_hosts": []},
+                    "hosting": {"idle_timeout_seconds": seconds},
+                },
+            }
+            self._environments[moves] = (await api.post("/v1/environments", body))["id"]
 
     async def batch(self, random: Random, count: int) -> None:
         """Raises Broken for the first sequence that failed."""
@@ -171,8 +183,8 @@ class Runner:
             group.leave()
 
     async def _root(self, story: Story) -> Line:
-        asks = story.asks
-        body = {"agent": self._agents[asks], "environment_id": self._environment, "title": story.prefix}
+        agent, environment = self._agents[story.asks], self._environments[story.moves]
+        body = {"agent": agent, "environment_id": environment, "title": story.prefix}
         home = sum(map(ord, story.prefix)) % 2
         made = await self._hosts.api(home).post("/v1/sessions", body)
         return Line(self._hosts, made["id"], Expected(), home, 0)
@@ -213,8 +225,7 @@ class Runner:
     ) -> None:
         match op.do:
             case "message":
-                assert op.how in ("text", "call", "two", "ask", "custom")
-                await line.say(Message.of(op.how, f"{story.prefix}{op.name}"))
+                await line.say(Message.of(cast(Kind, op.how), f"{story.prefix}{op.name}"))
             case "answer":
                 await line.answer(op.how)
             case "hibernate":
@@ -262,6 +273,9 @@ class Runner:
     async def _last_look(self, story: Story) -> None:
         """Bring every line to rest, and let the agent look at its files once more."""
         for name, line in story.lines.items():
+            if line.looked:
+                continue
+            self.tally.done["last look"] += 1
             async with asyncio.timeout(STUCK_SECONDS):
                 if line.expected.waits is not None:
                     await line.answer("allow")
