@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import anthropic
@@ -46,3 +47,14 @@ def run(client: anthropic.Anthropic, session_id: str, *events: Any) -> list[Any]
             if event.type == "session.status_idle":
                 return seen
     raise SystemExit("the stream ended before the session was idle")
+
+
+def output(client: anthropic.Anthropic, session_id: str, name: str, seconds: float = 30) -> bytes:
+    """What a session has put into /mnt/session/outputs. It is collected within seconds of the end of the turn."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for file in client.beta.files.list(scope_id=session_id):
+            if file.filename == name and file.downloadable:
+                return client.beta.files.download(file.id).read()
+        time.sleep(0.1)
+    raise SystemExit(f"the session has put out no {name}")

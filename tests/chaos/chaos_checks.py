@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,11 +90,22 @@ def read_log(workspace: Path) -> list[str]:
     for _ in range(2):  # it can be mounted or unmounted between the looks
         with contextlib.suppress(FileNotFoundError):
             return (workspace / "log").read_text().split()
-        if image.exists():
-            read = ["debugfs", "-R", "cat /workspace/log", str(image)]
-            done = subprocess.run(read, capture_output=True, text=True, check=True)
-            if "not found" not in done.stderr:
-                return done.stdout.split()
+        if not image.exists():
+            return []
+        # Unmounted here, a volume can still be mounted in a sandbox that is being made: then its image is behind.
+        held = subprocess.run(["losetup", "-nO", "NAME", "-j", image], capture_output=True, text=True, check=True)
+        if held.stdout:
+            with tempfile.TemporaryDirectory() as place:
+                if subprocess.run(["mount", held.stdout.split()[0], place], capture_output=True).returncode == 0:
+                    try:
+                        return read_log(Path(place) / "workspace")
+                    finally:
+                        subprocess.run(["umount", place], check=True)
+            continue
+        read = ["debugfs", "-R", "cat /workspace/log", image]
+        done = subprocess.run(read, capture_output=True, text=True, check=True)
+        if "not found" not in done.stderr:
+            return done.stdout.split()
     return []
 
 

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, StateDir, Url, address_of
+from hostler.cli.options import AsJson, Server, speaks_to_a_server
 
 
+@speaks_to_a_server
 def advise(
     together: Annotated[
         bool | None,
@@ -28,9 +29,8 @@ def advise(
     create: Annotated[
         str | None, typer.Option("--create", metavar="NAME", help="Make the environment, under this name.")
     ] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Pick a hosting pattern with three questions, and print the environment that has it.
@@ -45,7 +45,7 @@ def advise(
     if create is None:
         show(advice, "my-environment", as_json=as_json)
     else:
-        make(address_of(url, api_key, state_dir), advice, create, as_json=as_json)
+        make(server.address(), advice, create, as_json=as_json)
 
 
 def register(app: typer.Typer) -> None:

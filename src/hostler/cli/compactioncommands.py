@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, SessionId, StateDir, Url, address_of
+from hostler.cli.options import AsJson, Server, SessionId, speaks_to_a_server
 from hostler.cli.problem import WRONG, Problem
 
 
@@ -14,6 +14,7 @@ def register(sessions: typer.Typer) -> None:
     """Add them to `hostler sessions`."""
 
     @sessions.command("compact")
+    @speaks_to_a_server
     def sessions_compact(
         session: SessionId,
         instructions: Annotated[
@@ -21,36 +22,36 @@ def register(sessions: typer.Typer) -> None:
             typer.Option("--instructions", metavar="TEXT", help="What the summary is to look at."),
         ] = None,
         wait: Annotated[bool, typer.Option("--wait", help="Until it has its end.")] = False,
-        url: Url = None,
-        api_key: ApiKey = None,
-        state_dir: StateDir = None,
+        *,
+        server: Server,
         as_json: AsJson = False,
     ) -> None:
         """Archive a session's conversation, and go on with a summary of it.
 
         It begins when no turn runs. Exit code 1 with --wait when nothing was compacted.
         """
-        address = address_of(url, api_key, state_dir)
+        address = server.address()
         from hostler.cli.compactions import compact
 
         raise typer.Exit(compact(address, session, instructions=instructions, wait=wait, as_json=as_json))
 
     @sessions.command("compactions")
+    @speaks_to_a_server
     def sessions_compactions(
         session: SessionId,
         limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 20,
-        url: Url = None,
-        api_key: ApiKey = None,
-        state_dir: StateDir = None,
+        *,
+        server: Server,
         as_json: AsJson = False,
     ) -> None:
         """How a session's conversation was shortened, and when it is next."""
-        address = address_of(url, api_key, state_dir)
+        address = server.address()
         from hostler.cli.compactions import compactions
 
         compactions(address, session, limit=limit, as_json=as_json)
 
     @sessions.command("archives")
+    @speaks_to_a_server
     def sessions_archives(
         session: SessionId,
         archive: Annotated[
@@ -60,9 +61,8 @@ def register(sessions: typer.Typer) -> None:
             str | None, typer.Option("--search", metavar="WORDS", help="Show entries that hold these words.")
         ] = None,
         limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="How many at most.")] = 100,
-        url: Url = None,
-        api_key: ApiKey = None,
-        state_dir: StateDir = None,
+        *,
+        server: Server,
         as_json: AsJson = False,
     ) -> None:
         """What a session's conversation was before it was compacted."""
@@ -72,7 +72,7 @@ def register(sessions: typer.Typer) -> None:
                 next_command=f"hostler sessions archives {session} --search WORDS",
                 code=WRONG,
             )
-        address = address_of(url, api_key, state_dir)
+        address = server.address()
         from hostler.cli.compactions import archives, entries
 
         if archive is None and search is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, ConfigFile, StateDir, StoreUrl, Url, address_of, settings_of
+from hostler.cli.options import AsJson, ConfigFile, Server, StateDir, StoreUrl, settings_of, speaks_to_a_server
 
 environment_app = typer.Typer(
     help="Environments, their packages, and keys of self-hosted ones.", no_args_is_help=True, rich_markup_mode=None
@@ -21,16 +21,16 @@ EnvironmentArgument = Annotated[str, typer.Argument(metavar="ENVIRONMENT", help=
 
 
 @environment_app.command("list")
+@speaks_to_a_server
 def environment_list(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 100,
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """The newest environments, and how they host their sessions."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.environmentlist import list_environments
 
     list_environments(address, limit=limit, archived=archived, as_json=as_json)

@@ -6,16 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import (
-    ApiKey,
-    AsJson,
-    ConfigFile,
-    StateDir,
-    StoreUrl,
-    Url,
-    address_of,
-    settings_of,
-)
+from hostler.cli.options import AsJson, ConfigFile, Server, StateDir, StoreUrl, settings_of, speaks_to_a_server
 
 key_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
 workspace_app = typer.Typer(help="Make and list workspaces.", no_args_is_help=True, rich_markup_mode=None)
@@ -100,33 +91,33 @@ def workspace_list(
     list_workspaces(settings_of(state_dir, config, store_url), as_json=as_json)
 
 
+@speaks_to_a_server
 def approvals(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 50,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """What waits for a person, over all sessions of the key's workspace, oldest first."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.oversight import approvals as show
 
     show(address, limit=limit, as_json=as_json)
 
 
+@speaks_to_a_server
 def audit(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 50,
     act: Annotated[
         str | None, typer.Option("--act", metavar="ACT", help="Only these acts, such as key.create.")
     ] = None,
     target: Annotated[str | None, typer.Option("--target", metavar="ID", help="Only acts on this id.")] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Who administered what in the key's workspace, newest first."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.oversight import audit as show
 
     show(address, limit=limit, act=act, target=target, as_json=as_json)

@@ -20,19 +20,18 @@ from hostler.cli.environmentcommands import register as register_environment_com
 from hostler.cli.imagecommands import register as register_image_commands
 from hostler.cli.keycommands import register as register_key_commands
 from hostler.cli.options import (
-    ApiKey,
     AsJson,
     ConfigFile,
     Host,
     LogLevel,
     Port,
     Rehearse,
+    Server,
     SessionId,
     StateDir,
     StoreUrl,
-    Url,
+    speaks_to_a_server,
 )
-from hostler.cli.options import address_of as _address
 from hostler.cli.options import log_level_of as _log_level
 from hostler.cli.options import settings_of as _settings
 from hostler.cli.policycommands import register as register_policy_commands
@@ -98,6 +97,7 @@ def start(
 
 
 @app.command()
+@speaks_to_a_server
 def run(
     prompt: Annotated[
         str,
@@ -126,9 +126,8 @@ def run(
         str | None, typer.Option("--session", metavar="SESSION", help="Go on with this session.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the session open. Default: it is archived.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Run one session from the terminal, on a running server.
@@ -137,7 +136,7 @@ def run(
 
     Exit code 0 when the agent ended its turn, 1 when it did not, 130 when you interrupted it.
     """
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.run import Request
     from hostler.cli.run import run as run_now
 
@@ -153,131 +152,125 @@ app.add_typer(sessions_app, name="sessions")
 
 
 @sessions_app.command("list")
+@speaks_to_a_server
 def sessions_list(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 20,
     archived: Annotated[bool, typer.Option("--archived", help="Archived ones too.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """The newest sessions."""
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.sessions import list_sessions
 
     list_sessions(address, limit=limit, archived=archived, as_json=as_json)
 
 
 @sessions_app.command("show")
-def sessions_show(
-    session: SessionId, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False
-) -> None:
+@speaks_to_a_server
+def sessions_show(session: SessionId, *, server: Server, as_json: AsJson = False) -> None:
     """One session: its status, agent and tokens."""
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.sessions import show_session
 
     show_session(address, session, as_json=as_json)
 
 
 @sessions_app.command("tail")
+@speaks_to_a_server
 def sessions_tail(
     session: SessionId,
     since: Annotated[int, typer.Option("--since", min=0, metavar="SEQ", help="Only events behind this sequence.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show what comes.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """What happened in a session, and what happens."""
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.sessions import tail
 
     tail(address, session, since=since, follow=follow, as_json=as_json)
 
 
 @sessions_app.command("denials")
+@speaks_to_a_server
 def sessions_denials(
     session: SessionId,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="Decisions read.")] = 1_000,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """What a session was denied on the network, why, and what would allow it."""
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.sessions import denials
 
     denials(address, session, limit=limit, as_json=as_json)
 
 
-def _act(
-    session: str, action: str, url: str | None, api_key: str | None, state_dir: Path | None, as_json: bool
-) -> None:
-    address = _address(url, api_key, state_dir)
+def _act(session: str, action: str, server: Server, as_json: bool) -> None:
+    address = server.address()
     from hostler.cli.sessions import act
 
     act(address, session, action, as_json=as_json)
 
 
 @sessions_app.command("preview")
+@speaks_to_a_server
 def sessions_preview(
     session: SessionId,
     port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="A port that its programs listen on.")],
     minutes: Annotated[int, typer.Option("--minutes", metavar="N", min=1, help="How long the link is good for.")] = 60,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Make a link to a port of a session, for a browser or a program. Whoever has the link may use it."""
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.previews import preview
 
     preview(address, session, port, minutes=minutes, as_json=as_json)
 
 
 @sessions_app.command("previews")
+@speaks_to_a_server
 def sessions_previews(
     session: SessionId,
     revoke: Annotated[
         str | None, typer.Option("--revoke", metavar="PREVIEW", help="Let nobody through any more (prvw_…).")
     ] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """The links to ports of a session, without their secrets."""
-    address = _address(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.previews import previews
 
     previews(address, session, revoke=revoke, as_json=as_json)
 
 
 @sessions_app.command("interrupt")
-def sessions_interrupt(
-    session: SessionId, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False
-) -> None:
+@speaks_to_a_server
+def sessions_interrupt(session: SessionId, *, server: Server, as_json: AsJson = False) -> None:
     """Stop what a session does at the next safe point."""
-    _act(session, "interrupt", url, api_key, state_dir, as_json)
+    _act(session, "interrupt", server, as_json)
 
 
 @sessions_app.command("archive")
-def sessions_archive(
-    session: SessionId, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False
-) -> None:
+@speaks_to_a_server
+def sessions_archive(session: SessionId, *, server: Server, as_json: AsJson = False) -> None:
     """End a session; its history stays."""
-    _act(session, "archive", url, api_key, state_dir, as_json)
+    _act(session, "archive", server, as_json)
 
 
 @sessions_app.command("delete")
-def sessions_delete(
-    session: SessionId, url: Url = None, api_key: ApiKey = None, state_dir: StateDir = None, as_json: AsJson = False
-) -> None:
+@speaks_to_a_server
+def sessions_delete(session: SessionId, *, server: Server, as_json: AsJson = False) -> None:
     """Remove a session, its history and its files."""
-    _act(session, "delete", url, api_key, state_dir, as_json)
+    _act(session, "delete", server, as_json)
 
 
 register_compaction_commands(sessions_app)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -87,3 +91,41 @@ def address_of(url: str | None, api_key: str | None, state_dir: Path | None) -> 
 
     folder = state_dir or Path(os.environ.get("HOSTLER_STATE_DIR") or default_state_dir(os.environ))
     return find_address(url, api_key, folder.expanduser())
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which server a command speaks to, as said on its command line."""
+
+    url: Url
+    api_key: ApiKey
+    state_dir: StateDir
+
+    def address(self) -> Address:
+        """Raises Problem when no server or no key is known."""
+        return address_of(self.url, self.api_key, self.state_dir)
+
+
+Done = TypeVar("Done")
+
+
+def speaks_to_a_server(command: Callable[..., Done]) -> Callable[..., Done]:
+    """Give a command with a keyword `server: Server` the options --url, --api-key and --state-dir in its place."""
+    hints = get_type_hints(command, include_extras=True)
+    shown = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name == "server":
+            for option, kind in get_type_hints(Server, include_extras=True).items():
+                shown.append(parameter.replace(name=option, annotation=kind, default=None))
+        else:
+            shown.append(parameter.replace(annotation=hints[name]))
+
+    @functools.wraps(command)
+    def run(*args: Any, url: Url, api_key: ApiKey, state_dir: StateDir, **others: Any) -> Done:
+        return command(*args, server=Server(url, api_key, state_dir), **others)
+
+    # Typer reads both: the order and the defaults from the one, the types from the other.
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    del run.__wrapped__
+    return run

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, StateDir, Url, address_of
+from hostler.cli.options import AsJson, Server, speaks_to_a_server
 
 policy_app = typer.Typer(
     help="Try a list of hosts against what sessions did, and find the smallest that covers it.",
@@ -17,6 +17,7 @@ policy_app = typer.Typer(
 
 
 @policy_app.command("test")
+@speaks_to_a_server
 def policy_test(
     environment: Annotated[
         str, typer.Option("--environment", metavar="ENVIRONMENT", help="Id of the environment (env_…).")
@@ -35,16 +36,15 @@ def policy_test(
     rules: Annotated[
         Path | None, typer.Option("--rules", metavar="FILE", help="The changed rules: a JSON array.")
     ] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """What another list would have blocked, and what it would have let through.
 
     Without a changed list, the environment's own is tried. Exit code 1 when something that was used would be blocked.
     """
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.policies import changed, test
 
     body = changed(networking, hosts, rules)
@@ -52,6 +52,7 @@ def policy_test(
 
 
 @policy_app.command("suggest")
+@speaks_to_a_server
 def policy_suggest(
     session: Annotated[
         str | None, typer.Option("--session", metavar="SESSION", help="Cover what this session used (sesn_…).")
@@ -65,16 +66,15 @@ def policy_suggest(
         typer.Option("--against", metavar="WINDOW", help="last-7d (m, h, d, w), or a time to begin at. Default: all."),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="No wildcards, however many names there are.")] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """The smallest list that covers what was used, as JSON for an environment's `networking`.
 
     What is worth knowing about it goes to standard error; with --json, the whole answer of the API is printed.
     """
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.policies import suggest
 
     suggest(address, session, environment, against=against, fold=not exact, as_json=as_json)

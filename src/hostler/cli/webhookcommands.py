@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hostler.cli.options import ApiKey, AsJson, StateDir, Url, address_of
+from hostler.cli.options import AsJson, Server, speaks_to_a_server
 
 webhook_app = typer.Typer(
     help="Tell a URL of yours what happens: make, list and try webhook endpoints.",
@@ -17,6 +17,7 @@ EndpointArgument = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Id of
 
 
 @webhook_app.command("create")
+@speaks_to_a_server
 def webhook_create(
     target: Annotated[str, typer.Argument(metavar="URL", help="Where deliveries are sent: https://…")],
     event: Annotated[
@@ -24,68 +25,68 @@ def webhook_create(
         typer.Option("--event", metavar="TYPE", help="An event to tell, such as session.idled. Default: all."),
     ] = None,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="A name to recognise it by.")] = "",
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Make a webhook endpoint and print its signing secret, once. Needs a key with the scope admin."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.webhooks import create
 
     create(address, target, events=event or (), name=name, as_json=as_json)
 
 
 @webhook_app.command("list")
+@speaks_to_a_server
 def webhook_list(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 50,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """The webhook endpoints of the key's workspace, newest first, without their secrets."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.webhooks import list_all
 
     list_all(address, limit=limit, as_json=as_json)
 
 
 @webhook_app.command("test")
+@speaks_to_a_server
 def webhook_test(
     endpoint: EndpointArgument,
     event: Annotated[
         str | None, typer.Option("--event", metavar="TYPE", help="Which event to pretend. Default: the first it wants.")
     ] = None,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Send a pretended event once, now, and say how it went. Fails when the endpoint did not take it."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.webhooks import test
 
     test(address, endpoint, event=event, as_json=as_json)
 
 
 @webhook_app.command("deliveries")
+@speaks_to_a_server
 def webhook_deliveries(
     endpoint: EndpointArgument,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 50,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """What was sent to an endpoint, and how that went, newest first."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.webhooks import deliveries
 
     deliveries(address, endpoint, limit=limit, as_json=as_json)
 
 
 @webhook_app.command("rotate")
+@speaks_to_a_server
 def webhook_rotate(
     endpoint: EndpointArgument,
     grace_seconds: Annotated[
@@ -94,13 +95,12 @@ def webhook_rotate(
             "--grace-seconds", metavar="N", min=0, help="How long deliveries are signed with the old secret too."
         ),
     ] = 86_400,
-    url: Url = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = None,
+    *,
+    server: Server,
     as_json: AsJson = False,
 ) -> None:
     """Give an endpoint a new signing secret and print it, once."""
-    address = address_of(url, api_key, state_dir)
+    address = server.address()
     from hostler.cli.webhooks import rotate
 
     rotate(address, endpoint, grace_seconds=grace_seconds, as_json=as_json)
