@@ -159,16 +159,16 @@ _IDLE: Final[dict[Do, float]] = {
     "compact": 1.5,
     "checkpoint": 3,
     "rewind": 2.5,
-    "fork": 1.2,
+    "fork": 0.8,
     "hibernate": 1.5,
     "move": 2.5,
-    "wrong": 0.5,
+    "wrong": 0.3,
 }
 _WAITING: Final[dict[Do, float]] = {
     "answer": 5,
     "checkpoint": 1.5,
     "rewind": 1,
-    "fork": 0.8,
+    "fork": 0.5,
     "hibernate": 1,
     "move": 1.5,
     "wrong": 0.5,
@@ -184,8 +184,8 @@ def sequence(random: Random, meetings: int, *, length: int = 8) -> Ops:
     Some sequences don't hibernate, except by a kill: what happens there happens to processes that live.
     """
     state, ops = Possible(), []
-    kinds = _ASKING if random.random() < 0.35 else _FREE
-    stays = random.random() < 0.45
+    kinds = _ASKING if random.random() < 0.28 else _FREE
+    stays = random.random() < 0.4
     for number in range(max(3, round(random.gauss(length, length / 5)))):
         op = _next(random, state, number, kinds, stays)
         state.follow(op)

@@ -143,7 +143,7 @@ class Runner:
             self.tally.hits[f"{hit.who}{' (late)' if hit.late else ''}"] += 1
         failed = [story for story in stories if story.problems]
         if failed:
-            await self.explain(failed[0], others=len(failed) - 1)
+            await self._explain(failed[0], failed[1:])
 
     def _planned(self, random: Random) -> Hit:
         whos: tuple[Who, ...] = ("servers", "server", "drain", "database")
@@ -175,10 +175,8 @@ class Runner:
         except* TimeoutError:
             at = story.actual[-1] if story.actual else "the beginning"
             story.problems.append(f"stuck: not over after {STUCK_SECONDS:g} s: {at}")
-        except* AssertionError as failed:
-            story.problems += [str(error) for error in failed.exceptions]
         except* Exception as failed:
-            story.problems += [f"{type(error).__name__}: {error}" for error in failed.exceptions]
+            story.problems += [f"{type(error).__name__}: {error}" for error in _leaves(failed)]
         finally:
             group.leave()
 
@@ -351,7 +349,7 @@ class Runner:
                     words = "".join(block.get("text", "") for block in event["content"])
                     self.tally.seen[f"result: {words[:32]}"] += 1
 
-    async def explain(self, story: Story, others: int = 0) -> None:
+    async def _explain(self, story: Story, others: Sequence[Story]) -> None:
         """Run it again, and smaller, as long as it fails. Always raises Broken."""
         first, smallest, again = story, story, 0
         until = monotonic() + REPLAY_SECONDS
@@ -369,7 +367,11 @@ class Runner:
                 candidates = iter([tuple(story.actual)] * 3)  # it may need luck
         how = f"failed again {again} times" if again else "did not fail again when it was run alone"
         broken = failed_alone(smallest, self._store, self._hosts.folder, first)
-        broken.add_note(f"{others} more of its batch failed. The sequence {how}.")
+        broken.add_note(f"The sequence {how}. More of its batch that failed: {len(others)}")
+        for other in others:
+            broken.add_note(f"{'; '.join(map(str, other.actual))}: {'; '.join(other.problems)}")
+            with (self._hosts.folder / f"evidence-{other.prefix}.txt").open("w") as file:
+                file.write("\n".join(_evidence(other)))
         raise broken
 
 
@@ -383,6 +385,14 @@ def failed_alone(story: Story, store: Store, folder: Path, first: Story | None =
         f"run it again: scripts/sequences --store {store} --replay '{to_json(tuple(story.actual))}'\n"
         f"evidence: {evidence}"
     )
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _evidence(story: Story) -> Iterator[str]:
