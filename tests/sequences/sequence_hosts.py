@@ -240,7 +240,12 @@ async def two_hosts(store: Store) -> AsyncIterator[Hosts]:
             stack.push_async_callback(apis[-1].close)
         hosts = Hosts(folder, servers, apis, url, told, cluster)
         await hosts.begin()
-        yield hosts
+        try:
+            yield hosts
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await hosts.end()  # so that nothing stays mounted
+            raise
         left = await hosts.end()
         if left:
             raise AssertionError(f"after a stop there is still: {left}; see {folder}")

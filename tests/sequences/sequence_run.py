@@ -51,6 +51,8 @@ class Broken(AssertionError):
 @dataclass
 class Tally:
     sequences: int = 0
+    quiet: int = 0
+    """Of these, in how many nobody was killed."""
     events: int = 0
     requests: int = 0
     done: Counter[str] = field(default_factory=Counter)
@@ -67,7 +69,8 @@ class Tally:
         return (
             f"{self.sequences} sequences in {self.seconds:.0f} s ({self.sequences / max(self.seconds, 0.1):.2f}/s), "
             f"{self.events} events, {self.requests} model requests\n"
-            f"  operations: {said(self.done)}\n  killed: {said(self.hits)}; while {said(self.struck)}\n"
+            f"  operations: {said(self.done)}\n  killed: {said(self.hits)}; while {said(self.struck)}; "
+            f"in {self.quiet} sequences nobody\n"
             f"  seen: {said(self.seen)}"
         )
 
@@ -338,6 +341,7 @@ class Runner:
 
     def _count(self, story: Story) -> None:
         self.tally.sequences += 1
+        self.tally.quiet += not story.hits
         self.tally.done.update(count_of(story.ops))
         for line in story.lines.values():
             self.tally.seen.update(f"compaction {how.split(':')[0]}" for how in line.compactions)

@@ -39,7 +39,4 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
                 error.add_note(f"seed {SEED}, {STORE}; so far {runner.tally}")
                 raise
             with capsys.disabled():
-                import resource
-
-                print(resource.getrusage(resource.RUSAGE_SELF)[:2])
                 print(f"\nseed {SEED}, {STORE}: {runner.tally}", flush=True)
