@@ -31,8 +31,9 @@ from hostler.testing.rehearsal import RehearsalModel
 from hostler.testing.rehearsal.record import RecordedRequest, Recorder
 
 Store = Literal["sqlite", "postgresql"]
-UIDS = (range(732_000, 732_256), range(732_256, 732_512))
-"""Of the sandboxes of each server."""
+FIRST_UID = 732_000 + os.getpid() % 100 * 512
+UIDS = (range(FIRST_UID, FIRST_UID + 256), range(FIRST_UID + 256, FIRST_UID + 512))
+"""Of the sandboxes of each server of this run only, so that a process that is left is known by its uid."""
 LEASE_SECONDS = 12.0
 """Long enough for a machine that has much else to do: a lease that runs out without a kill looks like one."""
 IDLE_SECONDS = {True: 1, False: 600}

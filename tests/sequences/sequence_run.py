@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random  # noqa: TID251 - a seed must give the same run again, as far as the machine lets it
@@ -109,8 +109,10 @@ class Story:
 class Runner:
     """Runs sequences on two servers."""
 
-    def __init__(self, hosts: Hosts, store: Store) -> None:
+    def __init__(self, hosts: Hosts, store: Store, say: Callable[[str], None]) -> None:
+        """`say`: to whoever watches, at once."""
         self.tally = Tally()
+        self._say = say
         self._hosts = hosts
         self._store = store
         self._agents: dict[bool, str] = {}
@@ -140,8 +142,6 @@ class Runner:
         meetings = [] if random.random() < 0.15 else [self._planned(random) for _ in range(random.choice((1, 2, 2, 3)))]
         stories = await self.run([sequence(random, len(meetings)) for _ in range(count)], meetings)
         self.tally.seconds += monotonic() - begun
-        for story in stories:
-            self._count(story)
         for hit in meetings:
             self.tally.hits[f"{hit.who}{' (late)' if hit.late else ''}"] += 1
         failed = [story for story in stories if story.problems]
@@ -162,6 +162,8 @@ class Runner:
             killer = tasks.create_task(self._kill(meetings, group, stories))
             await asyncio.wait([tasks.create_task(self._play(story, group)) for story in stories])
             killer.cancel()
+        for story in stories:
+            self._count(story)
         return stories
 
     # -- one sequence
@@ -355,6 +357,10 @@ class Runner:
 
     async def _explain(self, story: Story, others: Sequence[Story]) -> None:
         """Run it again, and smaller, as long as it fails. Always raises Broken."""
+        broken = failed_alone(story, self._store, self._hosts.folder)
+        self._say(f"{broken}\n({len(others)} more of its batch failed.) Making it smaller ...")
+        for other in others:
+            failed_alone(other, self._store, self._hosts.folder)
         first, smallest, again = story, story, 0
         until = monotonic() + REPLAY_SECONDS
         candidates: Iterator[Ops] = iter([tuple(story.actual)])
@@ -373,9 +379,7 @@ class Runner:
         broken = failed_alone(smallest, self._store, self._hosts.folder, first)
         broken.add_note(f"The sequence {how}. More of its batch that failed: {len(others)}")
         for other in others:
-            broken.add_note(f"{'; '.join(map(str, other.actual))}: {'; '.join(other.problems)}")
-            with (self._hosts.folder / f"evidence-{other.prefix}.txt").open("w") as file:
-                file.write("\n".join(_evidence(other)))
+            broken.add_note(f"{other.prefix}: {'; '.join(map(str, other.actual))}: {'; '.join(other.problems)}")
         raise broken
 
 

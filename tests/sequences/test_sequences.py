@@ -23,13 +23,18 @@ REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
 async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def say(words: str) -> None:
+        with capsys.disabled():
+            print(f"\n{words}", flush=True)
+
     async with two_hosts(STORE) as hosts:
-        runner = Runner(hosts, STORE)
+        runner = Runner(hosts, STORE, say)
         await runner.begin()
         if REPLAY:
             (story,) = await runner.run([from_json(REPLAY)])
             if story.problems:
                 raise failed_alone(story, STORE, hosts.folder)
+            say(str(runner.tally))
             return
         random = Random(SEED)
         while runner.tally.sequences < COUNT:
@@ -38,5 +43,4 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
             except Broken as error:
                 error.add_note(f"seed {SEED}, {STORE}; so far {runner.tally}")
                 raise
-            with capsys.disabled():
-                print(f"\nseed {SEED}, {STORE}: {runner.tally}", flush=True)
+            say(f"seed {SEED}, {STORE}: {runner.tally}")
