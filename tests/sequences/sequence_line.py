@@ -81,9 +81,12 @@ class Line(Follower):
     async def _ask(self, path: str, body: Body, known: Callable[[], Awaitable[Any]]) -> Any:
         while True:
             await self.hosts.one_is_up()
+            api = self.hosts.api(self.home)
             try:
-                return await self.hosts.api(self.home).post(path, body)
-            except UNSURE:
+                return await api.post(path, body)
+            except (*UNSURE, Refused) as error:
+                if isinstance(error, Refused) and not (": 500 " in str(error) and self.hosts.stopping(api)):
+                    raise
                 await asyncio.sleep(0.05)
                 found = await known()
                 if found is not None:

@@ -16,9 +16,9 @@ from random import Random  # noqa: TID251 - a seed must give the same plan again
 from typing import Any, Final, Literal
 
 Do = Literal["message", "answer", "hibernate", "move", "compact", "checkpoint", "rewind", "fork", "wrong"]
-Who = Literal["agent", "server", "servers", "drain", "database"]
-"""`agent`: the session's `claude`, or what encloses it. `server`: one of the two; `servers`: both. `drain`: one is told
-to stop, and gives its sessions away. `database`: PostgreSQL ends as in a crash, and comes back a moment later."""
+Who = Literal["agent", "server", "servers", "stop", "database"]
+"""`agent`: the session's `claude`, or what encloses it. `server`: one of the two; `servers`: both. `stop`: one is told
+to stop at once. `database`: PostgreSQL ends as in a crash, and comes back a moment later (in a replay only)."""
 Kind = Literal["text", "call", "two", "ask", "custom"]
 """What the model does with a message. `two`: two calls in one answer. `ask`: a call that a person must allow; a
 sequence has either such calls or free ones, because it is the agent that says so of a tool."""

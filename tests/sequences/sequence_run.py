@@ -28,7 +28,7 @@ from sequence_model import Expected, Message
 from sequence_plan import ROOT, Hit, Kind, Op, Ops, Who, count_of, possible, sequence, smaller, to_json
 
 BATCH = 20
-STUCK_SECONDS = 120.0
+STUCK_SECONDS = 240.0
 """Longest time that one operation of one sequence may take, kills and everybody else's operations included."""
 REPLAYS, REPLAY_SECONDS = 40, 300.0
 """What may be spent on making a failed sequence smaller."""
@@ -149,8 +149,9 @@ class Runner:
             await self._explain(failed[0], failed[1:])
 
     def _planned(self, random: Random) -> Hit:
-        whos: tuple[Who, ...] = ("servers", "server", "drain", "database")
-        who = random.choices(whos, (4, 5, 2, 3 if self._store == "postgresql" else 0))[0]
+        # PostgreSQL is killed by scripts/chaos: a turn that can't be recorded may end with an error that says so.
+        whos: tuple[Who, ...] = ("servers", "server", "stop")
+        who = random.choices(whos, (4, 5, 2))[0]
         late = round(LEASE_SECONDS + 1.5, 3) if who == "server" and random.random() < 0.4 else 0.0
         return Hit(who, victim=random.randrange(2), late=late, delay=random.random())
 
@@ -332,7 +333,7 @@ class Runner:
                 if story.busy is None or story.actual[-1].hit is None:
                     continue
                 line, begun = story.busy
-                delay = round(max(0.0, now - line.heard_at), 3)
+                delay = round(min(3.0, max(0.0, now - line.heard_at)), 3)
                 actual = replace(planned, events=len(line.seen) - begun, delay=delay)
                 story.actual[-1] = replace(story.actual[-1], hit=actual)
                 self._struck(story, actual)
