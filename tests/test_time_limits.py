@@ -41,7 +41,7 @@ def test_what_hangs_fails_with_its_stacks(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
     )
     assert "3 failed, 1 passed" in ran.stdout, ran.stdout + ran.stderr
     # Each is told when it happens, and once more at the end.

@@ -388,6 +388,56 @@ class Worker(_Section):
     cache_look_seconds: float = Field(60.0, gt=0, description="How often that is looked at.")
 
 
+class Admission(_Section):
+    """When a session that has something to do gets a process, and how long it waits for one."""
+
+    notice_seconds: float = Field(1.0, gt=0, description="A session that waits for longer says so.")
+    hold_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="A session whose messages follow each other at once keeps its process for this long while others "
+        "wait for one.",
+    )
+    longest_wait_seconds: float = Field(
+        600.0, gt=0, description="After that a turn that waits for a process ends with an error."
+    )
+    memory_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 26,
+        description="Memory that sandboxes may use together, in MiB. 0: what the host has, or the control group that "
+        "the server is in.",
+    )
+    reserve_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 24,
+        description="Memory that stays free, in MiB: below it no process is begun, and idle ones are ended. 0: a "
+        "twentieth of all, and at least 128.",
+    )
+
+
+class Spares(_Section):
+    """Started sandboxes for new sessions of environments with `hosting.spares`."""
+
+    most: int = Field(16, ge=0, le=1000, description="On this server, of all environments together. 0: none.")
+    keep_seconds: float = Field(
+        1800.0, gt=0, description="Spares that no session has asked for in this time end, in seconds."
+    )
+    rest_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="A spare that has waited for this long is stopped: from then on it takes no processor time, and "
+        "some tens of milliseconds more when a session gets it.",
+    )
+    free_memory_mb: int = Field(
+        1024,
+        ge=0,
+        le=1 << 30,
+        description="Memory that stays free, in MiB, besides `admission.reserve_mb`: with less there are no spares.",
+    )
+
+
 class Queue(_Section):
     """The work queue of self-hosted environments."""
 
@@ -437,6 +487,8 @@ class Settings(_Section):
     compaction: Compaction = Compaction()
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
+    admission: Admission = Admission()
+    spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()
 

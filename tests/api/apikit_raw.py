@@ -43,7 +43,7 @@ def send(
     headers: Mapping[str, str] | None = None,
 ) -> RawAnswer:
     """One request on a connection of its own. An iterator as body is sent chunked."""
-    connection = http.client.HTTPConnection(urlsplit(base_url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(base_url).netloc, timeout=60)
     sent = dict(headers or {})
     if key is not None:
         sent.setdefault("authorization", f"Bearer {key}")

@@ -7,9 +7,10 @@ import socket
 import ssl
 import tempfile
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.administration import Administration
+from hostler.engine.admission import Admission
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.bearers import VaultBroker
@@ -46,6 +48,7 @@ from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
 from hostler.engine.oversight import Oversight
+from hostler.engine.places import Places
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
@@ -81,11 +84,13 @@ TRUST = ssl.create_default_context()
 
 
 class Connections(anthropic.DefaultHttpxClient):
-    """Closed with the client that it was made for, as the client's own is."""
+    """Closed when nobody has them any more. Not by `__del__`: of what goes together, a socket may be told first that it
+    goes, and says then that nobody has closed it, in whatever test runs just now."""
 
-    def __del__(self) -> None:
-        with suppress(Exception):
-            self.close()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for transport in {self._transport, *self._mounts.values()} - {None}:
+            weakref.finalize(self, transport.close)
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class RunningServer:
 
     def __enter__(self) -> RunningServer:
         self._thread.start()
-        assert self._ready.wait(30), "the server did not start"
+        assert self._ready.wait(60), "the server did not start"
         if self._failure is not None:
             raise self._failure
         return self
@@ -144,12 +149,12 @@ class RunningServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the server did not stop"
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def write(self, fn: Callable[[Connection], T]) -> T:
         return self.call(self.database.write(fn))
@@ -220,6 +225,7 @@ class RunningServer:
                 compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
                 archives=Archives(self.database),
                 previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None, Awake()),
+                places=Places(self.database, Admission()),
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,

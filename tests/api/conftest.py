@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anthropic
@@ -19,13 +20,21 @@ from hostler.testing.postgres import PostgresCluster
 DIALECTS = ("sqlite", "postgresql")
 
 
+@contextmanager
+def fresh(cluster: PostgresCluster, name: str) -> Iterator[str]:
+    """A database for the block. More than once in a process: pytest ends a server when it is not needed for a while."""
+    yield cluster.create_database(name, template="migrated")
+    cluster.drop_database(name)
+
+
 @pytest.fixture(scope="session", params=DIALECTS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     if request.param == "sqlite":
         with RunningServer(f"sqlite:///{tmp_path_factory.mktemp('api') / 'hostler.db'}") as running:
             yield running
     else:
-        with PostgresCluster() as cluster, RunningServer(cluster.create_database("api")) as running:
+        cluster: PostgresCluster = request.getfixturevalue("cluster")
+        with fresh(cluster, "api") as url, RunningServer(url) as running:
             yield running
 
 
@@ -74,7 +83,8 @@ def queue_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         with QueueServer(f"sqlite:///{tmp_path_factory.mktemp('queue') / 'hostler.db'}") as running:
             yield running
     else:
-        with PostgresCluster() as cluster, QueueServer(cluster.create_database("queue")) as running:
+        cluster: PostgresCluster = request.getfixturevalue("cluster")
+        with fresh(cluster, "queue") as url, QueueServer(url) as running:
             yield running
 
 

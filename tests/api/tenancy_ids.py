@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import anthropic
 from apikit_raw import RawAnswer, send
+from apikit_server import TRUST, Connections
 
 Ids = Mapping[str, str]
 """Ids of one workspace, by the name of their part of the path. Made when they are first asked for."""
@@ -40,7 +41,8 @@ class Owner:
 
     @property
     def client(self) -> anthropic.Anthropic:
-        return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, max_retries=0)
+        connections = Connections(verify=TRUST)
+        return anthropic.Anthropic(base_url=self.base_url, api_key=self.key, max_retries=0, http_client=connections)
 
     def post(self, path: str, body: bytes) -> Any:
         answer = send(self.base_url, "POST", path, key=self.key, body=body)
@@ -472,6 +474,8 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "environments.keys.list": (),
     "environments.keys.revoke": (),
     "approvals.list": (),
+    "live_sessions.list": (),
+    "waiting_sessions.list": (),
     "audit.list": ("workspace_id", "target_id", "actor_id"),
     "sessions.egress.list": (),
     "sessions.compact": (),

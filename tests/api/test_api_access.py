@@ -157,7 +157,7 @@ class Place:
     def status(self, row: Endpoint | OwnEndpoint, secret: str, ids: dict[str, str]) -> int:
         """The status of the answer; an open stream is left alone after its headers."""
         path = re.sub(r"\{(\w+)\}", lambda part: ids.get(part[1], "x_1"), row.path)
-        connection = http.client.HTTPConnection(urlsplit(self.server.base_url).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(self.server.base_url).netloc, timeout=60)
         headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
         try:
             connection.request(row.verb, path, body=b"{}" if row.verb == "POST" else None, headers=headers)

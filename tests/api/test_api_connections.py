@@ -14,7 +14,7 @@ from apikit_server import Access
 @contextmanager
 def connected(access: Access) -> Iterator[socket.socket]:
     port = int(access.base_url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         yield connection
 
 

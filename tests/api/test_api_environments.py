@@ -27,7 +27,7 @@ def test_left_out_keeps_inside_config_too(client: anthropic.Anthropic) -> None:
         "type": "cloud",
         "networking": {"type": "limited", "allowed_hosts": ["API.Example.com", "*.example.org", "api.example.com"]},
         "limits": {"memory_mb": 512, "cpus": 1, "pids": 64},
-        "hosting": {"idle_timeout_seconds": 0},
+        "hosting": {"idle_timeout_seconds": 0, "max_live_sessions": 20},
     }
     made = client.beta.environments.create(name="dev", config=config, description="d", metadata={"a": "1", "b": "2"})
 
@@ -39,7 +39,7 @@ def test_left_out_keeps_inside_config_too(client: anthropic.Anthropic) -> None:
     limited = {"type": "limited", "allowed_hosts": hosts, "allow_mcp_servers": False, "allow_package_managers": False}
     assert network(made) == limited
     assert made.config.to_dict()["limits"] == {"memory_mb": 512, "cpus": 1.0, "pids": 64}
-    assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
+    assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0, "max_live_sessions": 20}
 
     same = client.beta.environments.update(made.id, config={"type": "cloud", "networking": {"type": "limited"}})
     assert same.to_dict() == made.to_dict()
@@ -151,6 +151,11 @@ def test_names_are_unique_until_deleted(client: anthropic.Anthropic) -> None:
         ({"type": "cloud", "limits": {"memory_mb": 1}}, "config.limits.memory_mb: must be at least"),
         ({"type": "cloud", "limits": {"memory": 1}}, "config.limits.memory: is not a field"),
         ({"type": "cloud", "hosting": {"idle_timeout_seconds": -1}}, "idle_timeout_seconds: must be at least 0"),
+        ({"type": "cloud", "hosting": {"max_live_sessions": 0}}, "max_live_sessions: must be at least 1"),
+        ({"type": "cloud", "hosting": {"spares": -1}}, "config.hosting.spares: must be at least 0"),
+        ({"type": "cloud", "hosting": {"spares": 51}}, "config.hosting.spares: must be at most 50"),
+        ({"type": "cloud", "hosting": {"spares": "two"}}, "config.hosting.spares: must be"),
+        ({"type": "self_hosted", "hosting": {"spares": 2}}, "config.hosting"),
     ],
 )
 def test_what_a_sandbox_can_not_enforce_is_refused(

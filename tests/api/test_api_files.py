@@ -18,7 +18,7 @@ from hostler.store.tables_files import files as table
 
 def post_form(access: Access, body: Iterator[bytes] | bytes, length: int | None = None) -> tuple[int, Any]:
     """A form as it is, which no client library would send."""
-    connection = http.client.HTTPConnection(urlsplit(access.base_url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(access.base_url).netloc, timeout=60)
     headers = {"x-api-key": access.key, "content-type": "multipart/form-data; boundary=edge"}
     if length is not None:
         headers["content-length"] = str(length)

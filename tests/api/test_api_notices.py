@@ -57,7 +57,7 @@ def test_a_denial_is_an_event_for_strict_clients(
         env=environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ def test_old_client_creates_streams_and_deletes(access: Access, old_generation: 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -290,7 +290,7 @@ def test_client_of_the_old_generation_uses_every_endpoint(access: Access, old_ge
     program = Path(__file__).with_name("old_generation_skills.py")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(old_generation)}
     command = [sys.executable, str(program), access.base_url, access.key]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     emptied = done.stdout.strip()
     with access.client() as client:  # a skill always has a version, for clients of today: this one has none

@@ -59,8 +59,10 @@ def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         with ComposedServer(directory, f"sqlite:///{directory / 'hostler.db'}") as running:
             yield running
     else:
-        with PostgresCluster() as cluster, ComposedServer(directory, cluster.create_database("tenancy")) as running:
+        cluster: PostgresCluster = request.getfixturevalue("cluster")
+        with ComposedServer(directory, cluster.create_database("tenancy", template="migrated")) as running:
             yield running
+        cluster.drop_database("tenancy")
 
 
 @pytest.fixture(scope="session")

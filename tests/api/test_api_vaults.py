@@ -500,5 +500,5 @@ def test_the_client_of_the_old_generation_uses_every_endpoint(access: Access, ol
     program = Path(__file__).with_name("old_generation_vaults.py")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(old_generation)}
     command = [sys.executable, str(program), access.base_url, access.key]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -114,18 +114,14 @@ HISTORIES: dict[str, Callable[[Yard], str]] = {
 @pytest.fixture(params=["sqlite", "postgresql"])
 def hasty_yard(request: pytest.FixtureRequest, tmp_path: Path) -> object:
     if request.param == "sqlite":
-        url, stack = f"sqlite:///{tmp_path / 'hostler.db'}", None
+        url = f"sqlite:///{tmp_path / 'hostler.db'}"
     else:
-        stack = PostgresCluster()
-        url = stack.__enter__().create_database("idle")
+        cluster: PostgresCluster = request.getfixturevalue("cluster")
+        url = cluster.create_database("idle", template="migrated")
     server = QueueServer(url)
     server.terms = Terms(lease_seconds=2, release_idle_seconds=RELEASE)
-    try:
-        with server:
-            yield Yard(server, Access(server.base_url, *server.new_workspace()))
-    finally:
-        if stack is not None:
-            stack.__exit__(None, None, None)
+    with server:
+        yield Yard(server, Access(server.base_url, *server.new_workspace()))
 
 
 @pytest.mark.endpoint("environments.work.heartbeat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from housekit import House, open_house
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
+def store_url(tmp_path: Path, migrated_file: Path) -> str:
+    shutil.copyfile(migrated_file, tmp_path / "hostler.db")
+    (tmp_path / "hostler.db").chmod(0o600)
     return f"sqlite:///{tmp_path / 'hostler.db'}"
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,6 @@ from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import RehearsalModel, prompt, step
 
 LEASE_SECONDS = 2.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster() as made:
-        yield made
 
 
 @asynccontextmanager
@@ -127,6 +121,7 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing_and_the_othe
                 assert [e.type for e in after].count("agent.message") == 2
 
 
+@pytest.mark.slow
 async def test_two_workers_share_many_sessions_and_every_turn_runs_once(
     tmp_path: Path, cluster: PostgresCluster
 ) -> None:

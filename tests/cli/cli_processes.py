@@ -17,6 +17,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from narrow import NARROW
+
 START_SECONDS = 60.0
 COMMAND_SECONDS = 120.0
 
@@ -24,7 +26,7 @@ COMMAND_SECONDS = 120.0
 def environment(**more: str) -> dict[str, str]:
     """What a command sees: nothing of this machine's Hostler or Anthropic settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOSTLER_", "ANTHROPIC_"))}
-    return {**kept, "NO_COLOR": "1", "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap", **more}
+    return {**kept, "NO_COLOR": "1", **NARROW, **more}
 
 
 @dataclass
@@ -70,7 +72,7 @@ def _zygote() -> socket.socket:
 
     def end() -> None:
         ours.close()
-        process.wait(10)
+        process.wait(60)
 
     atexit.register(end)
     return ours

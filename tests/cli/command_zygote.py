@@ -15,6 +15,7 @@ import traceback
 import anthropic  # noqa: F401 - most commands want it
 import httpx2  # noqa: F401
 
+from hostler import compose  # noqa: F401 - those that open the store want it
 from hostler.cli.main import main
 
 

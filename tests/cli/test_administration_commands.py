@@ -16,7 +16,7 @@ from hostler.testing.rehearsal import prompt, step, tool
 def status(server: Server, verb: str, path: str, key: str) -> int:
     request = urllib.request.Request(f"{server.url}{path}", headers={"x-api-key": key}, method=verb)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:

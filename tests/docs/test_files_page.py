@@ -11,6 +11,7 @@ import anthropic
 import pytest_asyncio
 from docpages import DOCS, blocks
 from housekit import DEADLINE
+from narrow import NARROW
 from test_tutorial import run_blocks
 
 from hostler import compose, config
@@ -21,9 +22,7 @@ PAGE = (DOCS / "how-to" / "give-an-agent-files.md").read_text("utf-8")
 
 @pytest_asyncio.fixture
 async def client(tmp_path: Path) -> AsyncIterator[anthropic.Anthropic]:
-    settings = config.load(
-        {"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, sandbox__technology="bubblewrap"
-    )
+    settings = config.load({"HOME": str(tmp_path), **NARROW}, state_dir=str(tmp_path / "state"), server__port=0)
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "page")
         with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as made:

@@ -15,6 +15,7 @@ import pytest_asyncio
 from docpages import DOCS, blocks
 from hookkit import receiving
 from housekit import ASK_FOR_BASH, DEADLINE, custom
+from narrow import NARROW
 from standardwebhooks import WebhookVerificationError
 from test_tutorial import run_blocks
 
@@ -65,9 +66,7 @@ class Running:
 
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Running]:
-    settings = config.load(
-        {"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, sandbox__technology="bubblewrap"
-    )
+    settings = config.load({"HOME": str(tmp_path), **NARROW}, state_dir=str(tmp_path / "state"), server__port=0)
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "how-to")
         with anthropic.Anthropic(base_url=hostler.base_url, api_key=secret) as client:
@@ -150,6 +149,14 @@ async def test_page_of_packages_names_what_is_taken(server: Running) -> None:
 async def test_page_of_limits(server: Running) -> None:
     made = (await server.does("choose-limits.md"))["environment"]
     assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
+
+
+async def test_page_of_spares(server: Running) -> None:
+    made = (await server.does("keep-warm-spares.md"))["environment"]
+    assert made.config.to_dict()["hosting"] == {"spares": 2}
+    health = await server.call(lambda: server.client.get("/hostler/v1/health", cast_to=dict[str, Any]))
+    page = (HOW_TO / "keep-warm-spares.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in page for name in health["spares"])
 
 
 async def test_page_of_hosts_shows_the_denial_and_its_record(server: Running) -> None:
@@ -284,11 +291,7 @@ async def test_page_of_webhooks_makes_tries_and_rotates(tmp_path: Path) -> None:
     with receiving() as receiver:
         loopback = {"webhooks__allow_http": True, "webhooks__private_allowed": ["127.0.0.1"]}
         settings = config.load(
-            {"HOME": str(tmp_path)},
-            state_dir=str(tmp_path / "state"),
-            server__port=0,
-            sandbox__technology="bubblewrap",
-            **loopback,
+            {"HOME": str(tmp_path), **NARROW}, state_dir=str(tmp_path / "state"), server__port=0, **loopback
         )
         async with compose.running(settings) as hostler:
             _, secret = await compose.create_key(hostler.database, "how-to")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from docpages import DOCS, Block, blocks
+from narrow import NARROW
 
 from hostler import compose, config
 
@@ -49,9 +50,7 @@ def test_page_is_compared_and_not_only_run() -> None:
 
 
 async def test_every_step_of_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config.load(
-        {"HOME": str(tmp_path)}, state_dir=str(tmp_path / "state"), server__port=0, sandbox__technology="bubblewrap"
-    )
+    settings = config.load({"HOME": str(tmp_path), **NARROW}, state_dir=str(tmp_path / "state"), server__port=0)
     page = blocks(TUTORIAL.read_text("utf-8"))
     namespace: dict[str, Any] = {"__name__": "tutorial"}
     async with compose.running(settings) as hostler:

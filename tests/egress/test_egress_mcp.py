@@ -19,7 +19,7 @@ from hostler.egress import EgressLimits, EgressProxy
 from hostler.egress.redact import REDACTED, Forms, Redactor, stand_ins
 from hostler.engine.egress_port import Bearer, EgressDecision, EgressRules, McpAccess, McpFailure, McpRoute
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 TOKEN = "tok/with+odd=characters-1234567890"
 SERVERS_ONLY = EgressRules("listed", (), mcp_servers=True)
 LOOPBACK = frozenset({"127.0.0.1"})

@@ -14,7 +14,7 @@ import pytest
 from hostler.egress import EgressLimits, EgressProxy, EgressRoad, SystemResolver
 from hostler.engine.egress_port import EgressDecision, EgressRules, HostRule
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 LISTED = EgressRules("listed", ("allowed.example", "*.below.example", "rebinds.example", "mixed.example"))
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

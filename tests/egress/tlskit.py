@@ -25,7 +25,7 @@ from hostler.engine.egress_port import (
     SecretRefused,
 )
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 NAMES = ("allowed.example", "narrow.example", "secret.example", "other.example")
 
 

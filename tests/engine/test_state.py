@@ -17,6 +17,7 @@ from hostler.domain.ids import new_id
 from hostler.engine import inputs, state, turns
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
 from hostler.engine.turns import MAX_RECOVERIES, Plan, RunEnd
+from hostler.engine.waiting_turns import Errand, Wait, told_to_wait, waited_too_long
 
 Body = dict[str, Any]
 NO_TOTALS = Totals({"input_tokens": 0})
@@ -245,27 +246,36 @@ def test_an_answer_of_the_wrong_kind_is_refused_with_the_right_one() -> None:
         session.send(allow(free))
 
 
-@pytest.mark.parametrize("phase", ["fresh", "handed", "ready"])
-def test_an_interrupt_of_a_working_session_is_processed_when_the_run_has_stopped(phase: str) -> None:
+def test_an_interrupt_of_a_working_session_is_processed_when_the_run_has_stopped() -> None:
     session = Session()
     session.say("a")
-    if phase != "fresh":
-        session.take_up()
-    if phase == "ready":
-        one = session.call("one", gated=True)
-        session.end("deferred")
-        session.send(allow(one))
+    session.take_up()
     assert session.send(INTERRUPT) == []
     assert session.send(INTERRUPT) == []  # the same one
     session.say("b")
-    if phase == "handed":
-        made = session.end("interrupted")
-    else:
-        before = len(session.log)
-        assert session.take_up().do == "start"
-        made = [e["type"] for e in session.log[before:]]
-    closing = ["agent.tool_result"] if phase == "ready" else []
-    assert made == ["user.interrupt", *closing, *IDLE, "user.message", *RUNNING]
+    assert session.end("interrupted") == ["user.interrupt", *IDLE, "user.message", *RUNNING]
+    prompts = session.state.turn.prompts if session.state.turn else ()
+    assert words(prompts) == ["b"]
+
+
+@pytest.mark.parametrize("phase", ["fresh", "ready"])
+@pytest.mark.parametrize("told", [False, True])
+def test_an_interrupt_of_a_turn_that_no_worker_has_is_processed_at_once(phase: str, told: bool) -> None:
+    session = Session()
+    session.say("a")
+    closing = []
+    if phase == "ready":
+        session.take_up()
+        one = session.call("one", gated=True)
+        session.end("deferred")
+        session.send(allow(one))
+        closing = ["agent.tool_result"]
+    if told:
+        session.do(told_to_wait(session.state, session.moment(), Wait("memory", 1), "t"))
+        assert session.state.status == "rescheduling"
+    assert session.send(INTERRUPT) == ["user.interrupt", *closing, *IDLE]
+    assert session.take_up().do == "nothing"
+    assert session.say("b") == ["user.message", *RUNNING]
     prompts = session.state.turn.prompts if session.state.turn else ()
     assert words(prompts) == (["a", "b"] if phase == "fresh" else ["b"])
 
@@ -476,6 +486,25 @@ class Machine(RuleBasedStateMachine):
         if plan.do in ("start", "recover"):
             self.session.do(turns.closed_in_transcript(self.session.state, ids))
         self.live = plan.do != "nothing"
+
+    @precondition(lambda self: not self.live)
+    @rule(reason=st.sampled_from(["memory", "server_limit"]))
+    def wait(self, reason: Any) -> None:
+        """There is no place for the session; it says so once."""
+        session = self.session
+        session.do(told_to_wait(session.state, session.moment(), Wait(reason, 1), "t"))
+        assert session.do(told_to_wait(session.state, session.moment(), Wait(reason, 1), "t")) == []
+
+    @precondition(lambda self: not self.live)
+    @rule(too_long=st.booleans())
+    def errand(self, too_long: bool) -> None:
+        """A worker without a place does what needs none."""
+        errand = Errand(waited_too_long(600, None) if too_long else None)
+        if errand.is_done_by(self.session.state):
+            step, plan = errand.take_up(self.session.state, self.session.moment(), NO_TOTALS)
+            assert plan.do == "nothing"
+            self.session.do(step)
+            self.open_request = False
 
     @precondition(lambda self: self.live)
     @rule()

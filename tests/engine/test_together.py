@@ -10,7 +10,7 @@ import pytest
 
 from hostler.engine.together import Together
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 @dataclass

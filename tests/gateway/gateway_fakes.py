@@ -16,7 +16,7 @@ from typing import Any, cast
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 KEY = "sk-ant-the-real-key"
 
 

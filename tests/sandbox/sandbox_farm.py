@@ -24,7 +24,7 @@ from hostler.sandbox.cgroup_detection import own_groups
 PYTHON = "/usr/bin/python3"
 """The host's own, which a sandbox sees below /usr."""
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/home/agent", "LANG": "C.UTF-8"}
 
 

@@ -24,7 +24,7 @@ def weight(farm: Farm, sandbox: Sandbox) -> str:
 
 
 async def looked(fairness: Fairness, farm: Farm, sandbox: Sandbox, wanted: set[str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while weight(farm, sandbox) not in wanted:
             await asyncio.sleep(0.1)  # what is compared is how much was used between two looks
             await fairness.look()

@@ -191,7 +191,7 @@ async def test_local_proxy_port_leads_to_the_egress_socket(farm: Farm) -> None:
     listener = farm.listeners[1]
     code = """
 import json, socket, time
-end = time.monotonic() + 10
+end = time.monotonic() + 60
 while True:
     try:
         s = socket.create_connection(("127.0.0.1", 3128)); break

@@ -21,7 +21,7 @@ def test_a_program_is_not_ready_while_somebody_could_write_to_it(tmp_path: Path)
             with pytest.raises(OSError, match="busy"):
                 subprocess.run([path], check=False)
             assert not waiting.done()
-        waiting.result(timeout=5)
+        waiting.result(timeout=60)
     assert subprocess.run([path], capture_output=True, check=True).stdout == b"on\n"
 
 

@@ -66,7 +66,7 @@ def devices(folder: Path) -> list[str]:
 
 def until_free(folder: Path) -> None:
     """Other tests' sandboxes copy all mounts of the host for the moment in which they are made."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while devices(folder):
         assert time.monotonic() < deadline, "a loop device is left"
         os.sched_yield()
@@ -175,6 +175,51 @@ def test_who_enters_last_leaves_first_without_taking_the_files_away(state: Path,
     assert (home / "file").exists()
     volumes.leave(home, looked_through=True)
     until_free(state)
+
+
+def test_a_home_that_is_in_use_becomes_another_one(state: Path, volumes: Volumes) -> None:
+    spare, home = home_of(state, "spare_one"), home_of(state)
+    volumes.enter(spare, SIZE)
+    (spare / "workspace").mkdir()
+    program = subprocess.Popen(["cat"], cwd=spare / "workspace", stdin=subprocess.PIPE)
+    writing = (spare / "file").open("w")
+    try:
+        volumes.rename(spare, home)
+        writing.write("kept")
+        writing.close()
+        assert volumes.room(spare) is None
+        assert volumes.room(home) is not None
+        assert (home / "file").read_text() == "kept"
+        assert volumes.homes() == ["sesn_one"]
+        assert volumes.unfinished() == ["sesn_one"], "a server that is killed now leaves it to be looked through"
+        (Path(f"/proc/{program.pid}/cwd") / "late").write_text("too")
+    finally:
+        program.communicate()
+    volumes.enter(spare, SIZE)
+    with pytest.raises(FileExistsError):
+        volumes.rename(spare, home)
+    assert (volumes.room(spare) and volumes.room(home)) is not None, "and nothing has changed"
+    volumes.leave(spare, looked_through=True)
+    volumes.remove(spare)
+    spare.rmdir()
+    volumes.leave(home, looked_through=True)
+    assert volumes.unfinished() == []
+    volumes.enter(home, SIZE)
+    assert (home / "workspace" / "late").read_text() == "too"
+    volumes.leave(home, looked_through=True)
+
+
+def test_a_home_without_a_volume_becomes_another_one(tmp_path: Path) -> None:
+    volumes = PlainFolders(tmp_path)
+    spare, home = tmp_path / "spare_one", tmp_path / "sesn_one"
+    volumes.enter(spare, None)
+    (spare / "file").write_text("kept")
+    volumes.rename(spare, home)
+    assert (home / "file").read_text() == "kept"
+    volumes.enter(spare, None)
+    with pytest.raises(FileExistsError):
+        volumes.rename(spare, home)
+    assert volumes.homes() == ["sesn_one", "spare_one"]
 
 
 def test_programs_gain_nothing_from_what_is_kept(state: Path, volumes: Volumes) -> None:

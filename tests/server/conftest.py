@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import pytest
 import pytest_asyncio
 from housekit import House, open_house
 
-from hostler.store.database import Database
 from hostler.testing.postgres import PostgresCluster
 
 DIALECTS = ["sqlite", "postgresql"]
@@ -33,18 +30,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster() as cluster:
-        _migrate(cluster.create_database("migrated"))
-        yield cluster
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite database, to be copied: that is faster than to migrate each."""
-    path = tmp_path_factory.mktemp("migrated") / "hostler.db"
-    _migrate(f"sqlite:///{path}")
-    return path
+def server_cluster(cluster: PostgresCluster) -> PostgresCluster:
+    return cluster
 
 
 @pytest.fixture
@@ -54,7 +41,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         (tmp_path / "hostler.db").chmod(0o600)
         yield f"sqlite:///{tmp_path / 'hostler.db'}"
         return
-    cluster: PostgresCluster = request.getfixturevalue("server_cluster")
+    cluster: PostgresCluster = request.getfixturevalue("cluster")
     name = f"house_{next(_NUMBERS)}"
     yield cluster.create_database(name, template="migrated")
     cluster.drop_database(name)
@@ -64,12 +51,3 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 async def house(tmp_path: Path, store_url: str) -> AsyncIterator[House]:
     async with open_house(tmp_path, store_url) as opened:
         yield opened
-
-
-def _migrate(url: str) -> None:
-    async def run() -> None:
-        await (await Database.open(url)).close()
-
-    # In a thread: a cluster is started at its first use, which may be inside a test's event loop.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(run())).result()

@@ -20,6 +20,9 @@ from sqlalchemy import Connection
 from hostler import compose, config
 from hostler.store.database import Database
 
+sys.path.append(str(Path(__file__).parents[1] / "plugins"))
+from narrow import NARROW
+
 _FILE = Path(sys.argv[2])
 _WRITE = Database.write
 
@@ -54,9 +57,7 @@ async def _write(self: Database, fn: Callable[[Connection], Any]) -> Any:
 
 async def main() -> None:
     Database.write = _write  # type: ignore[method-assign]
-    settings = config.load(
-        {"HOME": "/nonexistent", "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}, **json.loads(sys.argv[1])
-    )
+    settings = config.load({"HOME": "/nonexistent", **NARROW}, **json.loads(sys.argv[1]))
     async with compose.running(settings) as hostler:
         _, secret = await compose.create_key(hostler.database, "test")
         print(json.dumps({"url": hostler.base_url, "key": secret}), flush=True)

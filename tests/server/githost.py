@@ -73,7 +73,7 @@ class GitHost:
         path, _, query = request.path.partition("?")
         self.requests.append(path)
         self.arrived.set()
-        self.open.wait(30)
+        self.open.wait(60)
         said = request.headers.get("authorization", "")
         wanted = "Basic " + base64.b64encode(f"x-access-token:{self.token}".encode()).decode()
         if path.startswith("/moved/"):

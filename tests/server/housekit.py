@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+from narrow import NARROW
 
 from hostler import compose, config
 from hostler.compose import sandboxes
@@ -25,8 +26,6 @@ from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 DEADLINE = 60.0
 TRUST = ssl.create_default_context()
 """Of all clients: reading the host's authorities takes longer than most of what a client asks here."""
-PLAIN = {"HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap"}
-"""What every machine of these tests gives, and starts fastest. The other rungs are tested in `ladder`."""
 ALLOW_ALL: list[Any] = [{"type": "agent_toolset_20260401"}]
 ASK_FOR_BASH: list[Any] = [
     {
@@ -60,9 +59,14 @@ class House:
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
 
+    def loaded(self) -> config.Settings:
+        """As the server that is started next has them. A test that wants another technology says so in `settings`."""
+        chosen = "sandbox__technology" in self.settings
+        return config.load({"HOME": "/nonexistent", **({} if chosen else NARROW)}, **self.settings)
+
     async def start(self) -> None:
         self._stack = AsyncExitStack()
-        loaded = config.load({"HOME": "/nonexistent", **PLAIN}, **self.settings)
+        loaded = self.loaded()
         self.hostler = await self._stack.enter_async_context(
             compose.running(
                 loaded,
@@ -198,7 +202,7 @@ class House:
         """The files of a session while no server runs. The next one takes what is done to them for what a server has
         left that was killed."""
         assert self.hostler is None, "stop it first"
-        settings = config.load({"HOME": "/nonexistent", **PLAIN}, **self.settings)
+        settings = self.loaded()
         volumes, _ = sandboxes.volumes(settings, sandboxes.volume_trial(settings))
         home = self.workspace(session).parent
         try:
@@ -270,7 +274,6 @@ async def open_house(
                 "store__url": store_url,
                 "model__base_url": model.url,
                 "model__retries": 2,
-                "sandbox__technology": "bubblewrap",  # on every machine the same, and the fastest
                 **settings,
             },
             model,

@@ -117,7 +117,7 @@ async def mcp_server(*, json_response: bool = False) -> AsyncIterator[Tools]:
     server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not server.started:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0.01)
         tools.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/mcp"

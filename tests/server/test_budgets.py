@@ -81,6 +81,7 @@ async def test_a_turn_pauses_at_the_cap_and_goes_on_by_itself_when_it_is_raised(
     assert more[-1].stop_reason.type == "end_turn"
 
 
+@pytest.mark.one_database
 async def test_removing_the_budget_goes_on_and_can_not_be_taken_back(house: House) -> None:
     session = await begin(house, limit(1))
     events = await house.turn(session, [step(tool("bash", command="true"), usage=costs(2)), step("Done.")])
@@ -96,6 +97,7 @@ async def test_removing_the_budget_goes_on_and_can_not_be_taken_back(house: Hous
     assert "budget_create_only" in str(refused.value.body)
 
 
+@pytest.mark.one_database
 async def test_an_approval_at_the_cap_is_taken_and_its_call_runs_once_the_budget_is_raised(house: House) -> None:
     session = await begin(house, limit(1), ASK_FOR_BASH)
     script = [step(tool("bash", command="echo x >> log"), usage=costs(2)), step("Done.")]
@@ -127,6 +129,7 @@ async def test_a_paused_session_waits_through_a_restart(house: House) -> None:
     assert (house.workspace(session) / "log").read_text() == "x\n"
 
 
+@pytest.mark.one_database
 async def test_cost_is_shown_without_a_budget_and_left_out_where_nobody_knows_it(house: House) -> None:
     known = await begin(house, None)
     events = await house.turn(known, [step("Hi.", usage=costs(7))])
@@ -150,6 +153,7 @@ async def test_amounts_that_are_not_whole_cents_are_refused(house: House) -> Non
             await begin(house, wanted)
 
 
+@pytest.mark.one_database
 async def test_a_model_without_a_price_takes_no_budget(house: House) -> None:
     with pytest.raises(anthropic.BadRequestError) as refused:
         await begin(house, limit(10), model="some-other-model")

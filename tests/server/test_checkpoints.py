@@ -85,6 +85,8 @@ async def test_a_session_goes_back_with_its_files_and_forward_again(house: House
         ("workspace/other.txt", "added"),
     }
     assert found["text"]["unified"].splitlines()[2:] == ["@@ -1 +1 @@", "-one", "+two"]
+    with pytest.raises(anthropic.BadRequestError, match=r"note\.txt is a file at neither point"):
+        await get(house, f"{session}/diff", path="note.txt", **{"from": first["id"]})
     assert found["events"]["added_by_type"]["user.message"] == 1
     assert found["cost"]["output_tokens"] > 0
 
@@ -197,6 +199,7 @@ async def allowed(house: House, session: str) -> str:
     return " ".join(re.findall("first|second", said[-1]))
 
 
+@pytest.mark.one_database
 async def test_memories_go_back_unless_somebody_else_has_changed_them(house: House) -> None:
     assert house.hostler is not None
     client = house.client
@@ -232,6 +235,7 @@ async def test_memories_go_back_unless_somebody_else_has_changed_them(house: Hou
     assert [(m["path"], m["operation"]) for m in done["memories"]["restored"]] == [("/theirs.md", "modified")]
 
 
+@pytest.mark.one_database
 async def test_points_are_refused_where_there_are_none(house: House) -> None:
     session = await house.session()
     await house.say(session, [step(tool("bash", command="sleep 30"))])
@@ -262,6 +266,7 @@ async def test_points_are_refused_where_there_are_none(house: House) -> None:
         await house.environment(hosting={"pattern": "ephemeral", "checkpoints": {"every_turns": 3}})
 
 
+@pytest.mark.one_database
 async def test_checkpoints_are_taken_by_themselves_and_the_oldest_go(house: House) -> None:
     made = await house.client.beta.agents.create(name="Coder", model="claude-opus-5-5")
     environment = await house.environment(hosting={"checkpoints": {"every_turns": 2, "keep": 2}})
@@ -317,6 +322,7 @@ async def test_a_session_whose_process_was_lost_goes_back_as_often_as_anybody_wa
     assert "echo two" not in told(house)
 
 
+@pytest.mark.one_database
 async def test_what_no_worker_does_in_time_is_not_done_later(house: House) -> None:
     assert house.hostler is not None
     session = await house.session()

@@ -183,6 +183,7 @@ def scripted(summary: Any) -> Script:
     )
 
 
+@pytest.mark.one_database
 async def test_facts_and_tagged_messages_stay_although_the_summary_forgets_them(tmp_path: Path, store_url: str) -> None:
     policy = {
         "strategy": "smart_retention",
@@ -216,6 +217,7 @@ async def test_facts_and_tagged_messages_stay_although_the_summary_forgets_them(
         assert types(events).count("agent.thread_context_compacted") == 0
 
 
+@pytest.mark.one_database
 async def test_summary_that_always_fails_is_a_state_and_not_a_loop(tmp_path: Path, store_url: str) -> None:
     failing = step(error=400, message="Never.", times="always")
     async with open_house(tmp_path, store_url, scripted(failing)) as house:
@@ -245,6 +247,7 @@ async def test_summary_that_always_fails_is_a_state_and_not_a_loop(tmp_path: Pat
         assert events[-1].stop_reason.type == "end_turn"
 
 
+@pytest.mark.one_database
 async def test_nothing_is_compacted_that_could_not_be_archived(tmp_path: Path, store_url: str) -> None:
     async with open_house(tmp_path, store_url, scripted(step("<summary>Short.</summary>"))) as house:
         session = await house.session(extra_body={"compaction": {"threshold_tokens": 70_000}})
@@ -349,6 +352,7 @@ async def test_kill_between_archive_and_compaction_loses_nothing_and_tells_it_on
             await server.stop()
 
 
+@pytest.mark.one_database
 async def test_message_waits_for_a_compaction_and_an_interrupt_ends_it(tmp_path: Path, store_url: str) -> None:
     slow = step(gate("summary"), text("<summary>Slow.</summary>"))
     async with open_house(tmp_path, store_url, scripted(slow)) as house:
@@ -373,6 +377,7 @@ async def test_message_waits_for_a_compaction_and_an_interrupt_ends_it(tmp_path:
         assert row["reason"].startswith("interrupted")
 
 
+@pytest.mark.one_database
 async def test_summary_is_billed_like_any_request_and_none_is_made_beyond_the_budget(
     tmp_path: Path, store_url: str
 ) -> None:

@@ -21,6 +21,7 @@ TRIES = 7
 """How often the store asks PostgreSQL before it gives up."""
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("failure", ["cut", "garbage", "sse_error"])
 async def test_broken_answer_is_asked_for_again_and_nothing_runs_or_is_told_twice(house: House, failure: str) -> None:
     session = await house.session()
@@ -39,6 +40,7 @@ async def test_broken_answer_is_asked_for_again_and_nothing_runs_or_is_told_twic
     assert starts == ends
 
 
+@pytest.mark.one_database
 async def test_full_context_is_compacted_and_the_turn_goes_on(house: House) -> None:
     session = await house.session()
     tokens = {"tokens": 210_000, "maximum": 200_000}
@@ -113,6 +115,7 @@ async def test_killed_process_is_replaced_and_the_turn_ends(house: House) -> Non
     assert len(prompts) == 1
 
 
+@pytest.mark.one_database
 async def test_nothing_is_reachable_without_a_rule_and_the_denial_is_recorded(house: House) -> None:
     session = await house.session()
     look = (

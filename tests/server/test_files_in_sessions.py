@@ -53,6 +53,7 @@ def bash(command: str) -> list[Any]:
     return [step(tool("bash", command=command)), step("Done.")]
 
 
+@pytest.mark.one_database
 @pytest.mark.endpoint(
     "files.upload", "files.list", "files.download", "sessions.resources.list", "sessions.resources.retrieve"
 )
@@ -151,6 +152,7 @@ async def test_one_bad_resource_and_nothing_is_created(house: House) -> None:
     assert [f.id async for f in house.client.beta.files.list()] == [uploaded]
 
 
+@pytest.mark.one_database
 async def test_mount_path_below_a_link_of_the_agent_leads_nowhere_else(house: House, tmp_path: Path) -> None:
     uploaded = await upload(house, "in.txt", b"the upload")
     victim = tmp_path / "victim"
@@ -182,6 +184,7 @@ async def test_mount_path_below_a_link_of_the_agent_leads_nowhere_else(house: Ho
     assert "deep/in.txt.moved-1" in shown
 
 
+@pytest.mark.one_database
 async def test_outputs_are_regular_files_only_and_nothing_outside_is_read(house: House, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("of the host")
@@ -204,6 +207,7 @@ async def test_outputs_are_regular_files_only_and_nothing_outside_is_read(house:
     }
 
 
+@pytest.mark.one_database
 async def test_more_outputs_than_allowed_are_left_out_and_room_comes_back(
     tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +233,7 @@ async def test_outputs_that_a_crash_kept_from_being_taken_are_taken_at_the_next_
     await outputs(house, session, {"first", "second"})
 
 
+@pytest.mark.one_database
 async def test_blocks_that_name_files_reach_the_model_with_their_bytes(house: House) -> None:
     session = await house.session()
     image = await upload(house, "dot.png", PNG, "image/png")
@@ -262,6 +267,7 @@ async def test_blocks_that_name_files_reach_the_model_with_their_bytes(house: Ho
     assert sources["document"]["data"] == "read me"
 
 
+@pytest.mark.one_database
 async def test_answer_of_a_custom_tool_may_name_files(house: House) -> None:
     session = await house.session([custom("lookup")])
     image = await upload(house, "dot.png", PNG, "image/png")
@@ -305,6 +311,7 @@ async def test_storage_of_a_workspace_bounds_uploads_and_outputs(
         await upload(house, "b", b"b" * 900)
 
 
+@pytest.mark.one_database
 async def test_files_that_can_not_be_kept_are_not_all_copied_first(
     tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

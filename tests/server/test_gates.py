@@ -36,6 +36,7 @@ async def test_approved_call_runs_once_and_holds_no_process_meanwhile(house: Hou
     assert (house.workspace(session) / "log").read_text() == "ran\n"
 
 
+@pytest.mark.one_database
 async def test_denied_call_never_runs_and_the_model_hears_why(house: House) -> None:
     session = await house.session(ASK_FOR_BASH)
     events = await house.turn(session, [step(tool("bash", command="touch ran")), step("Heard: {{last_tool_result}}")])
@@ -52,6 +53,7 @@ async def test_denied_call_never_runs_and_the_model_hears_why(house: House) -> N
 ORDERS = list(itertools.permutations(range(3)))
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("order", [ORDERS[0], ORDERS[3], ORDERS[5]])
 async def test_three_parallel_asks_answered_in_any_order_across_a_restart(house: House, order: tuple[int, ...]) -> None:
     session = await house.session(ASK_FOR_BASH)
@@ -88,6 +90,7 @@ async def test_three_parallel_asks_answered_in_any_order_across_a_restart(house:
     assert [b["tool_use_id"] for b in answered["content"]] == [b["id"] for b in said["content"][1:]]
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("order", [ORDERS[0], ORDERS[4]])
 async def test_three_parallel_custom_tools_answered_in_any_order_across_a_restart(
     house: House, order: tuple[int, ...]
@@ -115,6 +118,7 @@ async def test_three_parallel_custom_tools_answered_in_any_order_across_a_restar
     assert [b["content"][0]["text"] for b in answered] == ["value 0", "value 1", "value 2"]
 
 
+@pytest.mark.one_database
 async def test_free_calls_beside_a_gated_one_run_exactly_once(house: House) -> None:
     tools = [*ASK_FOR_BASH, custom("weather")]
     session = await house.session(tools)
@@ -158,6 +162,7 @@ async def test_repeated_answer_has_one_effect_and_a_different_one_is_refused(hou
     assert again[0].id == once[0].id
 
 
+@pytest.mark.one_database
 async def test_cloud_session_takes_no_tool_result(house: House) -> None:
     session = await house.session(ASK_FOR_BASH)
     events = await house.turn(session, [step(tool("bash", command="true")), step("Ok.")])

@@ -110,6 +110,7 @@ async def test_a_session_goes_back_and_forth_between_two_machines(hosts: Hosts) 
     assert not said(await one.events(session), "files_lost")
 
 
+@pytest.mark.one_database
 async def test_a_worker_that_had_the_session_last_finds_its_folders_as_they_are(hosts: Hosts) -> None:
     house = await hosts.host("one")
     session = await house.session()
@@ -164,6 +165,7 @@ async def test_what_a_killed_worker_did_not_keep_is_told_loudly_to_user_and_mode
     assert results(events) == ["1"]
 
 
+@pytest.mark.one_database
 async def test_a_killed_worker_that_comes_back_first_goes_on_with_what_it_has(hosts: Hosts) -> None:
     house = await hosts.host("one")
     session = await house.session()
@@ -179,6 +181,7 @@ async def test_a_killed_worker_that_comes_back_first_goes_on_with_what_it_has(ho
     assert not said(await house.events(session), "files_lost")
 
 
+@pytest.mark.one_database
 async def test_a_damaged_snapshot_falls_back_to_the_one_before_and_says_so_once(hosts: Hosts) -> None:
     one = await hosts.host("one")
     session = await one.session()
@@ -216,6 +219,7 @@ async def test_files_that_could_not_be_kept_are_kept_as_soon_as_that_is_possible
     assert not said(await two.events(session), "files_lost")
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("cache_mb", [0, 10_000])
 async def test_homes_beyond_the_cache_are_removed_once_they_are_kept(hosts: Hosts, cache_mb: int) -> None:
     house = await hosts.host(

@@ -13,6 +13,7 @@ from typing import Any
 import anthropic
 import pytest
 import pytest_asyncio
+from hookkit import own
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
 from test_homes_that_move import bash, leave, results, said
 
@@ -82,11 +83,15 @@ async def test_nothing_but_events_outputs_and_the_bill_stays_of_an_ephemeral_tas
     assert len(await kept.events(session)) > len(events)
 
 
+@pytest.mark.one_database
 async def test_the_first_task_of_an_ephemeral_session_says_nothing_of_earlier_ones(kept: House) -> None:
     session = await hosted(kept, pattern="ephemeral")
     assert not said(await kept.turn(session, [step("Hello.")]), "began_anew")
+    with pytest.raises(anthropic.BadRequestError, match="nothing to compact between two"):
+        await own(kept, "POST", f"/sessions/{session}/compact", {})
 
 
+@pytest.mark.one_database
 async def test_messages_that_waited_are_tasks_of_their_own(kept: House) -> None:
     session = await hosted(kept, pattern="ephemeral")
     await kept.say(session, [step(tool("bash", command="echo 1 > file"), gate("busy")), step("One.")])
@@ -101,6 +106,7 @@ async def test_messages_that_waited_are_tasks_of_their_own(kept: House) -> None:
     assert len(said(events, "began_anew")) == 1
 
 
+@pytest.mark.one_database
 async def test_an_ephemeral_task_that_waits_for_a_person_keeps_what_it_has_until_it_ends(kept: House) -> None:
     session = await hosted(kept, ASK_FOR_BASH, pattern="ephemeral")
     await kept.turn(session, [step(tool("write", file_path="/workspace/plan", content="the plan")), *bash("cat plan")])
@@ -113,6 +119,27 @@ async def test_an_ephemeral_task_that_waits_for_a_person_keeps_what_it_has_until
     assert results(events) == ["the plan"]
     events = await kept.turn(session, [step(tool("glob", pattern="**/*")), step("Done.")])
     assert "plan" not in results(events)[0]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "archived"])
+async def test_nothing_is_left_of_an_ephemeral_task_that_somebody_ends_while_it_waits(kept: House, how: str) -> None:
+    session = await hosted(kept, ASK_FOR_BASH, pattern="ephemeral")
+    written = step(tool("write", file_path="/workspace/plan", content="the plan"))
+    await kept.turn(session, [written, *bash("cp plan /mnt/session/outputs; echo")])
+    await kept.until_no_process()
+    state = Path(kept.settings["state_dir"])
+    assert list(state.rglob(f"*{session}*")), "it waits, so its files are kept"
+    if how == "interrupted":
+        await kept.answer(session, {"type": "user.interrupt"})
+    else:
+        await kept.client.beta.sessions.archive(session)
+    async with asyncio.timeout(DEADLINE):
+        while list(state.rglob(f"*{session}*")):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.05)
+    assert not said(await kept.events(session), "began_anew"), "that is for the next task to say"
+    assert (await kept.client.beta.sessions.retrieve(session)).status == (
+        "idle" if how == "interrupted" else "terminated"
+    )
 
 
 async def test_a_task_whose_end_was_cut_off_is_ended_before_the_next_one(kept: House) -> None:
@@ -148,6 +175,7 @@ async def test_a_long_running_process_stays_and_is_there_again_after_a_restart_w
     await kept.until_no_process()
 
 
+@pytest.mark.one_database
 async def test_a_long_running_session_that_waits_for_a_person_holds_no_process(kept: House) -> None:
     session = await hosted(kept, ASK_FOR_BASH, pattern="long_running")
     events = await kept.turn(session, bash("echo yes"))
@@ -157,6 +185,7 @@ async def test_a_long_running_session_that_waits_for_a_person_holds_no_process(k
     await until_process(kept, session)
 
 
+@pytest.mark.one_database
 async def test_a_hung_process_is_replaced_and_the_conversation_goes_on(
     kept: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +207,7 @@ async def test_a_hung_process_is_replaced_and_the_conversation_goes_on(
     assert "echo 1 > count" in asked(kept)[requests]
 
 
+@pytest.mark.one_database
 async def test_a_process_that_needs_almost_all_its_memory_is_replaced(kept: House) -> None:
     session = await hosted(kept, pattern="long_running", limits={"memory_mb": 768})
     hold = "python3 -c \"import time; x = b'x' * (600 << 20); print('held', flush=True); time.sleep(1000)\""
@@ -203,6 +233,7 @@ def claude_in(sandbox_id: str) -> int:
 # ------------------------------------------------------------------------------------------------ idle
 
 
+@pytest.mark.one_database
 async def test_a_program_that_was_left_running_keeps_an_idle_session_awake_until_it_ends(kept: House) -> None:
     session = await hosted(kept, pattern="hybrid", idle_timeout_seconds=1)
     await kept.turn(session, bash("(setsid sh -c 'until [ -e stop ]; do sleep 0.1; done' > /dev/null 2>&1 &); echo on"))
@@ -230,6 +261,7 @@ async def test_a_pattern_is_shown_changed_and_taken_back(kept: House) -> None:
     assert "hosting" not in changed.config.model_extra
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     ("hosting", "said_"),
     [

@@ -17,7 +17,7 @@ INTERRUPT = {"type": "user.interrupt"}
 
 async def until_exists(path: Path) -> None:
     """What a tool does to the workspace is announced by nothing, so it is looked for."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not path.exists():  # noqa: ASYNC110 - a file has no event to wait for
             await asyncio.sleep(0.02)
 

@@ -115,6 +115,7 @@ async def test_change_rename_and_deletion_reach_the_store_and_keep_the_history(h
     ]  # fmt: skip
 
 
+@pytest.mark.one_database
 async def test_remote_changes_are_there_in_the_next_turn_of_the_same_process(house: House) -> None:
     store_id, client = await store(house), house.client.beta.memory_stores
     session = await session_with(house, store_id)
@@ -151,6 +152,7 @@ async def test_when_both_changed_the_store_wins_and_the_agents_text_is_still_the
     assert await bash(house, session, "ls -A /mnt/memory/user-preferences") == "plan.md"
 
 
+@pytest.mark.one_database
 async def test_read_only_store_is_read_only_inside(house: House) -> None:
     store_id, client = await store(house), house.client.beta.memory_stores
     await client.memories.create(store_id, path="/rules.md", content="Be kind.")
@@ -163,6 +165,7 @@ async def test_read_only_store_is_read_only_inside(house: House) -> None:
     assert "you may read" not in str(house.model.message_requests[-1].body["system"])
 
 
+@pytest.mark.one_database
 async def test_what_cannot_be_saved_is_said_and_harms_nothing(house: House) -> None:
     store_id = await store(house)
     session = await session_with(house, store_id)
@@ -188,6 +191,7 @@ async def test_what_cannot_be_saved_is_said_and_harms_nothing(house: House) -> N
     assert await memories(house, store_id) == {"/fine.md": "fine\n"}
 
 
+@pytest.mark.one_database
 async def test_known_memories_behind_a_link_are_not_taken_for_deleted(house: House) -> None:
     store_id, client = await store(house), house.client.beta.memory_stores
     await client.memories.create(store_id, path="/notes/a.md", content="a")
@@ -215,6 +219,7 @@ async def test_changes_of_a_turn_whose_server_died_before_it_saved_them_are_save
     assert await bash(house, session, "cat /mnt/memory/user-preferences/*.md") == "late\ntwo"
 
 
+@pytest.mark.one_database
 async def test_changes_of_a_turn_that_ended_while_saving_was_stuck_are_saved_by_the_next_server(
     house: House, store_url: str
 ) -> None:
@@ -238,6 +243,7 @@ async def test_changes_of_a_turn_that_ended_while_saving_was_stuck_are_saved_by_
     assert await memories(house, store_id) == {"/late.md": "late\n"}
 
 
+@pytest.mark.one_database
 async def test_what_cannot_be_attached_makes_no_session(house: House) -> None:
     gone, archived = await store(house), await store(house)
     await house.client.beta.memory_stores.delete(gone)
@@ -252,6 +258,7 @@ async def test_what_cannot_be_attached_makes_no_session(house: House) -> None:
     assert [s async for s in house.client.beta.sessions.list()] == []
 
 
+@pytest.mark.one_database
 async def test_session_goes_on_when_its_store_is_deleted_and_says_that_nothing_is_saved(house: House) -> None:
     store_id, other = await store(house), await store(house)
     session = await session_with(house, store_id, other, system="Be brief.")
@@ -284,6 +291,7 @@ async def test_memory_that_came_just_before_a_crash_and_was_deleted_since_does_n
     assert await memories(house, store_id) == {}
 
 
+@pytest.mark.one_database
 async def test_workspace_that_may_keep_no_more_is_told_so_and_its_agent_too(house: House) -> None:
     await house.stop()
     house.settings["quotas__storage_bytes"] = 10

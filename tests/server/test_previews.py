@@ -79,7 +79,7 @@ async def ask(url: str, method: str = "GET", **more: Any) -> httpx.Response:
     """One request, redirects not followed; the name in the link is asked of this host, as browsers do it."""
     parts = urlsplit(url)
     headers = {"host": parts.netloc, **more.pop("headers", {})}
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         at = parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
         return await client.request(method, at, headers=headers, **more)
 
@@ -138,6 +138,7 @@ async def test_without_the_secret_or_after_its_end_nobody_is_let_through(house: 
         assert (await ask(f"{origin}/", headers=cookie)).status_code == 410
 
 
+@pytest.mark.one_database
 async def test_bodies_pass_in_both_directions_whole(house: House) -> None:
     async with site(house) as previews:
         origin, cookie = await opened((await previews.make(3000))["url"])
@@ -146,6 +147,7 @@ async def test_bodies_pass_in_both_directions_whole(house: House) -> None:
         assert said.text == hashlib.sha256(data).hexdigest() + "!" * 100_000
 
 
+@pytest.mark.one_database
 async def test_a_websocket_passes(house: House) -> None:
     async with site(house) as previews:
         origin, cookie = await opened((await previews.make(3000))["url"])
@@ -163,12 +165,14 @@ async def test_a_websocket_passes(house: House) -> None:
         writer.close()
 
 
+@pytest.mark.one_database
 async def test_who_listens_on_ipv6_only_is_reached_too(house: House) -> None:
     async with site(house, 3000, 6) as previews:
         origin, cookie = await opened((await previews.make(3000))["url"])
         assert (await ask(f"{origin}/six", headers=cookie)).text.startswith("/six\n")
 
 
+@pytest.mark.one_database
 async def test_a_port_without_a_listener_and_a_session_without_a_process_say_so(house: House) -> None:
     session = await house.session()
     previews = Previews(house, session)
@@ -183,6 +187,7 @@ async def test_a_port_without_a_listener_and_a_session_without_a_process_say_so(
     assert "nobody listens on port 3000" in nobody.text
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(
     ("body", "says"),
     [({"port": 0}, "port"), ({"port": 3128}, "3128"), ({"port": 80, "expires_in_seconds": 5}, "expires_in_seconds")],
@@ -194,6 +199,7 @@ async def test_bad_requests_say_what_to_do(house: House, body: dict[str, int], s
     assert await previews.rows() == []
 
 
+@pytest.mark.one_database
 async def test_a_link_leads_nowhere_else(house: House) -> None:
     made = await Previews(house, await house.session()).make(3000)
     parts = urlsplit(made["url"])

@@ -41,6 +41,7 @@ def last_result(house: House) -> Any:
     return blocks[-1]
 
 
+@pytest.mark.one_database
 @pytest.mark.endpoint(*WORK, "environments.create", "sessions.create")
 async def test_official_worker_runs_a_sessions_tools_on_its_own_machine(house: House, tmp_path: Path) -> None:
     session, environment, key = await house.self_hosted()
@@ -75,6 +76,7 @@ async def test_official_worker_runs_a_sessions_tools_on_its_own_machine(house: H
     assert not offered & {"Bash", "Read", "Write", "Edit", "Glob", "Grep"}
 
 
+@pytest.mark.one_database
 async def test_session_waits_without_a_process_and_says_for_what(house: House) -> None:
     session, _, _ = await house.self_hosted()
     events = await house.turn(session, [step(text("Look:"), tool("bash", command="ls")), step("{{last_tool_result}}")])
@@ -106,6 +108,7 @@ async def test_server_restart_while_a_call_waits_for_a_worker_changes_nothing(ho
     assert (tmp_path / "elsewhere" / "count").read_text() == "once\n"
 
 
+@pytest.mark.one_database
 async def test_result_reaches_the_model_in_every_kind(house: House) -> None:
     """T34: text, image, document and search results."""
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -139,6 +142,7 @@ async def test_result_reaches_the_model_in_every_kind(house: House) -> None:
     assert [block["source"]["data"] for block in shown if block["type"] == "image"] == [pixel]
 
 
+@pytest.mark.one_database
 async def test_error_of_a_worker_is_an_error_for_the_model(house: House) -> None:
     session, _, _ = await house.self_hosted()
     events = await house.turn(session, [step(tool("bash", command="false")), step("Hm.")])
@@ -175,6 +179,7 @@ async def test_call_that_asks_is_allowed_first_and_answered_then(house: House) -
     assert (await house.answer(session, allow(call)))[0].id == verdict.id
 
 
+@pytest.mark.one_database
 async def test_worker_runs_a_call_that_asks_only_after_the_verdict(house: House, tmp_path: Path) -> None:
     session, environment, key = await house.self_hosted(ASK_FOR_BASH)
     elsewhere = tmp_path / "elsewhere"
@@ -199,6 +204,7 @@ async def test_worker_runs_a_call_that_asks_only_after_the_verdict(house: House,
     assert not ran.is_error
 
 
+@pytest.mark.one_database
 async def test_worker_and_application_answer_one_response_together(house: House, tmp_path: Path) -> None:
     """T35."""
     session, environment, key = await house.self_hosted([*ALLOW_ALL, custom("weather")])
@@ -246,6 +252,7 @@ async def test_interrupt_closes_a_waiting_call_so_that_no_worker_runs_it(house: 
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["in-time"]
 
 
+@pytest.mark.one_database
 async def test_disabled_tool_is_not_offered_and_a_call_of_it_is_refused(house: House) -> None:
     toolset: Any = {"type": "agent_toolset_20260401", "configs": [{"name": "bash", "enabled": False}]}
     session, _, _ = await house.self_hosted([toolset])
@@ -256,6 +263,7 @@ async def test_disabled_tool_is_not_offered_and_a_call_of_it_is_refused(house: H
     assert "mcp__custom__bash" not in {t["name"] for t in house.model.requests[0].body["tools"]}
 
 
+@pytest.mark.one_database
 async def test_harness_own_name_of_a_tool_is_refused_and_no_worker_runs_it(house: House, tmp_path: Path) -> None:
     session, environment, key = await house.self_hosted()
     async with official_worker(house, environment, key, tmp_path / "elsewhere"):

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from housekit import DEADLINE, House, open_house, types
 from workerkit import items, official_worker, served_turn, until_done, until_state
@@ -59,6 +60,7 @@ async def until_file(path: Path) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.one_database
 async def test_killed_workers_call_is_run_by_the_next_one(brisk: House, tmp_path: Path) -> None:
     """T49. The first run may have had an effect: the contract hands the call over, it does not guess."""
     session, environment, key = await brisk.self_hosted()
@@ -111,6 +113,7 @@ async def _until_given_up(worker: asyncio.subprocess.Process) -> None:
     raise AssertionError("the worker ended without a word")
 
 
+@pytest.mark.one_database
 async def test_one_item_in_a_process_of_its_own(house: House, tmp_path: Path) -> None:
     """T47: a dispatcher drains the queue and starts a process for each item, told by its environment what to do."""
     assert house.hostler is not None
@@ -141,6 +144,7 @@ async def test_one_item_in_a_process_of_its_own(house: House, tmp_path: Path) ->
     assert (await until_state(house, environment, item.id, "stopped")).stopped_at is not None
 
 
+@pytest.mark.one_database
 async def test_worker_leaves_an_archived_session(brisk: House, tmp_path: Path) -> None:
     """T50."""
     session, environment, key = await brisk.self_hosted()
@@ -151,6 +155,7 @@ async def test_worker_leaves_an_archived_session(brisk: House, tmp_path: Path) -
         assert (await until_state(brisk, environment, item.id, "stopped", 10)).state == "stopped"
 
 
+@pytest.mark.one_database
 async def test_next_message_after_the_worker_left_brings_it_back(brisk: House, tmp_path: Path) -> None:
     session, environment, key = await brisk.self_hosted()
     async with official_worker(brisk, environment, key, tmp_path / "elsewhere", max_idle=1.0):

@@ -192,7 +192,7 @@ async def test_every_open_stream_of_a_deleted_session_ends_with_its_deletion(hou
     session = await house.session()
     streams = house.client.beta.sessions.events.stream
     thread = (await house.client.beta.sessions.threads.list(session)).data[0]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async with (
             await streams(session) as one,
             await house.client.beta.sessions.threads.events.stream(thread.id, session_id=session) as other,

@@ -85,13 +85,13 @@ async def test_deleting_ends_open_streams_and_removes_every_file(house: House) -
     await house.turn(session, [step(tool("bash", command="mkdir -p deep; echo x > deep/file")), step("Ok.")])
     workspace = house.workspace(session)
     assert (workspace / "deep" / "file").exists()
-    async with asyncio.timeout(30), await house.client.beta.sessions.events.stream(session) as stream:
+    async with asyncio.timeout(60), await house.client.beta.sessions.events.stream(session) as stream:
         deleted = await house.client.beta.sessions.delete(session)
         assert (deleted.id, deleted.type) == (session, "session_deleted")
         assert [event.type async for event in stream] == ["session.deleted"]
     with pytest.raises(anthropic.NotFoundError):
         await house.client.beta.sessions.retrieve(session)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while workspace.exists():  # noqa: ASYNC110 - removal follows the answer, announced by nothing
             await asyncio.sleep(0.02)
 

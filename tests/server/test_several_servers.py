@@ -258,7 +258,7 @@ async def test_a_webhook_is_sent_when_a_process_that_sends_none_records_the_even
                 await database.write(
                     lambda c: emit(c, database.now(c), DEFAULT_WORKSPACE, "agent.created", {"id": "x"})
                 )
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(25):
                     await receiver.until(lambda got: len(got) == 1)
         finally:
             await database.close()

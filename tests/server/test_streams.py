@@ -60,7 +60,7 @@ async def test_reader_comes_back_with_the_last_sequence_and_gets_the_rest(house:
     sequence: list[int] = []
     raw = house.client.beta.sessions.events.with_streaming_response
     async with raw.stream(session, extra_headers={"Last-Event-ID": "3"}) as response:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async for line in response.iter_lines():
                 if line.startswith("id:"):
                     sequence.append(int(line[3:]))
@@ -70,6 +70,7 @@ async def test_reader_comes_back_with_the_last_sequence_and_gets_the_rest(house:
     assert sequence == list(range(4, count + 1))
 
 
+@pytest.mark.one_database
 @pytest.mark.endpoint("sessions.events.stream")
 async def test_previews_add_up_to_the_message(house: House) -> None:
     session = await house.session()
@@ -96,6 +97,7 @@ async def test_previews_add_up_to_the_message(house: House) -> None:
         await house.client.beta.sessions.events.stream(session, event_deltas=["agent.tool_use"])  # type: ignore[list-item]
 
 
+@pytest.mark.one_database
 async def test_reader_that_joins_in_the_middle_of_a_response_gets_no_previews_of_it(house: House) -> None:
     session = await house.session()
     await house.say(session, [step(text("Begun. ", chunk=2), gate("middle"), text("Ended."))])
@@ -129,6 +131,7 @@ async def test_list_filters_by_type_time_and_order(house: House) -> None:
     ]
 
 
+@pytest.mark.one_database
 async def test_waiting_input_is_shown_to_streams_and_again_when_it_is_applied(house: House) -> None:
     session = await house.session()
     await house.say(session, [step(gate("hold"), text("First."))])
@@ -142,6 +145,7 @@ async def test_waiting_input_is_shown_to_streams_and_again_when_it_is_applied(ho
     assert [e.processed_at is None for e in told] == [True, False]
 
 
+@pytest.mark.one_database
 @pytest.mark.endpoint("sessions.threads.events.stream")
 async def test_primary_threads_stream_is_the_sessions(house: House) -> None:
     session = await house.session()

@@ -55,6 +55,7 @@ async def test_turn_runs_real_tools_in_the_order_of_the_contract(house: House) -
     assert len({e.id for e in events}) == len(events)
 
 
+@pytest.mark.one_database
 async def test_usage_is_the_sum_of_what_the_upstream_counted(house: House) -> None:
     session = await house.session()
     used = {"input_tokens": 11, "output_tokens": 7, "cache_read_input_tokens": 5}
@@ -98,6 +99,7 @@ async def test_queued_message_waits_for_its_turn(house: House) -> None:
     assert [e.id for e in messages].index(second) == 2
 
 
+@pytest.mark.one_database
 async def test_refusal_is_a_stop_reason_with_details(house: House) -> None:
     session = await house.session()
     details = {"type": "refusal", "category": "cyber", "explanation": "Not that."}
@@ -106,6 +108,7 @@ async def test_refusal_is_a_stop_reason_with_details(house: House) -> None:
     assert events[-1].stop_details is not None
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize(("status", "kind"), [(529, "model_overloaded_error"), (429, "model_rate_limited_error")])
 async def test_passing_upstream_failure_is_told_and_survived(house: House, status: int, kind: str) -> None:
     session = await house.session()
@@ -117,6 +120,7 @@ async def test_passing_upstream_failure_is_told_and_survived(house: House, statu
     assert types(events).count("session.status_running") == 2
 
 
+@pytest.mark.one_database
 async def test_lasting_upstream_failure_ends_the_turn_and_not_the_session(house: House) -> None:
     session = await house.session()
     events = await house.turn(session, [step(error=529, times="always")])

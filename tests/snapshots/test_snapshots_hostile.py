@@ -160,7 +160,7 @@ async def test_folders_that_forbid_everything_are_kept_without_root(lite: Bench)
             if above.stat().st_mode & 0o5 != 0o5:
                 above.chmod(above.stat().st_mode | 0o5)
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
 
 

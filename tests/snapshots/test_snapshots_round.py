@@ -155,14 +155,19 @@ async def test_every_change_is_seen(lite: Bench, change: str) -> None:
 
 async def test_what_has_just_changed_is_read_again(lite: Bench) -> None:
     """A second change within a tick of the file system's clock leaves the signature that the first one made."""
-    session, home = await lite.session(), lite.home("one")
-    for number in range(20):
-        write(home, {f"workspace/f{number}": "x"})
-    before = SystemClock().now().timestamp()
-    await lite.snapshots.take(session, home, "turn")
+    session, home, clock = await lite.session(), lite.home("one"), SystemClock()
+    for _ in range(10):
+        before = clock.now().timestamp()
+        for number in range(20):
+            write(home, {f"workspace/f{number}": "x"})
+        await lite.snapshots.take(session, home, "turn")
+        if clock.now().timestamp() - before < 0.4:
+            break
+    else:
+        pytest.skip("this machine takes too long for a file to be one that has just changed")
     memory = Memories(lite.folder / "memories-1").load(session.id)
     assert memory is not None
-    assert [path for path, known in memory.files.items() if known.signature.ctime_ns > (before - 0.4) * 1e9] == []
+    assert [path for path, known in memory.files.items() if known.signature.ctime_ns > before * 1e9] == []
 
 
 async def test_a_worker_without_the_lease_keeps_nothing(bench: Bench) -> None:

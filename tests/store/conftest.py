@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,22 +15,16 @@ from hostler.testing.postgres import PostgresCluster
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster() as running:
-        _migrate(running.create_database("migrated"))
-        yield running
-
-
-@pytest.fixture(scope="session")
-def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Databases:
+def databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated_file: Path
+) -> Databases:
     directory = tmp_path_factory.mktemp("databases")
-    _migrate(f"sqlite:///{directory / 'template.db'}")
 
     def running() -> PostgresCluster:
         found: PostgresCluster = request.getfixturevalue("cluster")
         return found
 
-    return Databases(directory, running, directory / "template.db")
+    return Databases(directory, running, migrated_file)
 
 
 @pytest.fixture(params=DIALECTS)
@@ -64,12 +57,3 @@ async def session(db: Database) -> SessionRow:
     """A session `sesn_1` of the default workspace."""
     await add_catalog(db)
     return await add_session(db, "sesn_1")
-
-
-def _migrate(url: str) -> None:
-    async def run() -> None:
-        await (await Database.open(url)).close()
-
-    # In a thread: the cluster is started at its first use, which may be inside a test's event loop.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(run())).result()

@@ -26,7 +26,7 @@ from hostler.store import ledger
 from hostler.store.database import Database
 from hostler.store.sessions import SessionRow
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 AT_ONCE = 20
 ROUNDS = 5
 

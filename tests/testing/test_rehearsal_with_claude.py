@@ -168,7 +168,7 @@ async def test_claude_follows_a_script_that_the_user_sends_in_the_middle_of_a_tu
         async with ClaudeSDKClient(_options(model, home)) as client:
             await client.query(first)
             results: list[str | None] = []
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 async for message in client.receive_messages():
                     if isinstance(message, AssistantMessage) and len(model.message_requests) == 1:
                         await client.query(second)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -14,24 +12,9 @@ import pytest_asyncio
 from brokerkit import Bench, Heard, Skew, open_bench
 from oauthkit import FakeProvider
 
-from hostler.store.database import Database
 from hostler.testing.postgres import PostgresCluster
 
 _NUMBERS = count(1)
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[PostgresCluster]:
-    with PostgresCluster() as running:
-        _migrate(running.create_database("migrated"))
-        yield running
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("migrated") / "hostler.db"
-    _migrate(f"sqlite:///{path}")
-    return path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -66,12 +49,3 @@ def heard() -> Heard:
 async def bench(url: str, tmp_path: Path, skew: Skew, heard: Heard) -> AsyncIterator[Bench]:
     async with open_bench(url, tmp_path / "keys.json", skew, heard) as opened:
         yield opened
-
-
-def _migrate(url: str) -> None:
-    async def run() -> None:
-        await (await Database.open(url)).close()
-
-    # In a thread: a cluster is started at its first use, which may be inside a test's event loop.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(run())).result()

@@ -19,7 +19,7 @@ from hostler.engine.bearers import HOLD_SECONDS, QUIET_SECONDS, CredentialFailed
 from hostler.engine.egress_port import Bearer
 from hostler.store.tables_vaults import credentials
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 # --------------------------------------------------------------------------------------------------------- resolution

@@ -23,6 +23,7 @@ from hostler.api import (
     memory_stores,
     models,
     oversight,
+    places,
     policies,
     previews,
     session_resources,
@@ -62,6 +63,7 @@ _OWN_ROUTERS = (
     environment_keys.router,
     oversight.router,
     policies.router,
+    places.router,
     previews.router,
     webhook_endpoints.router,
 )

@@ -61,6 +61,8 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("sessions.previews.create", "POST", "/sessions/{session_id}/previews", "operate"),
     ("sessions.previews.list", "GET", "/sessions/{session_id}/previews", "read"),
     ("sessions.previews.revoke", "POST", "/sessions/{session_id}/previews/{preview_id}/revoke", "operate"),
+    ("live_sessions.list", "GET", "/live_sessions", "read"),
+    ("waiting_sessions.list", "GET", "/waiting_sessions", "read"),
     ("policy.test", "POST", "/policy/test", "read"),
     ("policy.suggest", "POST", "/policy/suggest", "read"),
     ("sessions.credential_uses.list", "GET", "/sessions/{session_id}/credential_uses", "read"),

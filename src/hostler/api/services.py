@@ -23,6 +23,7 @@ from hostler.engine.keys import Keys
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
+from hostler.engine.places import Places
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
@@ -129,6 +130,7 @@ class ApiServices:
     forks: Forks
     diffs: Diffs
     previews: Previews
+    places: Places
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

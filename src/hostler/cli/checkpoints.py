@@ -119,8 +119,8 @@ def diff(address: Address, session_id: str, before: str | None, after: str, path
     for memory in found["memories"][:_SHOWN]:
         console.print(f"  {memory['how']} {plain_line(memory['path'], 200)}", markup=False)
     console.print(f"{used['input_tokens']:,} tokens in, {used['output_tokens']:,} out, {_dollars(used)}")
-    if found["text"] is not None:
-        print(terminal.plain(found["text"]["unified"]), end="")
+    if (text := found["text"]) is not None:
+        print(terminal.plain(text["unified"] or f"{text['path']} says the same at both points\n"), end="")
 
 
 def _post(address: Address, path: str, body: dict[str, Any]) -> Any:

@@ -34,6 +34,7 @@ from hostler.cli.options import (
 )
 from hostler.cli.options import log_level_of as _log_level
 from hostler.cli.options import settings_of as _settings
+from hostler.cli.placecommands import register as register_place_commands
 from hostler.cli.policycommands import register as register_policy_commands
 from hostler.cli.problem import WRONG, Problem
 from hostler.cli.webhookcommands import register as register_webhook_commands
@@ -222,7 +223,9 @@ def _act(session: str, action: str, server: Server, as_json: bool) -> None:
 def sessions_preview(
     session: SessionId,
     port: Annotated[int, typer.Argument(metavar="PORT", min=1, max=65535, help="A port that its programs listen on.")],
-    minutes: Annotated[int, typer.Option("--minutes", metavar="N", min=1, help="How long the link is good for.")] = 60,
+    minutes: Annotated[
+        int, typer.Option("--minutes", metavar="N", min=1, max=10_080, help="How long the link is good for.")
+    ] = 60,
     *,
     server: Server,
     as_json: AsJson = False,
@@ -275,6 +278,7 @@ def sessions_delete(session: SessionId, *, server: Server, as_json: AsJson = Fal
 
 register_compaction_commands(sessions_app)
 register_checkpoint_commands(sessions_app)
+register_place_commands(sessions_app)
 
 
 # ------------------------------------------------------------------------------------------------ commands on this host

@@ -67,6 +67,10 @@ SHAPES: dict[str, str] = {
     "hostler sessions fork": "The new session, as the API shows it, with `forked_from`.",
     "hostler sessions diff": '`{"type": "session_diff", "session_id", "from", "to", "events", "files", "memories", '
     '"cost", "text"}`.',
+    "hostler sessions live": '`{"live": [{"type": "live_session", "session_id", "environment_id", "server", "since", '
+    '"idle"}, …]}`, longest first.',
+    "hostler sessions waiting": '`{"waiting": [{"type": "waiting_session", "session_id", "environment_id", "since", '
+    '"reason": "environment_limit" | "server_limit" | "memory", "place", "limit", "message"}, …]}`, longest first.',
     "hostler sessions interrupt": '`{"id", "done": "interrupt"}`',
     "hostler sessions archive": '`{"id", "done": "archive"}`',
     "hostler sessions delete": '`{"id", "done": "delete"}`',

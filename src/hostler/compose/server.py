@@ -20,6 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
+from hostler.compose.admission import memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.database import has_key, open_database
@@ -39,6 +40,7 @@ from hostler.compose.sandboxes import (
     volumes,
 )
 from hostler.compose.secrets import open_sealer
+from hostler.compose.spares import spare_sandboxes
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.terms import (
     archive_limits,
@@ -91,6 +93,7 @@ from hostler.engine.object_port import Objects
 from hostler.engine.outputs import Outputs
 from hostler.engine.oversight import Oversight
 from hostler.engine.placement import Verified
+from hostler.engine.places import Places
 from hostler.engine.points import Points
 from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
@@ -106,6 +109,7 @@ from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.spares import Spares
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -113,7 +117,7 @@ from hostler.engine.webhook_dispatcher import DispatcherSettings, WebhookDispatc
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
-from hostler.engine.worker import Worker, WorkerSettings
+from hostler.engine.worker import Worker
 from hostler.gateway.roads import ModelGateway
 from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
@@ -140,6 +144,7 @@ class Hostler:
     label: IsolationLabel
     rehearsing: bool
     worker: Worker
+    spares: Spares
     broker: VaultBroker
     hub: Hub
     swept: tuple[str, ...]
@@ -258,35 +263,40 @@ async def running(
             copies = home_copies(settings, database, snapshots, places, mounted_files)
             archives = Archives(database, archive_limits(settings))
             clock = CompactionClock(database, records, look_seconds=settings.compaction.look_seconds)
+            around = Surroundings(
+                harness=harness,
+                sandboxes=provider,
+                model_roads=gateway,
+                egress_roads=egress,
+                homes=places,
+                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
+                allowed_models=models.helpers(),
+                placement=placement,
+                road_secrets=InjectingSecrets,
+                layers=layers,
+                authorities=own_authorities(settings),
+            )
+            attachments = Attachments(
+                (
+                    Repositories(database, cloner, sealer),
+                    mounted_files,
+                    mounted_skills,
+                    memory_files,
+                    outputs,
+                )
+            )
+            memory = memory_use(settings)
+            spares = spare_sandboxes(settings, database, around, attachments, copies, lambda: worker.live(), memory)
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
                 ledger=runner_ledger(database, terms, prices),
-                around=Surroundings(
-                    harness=harness,
-                    sandboxes=provider,
-                    model_roads=gateway,
-                    egress_roads=egress,
-                    homes=places,
-                    settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
-                    allowed_models=models.helpers(),
-                    placement=placement,
-                    road_secrets=InjectingSecrets,
-                    layers=layers,
-                    authorities=own_authorities(settings),
-                ),
+                around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
-                attachments=Attachments(
-                    (
-                        Repositories(database, cloner, sealer),
-                        mounted_files,
-                        mounted_skills,
-                        memory_files,
-                        outputs,
-                    )
-                ),
+                attachments=attachments,
+                spares=spares,
                 content=FileContent(database, blobs),
                 snapshots=snapshots,
                 denials=denials,
@@ -306,7 +316,9 @@ async def running(
                 hub,
                 parts,
                 copies.forget,
-                WorkerSettings(settings.worker.slots, settings.worker.poll_seconds),
+                memory,
+                worker_settings(settings),
+                wait_terms(settings),
             )
             await worker.release_own()
             neighbours = Neighbours(database, hub)
@@ -329,6 +341,7 @@ async def running(
                 compactions=Compactions(database, records, archives),
                 archives=archives,
                 previews=previews,
+                places=Places(database, worker.admission),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -344,7 +357,13 @@ async def running(
                 memory_stores=MemoryStores(database, admit=quotas.admit_bytes),
                 administration=Administration(database, quotas),
                 oversight=Oversight(
-                    database, label, worker.takes_sessions, neighbours.hears_others, provider, allowing
+                    database,
+                    label,
+                    worker.takes_sessions,
+                    neighbours.hears_others,
+                    provider,
+                    allowing,
+                    spares.figures,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
@@ -386,6 +405,7 @@ async def running(
                     tasks.create_task(clock.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
+                    tasks.create_task(spares.run()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
@@ -401,6 +421,7 @@ async def running(
                         label,
                         settings.rehearsing,
                         worker,
+                        spares,
                         broker,
                         hub,
                         (*swept, *unmounted),

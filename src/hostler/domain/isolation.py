@@ -96,8 +96,13 @@ class Hosting(Value):
     """How long an idle session keeps its processes, in seconds; 0 ends them at once. Only with the pattern hybrid."""
     cli_version: Annotated[str, AfterValidator(_version)] | None = None
     """Version of the `claude` program, exactly. What is absent is the one that the server brings along."""
+    max_live_sessions: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """How many sessions of the environment may have a process at the same time, over all servers. What is absent is as
+    many as the servers take."""
     checkpoints: AutomaticCheckpoints | None = None
     """When checkpoints are taken by themselves; absent: never."""
+    spares: Annotated[int, Field(ge=0, le=50)] | None = None
+    """How many started sandboxes each server keeps ready for new sessions. What is absent is none."""
 
     def contradiction(self) -> str | None:
         """What can't hold together, for a person; None: all of it can."""

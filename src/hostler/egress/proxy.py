@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from socket import socket as BoundSocket
 
 from hostler.domain.clock import Clock
 from hostler.egress.authority import Authority
@@ -96,8 +97,9 @@ class EgressProxy:
         rules: EgressRules,
         mcp: McpAccess | None = None,
         secrets: RoadSecrets | None = None,
+        bound: BoundSocket | None = None,
     ) -> EgressRoad:
-        """Listens on `socket`, replacing a left-over one. Raises ValueError when a rule is malformed."""
+        """Listens on `socket`, replacing a left-over one unless it is `bound`. ValueError: a rule is malformed."""
         policy = self.policy(rules)
         decider = Decider(session_id, policy, self._recorder, self._resolver, self._private_allowed, self._limits)
         authority: Authority | None = None
@@ -116,7 +118,7 @@ class EgressProxy:
         )
         if mcp is not None and mcp.routes:
             road.mcp = McpRelay(mcp, self._mcp, self._credentials, decider.judge_server, self._limits)
-        await road.start(socket, self._socket_mode)
+        await road.start(socket, self._socket_mode, bound)
         self._roads.add(road)
         return road
 

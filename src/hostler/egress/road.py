@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from socket import socket as BoundSocket
 
 from hostler.egress import http1
 from hostler.egress.authority import Authority
@@ -74,11 +75,14 @@ class EgressRoad:
         """See the port."""
         return None if self._authority is None else self._authority.pem
 
-    async def start(self, socket: Path, mode: int) -> None:
-        remove_stale_socket(socket)
+    async def start(self, socket: Path, mode: int, bound: BoundSocket | None) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: ClientSide(self), str(socket), backlog=512)
         self._socket = socket
+        if bound is not None:
+            self._server = await loop.create_unix_server(lambda: ClientSide(self), sock=bound, backlog=512)
+            return
+        remove_stale_socket(socket)
+        self._server = await loop.create_unix_server(lambda: ClientSide(self), str(socket), backlog=512)
         os.chmod(socket, mode)
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
 from hostler.engine import inputs, kept_words
 from hostler.engine.archives import Archives
-from hostler.engine.profile import transcript_id
+from hostler.engine.profile import pattern_of, transcript_id
 from hostler.engine.records import Applied, Records
 from hostler.engine.state import Ask, Moment, SessionState, Step, Totals
 from hostler.store import archives as archive_rows
@@ -45,6 +45,7 @@ class Compactions:
 
         def unit(conn: Connection) -> tuple[Applied, CompactionRow | None]:
             session = get_session(conn, workspace, session_id)
+            _refuse_ephemeral(session)
             if not archive_rows.ends(conn, session_id, transcript_id(session_id)).get(""):
                 raise InvalidRequest("Nothing was said in this session yet, so there is nothing to compact.")
             ask = Ask(id=compaction_id, trigger="manual", instructions=wanted.instructions or None)
@@ -107,12 +108,24 @@ class Compactions:
 
 
 def ask_in(records: Records, conn: Connection, session: SessionRow, ask: Ask) -> Applied:
-    """Within a transaction of the caller, who announces it after the commit. Raises what `inputs.compact` raises."""
+    """Within a transaction of the caller, who announces it after the commit.
+
+    Raises what `inputs.compact` raises, and InvalidRequest where nothing stays of a conversation.
+    """
+    _refuse_ephemeral(session)
 
     def decide(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
         return inputs.compact(state, at, totals, ask)
 
     return records.apply_in(conn, session.id, decide, workspace=session.workspace_id)
+
+
+def _refuse_ephemeral(session: SessionRow) -> None:
+    if pattern_of(session.environment) == "ephemeral":
+        raise InvalidRequest(
+            "This session is ephemeral: it begins each task without a conversation, so there is nothing to compact "
+            "between two of them."
+        )
 
 
 def _view(row: CompactionRow, state: SessionState | None = None) -> View:

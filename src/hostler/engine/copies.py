@@ -105,6 +105,11 @@ class Copies:
             await self._write(session.id, note.but(as_of=snapshot.id, dirty=not last))
         return snapshot
 
+    async def none_yet(self, session_id: str) -> bool:
+        """Whether there are no files of the session anywhere, and never were."""
+        row = await self.database.read(lambda c: rows.get_home(c, session_id))
+        return row is None and await self.snapshots.latest(session_id) is None
+
     async def rest(self, session_id: str) -> None:
         """Nothing was changed in the home since it was settled or kept, and nobody is in it any more."""
         note = await asyncio.to_thread(self.notes.glance, session_id)

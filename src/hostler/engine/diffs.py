@@ -166,16 +166,20 @@ class Diffs:
     async def _text(self, before: _Side, after: _Side, path: str) -> View:
         """A unified diff. Only of text, and of files that are not too large for anybody to read."""
         texts: list[list[str]] = []
+        is_known = False
         for side in (before, after):
             content = None
             if side.snapshot_id is not None:
                 content = await self._snapshots.content(side.snapshot_id, path, MOST_TEXT + 1)
+            is_known = is_known or content is not None
             if content is not None and len(content) > MOST_TEXT:
                 raise InvalidRequest(f"path: {path} is larger than {MOST_TEXT} bytes; its text is not compared")
             try:
                 texts.append([] if content is None else content.decode().splitlines(keepends=True))
             except UnicodeDecodeError:
                 raise InvalidRequest(f"path: {path} is no UTF-8 text; only text is compared") from None
+        if not is_known:
+            raise InvalidRequest(f"path: {path} is a file at neither point; write it as workspace/notes.md")
         unified = difflib.unified_diff(texts[0], texts[1], fromfile=f"{before.id}/{path}", tofile=f"{after.id}/{path}")
         return {"path": path, "unified": "".join(_whole(line) for line in unified)}
 

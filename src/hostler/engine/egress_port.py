@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket as BoundSocket
 from typing import Literal, Protocol
 
 from hostler.engine.ports import Road
@@ -300,7 +301,10 @@ class EgressRoads(Protocol):
         rules: EgressRules,
         mcp: McpAccess | None = None,
         secrets: RoadSecrets | None = None,
-    ) -> EgressRoad: ...
+        bound: BoundSocket | None = None,
+    ) -> EgressRoad:
+        """`bound`: what is bound to the path `socket` already, and from now on the road's; None: the road binds one."""
+        ...
 
 
 class EgressRoad(Road, Protocol):

@@ -71,6 +71,12 @@ class Homes:
         remove_tree(sockets)
         sockets.mkdir(parents=True, mode=0o711)
 
+    def hand_on(self, stay: Stay, session_id: str) -> None:
+        """The home of a stay becomes the session's, which has none; the stay goes on there. Blocks. Raises OSError."""
+        home = self.of(session_id)
+        self.volumes.rename(stay.home, home)
+        stay.home = home
+
     def tidy(self, session_id: str) -> None:
         """Removes what the next process doesn't need, so that it need not wait for that. No process is there."""
         remove_tree(self.of(session_id) / "harness")

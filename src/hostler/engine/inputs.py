@@ -35,6 +35,7 @@ from hostler.engine.state import (
     start_turn,
     unanswered,
 )
+from hostler.engine.turns import RunEnd, run_ended
 
 
 def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Mapping[str, Any]]) -> Step:
@@ -136,6 +137,10 @@ def _interrupt(step: Step, at: Moment, totals: Totals, body: Body) -> Step:
     thread = body.get("session_thread_id")
     if thread is not None and thread != state.thread_id:
         raise InvalidRequest(f"session_thread_id {thread} is not a thread of this session.")
+    if state.turn is not None and state.turn.phase in ("fresh", "ready") and state.turn.ask is None:
+        # No worker has taken it up, and while it waits for a place none will: it ends here and now.
+        ended = run_ended(state.model_copy(update={"interrupt": Queued(body=body)}), at, totals, RunEnd("interrupted"))
+        return _with(step, ended.state, ended.events, ended.events[:1], wanted=ended.wanted)
     if state.turn is not None and state.turn.phase in ("fresh", "handed", "ready"):
         if state.interrupt is not None:
             return _with(step, state, (), [Event(state.interrupt.body)])

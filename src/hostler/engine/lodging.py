@@ -24,6 +24,7 @@ from hostler.engine.egress_port import McpAccess
 from hostler.engine.homes import Stay
 from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
 from hostler.engine.memory import Memory
+from hostler.engine.moving_in import MovingIn
 from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
@@ -101,6 +102,10 @@ class Lodging:
         variables = await self._variables(session, profile)
         if self._profile != profile or not _same(self.variables, variables):
             await self.close()
+        if self.process is None and self._stay is None:
+            self.process = await self._move_in(session, profile, variables)
+            if self.process is not None:
+                return self.process
         if self.process is None:
             mounts = await self._lay_out(session, profile)
             self._profile, self.variables = profile, variables
@@ -132,6 +137,21 @@ class Lodging:
             assert self._stay is not None, "a process has files"
             await self._parts.attachments.refresh(session, self._stay.home)
         return self.process
+
+    async def _move_in(
+        self, session: SessionRow, profile: Profile, variables: BrokeredVariables | None
+    ) -> LiveProcess | None:
+        """A process that was there before the session was, with its home. None: there is none."""
+        moving = MovingIn(self._lease, self._parts, self._memory, self._gate, self._listener, self._keeper)
+        moved = await moving.try_(session, profile, variables)
+        if moved is None:
+            return None
+        self._house.push_async_exit(moved.house)
+        self._stay, self._kept_at, self._unkept = moved.stay, self._gate.touched, moved.unkept
+        if moved.process is not None:
+            self._profile, self.variables, self.used = profile, variables, False
+            await self._label(session, profile, moved.process)
+        return moved.process
 
     async def _lay_out(self, session: SessionRow, profile: Profile) -> Sequence[Mount]:
         """The session's files, as a new process is to find them."""

@@ -33,6 +33,7 @@ class Oversight:
     worker_is_well   whether the worker takes sessions; None: no worker in this process.
     rungs            what every technology gives on this host; None: no sandboxes here.
     allowing         which rule would have allowed what was denied; None: nobody says.
+    spares           figures of the started sandboxes that wait for sessions here; None: no worker in this process.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -44,6 +45,7 @@ class Oversight:
         hears_others: Callable[[], bool] | None = None,
         rungs: Rungs | None = None,
         allowing: Allowing | None = None,
+        spares: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         self._database = database
         self._label = label
@@ -51,6 +53,7 @@ class Oversight:
         self._hears_others = hears_others
         self._rungs = rungs
         self._allowing = allowing
+        self._spares = spares
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -133,6 +136,7 @@ class Oversight:
             "sandbox": None if self._label is None else labels.facts(self._label),
             "rungs": {} if self._rungs is None else _rungs(await self._rungs.rungs()),
             "worker": None if working is None else {"ok": working},
+            "spares": None if self._spares is None else dict(self._spares()),
         }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket as BoundSocket
 from typing import Literal, Protocol
 
 from sqlalchemy import Connection
@@ -85,7 +86,10 @@ class ModelRoads(Protocol):
         one_call_at_a_time: bool,
         sequence: SequenceStore,
         allowed_models: frozenset[str] | None,
-    ) -> Road: ...
+        bound: BoundSocket | None = None,
+    ) -> Road:
+        """`bound`: what is bound to the path `socket` already, and from now on the road's; None: the road binds one."""
+        ...
 
 
 # ------------------------------------------------------------------------------------------------------------- events

@@ -16,12 +16,12 @@ from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, Sess
 from hostler.engine.homes import Homes, remove_tree
 from hostler.engine.layers import HeldLayer, PackageLayers
 from hostler.engine.limits import LimitWatch
-from hostler.engine.placement import Placement
+from hostler.engine.placement import Place, Placement
 from hostler.engine.ports import ModelRoadListener, ModelRoads, Road, SequenceStore
 from hostler.engine.profile import Profile
-from hostler.engine.runs import ContextKeeper, Gatekeeper, Harness, Run
+from hostler.engine.runs import ContextKeeper, Gatekeeper, Harness, Run, RunSpec
 from hostler.engine.sandbox_port import IsolationLabel, Mount, Sandbox, SandboxProvider, SandboxSpec
-from hostler.engine.trust import NO_TRUST, joined, write_trust
+from hostler.engine.trust import NO_TRUST, Trust, joined, write_trust
 from hostler.engine.volume_port import with_disk
 
 log = logging.getLogger("hostler.process")
@@ -93,12 +93,47 @@ class LiveProcess:
             await self._stack.aclose()
 
 
-async def _close_model_road(session_id: str, road: Road) -> None:
+async def close_model_road(session_id: str, road: Road) -> None:
     """What the road could not record by now is lost to the ledger, and must at least be seen."""
     try:
         await road.close()
     except Exception:
         log.exception("usage_not_recorded", extra={"session": session_id})
+
+
+def models_of(around: Surroundings, profile: Profile) -> frozenset[str] | None:
+    """Those that a process may ask for; None: any."""
+    return None if around.allowed_models is None else around.allowed_models | profile.model_names
+
+
+def sandbox_spec(
+    around: Surroundings,
+    name: str,
+    profile: Profile,
+    spec: RunSpec,
+    place: Place,
+    mounts: Sequence[Mount],
+    trust: Trust,
+    layer: HeldLayer | None,
+    placeholders: Mapping[str, str] | None = None,
+) -> SandboxSpec:
+    """What the sandbox of a process is made from. `name`: of the home and of the folder of the sockets."""
+    home, sockets = around.homes.of(name), around.homes.socket_folder(name)
+    return SandboxSpec(
+        session_id=name,
+        workspace=home / "workspace",
+        outputs=home / "outputs",
+        harness_state=home / "harness",
+        model_socket=sockets / "model.sock",
+        egress_socket=sockets / "egress.sock",
+        program=around.placement.programs.path(profile.cli_version),
+        # What the harness and its roads need counts, whatever a vault says.
+        environment={**(placeholders or {}), **around.harness.environment(spec), **trust.environment},
+        limits=profile.sandbox_limits,
+        mounts=(*mounts, *trust.mounts),
+        technology=place.technology,
+        layer=None if layer is None else layer.path,
+    )
 
 
 async def open_process(
@@ -128,7 +163,7 @@ async def open_process(
     async with AsyncExitStack() as stack:
         if layer is not None:
             stack.callback(layer.close)
-        program = placement.programs.path(profile.cli_version)
+        placement.programs.path(profile.cli_version)  # before anything is made
         place = await placement.place(profile.needs)
         spec = profile.run_spec(session_id, resume=resume, settings=around.settings)
         sockets = homes.socket_folder(session_id)
@@ -141,9 +176,9 @@ async def open_process(
             listener,
             one_call_at_a_time=profile.one_call_at_a_time,
             sequence=sequence,
-            allowed_models=None if around.allowed_models is None else around.allowed_models | profile.model_names,
+            allowed_models=models_of(around, profile),
         )
-        stack.push_async_callback(_close_model_road, session_id, model_road)
+        stack.push_async_callback(close_model_road, session_id, model_road)
         placeholders = variables.placeholders if variables is not None else {}
         secrets = around.road_secrets(variables) if variables is not None and placeholders else None
         egress_road = await around.egress_roads.open(session_id, sockets / "egress.sock", profile.egress, mcp, secrets)
@@ -152,23 +187,8 @@ async def open_process(
         authorities = joined(around.authorities, egress_road.authority or b"")
         if authorities:
             trust = await asyncio.to_thread(write_trust, home / "trust", authorities)
-        sandbox = await around.sandboxes.create(
-            SandboxSpec(
-                session_id=session_id,
-                workspace=home / "workspace",
-                outputs=home / "outputs",
-                harness_state=home / "harness",
-                model_socket=sockets / "model.sock",
-                egress_socket=sockets / "egress.sock",
-                program=program,
-                # What the harness and its roads need counts, whatever a vault says.
-                environment={**placeholders, **around.harness.environment(spec), **trust.environment},
-                limits=profile.sandbox_limits,
-                mounts=(*mounts, *trust.mounts),
-                technology=place.technology,
-                layer=None if layer is None else layer.path,
-            )
-        )
+        wanted = sandbox_spec(around, session_id, profile, spec, place, mounts, trust, layer, placeholders)
+        sandbox = await around.sandboxes.create(wanted)
         run: Run | None = None
 
         async def end() -> None:

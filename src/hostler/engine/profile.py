@@ -20,6 +20,13 @@ from hostler.engine.runs import CustomTool, McpServer, RunSpec
 from hostler.engine.sandbox_port import SandboxLimits
 
 
+def pattern_of(environment: Mapping[str, Any]) -> Pattern:
+    """How long the process of a session lives, by the snapshot of its environment."""
+    hosting = (environment.get("config") or {}).get("hosting") or {}
+    pattern: Pattern = hosting.get("pattern") or "hybrid"
+    return pattern
+
+
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
     """When a turn has gone on for long enough."""
@@ -59,6 +66,8 @@ class Profile:
     """How its agent wants the context shortened. None: as the harness does by itself."""
     attached: str = ""
     """What is laid out for the session: a process that was started for something else has to go."""
+    spares: int = field(default=0, compare=False)
+    """How many started sandboxes are kept ready for its environment's new sessions."""
 
     @property
     def model_names(self) -> frozenset[str]:
@@ -139,7 +148,7 @@ def profile(
     effort = model.get("effort")
     limits = config.get("limits") or {}
     hosting = config.get("hosting") or {}
-    pattern: Pattern = hosting.get("pattern") or "hybrid"
+    pattern = pattern_of(environment)
     idle = hosting.get("idle_timeout_seconds")  # null when the environment says nothing
     return Profile(
         model=model["id"],
@@ -170,6 +179,7 @@ def profile(
         packages=PackageLists.model_validate(config.get("packages") or {}),
         compaction=None if agent.get("compaction") is None else Compaction.model_validate(agent["compaction"]),
         attached=attached,
+        spares=hosting.get("spares") or 0,
     )
 
 

@@ -16,6 +16,7 @@ from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
+from hostler.engine.profile import pattern_of
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
@@ -23,7 +24,7 @@ from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.sessions import KEEP, SessionRow, SessionUpdate
 from hostler.store.waiting import WaitingCall, replace_waiting
-from hostler.store.work import Lease
+from hostler.store.work import Lease, Need
 
 Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
 
@@ -93,7 +94,9 @@ class Records:
                 state=step.state.model_dump_json(),
                 status=step.state.status,
                 events=[NewEvent(e.id, e.type, str(e.body["processed_at"]), e.text()) for e in step.events],
-                wanted=True if step.state.stands_by and step.wanted is False else step.wanted,
+                wanted=_wanted(step, before, view.session, by_worker=lease is not None),
+                need=need_of(step.state),
+                begins=step.state.turn is not None and (before.turn is None or before.turn.id != step.state.turn.id),
                 update=update,
                 waiting=[event.id for event in step.queued],
             )
@@ -129,6 +132,15 @@ class Records:
             self._hub.queued(applied.session.environment_id)
 
 
+def need_of(state: SessionState) -> Need:
+    """What a worker is wanted for, if one is."""
+    if state.interrupt is not None:
+        return "errand"
+    if state.stands_by:
+        return "stand_by"
+    return "turn" if state.status in ("running", "rescheduling") else "errand"
+
+
 def _budget(session: SessionRow, update: SessionUpdate | None) -> Mapping[str, Any] | None:
     """The budget that holds once `update` is made."""
     return session.budget if update is None or update.budget is KEEP else update.budget
@@ -155,3 +167,11 @@ def _keep_inbox(
         added=[waiting_call(call) for call in waiting if call.event_id not in waited],
         removed=waited - {call.event_id for call in waiting},
     )
+
+
+def _wanted(step: Step, before: SessionState, session: SessionRow, *, by_worker: bool) -> bool | None:
+    """Whether a worker is wanted from now on; None: as before."""
+    ended = before.turn is not None and step.state.turn is None
+    if ended and not by_worker and pattern_of(session.environment) == "ephemeral":
+        return True  # nobody has the task, and somebody has to remove what is left of it
+    return True if step.state.stands_by and step.wanted is False else step.wanted

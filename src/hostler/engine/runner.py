@@ -36,6 +36,7 @@ from hostler.engine.single_task import SingleTask
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
 from hostler.engine.turns import Plan, RunEnd
 from hostler.engine.waiting import Waiting
+from hostler.engine.waiting_turns import Errand
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -66,9 +67,22 @@ OLDER_FILES = (
 class SessionRunner:
     """Serves one session under one lease. `serve` once; `wake` and `retire` any time, from the same loop."""
 
-    def __init__(self, lease: Lease, parts: RunnerParts, on_idle: Callable[[], None]) -> None:
-        """`on_idle` is called when the process begins to wait for input: from then on it can make room for others."""
+    def __init__(
+        self,
+        lease: Lease,
+        parts: RunnerParts,
+        on_idle: Callable[[], None],
+        gives_way: Callable[[], bool] = lambda: False,
+        errand: Errand | None = None,
+    ) -> None:
+        """`on_idle` is called when the process begins to wait for input: from then on it can make room for others.
+
+        `gives_way` is asked when a turn has ended: whether others come first now, although there is more to do.
+        `errand`: there is no place for a process; only what needs none is done.
+        """
         self.lease = lease
+        self._gives_way = gives_way
+        self._errand = errand
         self._parts = parts
         self._wake = asyncio.Event()
         self._retired = False
@@ -176,16 +190,19 @@ class SessionRunner:
             if plan.do != "nothing":
                 await self._turn(plan)
                 await self._after(plan)
+            else:
+                await self._clear_task()
             ended, self._follower.ended = self._follower.ended, None
             if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
             if plan.do != "nothing":
-                if self._retired:
+                stays = self._state is not None and self._state.stays
+                if self._retired or (not stays and self._gives_way()):
                     return
                 was_sick = self._profile is not None and await self._waiting.replaced(self._profile)
                 if was_sick or self._more or self._wake.is_set():
                     continue
-            elif self._state is not None and self._state.stands_by and not self._retired:
+            elif self._state is not None and self._state.stands_by and not (self._retired or self._errand):
                 await self._stand_by()
             if self._lodging.process is None or self._retired or self._profile is None:
                 return
@@ -203,6 +220,19 @@ class SessionRunner:
             await self._lodging.collect(session)
             if not (self._lodging.put_off() and await self._waiting.wanted_soon()):
                 await self._lodging.keep(session)
+
+    async def _clear_task(self) -> None:
+        """Where nothing stays: nor of a task that ended while nobody served it. What can't be cleared now stays."""
+        if self._task is None or self._profile is None or self._profile.pattern != "ephemeral":
+            return
+        if self._state is None or self._state.turn is not None:
+            return
+        try:
+            await self._task.clear(self._known_session(), self._profile)
+        except (LeaseLost, NotFound):
+            raise
+        except Exception:
+            log.exception("task_not_cleared", extra={"session": self.lease.session_id})
 
     async def _stand_by(self) -> None:
         """Have a process although there is nothing to do. One that can't be had is not tried again until a message."""
@@ -250,10 +280,13 @@ class SessionRunner:
         plans: list[Plan | None] = []
 
         def decide(before: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+            if self._errand is not None and not self._errand.is_done_by(before):
+                plans[:] = [Plan("nothing")]
+                return Step(before)
             if before.turn is not None and before.turn.phase == "handed" and not caught_up and not is_paused(before):
                 plans[:] = [None]
                 return Step(before)
-            step, plan = turns.take_up(before, at, totals)
+            step, plan = (self._errand or turns).take_up(before, at, totals)
             plans[:] = [plan]
             stays = self._parts.profile_of(row).pattern == "long_running"
             if plan.do == "nothing" or step.state.stays == stays:
@@ -261,11 +294,11 @@ class SessionRunner:
             return replace(step, state=step.state.model_copy(update={"stays": stays}))
 
         applied = await self._apply(decide)
+        self._session = applied.session
+        self._profile = self._parts.profile_of(applied.session)
         if applied.state.status == "terminated":
             await self._lodging.close()
             return Plan("nothing")
-        self._session = applied.session
-        self._profile = self._parts.profile_of(applied.session)
         return plans[0]
 
     async def _turn(self, plan: Plan) -> None:

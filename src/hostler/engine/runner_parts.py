@@ -18,6 +18,7 @@ from hostler.engine.process import Surroundings
 from hostler.engine.profile import Profile
 from hostler.engine.records import Applied, Decide, Records
 from hostler.engine.snapshot_port import Snapshots
+from hostler.engine.spares import Spares
 from hostler.engine.variables import VariableBroker
 from hostler.store.sessions import SessionRow
 
@@ -56,6 +57,8 @@ class RunnerParts:
     """Who knows the variables of sessions; None: they have none."""
     copies: Copies | None = None
     """Who knows which of a session's files count; None: those on this host, whatever other workers have done."""
+    spares: Spares | None = None
+    """Who has started sandboxes for new sessions; None: nobody."""
     compactions: CompactionCares | None = None
     """Who archives conversations before they are compacted; None: nobody."""
     terms: LeaseTerms = LeaseTerms()

@@ -2,7 +2,8 @@
 
 In an environment of the pattern `ephemeral` each message is a task: when its turn has ended, and what it has put out
 was taken, its files and its conversation are removed. The next message begins with neither, and the session says so.
-A crash between the two leaves them to the begin of the next task.
+A task that ends without a worker (somebody interrupts or archives it while it waits for an answer) makes the session
+want one, which clears it. A crash between the two leaves them to the begin of the next task.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hostler.engine.memory import Memory
 from hostler.engine.profile import Profile
 from hostler.engine.runner_parts import Apply
 from hostler.engine.state import Step
+from hostler.store.homes import HomeRow
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -35,14 +37,17 @@ class SingleTask:
 
     async def begin(self, session: SessionRow, profile: Profile, *, anew: bool) -> None:
         """Nothing of an earlier task is there. `anew`: say so, if there was one."""
+        before = await self.clear(session, profile)
+        if before is not None and (anew or not before.cleared):
+            await self._apply(lambda s, at, totals, _: Step(s, (ev.notice(at.text, "began_anew", BEGAN_ANEW, {}),)))
+
+    async def clear(self, session: SessionRow, profile: Profile) -> HomeRow | None:
+        """Ends an earlier task that was not ended by whoever ran it. What was known of its files before; None: none."""
         before = await self._copies.left_of_a_task(session.id)
-        if before is None:
-            return
-        if not before.cleared:
+        if before is not None and not before.cleared:
             await self._lodging.enter(session, profile)
             await self.end(session)
-        if anew or not before.cleared:
-            await self._apply(lambda s, at, totals, _: Step(s, (ev.notice(at.text, "began_anew", BEGAN_ANEW, {}),)))
+        return before
 
     async def end(self, session: SessionRow) -> None:
         """Its outputs are taken, and then nothing of it is left. What can't be taken keeps the rest."""

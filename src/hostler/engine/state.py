@@ -122,6 +122,8 @@ class Turn(_Frozen):
     """How often its run was stopped by the budget."""
     ask: Ask | None = None
     """Set: there are no prompts; the context is compacted, and that is all."""
+    waits: bool = False
+    """The session has said that the turn waits for a place."""
 
 
 class Queued(_Frozen):

@@ -71,7 +71,7 @@ def take_up(state: SessionState, at: Moment, totals: Totals) -> tuple[Step, Plan
     if totals.capped:
         state, idle = go_idle(state, at, totals, BUDGET_REACHED)
         return Step(state, tuple(idle), wanted=False), Plan("nothing")
-    begun = turn.model_copy(update={"phase": "handed"})
+    begun = turn.model_copy(update={"phase": "handed", "waits": False})
     do: Literal["start", "resume", "continue"] = _HOW.get(turn.phase, "start")
     return Step(state.model_copy(update={"turn": begun}), wanted=True), Plan(do, begun, state.unclosed)
 
@@ -92,11 +92,11 @@ def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tup
             begun = turn.model_copy(update={"phase": "blocked"})
             state, idle = go_idle(state.model_copy(update={"turn": begun}), at, totals, requires_action(state))
             return Step(state, (*spans, *idle), wanted=False), Plan("nothing")
-        begun = turn.model_copy(update={"recoveries": turn.recoveries + 1})
+        begun = turn.model_copy(update={"recoveries": turn.recoveries + 1, "waits": False})
         step = Step(state.model_copy(update={"turn": begun}), tuple(spans), wanted=True)
         return step, Plan("resume", begun, state.unclosed)
     state, closing = close_calls(state, at, lost=True)
-    again = turn.model_copy(update={"recoveries": turn.recoveries + 1})
+    again = turn.model_copy(update={"recoveries": turn.recoveries + 1, "waits": False})
     state = state.model_copy(update={"turn": again})
     return Step(state, (*spans, *closing), wanted=True), Plan("recover", again, state.unclosed, lost)
 

@@ -6,6 +6,7 @@ lie on a file system of their own.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Sequence
@@ -54,6 +55,14 @@ class Volumes(Protocol):
 
     def leave(self, home: Path, *, looked_through: bool) -> None:
         """`looked_through`: nothing is in it that the server should still collect."""
+        ...
+
+    def rename(self, home: Path, to: Path) -> None:
+        """What was entered as `home` is entered as `to` from now on, of which there is nothing yet.
+
+        Programs that have the files open, or mounted, notice nothing. Raises OSError, FileExistsError among them; then
+        everything is as it was.
+        """
         ...
 
     def remove(self, home: Path) -> None:
@@ -107,6 +116,11 @@ class PlainFolders:
 
     def leave(self, home: Path, *, looked_through: bool) -> None:
         pass
+
+    def rename(self, home: Path, to: Path) -> None:
+        if os.path.lexists(to):
+            raise FileExistsError(errno.EEXIST, "there are files of it already", str(to))
+        home.rename(to)
 
     def remove(self, home: Path) -> None:
         if self._images is not None:

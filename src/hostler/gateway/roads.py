@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from socket import socket as BoundSocket
 from typing import Any
 
 from hostler.engine.ports import ModelRequestRecord, ModelRoadListener, SequenceStore
@@ -62,8 +63,12 @@ class ModelGateway:
         one_call_at_a_time: bool,
         sequence: SequenceStore,
         allowed_models: frozenset[str] | None,
+        bound: BoundSocket | None = None,
     ) -> ModelRoad:
-        """Listens on `socket` (a left-over socket file there is replaced). `allowed_models` None: any model."""
+        """Listens on `socket` (a left-over socket file there is replaced, unless it is `bound`).
+
+        `allowed_models` None: any model.
+        """
         road = ModelRoad(
             session_id,
             listener,
@@ -74,7 +79,7 @@ class ModelGateway:
             allowed_models=allowed_models,
             on_close=self._roads.discard,
         )
-        await road.start(socket, self._socket_mode)
+        await road.start(socket, self._socket_mode, bound)
         self._roads.add(road)
         return road
 
@@ -125,13 +130,16 @@ class ModelRoad:
         self._socket: Path | None = None
         self._closed = False
 
-    async def start(self, socket: Path, mode: int) -> None:
+    async def start(self, socket: Path, mode: int, bound: BoundSocket | None) -> None:
         if self.one_call_at_a_time:
             self._state = sequence.load(await self._store.load())
-        remove_stale_socket(socket)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: ClientConnection(self), str(socket))
         self._socket = socket
+        if bound is not None:
+            self._server = await loop.create_unix_server(lambda: ClientConnection(self), sock=bound)
+            return
+        remove_stale_socket(socket)
+        self._server = await loop.create_unix_server(lambda: ClientConnection(self), str(socket))
         os.chmod(socket, mode)
 
     async def close(self) -> None:

@@ -119,6 +119,36 @@ class LoopVolumes:
                 self._trim(home)
                 _unmount(str(home))
 
+    def rename(self, home: Path, to: Path) -> None:
+        with self._use(home) as old, self._use(to) as new:
+            if os.path.lexists(to) or image_of(self._images, to).exists():
+                raise FileExistsError(errno.EEXIST, "there are files of it already", str(to))
+            if os.path.ismount(home):
+                self._rename_mounted(home, to)
+            else:
+                home.rename(to)
+            old.entered, new.entered = 0, old.entered
+
+    def _rename_mounted(self, home: Path, to: Path) -> None:
+        """A mount point can't be renamed, nor moved below a shared mount: the file system is mounted there, too."""
+        to.mkdir(mode=0o711)
+        try:
+            loops.mount(str(home), str(to), None, loops.MS_BIND)
+            try:
+                # The mark first: an image without one would count as looked through.
+                self._mark(to).touch()
+                image_of(self._images, home).rename(image_of(self._images, to))
+            except BaseException:
+                loops.unmount(str(to), loops.MNT_DETACH)
+                raise
+        except BaseException:
+            self._mark(to).unlink(missing_ok=True)
+            to.rmdir()
+            raise
+        self._mark(home).unlink(missing_ok=True)
+        loops.unmount(str(home), loops.MNT_DETACH)  # the sandbox has mounts of its own
+        home.rmdir()
+
     def remove(self, home: Path) -> None:
         with self._use(home) as use:
             use.entered = 0

@@ -23,7 +23,7 @@ from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, 
 from hostler.store.signals import CHANNEL, News, notification, tell
 from hostler.store.tables import events, sessions, work, workspaces
 from hostler.store.tables_checkpoints import cut_events
-from hostler.store.work import Lease, lost
+from hostler.store.work import Lease, Need, lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class Change:
     available_at: float | None = None
     """Not before this second. None: at once if the session did not want a worker before, else as before."""
     update: SessionUpdate | None = None
+    need: Need = "turn"
+    """What a worker is wanted for, if one is."""
+    begins: bool = False
+    """It is wanted for something new: the place in the queue is that of this moment."""
     waiting: Sequence[str] = ()
     """Ids of input that was accepted and is not in the log yet. Other servers are told of it, too."""
 
@@ -97,6 +101,7 @@ _LOCK = Prepared(
         work.c.owner,
         work.c.epoch,
         work.c.lease_until,
+        work.c.need,
         workspaces.c.webhook_events,
         *COLUMNS,
     )
@@ -136,7 +141,10 @@ _UPDATE_WORK = (
     work.update()
     .where(work.c.session_id == sa.bindparam("session"))
     .values(
-        wanted=sa.bindparam("is_wanted"), available_at=sa.bindparam("available"), enqueued_at=sa.bindparam("enqueued")
+        wanted=sa.bindparam("is_wanted"),
+        available_at=sa.bindparam("available"),
+        enqueued_at=sa.bindparam("enqueued"),
+        need=sa.bindparam("needed"),
     )
 )
 
@@ -165,9 +173,9 @@ def transact(
     if not found:
         raise missing(session_id) if lease is None else lost(lease)
     row = found[0]
-    available_at, enqueued_at, owner, epoch, lease_until = row[1:6]
+    available_at, enqueued_at, owner, epoch, lease_until, needed = row[1:7]
     wanted = bool(row[0])  # SQLite has no booleans
-    session = session_row(*row[7:])
+    session = session_row(*row[8:])
     if workspace_id is not None and session.workspace_id != workspace_id:
         raise missing(session_id)
     if lease is not None and not (
@@ -178,7 +186,7 @@ def transact(
         and lease_until > db_now
     ):
         raise lost(lease)
-    view = LogView(session, db_now, moment(db_now), wanted, row[6])
+    view = LogView(session, db_now, moment(db_now), wanted, row[7])
     change = decide(view)
     stored = _append(conn, session, change.events)
     last_seq = session.last_seq + len(stored)
@@ -190,10 +198,20 @@ def transact(
         available = change.available_at
     else:
         available = db_now if want and not wanted else available_at
-    if (want, available) != (wanted, available_at):
-        enqueued = db_now if want and not wanted else enqueued_at
+    need = change.need if want else needed
+    if lease is None and (needed, need) == ("errand", "stand_by"):  # only a worker knows that the errand is done
+        need = needed
+    begins = want and (change.begins or not wanted)
+    if begins or (want, available, need) != (wanted, available_at, needed):
         conn.execute(
-            _UPDATE_WORK, {"session": session_id, "is_wanted": want, "available": available, "enqueued": enqueued}
+            _UPDATE_WORK,
+            {
+                "session": session_id,
+                "is_wanted": want,
+                "available": available,
+                "enqueued": db_now if begins else enqueued_at,
+                "needed": need,
+            },
         )
     return Appended(session.last_seq + 1, stored, after)
 

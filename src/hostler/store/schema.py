@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hostler.store import tables_admission as tables_admission
 from hostler.store import tables_archives as tables_archives
 from hostler.store import tables_checkpoints as tables_checkpoints
 from hostler.store import tables_files as tables_files

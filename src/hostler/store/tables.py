@@ -209,6 +209,10 @@ work = sa.Table(
     sa.Column("owner", Words),
     sa.Column("epoch", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("lease_until", Seconds),
+    # What a worker is wanted for (`work.Need`), and whether the lease goes with a place for a process.
+    sa.Column("need", Words, nullable=False, server_default=sa.text("'turn'")),
+    sa.Column("live", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("leased_at", Seconds),
     sa.Index(
         "ix_work_wanted",
         "enqueued_at",

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.domain.errors import LeaseLost
 from hostler.store.tables import work
+
+Need = Literal["turn", "stand_by", "errand"]
+"""What a worker is wanted for. turn: a turn is to run, which takes a place for a process. stand_by: a process is to be
+there although there is nothing to do. errand: something that needs no process, such as an interrupt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +66,30 @@ _READY = sa.and_(work.c.wanted, work.c.available_at <= sa.bindparam("now"), _FRE
 
 
 def claim(
-    conn: Connection, now: float, owner: str, *, ttl: float, limit: int, exclude: Collection[str] = ()
+    conn: Connection,
+    now: float,
+    owner: str,
+    *,
+    ttl: float,
+    limit: int,
+    exclude: Collection[str] = (),
+    only: Collection[str] | None = None,
+    live: bool = True,
 ) -> list[Claimed]:
     """Lease up to `limit` sessions that want a worker and have none, those that have waited longest first.
 
     ttl      seconds until the lease runs out, unless it is extended.
     exclude  sessions not to take (those that this worker is just letting go).
+    only     take none but these. None: whichever.
+    live     whether there may be a process under this lease (`store.admission` counts those).
 
     Rows that another transaction holds at this moment are passed over, not waited for.
     """
     query = sa.select(work.c.session_id).where(_READY)
     if exclude:
         query = query.where(work.c.session_id.not_in(sorted(exclude)))
+    if only is not None:
+        query = query.where(work.c.session_id.in_(sorted(only)))
     query = query.order_by(work.c.enqueued_at, work.c.session_id).limit(limit)
     # MATERIALIZED: a subquery with SKIP LOCKED that runs twice would lock, and lease, more than `limit` rows.
     due = (
@@ -80,7 +97,7 @@ def claim(
         .cte("due")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
-    return _lease(conn, now, owner, ttl, work.c.session_id.in_(sa.select(due.c.session_id)))
+    return _lease(conn, now, owner, ttl, work.c.session_id.in_(sa.select(due.c.session_id)), live=live)
 
 
 def claim_one(conn: Connection, now: float, owner: str, session_id: str, *, ttl: float) -> Claimed | None:
@@ -115,10 +132,14 @@ def postpone(conn: Connection, lease: Lease, until: float) -> bool:
 
 
 def want(conn: Connection, now: float, session_id: str) -> bool:
-    """Ask for a worker, at once. False: no such session. The place in the queue is kept by who was waiting already."""
+    """Ask for a worker, at once, for something that needs no process. False: no such session.
+
+    Who was waiting already keeps the place in the queue; a turn that waits stays one.
+    """
     place = sa.case((work.c.wanted, work.c.enqueued_at), else_=now)
+    need = sa.case((sa.and_(work.c.wanted, work.c.need == "turn"), work.c.need), else_="errand")
     asked = work.update().where(work.c.session_id == session_id)
-    return conn.execute(asked.values(wanted=True, available_at=now, enqueued_at=place)).rowcount == 1
+    return conn.execute(asked.values(wanted=True, available_at=now, enqueued_at=place, need=need)).rowcount == 1
 
 
 def check(conn: Connection, now: float, lease: Lease) -> None:
@@ -173,11 +194,13 @@ def _held_by(lease: Lease) -> Sequence[sa.ColumnElement[bool]]:
     return (work.c.session_id == lease.session_id, work.c.owner == lease.owner, work.c.epoch == lease.epoch)
 
 
-def _lease(conn: Connection, now: float, owner: str, ttl: float, which: sa.ColumnElement[bool]) -> list[Claimed]:
+def _lease(
+    conn: Connection, now: float, owner: str, ttl: float, which: sa.ColumnElement[bool], *, live: bool = False
+) -> list[Claimed]:
     statement = (
         work.update()
         .where(which)
-        .values(owner=owner, epoch=work.c.epoch + 1, lease_until=now + ttl)
+        .values(owner=owner, epoch=work.c.epoch + 1, lease_until=now + ttl, live=live, leased_at=now)
         .returning(work.c.session_id, work.c.owner, work.c.epoch, work.c.lease_until, work.c.enqueued_at)
     )
     won = [Claimed(*row) for row in conn.execute(statement, {"now": now})]

@@ -88,6 +88,26 @@ class Approval(Answer):
     age_seconds: float
 
 
+class LiveSession(Answer):
+    type: Literal["live_session"]
+    session_id: str
+    environment_id: str
+    server: str
+    since: str
+    idle: bool
+
+
+class WaitingSession(Answer):
+    type: Literal["waiting_session"]
+    session_id: str
+    environment_id: str
+    since: str
+    reason: Literal["environment_limit", "server_limit", "memory"]
+    place: int
+    limit: int | None
+    message: str
+
+
 class Actor(Answer):
     type: str
     id: str | None
@@ -222,6 +242,14 @@ class HealthWorker(Answer):
     ok: bool
 
 
+class Spares(Answer):
+    waiting: int
+    starting: int
+    claimed: int
+    missed: int
+    failed: int
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -230,6 +258,7 @@ class Health(Answer):
     sandbox: HealthSandbox | None
     rungs: dict[str, HealthRung]
     worker: HealthWorker | None
+    spares: Spares | None
 
 
 class WebhookEndpoint(Answer):
@@ -520,6 +549,8 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "environments.keys.list": (None, Page[EnvironmentKey], _PAGE),
     "environments.keys.revoke": (None, EnvironmentKey, {}),
     "approvals.list": (None, Page[Approval], _PAGE),
+    "live_sessions.list": (None, Page[LiveSession], _PAGE),
+    "waiting_sessions.list": (None, Page[WaitingSession], _PAGE),
     "audit.list": (
         None,
         Page[AuditEntry],

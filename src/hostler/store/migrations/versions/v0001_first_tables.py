@@ -159,6 +159,9 @@ def upgrade() -> None:
         sa.Column("owner", WORDS),
         sa.Column("epoch", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("lease_until", sa.Double),
+        sa.Column("need", WORDS, nullable=False, server_default=sa.text("'turn'")),
+        sa.Column("live", sa.Boolean, nullable=False, server_default=sa.false()),
+        sa.Column("leased_at", sa.Double),
         sa.PrimaryKeyConstraint("session_id", name="pk_work"),
         sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_work_session_id", ondelete="CASCADE"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 revision = "0016"
-down_revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 

@@ -1,1 +1,0 @@
-"""Tables: which sessions are live where, and which wait for a place."""
