@@ -325,6 +325,80 @@ class Snapshots(_Section):
     max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
 
 
+class Sessions(_Section):
+    """How large one session may grow. What is full takes no more messages, and says how to go on."""
+
+    max_events: int = Field(200_000, ge=100, le=10_000_000, description="Events of one session.")
+    max_log_mb: int = Field(512, ge=1, le=1 << 20, description="What they say, in MiB.")
+    max_transcript_mb: int = Field(
+        512, ge=1, le=1 << 20, description="What `claude` remembers of one session, sub-agents included, in MiB."
+    )
+    max_cut_mb: int = Field(
+        256,
+        ge=1,
+        le=1 << 20,
+        description="What a session has cut off by going back and can still come back to, in MiB.",
+    )
+    max_egress_decisions: int = Field(
+        1_000_000,
+        ge=1000,
+        le=1 << 30,
+        description="Requests to the network of one session, allowed or denied, that are written down. Then it gets "
+        "none.",
+    )
+
+
+class Retention(_Section):
+    """What is removed after how many days. 0: never. A workspace may have days of its own."""
+
+    every_minutes: int = Field(
+        60, ge=0, le=10_080, description="How often to look for what is over, and to take figures. 0: never by itself."
+    )
+    archived_sessions_days: int = Field(
+        0, ge=0, le=36_500, description="Sessions with everything that belongs to them, after they were archived."
+    )
+    automatic_checkpoints_days: int = Field(
+        0, ge=0, le=36_500, description="Checkpoints that nobody asked for by hand."
+    )
+    archived_logs_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Events and transcripts of sessions without a checkpoint, after they were archived. "
+        "The session and its bill stay.",
+    )
+    archived_files_days: int = Field(
+        0, ge=0, le=36_500, description="Snapshots of the folders of sessions, after they were archived."
+    )
+    cut_entries_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="What sessions cut off of their transcripts by going back, and no checkpoint leads to. Harmless.",
+    )
+    compaction_archives_days: int = Field(
+        0, ge=0, le=36_500, description="What conversations were before they were compacted."
+    )
+    outputs_days: int = Field(0, ge=0, le=36_500, description="Files that sessions have put out.")
+    ephemeral_outputs_days: int = Field(
+        0, ge=0, le=36_500, description="Files that sessions of the pattern `ephemeral` have put out."
+    )
+    egress_decisions_days: int = Field(
+        0, ge=0, le=36_500, description="Where sessions went in the network, and what was denied."
+    )
+    credential_uses_days: int = Field(
+        0, ge=0, le=36_500, description="What became of placeholders of vaults' variables."
+    )
+    audit_entries_days: int = Field(0, ge=0, le=36_500, description="Acts of administrators.")
+    webhook_deliveries_days: int = Field(
+        30, ge=0, le=36_500, description="The log of webhook deliveries that have ended. Harmless."
+    )
+    work_items_days: int = Field(
+        0, ge=0, le=36_500, description="Work items of self-hosted environments that have stopped."
+    )
+    previews_days: int = Field(1, ge=0, le=36_500, description="Links to ports that have expired. Harmless.")
+
+
 class Turns(_Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
@@ -431,10 +505,10 @@ class Spares(_Section):
         "some tens of milliseconds more when a session gets it.",
     )
     free_memory_mb: int = Field(
-        1024,
+        512,
         ge=0,
         le=1 << 30,
-        description="Memory that stays free, in MiB, besides `admission.reserve_mb`: with less there are no spares.",
+        description="With less memory than this for new sessions there are no spares, in MiB.",
     )
 
 
@@ -483,6 +557,8 @@ class Settings(_Section):
     previews: Previews = Previews()
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()
+    sessions: Sessions = Sessions()
+    retention: Retention = Retention()
     turns: Turns = Turns()
     compaction: Compaction = Compaction()
     webhooks: Webhooks = Webhooks()

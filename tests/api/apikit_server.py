@@ -24,6 +24,8 @@ from sqlalchemy import Connection
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import ApiServices
+from hostler.domain.prices import Prices
+from hostler.domain.retention import HARMLESS
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.trial import PolicyTrials
 from hostler.egress.webhooks import HttpWebhookSender
@@ -44,6 +46,7 @@ from hostler.engine.forks import Forks
 from hostler.engine.hub import Hub
 from hostler.engine.idle import Awake
 from hostler.engine.keys import Keys, StoredKeys
+from hostler.engine.measures import Measures
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.mounted_files import FileKind
@@ -57,7 +60,9 @@ from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.retention import Retention, RetentionTerms
 from hostler.engine.session_resources import SessionResources
+from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -79,6 +84,7 @@ T = TypeVar("T")
 MOST_FILE_BYTES = 40 << 20
 """More than another request may have, and little enough for a test."""
 ORGANIZATION = "org_of_the_tests"
+RETENTION = RetentionTerms(HARMLESS, every_seconds=0.0, patience_seconds=0.05)
 TRUST = ssl.create_default_context()
 """Of all clients: reading the host's authorities takes longer than most of what a client asks here."""
 
@@ -216,6 +222,11 @@ class RunningServer:
             )
             # There is no worker that could do anything between two turns.
             checkpoints = Checkpoints(self.database, self.hub, patience_seconds=0.05)
+            records = Records(self.database, self.hub)
+            measures = Measures(self.database, quotas, {})
+            # Nobody carries out what is asked for, unless a test does (`self.retention.look`).
+            deleting = Sessions(self.database, self.hub, records, models, kinds, quotas, Prices(), PLACEMENT)
+            retention = Retention("api", self.database, deleting, measures, RETENTION)
             services = ApiServices(
                 organization_id=ORGANIZATION,
                 keys=self.make_keys(),
@@ -241,6 +252,8 @@ class RunningServer:
                 checkpoints=checkpoints,
                 forks=Forks(self.database, checkpoints, snapshots, kinds, quotas, PLACEMENT),
                 diffs=Diffs(self.database, checkpoints, snapshots),
+                measures=measures,
+                retention=retention,
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),
@@ -249,6 +262,7 @@ class RunningServer:
                 ),
                 **self._settings,
             )
+            self.retention = services.retention
             app = create_app(services)
 
             async def counted(scope: Any, receive: Any, send: Any) -> None:

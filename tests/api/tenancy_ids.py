@@ -245,6 +245,7 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "endpoint_id": _webhook_endpoint,
     "delivery_id": _webhook_delivery,
     "preview_id": _preview,
+    "run_id": lambda owner: str(owner.post("/hostler/v1/retention/runs", b'{"dry_run":true}')["id"]),
 }
 
 SHOWN: dict[str, str] = {
@@ -272,6 +273,7 @@ SHOWN: dict[str, str] = {
     "checkpoint_id": "/hostler/v1/sessions/{session_id}/checkpoints/{checkpoint_id}",
     "fork_id": "/v1/sessions/{fork_id}",
     "preview_id": "/hostler/v1/sessions/{session_id}/previews",
+    "run_id": "/hostler/v1/retention/runs/{run_id}",
 }
 
 WORKER_SECRET: Callable[[Owner], str] | None = _worker_secret
@@ -423,6 +425,16 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
         Sent(body={"name": "k", "workspace_id": theirs["workspace_id"]})
     ],
     ("hostler.keys.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
+    ("hostler.retention.update", "workspace_id"): lambda mine, theirs: [
+        Sent(body={"workspace_id": theirs["workspace_id"], "previews": 1})
+    ],
+    ("hostler.retention.runs.create", "workspace_id"): lambda mine, theirs: [
+        Sent(body={"workspace_id": theirs["workspace_id"], "dry_run": dry}) for dry in (True, False)
+    ],
+    **{
+        (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
+        for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list")
+    },
     ("hostler.audit.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
     ("hostler.audit.list", "target_id"): lambda mine, theirs: [
         Sent(query={"target_id": theirs["key_id"]}, answer="empty")
@@ -499,6 +511,12 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "policy.test": ("environment_id",),
     "policy.suggest": ("session_id", "environment_id"),
     "health.retrieve": (),
+    "storage.retrieve": ("workspace_id",),
+    "retention.retrieve": ("workspace_id",),
+    "retention.update": ("workspace_id",),
+    "retention.runs.create": ("workspace_id",),
+    "retention.runs.list": ("workspace_id",),
+    "retention.runs.retrieve": (),
     "webhook_endpoints.create": (),
     "webhook_endpoints.list": (),
     "webhook_endpoints.retrieve": (),

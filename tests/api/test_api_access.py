@@ -232,6 +232,7 @@ def test_api_key_of_each_scope_opens_what_the_contract_says(
         "hostler.workspaces.create",
         "hostler.workspaces.archive",
         "hostler.workspaces.quotas.update",
+        "hostler.retention.update",
     }
     answer = place.status(row, place.keys[scope], {})
     if may and name_of(row) in of_the_installation:

@@ -21,6 +21,7 @@ from test_tutorial import run_blocks
 
 from hostler import compose, config
 from hostler.domain.environments import CloudConfigRequest
+from hostler.domain.retention import HARMLESS
 from hostler.domain.values import parse
 from hostler.domain.webhooks import EVENT_TYPES
 from hostler.store import ledger
@@ -132,6 +133,18 @@ async def test_page_of_sharing_makes_keys_sets_quotas_and_shows_what_waits(serve
     await server.call(look)
     (row,) = await server.call(lambda: list(page["waiting"](server.client)))
     assert (row["session_id"], row["tool_name"], row["input"]) == (session, "bash", {"command": "ls"})
+
+
+async def test_page_of_what_is_kept_tries_and_removes(server: Running) -> None:
+    page = await server.does("limit-what-is-kept.md")
+    for dry_run in (True, False):
+        run = await server.call(lambda dry=dry_run: page["run_retention"](server.client, dry))
+        assert (run["state"], run["dry_run"]) == ("completed", dry_run)
+    text = (HOW_TO / "limit-what-is-kept.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*?) \|.*\| (.*?) \|$", text, re.MULTILINE)
+    named = {name: days for names, days in rows for name in re.findall(r"`(\w+)`", names)}
+    told = {name: f"{days} day{'s' if days > 1 else ''}" if days else "never" for name, days in HARMLESS.items()}
+    assert named == told
 
 
 async def test_page_of_packages_names_what_is_taken(server: Running) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hostler.sandbox.trials import trial_folder
+from hostler.sandbox.trials import stale_trials, trial_folder
 
 HOLDS = """
 import sys
@@ -61,3 +63,22 @@ def test_what_can_not_be_ended_stays_for_the_next_try(trial: subprocess.Popen[st
         assert left.is_dir()
     with trial_folder("test", lambda place: None):
         assert not left.exists()
+
+
+def test_a_trial_that_tidies_up_is_not_taken_for_one_that_was_killed(tmp_path: Path) -> None:
+    """Servers and commands that start at the same time look for stale trials while others end theirs."""
+    over, found = threading.Event(), []
+
+    def look() -> None:
+        while not over.is_set():
+            found.extend(stale.place for stale in stale_trials("test", tmp_path))
+
+    with ThreadPoolExecutor(1) as thread:
+        looking = thread.submit(look)
+        for _ in range(100):
+            with trial_folder("test", near=tmp_path) as place:
+                for number in range(20):
+                    (place / f"state {number}").mkdir()
+        over.set()
+        looking.result()
+    assert found == []

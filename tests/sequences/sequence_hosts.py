@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import sqlalchemy as sa
 from chaos_client import Api
@@ -30,7 +29,6 @@ from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import RehearsalModel
 from hostler.testing.rehearsal.record import RecordedRequest, Recorder
 
-Store = Literal["sqlite", "postgresql"]
 FIRST_UID = 732_000 + os.getpid() % 100 * 512
 UIDS = (range(FIRST_UID, FIRST_UID + 256), range(FIRST_UID + 256, FIRST_UID + 512))
 """Of the sandboxes of each server of this run only, so that a process that is left is known by its uid."""
@@ -80,7 +78,7 @@ class Hosts:
         apis: list[Api],
         url: str,
         told: Told,
-        cluster: PostgresCluster | None,
+        cluster: PostgresCluster,
     ) -> None:
         self.folder = folder
         self.servers = servers
@@ -145,7 +143,6 @@ class Hosts:
             case "agent":
                 self._kill_agent(session_id, hit.victim)
             case "database":
-                assert self.cluster is not None
                 await asyncio.to_thread(self.cluster.stop, "immediate")
                 await asyncio.to_thread(self.cluster.start)
             case "stop":
@@ -206,15 +203,13 @@ def _comm(pid: int) -> str:
 
 
 @asynccontextmanager
-async def two_hosts(store: Store) -> AsyncIterator[Hosts]:
+async def two_hosts() -> AsyncIterator[Hosts]:
     """Running. Their folder is removed at the end, unless something broke."""
     folder = Path(tempfile.mkdtemp(prefix="hostler-sequences-"))
     folder.chmod(0o711)
     async with contextlib.AsyncExitStack() as stack:
-        url, cluster = f"sqlite:///{folder / 'sequences.db'}", None
-        if store == "postgresql":
-            cluster = stack.enter_context(PostgresCluster(durable=True))
-            url = cluster.create_database("sequences")
+        cluster = stack.enter_context(PostgresCluster(durable=True))
+        url = cluster.create_database("sequences")
         database = await Database.open(url)
         _, key = await create_key(database, "sequences")
         await database.close()

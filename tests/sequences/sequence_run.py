@@ -22,7 +22,7 @@ from typing import cast
 import anthropic
 from chaos_client import Body
 from sequence_checks import problems
-from sequence_hosts import IDLE_SECONDS, LEASE_SECONDS, Hosts, Store
+from sequence_hosts import IDLE_SECONDS, LEASE_SECONDS, Hosts
 from sequence_line import Line
 from sequence_model import Expected, Message
 from sequence_plan import ROOT, Hit, Kind, Op, Ops, Who, count_of, possible, sequence, smaller, to_json
@@ -109,12 +109,11 @@ class Story:
 class Runner:
     """Runs sequences on two servers."""
 
-    def __init__(self, hosts: Hosts, store: Store, say: Callable[[str], None]) -> None:
+    def __init__(self, hosts: Hosts, say: Callable[[str], None]) -> None:
         """`say`: to whoever watches, at once."""
         self.tally = Tally()
         self._say = say
         self._hosts = hosts
-        self._store = store
         self._agents: dict[bool, str] = {}
         self._environments: dict[bool, str] = {}
         self._numbers = iter(range(10**9))
@@ -358,10 +357,10 @@ class Runner:
 
     async def _explain(self, story: Story, others: Sequence[Story]) -> None:
         """Run it again, and smaller, as long as it fails. Always raises Broken."""
-        broken = failed_alone(story, self._store, self._hosts.folder)
+        broken = failed_alone(story, self._hosts.folder)
         self._say(f"{broken}\n({len(others)} more of its batch failed.) Making it smaller ...")
         for other in others:
-            failed_alone(other, self._store, self._hosts.folder)
+            failed_alone(other, self._hosts.folder)
         first, smallest, again = story, story, 0
         until = monotonic() + REPLAY_SECONDS
         candidates: Iterator[Ops] = iter([tuple(story.actual)])
@@ -377,21 +376,21 @@ class Runner:
             elif number == 0:
                 candidates = iter([tuple(story.actual)] * 3)  # it may need luck
         how = f"failed again {again} times" if again else "did not fail again when it was run alone"
-        broken = failed_alone(smallest, self._store, self._hosts.folder, first)
+        broken = failed_alone(smallest, self._hosts.folder, first)
         broken.add_note(f"The sequence {how}. More of its batch that failed: {len(others)}")
         for other in others:
             broken.add_note(f"{other.prefix}: {'; '.join(map(str, other.actual))}: {'; '.join(other.problems)}")
         raise broken
 
 
-def failed_alone(story: Story, store: Store, folder: Path, first: Story | None = None) -> Broken:
+def failed_alone(story: Story, folder: Path, first: Story | None = None) -> Broken:
     """What to say of a sequence that failed. `first`: as it failed at first."""
     evidence = folder / f"evidence-{story.prefix}.txt"
     evidence.write_text("\n".join([*_evidence(story), "", *(_evidence(first) if first is not None else ())]))
     return Broken(
         f"a sequence failed: {'; '.join(map(str, story.actual))}\n"
         f"what differed: {'; '.join(story.problems)}\n"
-        f"run it again: scripts/sequences --store {store} --replay '{to_json(tuple(story.actual))}'\n"
+        f"run it again: scripts/sequences --replay '{to_json(tuple(story.actual))}'\n"
         f"evidence: {evidence}"
     )
 

@@ -7,13 +7,12 @@ import secrets
 from random import Random  # noqa: TID251 - a seed must give the same run again
 
 import pytest
-from sequence_hosts import Store, two_hosts
+from sequence_hosts import two_hosts
 from sequence_plan import from_json
 from sequence_run import BATCH, Broken, Runner, failed_alone
 
 COUNT = int(os.environ.get("SEQUENCES", "500"))
 SEED = int(os.environ.get("SEQUENCES_SEED") or secrets.randbelow(1_000_000))
-STORE: Store = "sqlite" if os.environ.get("SEQUENCES_STORE") == "sqlite" else "postgresql"
 REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
 
 
@@ -27,13 +26,13 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
         with capsys.disabled():
             print(f"\n{words}", flush=True)
 
-    async with two_hosts(STORE) as hosts:
-        runner = Runner(hosts, STORE, say)
+    async with two_hosts() as hosts:
+        runner = Runner(hosts, say)
         await runner.begin()
         if REPLAY:
             (story,) = await runner.run([from_json(REPLAY)])
             if story.problems:
-                raise failed_alone(story, STORE, hosts.folder)
+                raise failed_alone(story, hosts.folder)
             say(str(runner.tally))
             return
         random = Random(SEED)
@@ -41,6 +40,6 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
             try:
                 await runner.batch(random, min(BATCH, COUNT - runner.tally.sequences))
             except Broken as error:
-                error.add_note(f"seed {SEED}, {STORE}; so far {runner.tally}")
+                error.add_note(f"seed {SEED}; so far {runner.tally}")
                 raise
-            say(f"seed {SEED}, {STORE}: {runner.tally}")
+            say(f"seed {SEED}: {runner.tally}")

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from storekit import add_session
 
-from hostler.compose.stored import StoredDecisions
-from hostler.domain.errors import Busy
+from hostler.compose.stored import MOST_DECISIONS, StoredDecisions
+from hostler.domain.errors import Busy, QuotaExceeded
 from hostler.egress import EgressProxy
 from hostler.engine.denials import Denials
 from hostler.engine.egress_port import EgressDecision, EgressRules
@@ -74,8 +75,8 @@ async def listening(server: Server) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def road(db: Database, server: Server, socket: Path) -> AsyncIterator[None]:
-    recorder = StoredDecisions(db, Denials())
+async def road(db: Database, server: Server, socket: Path, most: int = MOST_DECISIONS) -> AsyncIterator[None]:
+    recorder = StoredDecisions(db, Denials(), most)
     proxy = EgressProxy(
         recorder, resolver=Here(), private_allowed=frozenset({"127.0.0.1"}), ports=frozenset({80, 443, server.port})
     )
@@ -247,3 +248,29 @@ async def test_a_database_that_another_process_holds_is_busy_and_not_a_bug(
         other.rollback()
         other.close()
     await db.write(lambda c: None)
+
+
+async def test_a_session_that_has_made_all_its_requests_gets_no_more(
+    db: Database, session: SessionRow, tmp_path: Path
+) -> None:
+    """Nothing is connected that can't be written down, also after a restart; another session is not concerned."""
+
+    def decision(session_id: str) -> EgressDecision:
+        return EgressDecision(session_id, "GET", "example.com", 443, True, "allowed", "")
+
+    await add_session(db, "sesn_2")
+    for most in (2, 3):  # the second life allows one more
+        recorder = StoredDecisions(db, Denials(), most=most)
+        while len(await paths_of(db)) < most:
+            await recorder.record(decision("sesn_1"))
+        with pytest.raises(QuotaExceeded, match="max_egress_decisions"):
+            await recorder.record(decision("sesn_1"))
+        await recorder.record(decision("sesn_2"))
+        assert len(await paths_of(db)) == most
+        await recorder.close()
+    server = Server()
+    async with listening(server), road(db, server, tmp_path / "s", most=3):
+        client = Client(tmp_path / "s", server.port)
+        assert (await client.get("/4")).startswith(b"HTTP/1.1 503 ")
+        await client.close()
+    assert server.connections == 0

@@ -18,7 +18,7 @@ from hostler.store.eventlog import count_since, read_events
 from hostler.store.jsontext import encode
 from hostler.store.lines import Line, Transcript
 from hostler.store.sessions import SessionRow, delete_session, get_session
-from hostler.store.tables import transcript_entries
+from hostler.store.tables import events, sessions, transcript_entries, transcripts
 from hostler.store.tables_checkpoints import cut_events, cut_transcript_entries
 from hostler.store.transcripts import TranscriptStore
 
@@ -191,3 +191,46 @@ async def everything(db: Database, session_id: str) -> list[Any]:
         return [row, read_events(conn, session_id, after_seq=0, limit=99), conn.execute(entries).all()]
 
     return await db.read(unit)
+
+
+async def test_bytes_are_counted_as_they_come_go_and_are_copied(db: Database, session: SessionRow) -> None:
+    """Of the log and of each transcript: what the counters say is what adding up says."""
+
+    def counted(conn: Connection) -> list[tuple[int, int]]:
+        of_logs = sa.select(sessions.c.log_bytes, sessions.c.id).order_by(sessions.c.id)
+        pairs = []
+        for said, id_ in conn.execute(of_logs).all():
+            bodies = conn.execute(sa.select(events.c.body).where(events.c.session_id == id_)).scalars()
+            pairs.append((said, sum(len(body.encode()) for body in bodies)))
+        for said, *place in conn.execute(sa.select(transcripts.c.bytes, *list(transcripts.c)[:3])).all():
+            of = [column == value for column, value in zip(list(transcript_entries.c)[:3], place, strict=True)]
+            entries = conn.execute(sa.select(transcript_entries.c.entry).where(*of)).scalars()
+            pairs.append((said, sum(len(entry.encode()) for entry in entries)))
+        return pairs
+
+    async def check() -> None:
+        found = await db.read(counted)
+        assert all(said == real for said, real in found), found
+        assert sum(real for _, real in found) > 0
+
+    line, _, _ = await point(db)
+    await say(db, 77)
+    await say(db, 78, "sub")
+    store = TranscriptStore(db, session_id="sesn_1")
+    await store.append({"project_key": "p", "session_id": TRANSCRIPT}, [{"type": "x", "uuid": "ü", "text": "äöü€"}])
+    await check()
+    later = await line_now(db)
+    await go_back(db, line)
+    await check()
+    await go_back(db, later)
+    await check()
+    await add_session(db, "sesn_copy")
+
+    def copy(conn: Connection) -> None:
+        lines.copy_events(conn, "sesn_1", later.events, "sesn_copy", {}, ())
+        lines.copy_transcripts(conn, "sesn_1", TRANSCRIPT, later, "sesn_copy", "other")
+
+    await db.write(copy)
+    await check()
+    await store.append_new({"project_key": "p", "session_id": TRANSCRIPT}, [{"type": "y", "uuid": "1"}], replacing=True)
+    await check()

@@ -26,6 +26,7 @@ from hostler.api import (
     places,
     policies,
     previews,
+    retention,
     session_resources,
     sessions,
     skills,
@@ -65,6 +66,7 @@ _OWN_ROUTERS = (
     policies.router,
     places.router,
     previews.router,
+    retention.router,
     webhook_endpoints.router,
 )
 

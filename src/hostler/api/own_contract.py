@@ -87,6 +87,12 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
         "admin",
     ),
     ("health.retrieve", "GET", "/health", "read"),
+    ("storage.retrieve", "GET", "/storage", "read"),
+    ("retention.retrieve", "GET", "/retention", "read"),
+    ("retention.update", "POST", "/retention", "admin"),
+    ("retention.runs.create", "POST", "/retention/runs", "admin"),
+    ("retention.runs.list", "GET", "/retention/runs", "read"),
+    ("retention.runs.retrieve", "GET", "/retention/runs/{run_id}", "read"),
 )
 
 OWN_CONTRACT: Final[tuple[OwnEndpoint, ...]] = tuple(

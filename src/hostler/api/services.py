@@ -20,6 +20,7 @@ from hostler.engine.environments import Environments
 from hostler.engine.files import Files
 from hostler.engine.forks import Forks
 from hostler.engine.keys import Keys
+from hostler.engine.measures import Measures
 from hostler.engine.memory_stores import MemoryStores
 from hostler.engine.models import Models
 from hostler.engine.oversight import Oversight
@@ -29,6 +30,7 @@ from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
+from hostler.engine.retention import Retention
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -130,6 +132,8 @@ class ApiServices:
     forks: Forks
     diffs: Diffs
     previews: Previews
+    measures: Measures
+    retention: Retention
     places: Places
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""

@@ -29,7 +29,7 @@ _STYLES = {"held": "green", "broken": "bold red", "not_run": "yellow", "not_prom
 
 def attack(settings: Settings, *, technology: Technology | None, as_json: bool) -> int:
     from hostler.compose.attacks import attack_host
-    from hostler.compose.running import run
+    from hostler.compose.terminable import run
 
     console = terminal.nowhere() if as_json else terminal.out()
     at = ""

@@ -106,7 +106,7 @@ def examine(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
 def _packages(settings: Settings) -> Finding:
     """Whether environments can have packages here: tried, with an installer that does nothing."""
     from hostler.compose.packages import base_images, layer_folder
-    from hostler.compose.running import run
+    from hostler.compose.terminable import run
     from hostler.domain.errors import InvalidRequest
     from hostler.engine.layers import LayerFailed
 
@@ -261,7 +261,7 @@ def _model(settings: Settings) -> Finding:
 
 def _sandbox(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
     from hostler.compose import survey
-    from hostler.compose.running import run
+    from hostler.compose.terminable import run
     from hostler.domain.errors import InvalidRequest
     from hostler.engine.placement import Needs
     from hostler.engine.sandbox_port import LADDER

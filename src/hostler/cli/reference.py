@@ -35,6 +35,15 @@ _CHECKPOINT = (
     '"id", "type": "checkpoint", "session_id", "name", "reason", "created_at", "seq", "events", "transcript_entries", '
     '"snapshot_id", "memories", "stop_reason", "agent_version", "usage"'
 )
+_RETENTION = (
+    '"type": "retention", "workspace_id", "every_seconds", "policies": [{"name", "removes", "days", "default_days", '
+    '"overridden"}, …], "never_removed": []'
+)
+_RUN = (
+    '"id", "type": "retention_run", "workspace_id", "dry_run", "cause", "actor_id", "state", "reason", "counted_from", '
+    '"removed": [{"policy", "days", "items", "bytes", "oldest", "sample": []}, …], "items", "bytes", "created_at", '
+    '"ended_at"'
+)
 _WEBHOOK = (
     '"id", "type": "webhook_endpoint", "url", "name", "description", "enabled_events", "state", "disabled_reason", '
     '"consecutive_failures", "old_secret_expires_at", "created_at", "updated_at"'
@@ -79,6 +88,13 @@ SHAPES: dict[str, str] = {
     '"last", "archives", …}, "compactions": [<compaction of the API>, …]}`, newest first.',
     "hostler sessions archives": '`{"archives": [<archive of the API>, …]}`, newest first; with --archive or --search '
     '`{"entries": [{"archive_id", "number", "thread", "kind", "role", "at", "text", …}, …]}`.',
+    "hostler storage": '`{"type": "storage", "workspace_id", "measured_at", "stores": [{"store", "rows", "bytes", '
+    '"largest_session", "limit"}, …], "quota": {"storage_bytes", "used_bytes", "share"}, "installation"}`. '
+    "`installation` has the sums of all workspaces, for an admin key of the default one.",
+    "hostler retention show": f"`{{{_RETENTION}}}`",
+    "hostler retention set": f"`{{{_RETENTION}}}`, as it is from now on.",
+    "hostler retention run": f"`{{{_RUN}}}`",
+    "hostler retention history": f'`{{"runs": [{{{_RUN}}}, …]}}`, newest first.',
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",

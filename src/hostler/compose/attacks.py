@@ -22,8 +22,8 @@ from hostler.attacks.grounds import Bounds, ModelsUnderAttack, ProxyUnderAttack,
 from hostler.attacks.results import Results
 from hostler.attacks.rooms import ground_folder
 from hostler.attacks.runner import Report, attack_roads, attack_rung
-from hostler.compose.running import run
 from hostler.compose.sandboxes import sandbox_provider
+from hostler.compose.terminable import run
 from hostler.config import Settings
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest

@@ -23,6 +23,7 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
+from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.database import has_key, open_database
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
@@ -83,6 +84,7 @@ from hostler.engine.forks import Forks
 from hostler.engine.homes import remove_tree
 from hostler.engine.hub import Hub
 from hostler.engine.keys import StoredKeys
+from hostler.engine.measures import Measures
 from hostler.engine.memory_files import MemoryFiles
 from hostler.engine.memory_resource import MemoryKind
 from hostler.engine.memory_stores import MemoryStores
@@ -104,8 +106,10 @@ from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.retention import Retention
 from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
+from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
@@ -233,7 +237,7 @@ async def running(
             denials = Denials()
             variables = VariableBroker(database, sealer)
             stack.push_async_callback(variables.close)
-            decisions = StoredDecisions(database, denials)
+            decisions = StoredDecisions(database, denials, settings.sessions.max_egress_decisions)
             stack.push_async_callback(decisions.close)
             egress = egress_proxy(settings, decisions, mcp_credentials or broker, resolver)
             stack.push_async_callback(egress.close)
@@ -258,7 +262,8 @@ async def running(
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
             mounted_skills = MountedSkills(database, blobs, settings.state_dir / "skills")
             mounted_skills.clear()
-            points = Points(records, snapshots, quotas.admit_bytes)
+            bounds = SessionBounds(session_limits(settings))
+            points = Points(records, snapshots, quotas.admit_bytes, bounds)
             checkpoints = Checkpoints(database, hub)
             copies = home_copies(settings, database, snapshots, places, mounted_files)
             archives = Archives(database, archive_limits(settings))
@@ -286,7 +291,7 @@ async def running(
                 )
             )
             memory = memory_use(settings)
-            spares = spare_sandboxes(settings, database, around, attachments, copies, lambda: worker.live(), memory)
+            spares = spare_sandboxes(settings, database, around, attachments, copies, memory, lambda: worker.live())
             parts = RunnerParts(
                 boundary=Boundary(database, records, points),
                 records=records,
@@ -332,6 +337,9 @@ async def running(
             if preview_socket is not None:
                 await door.open(preview_socket)
             stack.push_async_callback(door.close)
+            sessions = Sessions(database, hub, records, models, kinds, quotas, prices, placement, bounds)
+            measures = Measures(database, quotas, shown_limits(settings))
+            retention = Retention(owner, database, sessions, measures, retention_terms(settings))
             services = ApiServices(
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
@@ -347,7 +355,9 @@ async def running(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
                 ),
                 models=models,
-                sessions=Sessions(database, hub, records, models, kinds, quotas, prices, placement),
+                sessions=sessions,
+                measures=measures,
+                retention=retention,
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
                 diffs=Diffs(database, checkpoints, snapshots),
@@ -403,6 +413,7 @@ async def running(
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(clock.run()),
+                    tasks.create_task(retention.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
                     tasks.create_task(spares.run()),

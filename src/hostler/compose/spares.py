@@ -19,15 +19,16 @@ def spare_sandboxes(
     around: Surroundings,
     attachments: Attachments,
     copies: Copies,
-    live: Callable[[], int],
     memory: MemoryUse,
+    live: Callable[[], int],
 ) -> Spares:
-    """`live`: how many sessions have a process on this server. `memory`: of the worker, who asks the host for it."""
+    """`memory`: as the worker measures it. `live`: how many sessions have a process on this server."""
     wanted = settings.spares
 
     def pressed() -> bool:
         headroom = memory.headroom()
-        return live() >= settings.worker.slots or (headroom is not None and headroom < wanted.free_memory_mb << 20)
+        short = headroom is not None and headroom < wanted.free_memory_mb << 20
+        return short or live() >= settings.worker.slots
 
     terms = SpareTerms(wanted.most, wanted.keep_seconds, wanted.rest_seconds)
     return Spares(database, around, attachments, copies, pressed, terms)

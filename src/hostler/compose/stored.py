@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import InvalidRequest, NotFound
+from hostler.domain.errors import InvalidRequest, NotFound, QuotaExceeded
 from hostler.domain.prices import Prices
 from hostler.engine.budget import priced
 from hostler.engine.denials import Denials
@@ -24,6 +25,9 @@ from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
+
+MOST_DECISIONS: Final = 1_000_000
+_COUNTED: Final = 4096
 
 
 class StoredSequence:
@@ -49,9 +53,13 @@ class StoredDecisions:
     committed together, so many requests at once cost few commits. One whose request is gone is written all the same.
     """
 
-    def __init__(self, database: Database, denials: Denials) -> None:
+    def __init__(self, database: Database, denials: Denials, most: int = MOST_DECISIONS) -> None:
+        """`most`: decisions of one session. It is told QuotaExceeded for those that follow."""
         self._database = database
         self._denials = denials
+        self._most = most
+        self._counts: OrderedDict[str, int] = OrderedDict()
+        """Of the sessions that asked last. A session is served by one server at a time."""
         self._commits = Together(self._commit, "egress-records")
 
     async def record(self, decision: EgressDecision) -> None:
@@ -64,14 +72,40 @@ class StoredDecisions:
         await self._commits.close()
 
     async def _commit(self, decisions: Sequence[EgressDecision]) -> Sequence[Exception | None]:
+        def unit(conn: Connection) -> tuple[list[Exception | None], dict[str, int]]:
+            counts: dict[str, int] = {}
+            outcomes = [self._counted(conn, counts, decision.session_id) for decision in decisions]
+            admitted = [each for each, refused in zip(decisions, outcomes, strict=True) if refused is None]
+            if admitted:
+                ledger.record_egress_all(conn, self._database.now(conn), admitted)
+            return outcomes, counts
+
         try:
-            await self._database.write(lambda c: ledger.record_egress_all(c, self._database.now(c), decisions))
+            outcomes, counts = await self._database.write(unit)
         except (NotFound, InvalidRequest) as error:
             if len(decisions) == 1:
                 return [error]
             # One of them is what can't be written.
             return [outcome for decision in decisions for outcome in await self._commit([decision])]
-        return [None] * len(decisions)
+        for session_id, count in counts.items():
+            self._counts[session_id] = count
+            self._counts.move_to_end(session_id)
+        while len(self._counts) > _COUNTED:
+            self._counts.popitem(last=False)
+        return outcomes
+
+    def _counted(self, conn: Connection, counts: dict[str, int], session_id: str) -> Exception | None:
+        """Count one more of the session in `counts`. Not None: it has had all that it may have."""
+        count = counts.get(session_id, self._counts.get(session_id))
+        if count is None:
+            count = ledger.count_egress(conn, session_id, self._most)
+        counts[session_id] = min(count + 1, self._most)
+        if count < self._most:
+            return None
+        return QuotaExceeded(
+            f"session {session_id} has asked the network for {self._most} things, and more are not written down; "
+            "go on in a new session, or raise sessions.max_egress_decisions"
+        )
 
 
 def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from hostler.domain.errors import QuotaExceeded
 from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.client_hello import Hello, NotTls
 from hostler.egress.http1 import own_answer
@@ -125,6 +126,9 @@ class Decider:
         )
         try:
             await self._recorder.record(decision)
+        except QuotaExceeded as error:  # once for each request of a session that makes very many
+            _log.warning("egress.log_full", extra={"session_id": self.session_id, "reason": error.message})
+            return False
         except Exception:
             _log.exception("egress.decision_not_recorded", extra={"session_id": self.session_id})
             return False
@@ -138,7 +142,11 @@ def denial(where: str, verdict: Verdict, status: int) -> bytes:
 
 
 UNRECORDED = own_answer(
-    503, "denied", "not_recorded", "Hostler can't write this decision down, so it lets nothing through.\n"
+    503,
+    "denied",
+    "not_recorded",
+    "Hostler can't write this decision down, so it lets nothing through. It may be that this session has made all the "
+    "requests that the operator allows one (sessions.max_egress_decisions).\n",
 )
 
 

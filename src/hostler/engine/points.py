@@ -22,6 +22,7 @@ from hostler.domain.ids import new_id
 from hostler.engine import memory_points
 from hostler.engine.profile import transcript_id
 from hostler.engine.records import Applied, Records
+from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.state import Moment, SessionState, Step, Totals, go_idle, is_paused
 from hostler.engine.transcript import UNCONFIRMED
 from hostler.store import checkpoints as rows
@@ -95,8 +96,11 @@ class Returned:
 class Points:
     """Takes points and goes back to them. Every method runs inside the caller's transaction."""
 
-    def __init__(self, records: Records, snapshots: SnapshotRows, admit: Admit) -> None:
+    def __init__(
+        self, records: Records, snapshots: SnapshotRows, admit: Admit, bounds: SessionBounds | None = None
+    ) -> None:
         """`admit` is asked before memories are kept once more (`WorkspaceQuotas.admit_bytes`)."""
+        self._bounds = bounds or SessionBounds()
         self._records = records
         self._snapshots = snapshots
         self._admit = admit
@@ -178,6 +182,7 @@ class Points:
         lines.go_back(
             conn, session.id, session.last_seq, transcript_id(session.id), target.line, without=(UNCONFIRMED,)
         )
+        self._bounds.admit_cut(conn, session.id)
         if target.sequence is not None:
             save_sequence(conn, now, session.id, target.sequence, lease=lease)
         if target.snapshot_id is not None:

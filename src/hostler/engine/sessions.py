@@ -36,6 +36,7 @@ from hostler.engine.placement import Placement, needs_of
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
+from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
 from hostler.store import eventlog, webhooks
@@ -68,7 +69,9 @@ class Sessions:
         quotas: WorkspaceQuotas,
         prices: Prices,
         placement: Placement,
+        bounds: SessionBounds | None = None,
     ) -> None:
+        self._bounds = bounds or SessionBounds()
         self._database = database
         self._hub = hub
         self._records = records
@@ -235,16 +238,22 @@ class Sessions:
     async def delete(self, workspace: str, session_id: str) -> None:
         """The session, its events, transcript and files are gone. Raises InvalidRequest while it runs."""
 
-        def unit(connection: Connection) -> str:
-            row = rows.get_session(connection, workspace, session_id)
-            inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
-            self._resources.detach(connection, workspace, session_id, row.resources)
-            rows.delete_session(connection, workspace, session_id)
-            now = self._database.now(connection)
-            webhooks.emit(connection, now, workspace, "session.deleted", {"id": session_id})
-            return moment(now)
+        at = await self._database.write(lambda connection: self.delete_in(connection, workspace, session_id))
+        self.announce_deleted(session_id, at)
 
-        at = await self._database.write(unit)
+    def delete_in(self, connection: Connection, workspace: str, session_id: str) -> str:
+        """The same within a transaction of the caller, who calls `announce_deleted` after the commit, with what this
+        returns."""
+        row = rows.get_session(connection, workspace, session_id)
+        inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
+        self._resources.detach(connection, workspace, session_id, row.resources)
+        rows.delete_session(connection, workspace, session_id)
+        now = self._database.now(connection)
+        webhooks.emit(connection, now, workspace, "session.deleted", {"id": session_id})
+        return moment(now)
+
+    def announce_deleted(self, session_id: str, at: str) -> None:
+        """Readers hear of it, and their streams end."""
         event = ev.deleted(at)
         self._hub.publish(session_id, [Frame(event.type, event.text())])
         self._hub.deleted(session_id)
@@ -261,9 +270,11 @@ class Sessions:
         bodies = [wire_fields(event) for event in events]
 
         def unit(connection: Connection) -> Applied:
-            applied = self._records.apply_in(
-                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
-            )
+            def decide(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+                self._bounds.admit_input(connection, row, bodies)
+                return inputs.submit(state, at, totals, bodies)
+
+            applied = self._records.apply_in(connection, session_id, decide, workspace=workspace)
             if token_id is not None and not holds_claim(connection, self._database.now(connection), token_id):
                 raise PermissionDenied(
                     "the lease of this worker's item has run out, or the item was stopped: another worker may serve "

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
 
 from sqlalchemy import Connection
 
@@ -23,8 +22,6 @@ from hostler.store.webhook_deliveries import Leased
 from hostler.store.webhooks import SIGNAL
 
 log = logging.getLogger("hostler.webhooks")
-
-_PRUNE_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,6 @@ class DispatcherSettings:
     """After that a delivery is somebody else's. Longer than any attempt takes."""
     look_seconds: float = 30.0
     """How long what a dead server left behind may go unnoticed."""
-    keep_seconds: float = 30 * 86_400.0
-    """How long the log of deliveries is kept."""
 
 
 class WebhookDispatcher:
@@ -58,7 +53,6 @@ class WebhookDispatcher:
         self._look = asyncio.Event()
         self._busy: Counter[str] = Counter()
         self._busy_workspaces: Counter[str] = Counter()
-        self._pruned_at = 0.0
         self._counted_at = 0.0
         database.signals.on(SIGNAL, self._look.set)
 
@@ -118,9 +112,6 @@ class WebhookDispatcher:
             return now, queue.next_due_at(connection, now)
 
         now, due_at = await database.read(unit)
-        if now - self._pruned_at > _PRUNE_SECONDS:
-            self._pruned_at = now
-            await database.write(lambda c: queue.prune(c, now - self._settings.keep_seconds))
         longest = self._settings.look_seconds
         if now - self._counted_at > longest:
             self._counted_at = now

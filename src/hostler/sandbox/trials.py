@@ -64,15 +64,16 @@ def trial_folder(kind: str, end: Callable[[Path], object] | None = None, near: P
                 stale.ended = True
             except Exception:
                 log.exception("trial_not_ended", extra={"folder": str(stale.place)})
-    with tempfile.TemporaryDirectory(prefix=_prefix(kind), dir=_parent(near)) as name:
-        place = Path(name)
-        held = os.open(place / "lock-to-be", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+    folder = tempfile.TemporaryDirectory(prefix=_prefix(kind), dir=_parent(near))
+    place = Path(folder.name)
+    held = os.open(place / "lock-to-be", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with folder:
             fcntl.flock(held, fcntl.LOCK_EX)
             (place / "lock-to-be").rename(place / _LOCK)  # from now on it can be found, and it is locked
             yield place
-        finally:
-            os.close(held)
+    finally:
+        os.close(held)  # not before the folder is gone: it would be taken for one of a process that was killed
 
 
 def _parent(near: Path | None) -> Path:
@@ -91,7 +92,9 @@ def _locked(place: Path) -> int | None:
             lock = os.open(place / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return lock
+                if os.path.samestat(os.fstat(lock), (place / _LOCK).lstat()):  # its owner may just have removed it
+                    return lock
+                raise FileNotFoundError(place)
             except OSError:
                 os.close(lock)
     return None

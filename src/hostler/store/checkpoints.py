@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -90,6 +90,9 @@ class RewindRow:
         found: dict[str, Any] = decode(self.memories_json)
         return found
 
+
+KEPT_REWINDS: Final = 500
+"""Of one session; older ones go."""
 
 _CHECKPOINT = tuple(checkpoints.c)
 
@@ -195,6 +198,10 @@ def put_rewind(conn: Connection, now: float, **fields: Any) -> RewindRow:
     """Fields as in RewindRow, with `memories` as a mapping."""
     memories = encode(fields.pop("memories"))
     conn.execute(rewinds.insert().values(**fields, memories=memories, created_at=moment(now)))
+    newest = sa.select(rewinds.c.id).where(rewinds.c.session_id == fields["session_id"])
+    newest = newest.order_by(rewinds.c.created_at.desc(), rewinds.c.id.desc())
+    old = newest.offset(KEPT_REWINDS).limit(-1 if conn.dialect.name == "sqlite" else None)
+    conn.execute(rewinds.delete().where(rewinds.c.id.in_(list(conn.execute(old).scalars()))))
     return RewindRow(**fields, memories_json=memories, created_at=moment(now))
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from hostler.domain.errors import Conflict
+from hostler.store.jsontext import size_of_text
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Range
 from hostler.store.prepared import Prepared
@@ -192,7 +193,8 @@ def transact(
     last_seq = session.last_seq + len(stored)
     # What a worker writes concerns no other worker; what comes from outside may concern the one that has the session.
     news = News("session", session_id, session.last_seq + 1, last_seq, lease is None, tuple(change.waiting))
-    after = _update_session(conn, view, change, last_seq, news)
+    log_bytes = session.log_bytes + sum(size_of_text(event.body) for event in stored)
+    after = _update_session(conn, view, change, last_seq, log_bytes, news)
     want = wanted if change.wanted is None else change.wanted
     if change.available_at is not None:
         available = change.available_at
@@ -312,10 +314,13 @@ def _append(conn: Connection, session: SessionRow, new: Sequence[NewEvent]) -> l
     return stored
 
 
-def _update_session(conn: Connection, view: LogView, change: Change, last_seq: int, news: News) -> SessionRow:
+def _update_session(
+    conn: Connection, view: LogView, change: Change, last_seq: int, log_bytes: int, news: News
+) -> SessionRow:
     session = view.session
     values: dict[str, Any] = change.update.values() if change.update is not None else {}
-    for name, value in (("state", change.state), ("status", change.status), ("last_seq", last_seq)):
+    counted = (("last_seq", last_seq), ("log_bytes", log_bytes))
+    for name, value in (("state", change.state), ("status", change.status), *counted):
         if getattr(session, name) != value:
             values[name] = value
     if not values:

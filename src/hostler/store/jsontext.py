@@ -49,3 +49,8 @@ def plain(text: str) -> str:
 def cleaned(text: str, limit: int) -> str:
     """`text` made fit for a plain column: what it can't hold becomes U+FFFD, and it is cut to `limit` characters."""
     return _SURROGATE.sub("\ufffd", text[:limit].replace("\x00", "\ufffd"))
+
+
+def size_of_text(text: str) -> int:
+    """In bytes, as a database keeps it."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

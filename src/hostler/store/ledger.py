@@ -219,6 +219,12 @@ def record_egress(
     return EgressRow(*record_egress_all(conn, now, [facts])[0])
 
 
+def count_egress(conn: Connection, session_id: str, most: int) -> int:
+    """Decisions about a session, counted up to `most`."""
+    some = sa.select(sa.literal(1)).where(egress_decisions.c.session_id == session_id).limit(most)
+    return int(conn.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one())
+
+
 def list_egress(conn: Connection, session_id: str, *, limit: int = 1000) -> Sequence[EgressRow]:
     """The newest decisions about a session, oldest of them first."""
     query = sa.select(*(egress_decisions.c[name] for name in EgressRow.__slots__))

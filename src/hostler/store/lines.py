@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection
 
 from hostler.domain.errors import InvalidRequest
 from hostler.store.jsontext import decode, encode
-from hostler.store.tables import events, transcript_entries, transcripts
+from hostler.store.tables import events, sessions, transcript_entries, transcripts
 from hostler.store.tables_checkpoints import cut_events, cut_transcript_entries
 
 Spans = tuple[tuple[int, int], ...]
@@ -121,6 +121,7 @@ def go_back(
     for subpath, ordinals in _ordinals(conn, cut_transcript_entries, session_id, transcript_id).items():
         back = [ordinal for ordinal in ordinals if within(ordinal, wanted.get(subpath, ()))]
         _put_back(conn, session_id, transcript_id, subpath, spans_of(back, ordinals))
+    _count_again(conn, session_id)
     found = _ordinals(conn, transcript_entries, session_id, transcript_id)
     for subpath, one in line.transcripts.items():
         if len(found.get(subpath, ())) != one.entries:
@@ -153,7 +154,16 @@ def copy_events(
     names = ["session_id", "seq", "id", "type", "processed_at", "body"]
     conn.execute(events.insert().from_select(names, made))
     query = sa.select(sa.func.count()).where(events.c.session_id == copy_id)
-    return int(conn.execute(query).scalar_one())
+    count = int(conn.execute(query).scalar_one())
+    recount(conn, copy_id)
+    return count
+
+
+def bytes_of(conn: Connection, column: ColumnElement[Any]) -> ColumnElement[int]:
+    """How many bytes a text takes."""
+    if conn.dialect.name == "postgresql":
+        return sa.func.octet_length(column, type_=sa.BigInteger)
+    return sa.func.length(sa.cast(column, sa.LargeBinary), type_=sa.BigInteger)
 
 
 def copy_transcripts(
@@ -180,6 +190,7 @@ def copy_transcripts(
                 f"of the transcript {subpath or 'of the conversation'} {one.entries} entries are needed and {made} are "
                 "kept: it was shortened since, so the session can't be forked there"
             )
+    _count_again(conn, copy_id)
 
 
 def events_of(conn: Connection, session_id: str, spans: Spans) -> dict[str, tuple[int, str]]:
@@ -276,6 +287,27 @@ def _move(
         which = [*_at(source, *path), _in_spans(source.c.ordinal, spans[start : start + _BATCH])]
         conn.execute(target.insert().from_select(names, sa.select(*source.c).where(*which)))
         conn.execute(source.delete().where(*which))
+
+
+def recount(conn: Connection, session_id: str) -> None:
+    """The bytes of the session's log and of each of its transcripts, after rows were moved or made in bulk."""
+    log = sa.select(sa.func.coalesce(sa.func.sum(bytes_of(conn, events.c.body)), 0))
+    kept = int(conn.execute(log.where(events.c.session_id == session_id)).scalar_one())
+    conn.execute(sessions.update().where(sessions.c.id == session_id).values(log_bytes=kept))
+    _count_again(conn, session_id)
+
+
+def _count_again(conn: Connection, session_id: str) -> None:
+    """The bytes of each transcript, after its entries were moved."""
+    entries = transcript_entries.c
+    size = sa.select(sa.func.coalesce(sa.func.sum(bytes_of(conn, entries.entry)), 0)).where(
+        *(
+            column == other
+            for column, other in zip(list(transcript_entries.c)[:3], list(transcripts.c)[:3], strict=True)
+        )
+    )
+    here = transcripts.c.project_key == session_id
+    conn.execute(transcripts.update().where(here).values(bytes=size.scalar_subquery()))
 
 
 def _kept(conn: Connection, session_id: str, transcript_id: str, subpath: str, spans: Spans) -> Iterable[Any]:

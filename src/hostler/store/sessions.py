@@ -114,6 +114,8 @@ class SessionRow:
     updated_at: str
     archived_at: str | None
     forked_from_json: str | None = None
+    log_bytes: int = 0
+    """Of the bodies of its events."""
 
     @property
     def metadata(self) -> dict[str, str]:

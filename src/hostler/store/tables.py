@@ -164,6 +164,8 @@ sessions = sa.Table(
     sa.Column("updated_at", Words, nullable=False),
     sa.Column("archived_at", Words),
     sa.Column("forked_from", Json),
+    # Bytes of the bodies of its events. Counted with the row that every append writes anyway.
+    sa.Column("log_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Index("ix_sessions_newest", "workspace_id", "created_at", "id"),
     sa.Index("ix_sessions_agent", "agent_id", "created_at", "id"),
     sa.Index("ix_sessions_environment", "environment_id"),
@@ -173,6 +175,14 @@ sessions = sa.Table(
         "workspace_id",
         sqlite_where=sa.text("archived_at IS NULL"),
         postgresql_where=sa.text("archived_at IS NULL"),
+    ),
+    sa.Index(
+        "ix_sessions_archived",
+        "workspace_id",
+        "archived_at",
+        "id",
+        sqlite_where=sa.text("archived_at IS NOT NULL"),
+        postgresql_where=sa.text("archived_at IS NOT NULL"),
     ),
 )
 
@@ -244,6 +254,8 @@ transcripts = sa.Table(
     sa.Column("next_ordinal", sa.BigInteger, nullable=False),
     sa.Column("mtime_ms", sa.BigInteger, nullable=False),
     sa.Column("summary", Json),
+    # Of its entries, counted as they come and go.
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
 )
 
 transcript_entries = sa.Table(
@@ -280,6 +292,7 @@ model_requests = sa.Table(
     sa.Column("first_byte_ms", sa.Double),
     sa.Column("created_at", Words, nullable=False),
     sa.Index("ix_model_requests_session", "session_id", "created_at", "id"),
+    sa.Index("ix_model_requests_workspace", "workspace_id", "created_at", "id"),
 )
 
 egress_decisions = sa.Table(
@@ -299,4 +312,5 @@ egress_decisions = sa.Table(
     sa.Column("created_at", Words, nullable=False),
     sa.Index("ix_egress_decisions_session", "session_id", "created_at", "id"),
     sa.Index("ix_egress_decisions_environment", "environment_id", "created_at", "id"),
+    sa.Index("ix_egress_decisions_oldest", "workspace_id", "created_at", "id"),
 )

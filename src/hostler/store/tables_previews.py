@@ -19,4 +19,5 @@ previews = sa.Table(
     sa.Column("expires_at", Seconds, nullable=False),
     sa.Column("revoked_at", Words),
     sa.Index("ix_previews_session", "session_id", "created_at", "id"),
+    sa.Index("ix_previews_oldest", "workspace_id", "expires_at", "id"),
 )

@@ -67,4 +67,5 @@ credential_uses = sa.Table(
     sa.Column("outcome", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
     sa.Index("ix_credential_uses_session", "session_id", "created_at", "id"),
+    sa.Index("ix_credential_uses_oldest", "workspace_id", "created_at", "id"),
 )

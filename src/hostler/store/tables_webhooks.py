@@ -67,7 +67,7 @@ webhook_deliveries = sa.Table(
         postgresql_where=sa.text("state = 'pending'"),
     ),
     sa.Index("ix_webhook_deliveries_newest", "endpoint_id", "created_at", "id"),
-    sa.Index("ix_webhook_deliveries_oldest", "created_at"),
+    sa.Index("ix_webhook_deliveries_oldest", "workspace_id", "created_at", "id"),
 )
 
 webhook_attempts = sa.Table(

@@ -70,6 +70,14 @@ work_items = sa.Table(
         sqlite_where=sa.text("lease_until IS NOT NULL"),
         postgresql_where=sa.text("lease_until IS NOT NULL"),
     ),
+    sa.Index(
+        "ix_work_items_stopped",
+        "workspace_id",
+        "stopped_at",
+        "id",
+        sqlite_where=sa.text("state = 'stopped'"),
+        postgresql_where=sa.text("state = 'stopped'"),
+    ),
 )
 
 session_tokens = sa.Table(

@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hostler.domain.errors import InvalidRequest, TooLarge
 from hostler.store.database import Database
-from hostler.store.jsontext import decode, encode, plain
+from hostler.store.jsontext import decode, encode, plain, size_of_text
 from hostler.store.tables import transcript_entries, transcripts
 from hostler.store.work import Lease, check
 
@@ -83,6 +83,7 @@ class TranscriptStore(SessionStore):
                 check(conn, now, self._lease)
             if replacing:
                 conn.execute(transcript_entries.delete().where(*_at(transcript_entries, path)))
+                conn.execute(transcripts.update().where(*_at(transcripts, path)).values(bytes=0))
             ordinals = _append(conn, now, path, rows)
             if self._session_id is None and not path[2] and ordinals:
                 fresh = [entries[at] for at in ordinals]
@@ -214,17 +215,26 @@ def _append(conn: Connection, now: float, path: _Path, rows: Sequence[tuple[str 
     place = {"project_key": project, "session_id": name, "subpath": subpath}
     dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
     # This row is the lock of the transcript: appends to it come one after the other.
-    head = dialect.insert(transcripts).values(**place, next_ordinal=len(rows), mtime_ms=int(now * 1000))
+    size = sum(size_of_text(text) for _, text in rows)
+    head = dialect.insert(transcripts).values(**place, next_ordinal=len(rows), mtime_ms=int(now * 1000), bytes=size)
     later = sa.case((transcripts.c.mtime_ms > int(now * 1000), transcripts.c.mtime_ms), else_=int(now * 1000))
     ordinal = conn.execute(
         head.on_conflict_do_update(
             index_elements=["project_key", "session_id", "subpath"],
-            set_={"next_ordinal": transcripts.c.next_ordinal + len(rows), "mtime_ms": later},
+            set_={
+                "next_ordinal": transcripts.c.next_ordinal + len(rows),
+                "mtime_ms": later,
+                "bytes": transcripts.c.bytes + size,
+            },
         ).returning(transcripts.c.next_ordinal)
     ).scalar_one() - len(rows)
     values = [{**place, "ordinal": ordinal + at, "uuid": uuid, "entry": text} for at, (uuid, text) in enumerate(rows)]
     added = dialect.insert(transcript_entries).on_conflict_do_nothing().returning(transcript_entries.c.ordinal)
-    return sorted(found - ordinal for found in conn.execute(added, values).scalars())
+    new = sorted(found - ordinal for found in conn.execute(added, values).scalars())
+    if len(new) < len(rows):
+        counted = size - sum(size_of_text(rows[at][1]) for at in new)
+        conn.execute(transcripts.update().where(*_at(transcripts, path)).values(bytes=transcripts.c.bytes - counted))
+    return new
 
 
 def _at(table: sa.Table, path: _Path) -> list[sa.ColumnElement[bool]]:

@@ -249,12 +249,6 @@ def forget_failures(conn: Connection, endpoint_id: str) -> None:
     conn.execute(endpoints.update().where(endpoints.c.id == endpoint_id, endpoints.c.failures > 0).values(failures=0))
 
 
-def prune(conn: Connection, before: float) -> int:
-    """Forget deliveries that ended and are older than this second."""
-    old = deliveries.delete().where(deliveries.c.created_at < moment(before), deliveries.c.state != "pending")
-    return conn.execute(old).rowcount
-
-
 # --------------------------------------------------------------------------------------------------------------- log
 
 

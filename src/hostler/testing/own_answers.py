@@ -13,6 +13,7 @@ from hostler.domain.environment_keys import CreateEnvironmentKey
 from hostler.domain.policies import SuggestPolicy, TryPolicy
 from hostler.domain.previews import CreatePreview
 from hostler.domain.quotas import SetQuotas
+from hostler.domain.retention import PolicyName, RunRetention, SetRetention
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
 
 T = TypeVar("T")
@@ -529,6 +530,92 @@ class SessionDiff(Answer):
     text: TextDiff | None
 
 
+class StoreLimit(Answer):
+    of: Literal["session", "workspace"]
+    setting: str
+    unit: Literal["bytes", "rows"]
+    most: int
+    used: int | None
+    share: float | None
+
+
+class StoreFigure(Answer):
+    store: str
+    rows: int
+    bytes: int | None
+    largest_session: str | None
+    limit: StoreLimit | None
+
+
+class StoreSum(Answer):
+    store: str
+    rows: int
+    bytes: int | None
+
+
+class StorageQuota(Answer):
+    storage_bytes: int | None
+    used_bytes: int
+    share: float | None
+
+
+class InstallationStorage(Answer):
+    workspaces: int
+    measured_at: str
+    stores: list[StoreSum]
+
+
+class Storage(Answer):
+    type: Literal["storage"]
+    workspace_id: str
+    measured_at: str
+    stores: list[StoreFigure]
+    quota: StorageQuota
+    installation: InstallationStorage | None
+
+
+class RetentionPolicy(Answer):
+    name: PolicyName
+    removes: str
+    days: int | None
+    default_days: int | None
+    overridden: bool
+
+
+class RetentionPolicies(Answer):
+    type: Literal["retention"]
+    workspace_id: str
+    every_seconds: float
+    policies: list[RetentionPolicy]
+    never_removed: list[str]
+
+
+class Removed(Answer):
+    policy: PolicyName
+    days: int
+    items: int
+    bytes: int
+    oldest: str | None
+    sample: list[str]
+
+
+class RetentionRun(Answer):
+    id: str
+    type: Literal["retention_run"]
+    workspace_id: str
+    dry_run: bool
+    cause: Literal["schedule", "asked"]
+    actor_id: str
+    state: Literal["running", "completed", "stopped", "failed"]
+    reason: str | None
+    counted_from: str
+    removed: list[Removed]
+    items: int
+    bytes: int
+    created_at: str
+    ended_at: str | None
+
+
 _PAGE = {"limit": {"type": "integer"}, "page": {"type": "string"}}
 _TIME = {"type": "string", "format": "date-time"}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -599,5 +686,11 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     ),
     "webhook_endpoints.deliveries.retry": (None, WebhookDelivery, {}),
     "health.retrieve": (None, Health, {}),
+    "storage.retrieve": (None, Storage, {"workspace_id": {"type": "string"}, "fresh": {"type": "boolean"}}),
+    "retention.retrieve": (None, RetentionPolicies, {"workspace_id": {"type": "string"}}),
+    "retention.update": (SetRetention, RetentionPolicies, {}),
+    "retention.runs.create": (RunRetention, RetentionRun, {}),
+    "retention.runs.list": (None, Page[RetentionRun], {**_PAGE, "workspace_id": {"type": "string"}}),
+    "retention.runs.retrieve": (None, RetentionRun, {}),
 }
 """By the name of the row: what is sent, what comes back, and the query's parameters."""

@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("updated_at", WORDS, nullable=False),
         sa.Column("archived_at", WORDS),
         sa.Column("forked_from", sa.Text),
+        sa.Column("log_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("id", name="pk_sessions"),
         sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name="fk_sessions_workspace_id"),
         sa.ForeignKeyConstraint(["agent_id"], ["agents.id"], name="fk_sessions_agent_id"),
@@ -118,6 +119,13 @@ def upgrade() -> None:
     op.create_index("ix_sessions_agent", "sessions", ["agent_id", "created_at", "id"])
     op.create_index("ix_sessions_deployment", "sessions", ["deployment_id", "created_at", "id"])
     op.create_index("ix_sessions_environment", "sessions", ["environment_id"])
+    op.create_index(
+        "ix_sessions_archived",
+        "sessions",
+        ["workspace_id", "archived_at", "id"],
+        sqlite_where=sa.text("archived_at IS NOT NULL"),
+        postgresql_where=sa.text("archived_at IS NOT NULL"),
+    )
     op.create_index(
         "ix_sessions_live",
         "sessions",
@@ -194,6 +202,7 @@ def upgrade() -> None:
         sa.Column("next_ordinal", sa.BigInteger, nullable=False),
         sa.Column("mtime_ms", sa.BigInteger, nullable=False),
         sa.Column("summary", sa.Text),
+        sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("project_key", "session_id", "subpath", name="pk_transcripts"),
     )
     op.create_table(
@@ -229,6 +238,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_model_requests"),
     )
     op.create_index("ix_model_requests_session", "model_requests", ["session_id", "created_at", "id"])
+    op.create_index("ix_model_requests_workspace", "model_requests", ["workspace_id", "created_at", "id"])
     op.create_table(
         "egress_decisions",
         sa.Column("id", WORDS, nullable=False),
@@ -247,6 +257,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_egress_decisions_session", "egress_decisions", ["session_id", "created_at", "id"])
     op.create_index("ix_egress_decisions_environment", "egress_decisions", ["environment_id", "created_at", "id"])
+    op.create_index("ix_egress_decisions_oldest", "egress_decisions", ["workspace_id", "created_at", "id"])
     op.get_bind().execute(
         sa.text("INSERT INTO workspaces (id, name, created_at) VALUES ('wrkspc_default', 'Default', :now)"),
         {"now": rfc3339(SystemClock().now())},

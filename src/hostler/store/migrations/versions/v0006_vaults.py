@@ -79,3 +79,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_credential_uses"),
     )
     op.create_index("ix_credential_uses_session", "credential_uses", ["session_id", "created_at", "id"])
+    op.create_index("ix_credential_uses_oldest", "credential_uses", ["workspace_id", "created_at", "id"])

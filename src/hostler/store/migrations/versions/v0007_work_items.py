@@ -85,6 +85,13 @@ def upgrade() -> None:
         sqlite_where=sa.text("lease_until IS NOT NULL"),
         postgresql_where=sa.text("lease_until IS NOT NULL"),
     )
+    op.create_index(
+        "ix_work_items_stopped",
+        "work_items",
+        ["workspace_id", "stopped_at", "id"],
+        sqlite_where=sa.text("state = 'stopped'"),
+        postgresql_where=sa.text("state = 'stopped'"),
+    )
     op.create_table(
         "session_tokens",
         sa.Column("id", WORDS, nullable=False),

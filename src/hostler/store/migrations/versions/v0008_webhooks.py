@@ -63,7 +63,7 @@ def upgrade() -> None:
     ):
         op.create_index(name, "webhook_deliveries", columns, sqlite_where=pending, postgresql_where=pending)
     op.create_index("ix_webhook_deliveries_newest", "webhook_deliveries", ["endpoint_id", "created_at", "id"])
-    op.create_index("ix_webhook_deliveries_oldest", "webhook_deliveries", ["created_at"])
+    op.create_index("ix_webhook_deliveries_oldest", "webhook_deliveries", ["workspace_id", "created_at", "id"])
     op.create_table(
         "webhook_attempts",
         sa.Column("delivery_id", WORDS, nullable=False),

@@ -31,3 +31,4 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], name="fk_previews_session_id", ondelete="CASCADE"),
     )
     op.create_index("ix_previews_session", "previews", ["session_id", "created_at", "id"])
+    op.create_index("ix_previews_oldest", "previews", ["workspace_id", "expires_at", "id"])
