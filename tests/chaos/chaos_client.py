@@ -45,6 +45,7 @@ class Api:
     """The few requests that a session needs. What raises one of UNSURE may have happened, or not."""
 
     def __init__(self, address: Address, key: str) -> None:
+        self.key = key
         self._address = address
         self.http = httpx.AsyncClient(
             headers={"x-api-key": key, "anthropic-version": "2023-06-01"},
@@ -94,74 +95,31 @@ class Api:
                 return found
 
 
-class Client:
-    """One session, from its first prompt to the idle after its last. `on_event` is told of every event that is seen."""
+class Follower:
+    """Hears everything that the stream of a session tells, through whatever happens to whoever tells it."""
 
-    def __init__(self, api: Api, plan: SessionPlan, session_id: str, on_event: Callable[[Body], None]) -> None:
-        self.plan = plan
+    def __init__(self, session_id: str, api: Callable[[], Api]) -> None:
+        """`api`: whom to ask now; asked anew for each connection."""
         self.session_id = session_id
         self.seen: dict[int, Body] = {}
         """What the stream told, by sequence."""
-        self.interrupted = False
-        self.lost = 0
-        """How many kills it lived through."""
-        self._sent = 0
-        """Turns of the plan that were sent already."""
-        self._api = api
         self._path = f"/v1/sessions/{session_id}/events"
-        self._on_event = on_event
+        self._whom = api
         self._changed = asyncio.Condition()
-        self._waiting: tuple[str, ...] = ()
-        """Calls that the last idle named."""
-        self._idle: Body | None = None
-        """The last event, when it is an idle."""
-        self._uses: dict[str, Body] = {}
 
-    def go_on(self, turns: tuple[Turn, ...], on_event: Callable[[Body], None]) -> None:
-        """More to do for the next `run`."""
-        self.plan = replace(self.plan, turns=(*self.plan.turns, *turns))
-        self._on_event = on_event
-
-    async def run(self) -> None:
-        """Until everything is sent and the session is idle for good. Then the log is still followed: see `stop`."""
-        async with asyncio.TaskGroup() as tasks:
-            follower = tasks.create_task(self._follow())
-            interrupter = tasks.create_task(self._interrupt())
-            answerer = tasks.create_task(self._answer())
-            for turn in self.plan.turns[self._sent :]:
-                self._sent += 1
-                await self._say(turn.prompt, turn.mark)
-                waits = self._sent == 1 and self.plan.second_waits and len(self.plan.turns) > 1
-                if not waits:
-                    await self._until(partial(self._settled, turn.mark))
-            if not self.interrupted:
-                interrupter.cancel()
-            await asyncio.wait([interrupter])
-            # An interrupt that came after the last idle is followed by another one: hear that too.
-            heard = len(await self._api.events(self.session_id))
-            await self._until(lambda: len(self.seen) >= heard)
-            for task in (answerer, follower):
-                task.cancel()
-
-    # -- what the log says
-
-    def _said(self, mark: str) -> bool:
-        return any(e["type"] == "user.message" and mark in _text(e) for e in self.seen.values())
-
-    def _settled(self, mark: str) -> bool:
-        done = self._idle is not None and self._idle["stop_reason"]["type"] != "requires_action"
-        return done and self._said(mark)
-
-    async def _until(self, true: Callable[[], bool]) -> None:
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Looks after each event."""
         async with self._changed:
             await self._changed.wait_for(true)
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
+        """Until cancelled."""
         while True:
-            url = await self._api.url(self._path + "/stream")
+            api = self._whom()
+            url = await api.url(self._path + "/stream")
             last = max(self.seen, default=0)
             try:
-                async with self._api.http.stream("GET", url, headers={"last-event-id": str(last)}) as answer:
+                async with api.http.stream("GET", url, headers={"last-event-id": str(last)}) as answer:
                     if answer.status_code == OVERLOADED:
                         raise Unsure("no stream")
                     if answer.status_code != 200:
@@ -169,6 +127,9 @@ class Client:
                     await self._read(answer)
             except UNSURE:
                 await asyncio.sleep(0.01)
+
+    def took(self, event: Body) -> None:
+        """Called for each event, before whoever waits looks."""
 
     async def _read(self, answer: httpx.Response) -> None:
         seq: int | None = None
@@ -185,13 +146,71 @@ class Client:
             if seq in self.seen:
                 raise Refused(f"the stream told {seq} a second time")
             self.seen[seq] = event
-            if event["type"] in ("agent.tool_use", "agent.custom_tool_use"):
-                self._uses[event["id"]] = event
-            idle = event["type"] == "session.status_idle"
-            self._idle = event if idle else None
-            if idle:
-                self._waiting = tuple(event["stop_reason"].get("event_ids", ()))
+            self.took(event)
             self._changed.notify_all()
+
+
+class Client(Follower):
+    """One session, from its first prompt to the idle after its last. `on_event` is told of every event that is seen."""
+
+    def __init__(self, api: Api, plan: SessionPlan, session_id: str, on_event: Callable[[Body], None]) -> None:
+        super().__init__(session_id, lambda: api)
+        self.plan = plan
+        self.interrupted = False
+        self.lost = 0
+        """How many kills it lived through."""
+        self._sent = 0
+        """Turns of the plan that were sent already."""
+        self._api = api
+        self._on_event = on_event
+        self._waiting: tuple[str, ...] = ()
+        """Calls that the last idle named."""
+        self._idle: Body | None = None
+        """The last event, when it is an idle."""
+        self._uses: dict[str, Body] = {}
+
+    def go_on(self, turns: tuple[Turn, ...], on_event: Callable[[Body], None]) -> None:
+        """More to do for the next `run`."""
+        self.plan = replace(self.plan, turns=(*self.plan.turns, *turns))
+        self._on_event = on_event
+
+    async def run(self) -> None:
+        """Until everything is sent and the session is idle for good. Then the log is still followed: see `stop`."""
+        async with asyncio.TaskGroup() as tasks:
+            follower = tasks.create_task(self.follow())
+            interrupter = tasks.create_task(self._interrupt())
+            answerer = tasks.create_task(self._answer())
+            for turn in self.plan.turns[self._sent :]:
+                self._sent += 1
+                await self._say(turn.prompt, turn.mark)
+                waits = self._sent == 1 and self.plan.second_waits and len(self.plan.turns) > 1
+                if not waits:
+                    await self.until(partial(self._settled, turn.mark))
+            if not self.interrupted:
+                interrupter.cancel()
+            await asyncio.wait([interrupter])
+            # An interrupt that came after the last idle is followed by another one: hear that too.
+            heard = len(await self._api.events(self.session_id))
+            await self.until(lambda: len(self.seen) >= heard)
+            for task in (answerer, follower):
+                task.cancel()
+
+    # -- what the log says
+
+    def _said(self, mark: str) -> bool:
+        return any(e["type"] == "user.message" and mark in _text(e) for e in self.seen.values())
+
+    def _settled(self, mark: str) -> bool:
+        done = self._idle is not None and self._idle["stop_reason"]["type"] != "requires_action"
+        return done and self._said(mark)
+
+    def took(self, event: Body) -> None:
+        if event["type"] in ("agent.tool_use", "agent.custom_tool_use"):
+            self._uses[event["id"]] = event
+        idle = event["type"] == "session.status_idle"
+        self._idle = event if idle else None
+        if idle:
+            self._waiting = tuple(event["stop_reason"].get("event_ids", ()))
         self._on_event(event)
 
     # -- what it does
@@ -211,7 +230,7 @@ class Client:
         after = self.plan.interrupt_after
         if after is None:
             return
-        await self._until(lambda: len(self.seen) >= after)
+        await self.until(lambda: len(self.seen) >= after)
         self.interrupted = True
         while True:
             try:
@@ -224,7 +243,7 @@ class Client:
     async def _answer(self) -> None:
         answered: set[str] = set()
         while True:
-            await self._until(lambda: any(name not in answered for name in self._waiting))
+            await self.until(lambda: any(name not in answered for name in self._waiting))
             asked = [name for name in self._waiting if name not in answered]
             batches = [[name] for name in reversed(asked)] if self.plan.one_by_one else [asked]
             for names in batches:

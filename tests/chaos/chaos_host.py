@@ -24,6 +24,7 @@ class Trace:
     """One sandbox as it was when the server died."""
 
     sandbox_id: str
+    session_id: str
     groups: tuple[Path, ...]
     processes: tuple[tuple[int, str], ...]
     """(pid, start time in ticks): together they name a process for as long as the host is up."""
@@ -90,7 +91,7 @@ class Server:
                 groups = tuple(Path(group) for group in record["groups"])
                 pids = {pid for group in groups for pid in _members(group)} | set(_marked(record["sandbox_id"]))
                 named = tuple((pid, start) for pid in sorted(pids) if (start := _start_time(pid)) is not None)
-                found.append(Trace(record["sandbox_id"], groups, named))
+                found.append(Trace(record["sandbox_id"], record["session_id"], groups, named))
         return found
 
     def left_of(self, traces: list[Trace]) -> list[str]:

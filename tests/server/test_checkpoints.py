@@ -22,7 +22,7 @@ from hostler.store.tables import events, sequences, sessions, transcript_entries
 from hostler.store.tables_checkpoints import checkpoints
 from hostler.store.tables_snapshots import snapshots
 from hostler.testing.postgres import PostgresCluster
-from hostler.testing.rehearsal import step, tool
+from hostler.testing.rehearsal import gate, step, tool
 
 
 async def post(house: House, path: str, **body: Any) -> dict[str, Any]:
@@ -300,6 +300,26 @@ async def test_a_session_goes_back_through_a_server_that_does_not_have_it(
         async with asyncio.timeout(DEADLINE):
             await post(pair.other, f"{session}/rewind", checkpoint_id=first["id"])
         assert await shell(pair.working, session, "cat note.txt") == "one"
+
+
+@pytest.mark.one_database
+async def test_a_session_whose_process_was_lost_goes_back_as_often_as_anybody_wants(house: House) -> None:
+    """What the harness said last is kept beside its transcript, and begun anew after a loss."""
+    session = await house.session()
+    await shell(house, session, "echo one")
+    point = await post(house, f"{session}/checkpoints")
+    await post(house, f"{session}/rewind", checkpoint_id=point["id"])
+    assert house.hostler is not None
+    await house.say(session, [step(tool("bash", command="echo two")), step(gate("lost"), "Done.")])
+    await house.model.reached_gate("lost")
+    sandbox = house.hostler.worker.sandbox_of(session)
+    assert sandbox is not None
+    await sandbox.destroy()
+    house.model.open_gate("lost")
+    await house.until_idle(session)
+    await post(house, f"{session}/rewind", checkpoint_id=point["id"])
+    assert await shell(house, session, "echo three") == "three"
+    assert "echo two" not in told(house)
 
 
 @pytest.mark.one_database

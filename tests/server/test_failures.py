@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
-from housekit import House, types
+from housekit import DEADLINE, House, open_house, types
 
+from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, text, tool
+
+TRIES = 7
+"""How often the store asks PostgreSQL before it gives up."""
 
 
 @pytest.mark.one_database
@@ -125,3 +132,34 @@ async def test_nothing_is_reachable_without_a_rule_and_the_denial_is_recorded(ho
     assert [(r.host, r.port, bool(r.allowed), r.reason) for r in rows] == [
         ("example.com", 80, False, "host_not_allowed")
     ]
+
+
+async def test_a_database_that_goes_away_while_a_process_is_started_ends_no_turn(
+    tmp_path: Path, server_cluster: PostgresCluster
+) -> None:
+    url = server_cluster.create_database("goes_away")
+    async with open_house(tmp_path, url) as house, contextlib.AsyncExitStack() as stack:
+        session = await house.session()
+        await house.turn(session, [step("Here.")])
+        await house.restart()
+        holder = await asyncpg.connect(url)
+        stack.push_async_callback(holder.close)
+        killer = await asyncpg.connect(url)
+        stack.push_async_callback(killer.close)
+        lock = holder.transaction()
+        await lock.start()
+        await holder.execute("LOCK TABLE transcript_entries")  # a start reads it
+        await house.say(session, [step("Still here.")])
+        waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'transcript_entries'::regclass"
+        assert house.hostler is not None
+        gone: set[int] = set()
+        async with asyncio.timeout(DEADLINE):
+            while len(gone) < TRIES:
+                for row in await killer.fetch(waiting):
+                    gone.add(row["pid"])
+                    await killer.execute("SELECT pg_terminate_backend($1)", row["pid"])
+                await asyncio.sleep(0.005)
+        await lock.rollback()
+        events = await house.until_idle(session)
+        assert [e.content[0].text for e in events if e.type == "agent.message"] == ["Here.", "Still here."]
+        assert events[-1].stop_reason.type == "end_turn"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from claude_agent_sdk import fold_session_summary
 from claude_agent_sdk.testing import run_session_store_conformance
 from claude_agent_sdk.types import SessionKey, SessionStoreEntry
@@ -196,3 +197,23 @@ async def test_the_summary_is_what_the_sdk_would_fold(db: Database) -> None:
         await store.append(KEY, entries(entry))
     (found,) = await store.list_session_summaries("p")
     assert found["data"] == fold_session_summary(None, KEY, entries(*said))["data"]
+
+
+async def test_what_follows_a_lost_append_is_not_taken(databases: Databases, dialect: str) -> None:
+    """The harness tries the same a few times, and then goes on with the next."""
+    url = databases.fresh(dialect)
+    database = await Database.open(url)
+    store = TranscriptStore(database).gapless()
+    first, second, third = (entries({"uuid": f"u{at}"}) for at in range(3))
+    await store.append(KEY, first)
+    await database.write(lambda c: c.execute(sa.text("ALTER TABLE transcript_entries RENAME TO away")))
+    with pytest.raises(sa.exc.DBAPIError):
+        await store.append(KEY, second)
+    await database.write(lambda c: c.execute(sa.text("ALTER TABLE away RENAME TO transcript_entries")))
+    with pytest.raises(InvalidRequest, match="before these"):
+        await store.append(KEY, third)
+    await store.append({**KEY, "subpath": "another"}, third)
+    assert await store.load(KEY) == first
+    await store.append(KEY, [*second, *third])
+    assert await store.load(KEY) == [*first, *second, *third]
+    await database.close()

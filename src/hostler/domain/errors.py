@@ -76,6 +76,10 @@ class Busy(HostlerError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class StoreBusy(Busy):
+    """The database is away, locked or full: nothing that was asked of it is at fault."""
+
+
 class TooManyRequests(Busy):
     """The sender has asked more often than it may: it has to wait, whoever else is served."""
 

@@ -179,7 +179,9 @@ class Points:
             return Step(state, tuple(events))
 
         applied = self._records.apply_in(conn, session.id, decide, lease=lease)
-        lines.go_back(conn, session.id, session.last_seq, transcript_id(session.id), target.line)
+        lines.go_back(
+            conn, session.id, session.last_seq, transcript_id(session.id), target.line, without=(UNCONFIRMED,)
+        )
         self._bounds.admit_cut(conn, session.id)
         if target.sequence is not None:
             save_sequence(conn, now, session.id, target.sequence, lease=lease)

@@ -15,7 +15,7 @@ from time import monotonic
 
 from hostler.domain import events as ev
 from hostler.domain.compaction import Compaction
-from hostler.domain.errors import HostlerError, LeaseLost, NotFound
+from hostler.domain.errors import HostlerError, LeaseLost, NotFound, StoreBusy
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
 from hostler.engine.budget import used_up
@@ -333,7 +333,7 @@ class SessionRunner:
                     content = [*content, ev.text_block(OLDER_FILES)]
                     self._lodging.older = False
                 await process.run.prompt(key, content)
-        except (LeaseLost, NotFound):
+        except (LeaseLost, NotFound, StoreBusy):  # the turn is taken up again when the database is back
             raise
         except runs.ProcessLost as error:
             await self._follower.end(runs.Ended("lost", message=str(error), alive=False))

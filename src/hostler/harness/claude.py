@@ -220,7 +220,7 @@ class ClaudeRun:
                 verbatim_prompts=False,  # `prompt` says it of each message: `/compact` must be taken for a command
                 include_partial_messages=True,
                 max_buffer_size=LINE_LIMIT,
-                session_store=transcripts,
+                session_store=transcripts.gapless(),
                 session_store_flush="eager",
                 stderr=self.last_words.append,
                 hooks={

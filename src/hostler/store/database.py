@@ -103,7 +103,7 @@ class Database:
         pool_size   PostgreSQL only: connections kept open; half as many again are opened under load.
 
         Raises InvalidRequest for a URL that names no supported database, SchemaMismatch for a schema that this program
-        can't use, and Busy when the server can't be reached.
+        can't use, and StoreBusy when the server can't be reached.
         """
         target = _parsed(url)
         backend: SqliteBackend | PostgresBackend
@@ -132,7 +132,7 @@ class Database:
         """Run `fn` in one transaction, committed when this returns; an exception of `fn` rolls all of it back.
 
         `fn` may run more than once (deadlock, serialization failure, broken connection), so it must touch nothing but
-        the connection. Raises Busy when the database stayed locked or was full, or the connection broke during
+        the connection. Raises StoreBusy when the database stayed locked or was full, or the connection broke during
         commit: only then is it unknown whether the transaction happened. The same holds for a cancelled caller.
         """
         raised = self.signals.raised()

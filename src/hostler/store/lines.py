@@ -94,11 +94,23 @@ def cut(conn: Connection, session_id: str) -> Spans:
     return tuple((first, last) for first, last in conn.execute(query.order_by(cut_events.c.first_seq)))
 
 
-def go_back(conn: Connection, session_id: str, last_seq: int, transcript_id: str, line: Line) -> None:
+def go_back(
+    conn: Connection,
+    session_id: str,
+    last_seq: int,
+    transcript_id: str,
+    line: Line,
+    *,
+    without: Collection[str] = (),
+) -> None:
     """From now on `line` counts, and nothing else up to `last_seq`. What is cut off is kept.
 
-    Subpaths that `line` doesn't name are emptied. Raises InvalidRequest when an entry of the line is kept nowhere.
+    Subpaths that `line` doesn't name are emptied. `without`: subpaths that are no transcripts of the conversation;
+    what they have is dropped, since they may be removed and begun anew, under the same ordinals. Raises InvalidRequest
+    when an entry of the line is kept nowhere.
     """
+    for subpath in without:
+        conn.execute(transcript_entries.delete().where(*_at(transcript_entries, session_id, transcript_id, subpath)))
     conn.execute(cut_events.delete().where(cut_events.c.session_id == session_id))
     for first, last in complement(line.events, last_seq):
         conn.execute(cut_events.insert().values(session_id=session_id, first_seq=first, last_seq=last))

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from hostler.domain.errors import Busy, HostlerError, InvalidRequest
+from hostler.domain.errors import HostlerError, InvalidRequest, StoreBusy
 from hostler.store.listening import APPLICATION, Listener
 from hostler.store.prepared import ONLY_READS
 
@@ -85,7 +85,7 @@ class PostgresBackend:
             except StatementError as error:
                 raise _translated(error) from error
             except (OSError, PoolTimeout) as error:
-                raise Busy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
+                raise StoreBusy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
         attempt = 0
@@ -100,7 +100,7 @@ class PostgresBackend:
                     return result
             except DBAPIError as error:
                 if error.connection_invalidated and committing:
-                    raise Busy(
+                    raise StoreBusy(
                         "the connection to the database broke during a commit: read again before retrying"
                     ) from error
                 again = error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _COLLISIONS
@@ -109,7 +109,7 @@ class PostgresBackend:
             except StatementError as error:
                 raise _translated(error) from error
             except (OSError, PoolTimeout) as error:
-                raise Busy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
+                raise StoreBusy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
             await asyncio.sleep(0.002 * 2**attempt)
 
     def listener(self, sender: str) -> Listener:
@@ -138,11 +138,11 @@ def _translated(error: StatementError) -> Exception:
     if state == "3D000" or state.startswith("28"):
         return InvalidRequest(f"the database refuses us: {error.orig}")
     if state == "53100":
-        return Busy("the disk that holds the database is full", retry_after_seconds=30)
+        return StoreBusy("the disk that holds the database is full", retry_after_seconds=30)
     if (
         state in _COLLISIONS
         or state.startswith(("53", "57P", "08"))
         or (isinstance(error, DBAPIError) and error.connection_invalidated)
     ):
-        return Busy("the database is overloaded, starting or stopping; try again", retry_after_seconds=2)
+        return StoreBusy("the database is overloaded, starting or stopping; try again", retry_after_seconds=2)
     return error

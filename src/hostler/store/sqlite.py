@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import StatementError
 from sqlalchemy.pool import NullPool
 
-from hostler.domain.errors import Busy, HostlerError, InvalidRequest, StoreDamaged
+from hostler.domain.errors import HostlerError, InvalidRequest, StoreBusy, StoreDamaged
 
 T = TypeVar("T")
 
@@ -137,9 +137,9 @@ def _translated(error: Exception, cause: BaseException | None) -> Exception:
         return cause
     code = getattr(cause, "sqlite_errorname", "") or ""
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return Busy("the database is locked by another process; try again")
+        return StoreBusy("the database is locked by another process; try again")
     if code.startswith("SQLITE_FULL"):
-        return Busy("the disk that holds the database is full", retry_after_seconds=30)
+        return StoreBusy("the disk that holds the database is full", retry_after_seconds=30)
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreDamaged("the database file is damaged: restore it from a backup")
     return error

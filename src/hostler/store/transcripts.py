@@ -142,6 +142,10 @@ class TranscriptStore(SessionStore):
         )
         return list(await self._database.read(lambda conn: conn.execute(query.order_by(sa.text("1"))).scalars().all()))
 
+    def gapless(self) -> GaplessTranscripts:
+        """The same transcripts, for one process of the harness that hands over its entries."""
+        return GaplessTranscripts(self._database, session_id=self._session_id, lease=self._lease)
+
     # What the engine needs to close calls whose outcome nobody recorded, before it resumes a conversation.
 
     async def has_uuid(self, key: SessionKey, uuid: str) -> bool:
@@ -181,6 +185,28 @@ class TranscriptStore(SessionStore):
             if len(plain(text).encode()) > _LONGEST_KEY[name]:
                 raise InvalidRequest(f"the {name} of a transcript may have {_LONGEST_KEY[name]} bytes at most")
         return found["project_key"], found["session_id"], found["subpath"]
+
+
+class GaplessTranscripts(TranscriptStore):
+    """Takes nothing more once it has lost something, except that very thing.
+
+    The SDK gives an append up after a few tries, and goes on with the next. A transcript that ends early is a turn that
+    is taken up again; one with a hole is a conversation that no model accepts.
+    """
+
+    def __init__(self, database: Database, *, session_id: str | None, lease: Lease | None) -> None:
+        super().__init__(database, session_id=session_id, lease=lease)
+        self._lost: dict[_Path, list[str]] = {}
+
+    async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
+        """Raises InvalidRequest for what stands behind a gap, besides what `TranscriptStore.append` raises."""
+        path, texts = self._path(key), [encode(entry) for entry in entries]
+        lost = self._lost.get(path, texts)
+        if texts[: len(lost)] != lost:
+            raise InvalidRequest("entries before these could not be stored, so these are not")
+        self._lost[path] = texts  # also if this is cancelled
+        await super().append(key, entries)
+        del self._lost[path]
 
 
 def _append(conn: Connection, now: float, path: _Path, rows: Sequence[tuple[str | None, str]]) -> list[int]:

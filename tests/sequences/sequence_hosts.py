@@ -1,0 +1,252 @@
+"""Which servers do sequences run on, and how are they killed? Two of them, on one database and one object store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from chaos_client import Api
+from chaos_host import Server
+from sequence_model import View, view_of
+from sequence_plan import Hit
+
+from hostler.compose import create_key
+from hostler.domain.errors import HostlerError
+from hostler.engine.profile import transcript_id
+from hostler.store import tables
+from hostler.store.database import Database
+from hostler.store.homes import get_home
+from hostler.testing.postgres import PostgresCluster
+from hostler.testing.rehearsal import RehearsalModel
+from hostler.testing.rehearsal.record import RecordedRequest, Recorder
+
+FIRST_UID = 732_000 + os.getpid() % 100 * 512
+UIDS = (range(FIRST_UID, FIRST_UID + 256), range(FIRST_UID + 256, FIRST_UID + 512))
+"""Of the sandboxes of each server of this run only, so that a process that is left is known by its uid."""
+LEASE_SECONDS = 12.0
+"""Long enough for a machine that has much else to do: a lease that runs out without a kill looks like one."""
+IDLE_SECONDS = {True: 1, False: 600}
+"""How long an idle session keeps its process: of sequences that hibernate and move, and of the others."""
+LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request of a session's main conversation."""
+
+    step: int | None
+    view: View
+
+
+class Told(Recorder):
+    """Keeps of each request only what it shows of the conversation."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=1)
+        self._by_transcript: dict[str, list[Asked]] = {}
+
+    async def add(self, request: RecordedRequest) -> None:
+        transcript = request.headers.get("x-claude-code-session-id", "")
+        if request.path == "/v1/messages" and request.origin != "housekeeping" and request.body is not None:
+            asked = Asked(request.step, view_of(request.body["messages"]))
+            self._by_transcript.setdefault(transcript, []).append(asked)
+        await super().add(request)
+
+    def of(self, session_id: str) -> list[Asked]:
+        return self._by_transcript.get(transcript_id(session_id), [])
+
+    def forget(self, session_id: str) -> None:
+        self._by_transcript.pop(transcript_id(session_id), None)
+
+
+class Hosts:
+    """The two servers. An operation names the one that it is asked of; a server that is away is stood in for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        servers: list[Server],
+        apis: list[Api],
+        url: str,
+        told: Told,
+        cluster: PostgresCluster,
+    ) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.apis = apis
+        self.told = told
+        self.cluster = cluster
+        self._url = url
+        self._database: Database | None = None
+
+    async def begin(self) -> None:
+        for server in self.servers:
+            await server.spawn()
+        for server in self.servers:
+            await server.ready()
+
+    def api(self, home: int) -> Api:
+        """Of the server that is asked for, or of the other while that is away."""
+        return self.apis[home if self.servers[home].address.up.is_set() else 1 - home]
+
+    def stopping(self, api: Api) -> bool:
+        """Whether its server is not to be believed: it was told to stop, and cuts off what it is asked."""
+        return not self.servers[self.apis.index(api)].address.up.is_set()
+
+    async def one_is_up(self) -> None:
+        while not any(server.address.up.is_set() for server in self.servers):  # noqa: ASYNC110 - either of two events
+            await asyncio.sleep(LOOK_SECONDS)
+
+    # -- what only the database says
+
+    async def until_hibernated(self, session_id: str) -> str | None:
+        """Until nobody serves the session; the worker that has its files."""
+
+        while True:
+            rests, worker = await self._look(session_id)
+            if rests:
+                return worker
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def worker_of(self, session_id: str) -> str | None:
+        """The worker that has the session's files, as it has them; None: none has."""
+        return (await self._look(session_id))[1]
+
+    async def _look(self, session_id: str) -> tuple[bool, str | None]:
+        def unit(conn: sa.Connection) -> tuple[bool, str | None]:
+            work = tables.work.c
+            row = conn.execute(sa.select(work.wanted, work.owner).where(work.session_id == session_id)).one_or_none()
+            home = get_home(conn, session_id)
+            return row is None or (not row.wanted and row.owner is None), None if home is None else home.worker
+
+        while True:
+            with contextlib.suppress(HostlerError, OSError, sa.exc.DBAPIError):
+                if self._database is None:
+                    self._database = await Database.open(self._url)
+                return await self._database.read(unit)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    # -- hits
+
+    async def strike(self, hit: Hit, session_id: str) -> None:
+        """Returns when everything runs again."""
+        match hit.who:
+            case "agent":
+                self._kill_agent(session_id, hit.victim)
+            case "database":
+                await asyncio.to_thread(self.cluster.stop, "immediate")
+                await asyncio.to_thread(self.cluster.start)
+            case "stop":
+                server = self.servers[hit.victim]
+                status = await server.stop()
+                if status != 0:
+                    raise AssertionError(f"a server that was told to stop ended with {status}; see {self.folder}")
+                await self._again([server], hit.late)
+            case "server":
+                server = self.servers[hit.victim]
+                await server.kill()
+                await self._again([server], hit.late)
+            case "servers":
+                first = self.servers[hit.victim]
+                other = self.servers[1 - hit.victim]
+                await first.kill()
+                await other.kill()
+                await self._again([first, other], hit.late)
+
+    async def _again(self, servers: list[Server], late: float) -> None:
+        for server in servers:
+            await asyncio.sleep(late)
+            await server.spawn()
+        for server in servers:
+            await server.ready()
+
+    def _kill_agent(self, session_id: str, victim: int) -> None:
+        """`claude`, or the bubblewrap around it; neither is there when the session has no process."""
+        for server in self.servers:
+            for trace in server.sandboxes():
+                if trace.session_id != session_id:
+                    continue
+                named = [(pid, _comm(pid)) for pid, _ in trace.processes]
+                victims = [pid for pid, name in named if name == "bwrap"]
+                victims += sorted(pid for pid, name in named if name == "claude")[:1]
+                if victims:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victims[victim % len(victims)], signal.SIGKILL)
+
+    async def end(self) -> list[str]:
+        """Stop both as an operator does. What is left of them."""
+        left: list[str] = []
+        if self._database is not None:
+            await self._database.close()
+        for server, uids in zip(self.servers, UIDS, strict=True):
+            traces = server.sandboxes()
+            status = await server.stop()
+            left += [f"exit status {status}"] * (status != 0)
+            left += [*server.left_of(traces), *server.left_at_all(uids)]
+        return left
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+@asynccontextmanager
+async def two_hosts() -> AsyncIterator[Hosts]:
+    """Running. Their folder is removed at the end, unless something broke."""
+    folder = Path(tempfile.mkdtemp(prefix="hostler-sequences-"))
+    folder.chmod(0o711)
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = stack.enter_context(PostgresCluster(durable=True))
+        url = cluster.create_database("sequences")
+        database = await Database.open(url)
+        _, key = await create_key(database, "sequences")
+        await database.close()
+        told = Told()
+        model = await stack.enter_async_context(RehearsalModel(recorder=told))
+        servers, apis = [], []
+        for name, uids in zip("ab", UIDS, strict=True):
+            environment = {
+                "PATH": os.environ["PATH"],
+                "HOME": str(folder),
+                "HOSTLER_SANDBOX__TECHNOLOGY": "bubblewrap",
+                "HOSTLER_SANDBOX__FIRST_UID": str(uids.start),
+                "HOSTLER_SANDBOX__UIDS": str(len(uids)),
+                "HOSTLER_STATE_DIR": str(folder / name),
+                "HOSTLER_STORE__URL": url,
+                "HOSTLER_OBJECTS__URL": f"file://{folder}/objects",
+                "HOSTLER_SECRETS__KEY_FILE": str(folder / "keys.json"),
+                "HOSTLER_SERVER__PORT": "0",
+                "HOSTLER_MODEL__BASE_URL": model.url,
+                "HOSTLER_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),
+                "HOSTLER_WORKER__POLL_SECONDS": "0.5",
+                "HOSTLER_WORKER__SLOTS": "32",
+            }
+            server = Server(folder / name, environment, folder / f"{name}.log")
+            servers.append(server)
+            stack.push_async_callback(server.kill)
+            apis.append(Api(server.address, key))
+            stack.push_async_callback(apis[-1].close)
+        hosts = Hosts(folder, servers, apis, url, told, cluster)
+        await hosts.begin()
+        try:
+            yield hosts
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await hosts.end()  # so that nothing stays mounted
+            raise
+        left = await hosts.end()
+        if left:
+            raise AssertionError(f"after a stop there is still: {left}; see {folder}")
+    shutil.rmtree(folder, ignore_errors=True)

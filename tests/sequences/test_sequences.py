@@ -1,0 +1,45 @@
+"""Whatever happens to a session on the way, it ends up with the conversation that the operations call for."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from random import Random  # noqa: TID251 - a seed must give the same run again
+
+import pytest
+from sequence_hosts import two_hosts
+from sequence_plan import from_json
+from sequence_run import BATCH, Broken, Runner, failed_alone
+
+COUNT = int(os.environ.get("SEQUENCES", "500"))
+SEED = int(os.environ.get("SEQUENCES_SEED") or secrets.randbelow(1_000_000))
+REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
+
+
+@pytest.mark.sequences
+@pytest.mark.needs_root
+@pytest.mark.timeout(0)
+async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def say(words: str) -> None:
+        with capsys.disabled():
+            print(f"\n{words}", flush=True)
+
+    async with two_hosts() as hosts:
+        runner = Runner(hosts, say)
+        await runner.begin()
+        if REPLAY:
+            (story,) = await runner.run([from_json(REPLAY)])
+            if story.problems:
+                raise failed_alone(story, hosts.folder)
+            say(str(runner.tally))
+            return
+        random = Random(SEED)
+        while runner.tally.sequences < COUNT:
+            try:
+                await runner.batch(random, min(BATCH, COUNT - runner.tally.sequences))
+            except Broken as error:
+                error.add_note(f"seed {SEED}; so far {runner.tally}")
+                raise
+            say(f"seed {SEED}: {runner.tally}")
