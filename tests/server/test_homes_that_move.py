@@ -123,6 +123,25 @@ async def test_a_worker_that_had_the_session_last_finds_its_folders_as_they_are(
     assert not said(events, "snapshots_damaged")
 
 
+@pytest.mark.one_database
+async def test_a_call_that_was_allowed_after_the_snapshot_is_told_to_be_lost(hosts: Hosts) -> None:
+    killed = await hosts.host("killed")
+    session = await killed.session(ASK_FOR_BASH)
+    await killed.say(session, [step(tool("bash", command="echo 1 > count")), step(gate("cut"), text("never"))])
+    asked = (await killed.until_idle(session))[-1]
+    assert asked.stop_reason.type == "requires_action"
+    await killed.client.post(f"/hostler/v1/sessions/{session}/checkpoints", body={}, cast_to=dict[str, Any])
+    call = next(e for e in await killed.events(session) if e.type == "agent.tool_use")
+    await killed.answer(session, allow(call))
+    await killed.model.reached_gate("cut")
+    await killed.stop()  # before the files of the call were kept
+    other = await hosts.host("other")
+    other.model.open_gate("cut")
+    await other.until_idle(session, len(await other.events(session)))
+    (lost,) = said(await other.events(session), "files_lost")
+    assert lost["tool_calls"] == 1
+
+
 @pytest.mark.parametrize(("patience", "kept"), [(30.0, 0), (0.0, 1)])
 async def test_a_message_that_waits_goes_before_the_snapshot_of_the_last_turn_unless_that_has_waited_for_long(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch, patience: float, kept: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +29,16 @@ from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.copies")
 
+Tell = Callable[[Connection, Sequence[Notice]], None]
+"""Writes down what a session's user is told, within a transaction of the caller."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What became of a home that was entered."""
 
-    notices: tuple[Notice, ...] = ()
-    """What was lost, for the session's user. Not empty: the files are older than the conversation."""
+    older: bool = False
+    """Something was lost, and the session's user was told: the files are older than the conversation."""
     unkept: bool = False
     """True: there is more in it than the latest snapshot has."""
 
@@ -67,10 +70,11 @@ class Copies:
     def in_use(self, session_id: str) -> bool:
         return session_id in self._stays
 
-    async def settle(self, session: SessionRow, lease: Lease, home: Path) -> Settled:
+    async def settle(self, session: SessionRow, lease: Lease, home: Path, tell: Tell) -> Settled:
         """Makes the folders of a home that is entered, and to which nobody writes, what counts.
 
-        From now on this worker's copy counts, and is dirty. Raises LeaseLost, ObjectsUnavailable.
+        From now on this worker's copy counts, and is dirty; `tell` was called in the transaction that says so, when
+        something was lost. Raises LeaseLost, ObjectsUnavailable.
         """
         row = await self.database.read(lambda c: rows.get_home(c, session.id))
         latest = await self._latest(session.id, row)
@@ -80,7 +84,7 @@ class Copies:
             await self._write(session.id, note.but(as_of=as_of, dirty=True))
             return Settled(unkept=note.dirty)
         if row is None and latest is None:  # the first worker ever, or a home of a time without notes
-            await self._found(session.id, lease, home, as_of)
+            await self._found(session.id, lease, home, as_of, lambda _: None)
             return Settled(unkept=await asyncio.to_thread(_has_something, home))
         await asyncio.to_thread(self.notes.remove, session.id)
         await asyncio.to_thread(self.notes.unmark, home)
@@ -89,8 +93,9 @@ class Copies:
             await asyncio.to_thread(_empty, home)
         else:
             notices += await self._restore(session.id, home, latest, 0 if row is None else row.void_until)
-        await self._found(session.id, lease, home, as_of)
-        return Settled(tuple(notices), unkept=bool(notices))
+        told = tuple(notices)
+        await self._found(session.id, lease, home, as_of, lambda connection: tell(connection, told) if told else None)
+        return Settled(older=bool(told), unkept=bool(told))
 
     async def keep(self, session: SessionRow, lease: Lease, home: Path, reason: Reason, *, last: bool) -> Snapshot:
         """Takes a snapshot of a home that is settled, while nothing runs in it.
@@ -143,7 +148,9 @@ class Copies:
         latest = await self.snapshots.latest(session_id)
         return None if latest is None or (row is not None and latest.number <= row.void_until) else latest
 
-    async def _found(self, session_id: str, lease: Lease, home: Path, as_of: str | None) -> None:
+    async def _found(
+        self, session_id: str, lease: Lease, home: Path, as_of: str | None, also: Callable[[Connection], None]
+    ) -> None:
         """This home is the copy that counts, from the moment at which the database says so."""
         name = new_id("copy")
         await asyncio.to_thread(self.notes.mark, home, name)
@@ -151,6 +158,7 @@ class Copies:
 
         def unit(connection: Connection) -> None:
             rows.take_home(connection, self.database.now(connection), lease, name)
+            also(connection)
 
         await self.database.write(unit)
 

@@ -11,19 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import HostlerError, LeaseLost
+from hostler.domain.errors import Conflict, HostlerError, LeaseLost
 from hostler.engine.attachments import Attachments
 from hostler.engine.copies import Copies
 from hostler.engine.home_notes import Note
 from hostler.engine.homes import Homes
 from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.runner_parts import LeaseTerms
+from hostler.engine.runs import Notice
 from hostler.engine.snapshot_port import SnapshotTooLarge
 from hostler.engine.volume_port import VolumeUnavailable
 from hostler.store import homes as rows
@@ -143,7 +144,7 @@ class HomeKeeper:
                 if session.status not in ("idle", "terminated"):
                     return
                 async with self._copies.staying(name), self._homes.entered(name) as stay:
-                    settled = await self._copies.settle(session, lease, stay.home)
+                    settled = await self._copies.settle(session, lease, stay.home, _not_here)
                     if not settled.unkept:
                         await self._copies.rest(name)
                         return
@@ -210,3 +211,8 @@ class HomeKeeper:
     def _disk_is_full(self) -> bool:
         found = os.statvfs(self._homes.kept)
         return found.f_bavail < found.f_blocks * self._terms.free_share
+
+
+def _not_here(_: Connection, told: Sequence[Notice]) -> None:
+    """Something was lost: the worker that goes on with the session finds that out again, and says so there."""
+    raise Conflict(told[0].message)

@@ -31,6 +31,7 @@ from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
 from hostler.engine.profile import Profile
+from hostler.engine.records import Telling
 from hostler.engine.rooms import Place
 from hostler.engine.runner_parts import Apply, RunnerParts
 from hostler.engine.runs import ContextKeeper, Notice
@@ -193,16 +194,12 @@ class Lodging:
             entered = homes.entered(session.id, profile.sandbox_limits.disk_bytes)
             stay = await stack.enter_async_context(entered)
             if copies is not None and keeps:
-                settled = await copies.settle(session, self._lease, stay.home)
+                telling = Telling(self._parts.records, self._lease)
+                settled = await copies.settle(session, self._lease, stay.home, telling.tell)
+                telling.announce()
                 clones = any(resource["type"] == "github_repository" for resource in session.resources)
                 self._unkept = settled.unkept or clones
-                if told := settled.notices:
-                    self.older = True
-                    await self._apply(
-                        lambda s, at, totals, _: Step(
-                            s, tuple(ev.notice(at.text, one.kind, one.message, one.details) for one in told)
-                        )
-                    )
+                self.older = self.older or settled.older
             if profile.shared is not None:
                 self._place = await self._into_room(stack, session, profile, stay.home)
             await self._house.enter_async_context(stack.pop_all())

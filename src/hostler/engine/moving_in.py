@@ -20,6 +20,7 @@ from hostler.engine.memory import Memory
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile, transcript_id
+from hostler.engine.records import Telling
 from hostler.engine.runner_parts import RunnerParts
 from hostler.engine.runs import ContextKeeper
 from hostler.engine.spare_process import SpareProcess
@@ -79,7 +80,9 @@ class MovingIn:
                 log.exception("spare_not_used", extra={"session": session.id, "spare": spare.name})
                 return None
             await house.enter_async_context(home)
-            settled = await copies.settle(session, self.lease, stay.home)
+            telling = Telling(self.parts.records, self.lease)
+            settled = await copies.settle(session, self.lease, stay.home, telling.tell)
+            telling.announce()
             live: LiveProcess | None = None
             try:
                 live = await self._bound(spare, session, profile)

@@ -6,17 +6,19 @@ and tells readers and workers after the commit: nothing is announced before it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from hostler.domain import events as ev
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
+from hostler.engine.runs import Notice
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
@@ -175,3 +177,25 @@ def _wanted(step: Step, before: SessionState, session: SessionRow, *, by_worker:
     if ended and not by_worker and pattern_of(session.environment) == "ephemeral":
         return True  # nobody has the task, and somebody has to remove what is left of it
     return True if step.state.stands_by and step.wanted is False else step.wanted
+
+
+class Telling:
+    """Notices for the user of a session that are written in transactions of somebody else. `announce` afterwards."""
+
+    def __init__(self, records: Records, lease: Lease) -> None:
+        self._records = records
+        self._lease = lease
+        self._applied: Applied | None = None
+
+    def tell(self, connection: Connection, told: Sequence[Notice]) -> None:
+        """Again, if the transaction is. Raises LeaseLost."""
+
+        def decide(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+            return Step(state, tuple(ev.notice(at.text, one.kind, one.message, one.details) for one in told))
+
+        self._applied = self._records.apply_in(connection, self._lease.session_id, decide, lease=self._lease)
+
+    def announce(self) -> None:
+        """After the commit: to those who read the session's events."""
+        if self._applied is not None:
+            self._records.announce(self._lease.session_id, self._applied, by_worker=True)

@@ -18,8 +18,9 @@ from hostler.store.tables import events, sessions
 from hostler.store.tables_homes import session_homes
 from hostler.store.work import Lease, check
 
-_TOUCHING: Final = ("agent.tool_use", "agent.mcp_tool_use")
-"""Events after which files may be others than before."""
+_CALLS: Final = ("agent.tool_use", "agent.mcp_tool_use")
+_RESULTS: Final = ("agent.tool_result", "agent.mcp_tool_result")
+"""Files may be others than before from the call on, which may wait for a person, until its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,15 @@ def _update(conn: Connection, lease: Lease, **values: object) -> None:
 
 
 def calls_since(conn: Connection, session_id: str, seq: int, taken_at: str | None) -> int:
-    """How many calls of tools that may change files the log has after this number, and after that moment.
+    """How many calls of tools that may change files went on after this number in the log, and after that moment.
 
     Both: a snapshot that was taken may not have been noted by number, and one that was noted may be older than calls
     that changed nothing.
     """
-    query = sa.select(sa.func.count()).select_from(events)
-    query = query.where(events.c.session_id == session_id, events.c.seq > seq, events.c.type.in_(_TOUCHING))
+    counts = [sa.func.count().filter(events.c.type.in_(types)) for types in (_CALLS, _RESULTS)]
+    query = sa.select(*counts).where(events.c.session_id == session_id, events.c.seq > seq)
+    query = query.where(events.c.type.in_((*_CALLS, *_RESULTS)))
     if taken_at is not None:
         query = query.where(events.c.processed_at > taken_at)
-    return int(conn.execute(query).scalar_one())
+    row = conn.execute(query).one()
+    return max(int(row[0]), int(row[1]))
