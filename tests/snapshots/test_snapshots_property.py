@@ -82,8 +82,8 @@ def apply(home: Path, step: tuple[Any, ...]) -> None:
         pass
 
 
-async def sequence(template: Path, folder: Path, steps: list[tuple[Any, ...]]) -> None:
-    shutil.copyfile(template, folder / "hostler.db")
+async def sequence(migrated_file: Path, folder: Path, steps: list[tuple[Any, ...]]) -> None:
+    shutil.copyfile(migrated_file, folder / "hostler.db")
     database = await Database.open(f"sqlite:///{folder / 'hostler.db'}", clock_skew=(skew := Skew()))
     try:
         bench = Bench(database, skew, folder)
@@ -105,10 +105,10 @@ async def sequence(template: Path, folder: Path, steps: list[tuple[Any, ...]]) -
         await database.close()
 
 
-def check(template: Path, steps: list[tuple[Any, ...]]) -> None:
+def check(migrated_file: Path, steps: list[tuple[Any, ...]]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="hostler-tree-"))
     try:
-        asyncio.run(sequence(template, folder, steps))
+        asyncio.run(sequence(migrated_file, folder, steps))
     finally:
         remove_tree(folder)
 
@@ -118,12 +118,12 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.
 
 @given(steps=st.lists(STEPS, max_size=25))
 @settings(max_examples=25, deadline=None, suppress_health_check=QUIET)
-def test_every_tree_comes_back(template: Path, steps: list[tuple[Any, ...]]) -> None:
-    check(template, steps)
+def test_every_tree_comes_back(migrated_file: Path, steps: list[tuple[Any, ...]]) -> None:
+    check(migrated_file, steps)
 
 
 @pytest.mark.slow
 @given(steps=st.lists(STEPS, max_size=60))
 @settings(max_examples=600, deadline=None, suppress_health_check=QUIET)
-def test_every_tree_comes_back_many_times(template: Path, steps: list[tuple[Any, ...]]) -> None:
-    check(template, steps)
+def test_every_tree_comes_back_many_times(migrated_file: Path, steps: list[tuple[Any, ...]]) -> None:
+    check(migrated_file, steps)
