@@ -74,8 +74,10 @@ FOR_SESSION_TOKENS = SAME_SESSION_ENDPOINTS | OWN_WORK | (SKILLS_READ - {"skills
 
 ONLY_ASK = {"hostler.policy.test", "hostler.policy.suggest"}
 """Sent as POST because of their bodies; they change nothing."""
+TAKE_ALL = {"hostler.sessions.bundle"}
+"""They read, and need more than that: a whole session with its files can be run elsewhere."""
 SCOPES: dict[str, Callable[[Any], bool]] = {
-    "read": lambda row: row.verb == "GET" or name_of(row) in ONLY_ASK,
+    "read": lambda row: (row.verb == "GET" and name_of(row) not in TAKE_ALL) or name_of(row) in ONLY_ASK,
     "operate": lambda row: (
         row.path.startswith(("/v1/", "/hostler/v1/sessions/")) or row.verb == "GET" or name_of(row) in ONLY_ASK
     ),

@@ -25,6 +25,9 @@ class Session:
     async def result(self, tool_use_id: str) -> ToolOutcome:
         return ToolOutcome([{"type": "text", "text": tool_use_id}], False)
 
+    def gapless(self) -> Session:
+        return self
+
     async def append(self, key: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> None:
         self.kept.append((key, entries))
 

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.one_database
 
 TOKEN = "tok-7f3e9a51c0d24b688e11"
 SEARCH = (
-    "n=7f3e; n=${n}9a51; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c $n; "
+    "seen=$(cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'); "
+    'n=7f3e; n=${n}9a51; grep -c $n <<< "$seen"; '
     "grep -rl $n /home /workspace /tmp /mnt /run /etc 2>/dev/null; echo searched"
 )
 

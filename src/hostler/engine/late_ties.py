@@ -34,10 +34,11 @@ class LateTies:
         """`transcript_id`: the one that the process was started with, and goes on using."""
         self._own_id = transcript_id
         self._ties: Ties | None = None
+        self._gapless: Any = None
 
     def tie(self, ties: Ties) -> None:
         assert self._ties is None, "a process belongs to one session"
-        self._ties = ties
+        self._ties, self._gapless = ties, ties.transcripts.gapless()
 
     # -- Gatekeeper
 
@@ -62,8 +63,14 @@ class LateTies:
 
     # -- transcripts, as the harness uses them: the process names its own conversation, the session's is meant
 
+    def gapless(self) -> LateTies:
+        """As `TranscriptStore.gapless`: `append`, which only the process uses, is that one's."""
+        return self
+
     async def append(self, key: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> None:
-        await self._transcripts.append(self._key(key), [self._entry(entry) for entry in entries])
+        if self._gapless is None:
+            raise LookupError(NOBODY)
+        await self._gapless.append(self._key(key), [self._entry(entry) for entry in entries])
 
     async def append_new(
         self, key: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], *, replacing: bool = False
