@@ -233,7 +233,7 @@ class Room:
         request = {
             "probes": list(probes),
             "given": self.ground.given(**(given or {})),
-            "seconds": each or self.ground.seconds / 20,
+            "seconds": each or max(10.0, self.ground.seconds / 20),
             "stay": stay,
         }
         line = (json.dumps(request) + "\n").encode()
