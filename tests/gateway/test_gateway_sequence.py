@@ -260,6 +260,20 @@ def test_closing_on_the_stored_form_is_what_the_next_road_sees() -> None:
     assert sequence.closed_calls(None) == {}
 
 
+def test_calls_that_nobody_was_told_of_are_not_the_model_s_either() -> None:
+    stored = sequence.dump(sequence.add_group(group_state("a", "b"), [Call(i, "Bash", {}) for i in "xyz"], "a"))
+    assert sequence.without_unannounced(stored, {"a", "b"}) is None  # of a turn before
+    assert sequence.without_unannounced(stored, {"x", "y", "z"}) is None
+    left = sequence.without_unannounced(stored, {"x", "y"})
+    assert [[call.id for call in group.calls] for group in sequence.load(left).groups] == [["a", "b"], ["x", "y"]]
+    left = sequence.without_unannounced(stored, {"x"})
+    assert [[call.id for call in group.calls] for group in sequence.load(left).groups] == [["a", "b"]]
+    closed = sequence.close_held_text(stored, {"z": ("No.", True)})
+    left = sequence.without_unannounced(closed, {"x"})
+    assert [call.id for call in sequence.load(left).groups[-1].calls] == ["x", "z"]
+    assert sequence.without_unannounced(None, {"x"}) is None
+
+
 def test_compaction_drops_old_groups_and_side_conversations_drop_none() -> None:
     state = group_state("a", "b")
     state = sequence.add_group(state, [Call("c", "Bash", {}), Call("d", "Bash", {})], "a")

@@ -18,6 +18,7 @@ from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.runner_parts import LeaseTerms
 from hostler.engine.together import Together
+from hostler.gateway.sequence import without_unannounced
 from hostler.store import catalog, eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -143,6 +144,12 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
 
         await database.write(unit)
 
+    async def forget_held(lease: Lease, announced: frozenset[str]) -> None:
+        held = StoredSequence(database, lease)
+        left = without_unannounced(await held.load(), announced)
+        if left is not None:
+            await held.save(left)
+
     return Ledger(
         extend=extend,
         read_state=read_state,
@@ -152,4 +159,5 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
         record_request=record_request,
         transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
         sequence=lambda lease: StoredSequence(database, lease),
+        forget_held=forget_held,
     )

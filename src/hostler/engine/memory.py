@@ -58,6 +58,9 @@ class Ledger:
     """async: durable when it returns."""
     transcripts: Callable[[Lease], Transcripts]
     sequence: Callable[[Lease], SequenceStore]
+    forget_held: Callable[[Lease, frozenset[str]], Any]
+    """async: of the calls that the road holds, those of the newest answer that are not among these ids, which are all
+    that the log has of the turn."""
 
 
 def _untold(found: Sequence[runs.Compacted], known: str | None) -> Sequence[runs.Compacted]:
@@ -84,6 +87,7 @@ class Memory:
         profile_of: Callable[[SessionRow], Profile],
     ) -> None:
         self.transcripts = ledger.transcripts(lease)
+        self._lease = lease
         self._session_id = lease.session_id
         self._ledger = ledger
         self._harness = harness
@@ -129,7 +133,9 @@ class Memory:
         ops = unrecorded(recalled, known_calls=calls, messages=messages, composer=composer)
         if ops:
             step = joined(ops)
-            await self._apply(lambda s, at, totals, _: step(s, at, totals))
+            applied = await self._apply(lambda s, at, totals, _: step(s, at, totals))
+        known = {c.tool_use_id for c in applied.state.calls} | {c.tool_use_id for c in applied.state.settled}
+        await self._ledger.forget_held(self._lease, frozenset(known))
 
     async def close(self, unclosed: Sequence[Unclosed]) -> None:
         """End in the transcript what is ended in the log."""

@@ -12,7 +12,7 @@ Words: a call is *shown* when the harness's history has it, *closed* when it got
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -164,6 +164,23 @@ def close_held(state: State, results: Mapping[str, tuple[Any, bool]]) -> State:
 def close_held_text(text: str | None, results: Mapping[str, tuple[Any, bool]]) -> str:
     """`close_held` on the stored form, for a session that has no open road."""
     return dump(close_held(load(text), results))
+
+
+def without_unannounced(text: str | None, announced: Collection[str]) -> str | None:
+    """The stored form without the calls of the newest response that nobody was told of. None: there are none.
+
+    `announced`: the ids of all calls of the turn. The answer was cut off between its calls: the model isn't told of
+    more of them than the user was.
+    """
+    state = load(text)
+    if not state.groups or state.groups[-1].key not in announced:
+        return None
+    *before, last = state.groups
+    calls = tuple(call for call in last.calls if call.id in announced or call.id in last.closed)
+    if len(calls) == len(last.calls):
+        return None
+    kept = (*before, replace(last, calls=calls)) if len(calls) > 1 else tuple(before)
+    return dump(replace(state, groups=kept))
 
 
 def closed_calls(text: str | None) -> dict[str, tuple[Any, bool]]:
