@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from housekit import ASK_FOR_BASH, DEADLINE, House, allow, open_house, types
+from housekit import ASK_FOR_BASH, DEADLINE, House, allow, deny, open_house, types
 from objectskit import WaywardObjects, snapshots_of, until_kept
 
 from hostler.engine import lodging
@@ -121,6 +121,24 @@ async def test_a_worker_that_had_the_session_last_finds_its_folders_as_they_are(
     events = await house.turn(session, bash("cat file"))
     assert results(events) == ["mine"]
     assert not said(events, "snapshots_damaged")
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("answer", [allow, lambda call: deny(call, "No.")], ids=["allow", "deny"])
+async def test_a_call_that_only_waited_has_lost_nothing(hosts: Hosts, answer: Callable[[Any], Any]) -> None:
+    old = await hosts.host("old")
+    session = await old.session(ASK_FOR_BASH)
+    await old.say(session, bash("echo 1 > count"))
+    await old.until_idle(session)
+    await leave(old)
+    new = await hosts.host("new")
+    call = next(e for e in await new.events(session) if e.type == "agent.tool_use")
+    await new.answer(session, answer(call))
+    await new.until_idle(session, len(await new.events(session)))
+    await leave(new)
+    await old.start()
+    await old.turn(session, [step("Fine.")])
+    assert not said(await old.events(session), "files_lost")
 
 
 @pytest.mark.one_database

@@ -21,10 +21,11 @@ from hostler.engine.home_notes import HomeNotes, Note
 from hostler.engine.homes import remove_tree
 from hostler.engine.runs import Notice
 from hostler.engine.snapshot_port import PARTS, Reason, Snapshot, Snapshots
+from hostler.engine.state import SessionState
 from hostler.store import homes as rows
 from hostler.store.database import Database
 from hostler.store.homes import HomeRow
-from hostler.store.sessions import SessionRow
+from hostler.store.sessions import SessionRow, get_session
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.copies")
@@ -170,7 +171,7 @@ class Copies:
         if row is None or row.cleared:
             return []
         taken_at = None if latest is None else latest.taken_at
-        calls = await self.database.read(lambda c: rows.calls_since(c, session_id, row.kept_seq, taken_at))
+        calls = await self.database.read(lambda c: calls_since(c, session_id, row.kept_seq, taken_at))
         if not calls:
             return []
         log.warning("files_lost", extra={"session": session_id, "worker": row.worker, "calls": calls})
@@ -202,6 +203,13 @@ class Copies:
                 {"damaged": list(restored.damaged), "snapshot_id": found and found.id},
             )
         ]
+
+
+def calls_since(connection: Connection, session_id: str, seq: int, taken_at: str | None) -> int:
+    """As `store.homes.calls_since`, and those that may have begun and have no result yet."""
+    state = SessionState.model_validate_json(get_session(connection, None, session_id).state)
+    begun = sum(call.started and call.kind != "custom" for call in state.calls)
+    return begun + rows.calls_since(connection, session_id, seq, taken_at)
 
 
 def _has_something(home: Path) -> bool:

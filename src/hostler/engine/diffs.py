@@ -14,6 +14,7 @@ from hostler.domain.checkpoints import NOW, DiffQuery
 from hostler.domain.errors import Conflict, InvalidRequest, NotFound
 from hostler.engine import memory_points
 from hostler.engine.checkpoints import Checkpoints
+from hostler.engine.copies import calls_since
 from hostler.engine.points import usage_view
 from hostler.engine.snapshot_port import Change, SnapshotDamaged
 from hostler.store import checkpoints as rows
@@ -103,7 +104,7 @@ class Diffs:
         def covers(conn: Connection) -> bool:
             begun = (get_session(conn, workspace, meant).forked_from or {}).get("events", 0)
             home = homes.get_home(conn, meant)
-            return not homes.calls_since(conn, meant, begun if home is None else max(begun, home.kept_seq), None)
+            return not calls_since(conn, meant, begun if home is None else max(begun, home.kept_seq), None)
 
         complete = await self._database.read(covers)
         if not complete:  # a turn has just ended, or runs, or was cut off

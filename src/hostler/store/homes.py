@@ -6,21 +6,22 @@ other worker's folders do, however new they are. Every write here finds the leas
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from hostler.domain.events import INTERRUPTED
 from hostler.store.prepared import Prepared
 from hostler.store.tables import events, sessions
 from hostler.store.tables_homes import session_homes
 from hostler.store.work import Lease, check
 
-_CALLS: Final = ("agent.tool_use", "agent.mcp_tool_use")
-_RESULTS: Final = ("agent.tool_result", "agent.mcp_tool_result")
-"""Files may be others than before from the call on, which may wait for a person, until its result."""
+_RESULTS: Final = {"agent.tool_result": "tool_use_id", "agent.mcp_tool_result": "mcp_tool_use_id"}
+"""Events after which files may be others than before, and how they name their call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +92,25 @@ def _update(conn: Connection, lease: Lease, **values: object) -> None:
 
 
 def calls_since(conn: Connection, session_id: str, seq: int, taken_at: str | None) -> int:
-    """How many calls of tools that may change files went on after this number in the log, and after that moment.
+    """How many calls of tools that may have changed files got their results after this number, and that moment.
 
     Both: a snapshot that was taken may not have been noted by number, and one that was noted may be older than calls
-    that changed nothing.
+    that changed nothing. A call that was denied, or stopped before it had begun, has changed nothing.
     """
-    counts = [sa.func.count().filter(events.c.type.in_(types)) for types in (_CALLS, _RESULTS)]
-    query = sa.select(*counts).where(events.c.session_id == session_id, events.c.seq > seq)
-    query = query.where(events.c.type.in_((*_CALLS, *_RESULTS)))
-    if taken_at is not None:
-        query = query.where(events.c.processed_at > taken_at)
-    row = conn.execute(query).one()
-    return max(int(row[0]), int(row[1]))
+    query = sa.select(events.c.type, events.c.body, events.c.processed_at)
+    query = query.where(events.c.session_id == session_id, events.c.seq > seq)
+    query = query.where(events.c.type.in_((*_RESULTS, "user.tool_confirmation")))
+    ran, denied = set(), set()
+    for type_, text, at in conn.execute(query):
+        body = json.loads(text)
+        if type_ == "user.tool_confirmation":
+            if body["result"] == "deny":
+                denied.add(body["tool_use_id"])
+        elif (taken_at is None or at > taken_at) and not _never_began(body):
+            ran.add(body[_RESULTS[type_]])
+    return len(ran - denied)
+
+
+def _never_began(result: Mapping[str, Any]) -> bool:
+    said = [block.get("text") for block in result.get("content") or ()]
+    return bool(result.get("is_error")) and said == [INTERRUPTED]
