@@ -233,7 +233,7 @@ class Room:
         request = {
             "probes": list(probes),
             "given": self.ground.given(**(given or {})),
-            "seconds": each or max(10.0, self.ground.seconds / 20),
+            "seconds": each or self.ground.seconds / 2,
             "stay": stay,
         }
         line = (json.dumps(request) + "\n").encode()
@@ -262,8 +262,9 @@ class Room:
     async def _listen_to(self, visit: Visit) -> None:
         assert visit.process.stdout is not None
         try:
-            async with asyncio.timeout(self.ground.seconds):
+            async with asyncio.timeout(self.ground.seconds) as silence:
                 while line := await visit.process.stdout.readline():
+                    silence.reschedule(asyncio.get_running_loop().time() + self.ground.seconds)
                     try:
                         said = json.loads(line)
                     except ValueError:
