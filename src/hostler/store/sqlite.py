@@ -23,6 +23,7 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.pool import NullPool
 
 from hostler.domain.errors import HostlerError, InvalidRequest, StoreBusy, StoreDamaged
+from hostler.store.disk_priority import write_first
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class SqliteBackend:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._path = path
         self._durable = durable
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="hostler-db-write")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="hostler-db-write", initializer=write_first)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="hostler-db-read")
         self._write_engine = self._engine(begin="BEGIN IMMEDIATE", read_only=False)
         self._read_engine = self._engine(begin="BEGIN", read_only=True)
