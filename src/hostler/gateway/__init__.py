@@ -2,7 +2,7 @@
 
 from hostler.gateway.client import ClientLimits
 from hostler.gateway.roads import ModelGateway, ModelRoad, UsageNotRecorded
-from hostler.gateway.sequence import close_held_text, closed_calls, without_unannounced
+from hostler.gateway.sequence import close_held_text, closed_calls
 from hostler.gateway.upstream import Upstream, UpstreamLimits
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "UsageNotRecorded",
     "close_held_text",
     "closed_calls",
-    "without_unannounced",
 ]
