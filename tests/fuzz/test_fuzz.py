@@ -26,6 +26,8 @@ REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "2000"))
 SEED = int(os.environ.get("FUZZ_SEED") or secrets.randbelow(1_000_000))
 API = Path(__file__).parents[2] / "src" / "hostler" / "api"
 
+schemathesis.serializer.alias("application/zstd", "application/octet-stream")  # a bundle: bytes like others
+
 
 def _operations(name: str) -> dict[str, APIOperation]:
     document = json.loads((API / name).read_text())
