@@ -145,6 +145,12 @@ class Sandbox(_Section):
     volumes: bool = Field(
         True, description="Put what is kept of each session on a file system of its own, which limits it to `disk_mb`."
     )
+    disk_write_mb_per_second: int = Field(
+        200,
+        ge=0,
+        le=1 << 20,
+        description="How fast one session's volume writes to the host's disk at most, in MiB a second. 0: no limit.",
+    )
     first_uid: int = Field(300_000, ge=1000, description="First host uid for sandboxes, when the worker runs as root.")
     uids: int = Field(65_536, ge=1, description="How many uids from there.")
     docker: Docker = Docker()

@@ -20,6 +20,7 @@ from hostler.engine.volume_port import PlainFolders, Volumes, VolumeUnavailable,
 from hostler.sandbox import loops
 from hostler.sandbox.templates import RESERVE_BYTES
 from hostler.sandbox.volumes import LoopVolumes, VolumeTrial, open_volumes
+from hostler.sandbox.write_rate import WriteRate, rate_files
 
 pytestmark = pytest.mark.needs_root
 
@@ -441,3 +442,33 @@ def test_a_session_on_a_volume_is_not_begun_anew_without_it(state: Path, volumes
 def test_the_label_says_who_limits_the_disk(state: Path) -> None:
     bare = IsolationLabel("bubblewrap", "per_sandbox", "cgroup_v1")
     assert VolumeTrial(state).amend(bare).disk_by == "volume"
+
+
+def test_a_volume_writes_no_faster_than_it_may_and_its_device_is_free_of_that_afterwards(state: Path) -> None:
+    if not rate_files():
+        pytest.skip("this host lets us bound no device")
+    found, _ = open_volumes(state / "volumes", state / "sessions", VolumeTrial(state), bytes_per_second=123 * MB)
+    home = home_of(state)
+    found.enter(home, SIZE)
+    device = os.stat(home).st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+
+    def rules() -> list[str]:
+        return [line for file in rate_files() for line in file.read_text().splitlines() if line.startswith(f"{name} ")]
+
+    assert rules()
+    assert all(str(123 * MB) in rule for rule in rules())
+    found.leave(home, looked_through=True)
+    assert rules() == []
+    found.enter(home, SIZE)
+    found.close()
+    assert rules() == []
+
+
+def test_the_rate_is_written_as_each_version_of_control_groups_wants_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "blkio.throttle.write_bps_device", tmp_path / "io.max"
+    rate = WriteRate(1000, [first, second, tmp_path / "absent" / "io.max"])
+    rate.bound(os.makedev(7, 3))
+    assert (first.read_text(), second.read_text()) == ("7:3 1000\n", "7:3 wbps=1000\n")
+    rate.free(os.makedev(7, 3))
+    assert (first.read_text(), second.read_text()) == ("7:3 0\n", "7:3 wbps=max\n")

@@ -132,7 +132,9 @@ def homes(settings: Settings, volumes: Volumes) -> Homes:
 
 def volumes(settings: Settings, trial: VolumeTrial) -> tuple[Volumes, list[str]]:
     """The best that this host gives, for `homes`, and what was left mounted by an earlier life. Blocks."""
-    return open_volumes(settings.state_dir / "volumes", settings.state_dir / "sessions", trial)
+    rate = settings.sandbox.disk_write_mb_per_second << 20
+    state = settings.state_dir
+    return open_volumes(state / "volumes", state / "sessions", trial, bytes_per_second=rate or None)
 
 
 def repository_cloner(settings: Settings) -> GitCloner:

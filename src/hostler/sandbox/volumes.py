@@ -37,6 +37,7 @@ from hostler.sandbox.templates import (
     image_bytes,
     keep_reserve,
 )
+from hostler.sandbox.write_rate import WriteRate
 
 log = logging.getLogger("hostler.volumes")
 
@@ -64,8 +65,9 @@ class LoopVolumes:
 
     missing: tuple[str, ...] = ()
 
-    def __init__(self, images: Path, kept: Path, mkfs: str) -> None:
+    def __init__(self, images: Path, kept: Path, mkfs: str, rate: WriteRate) -> None:
         """`images`: an existing folder for the images. `kept`: the folder of the homes."""
+        self._rate = rate
         self._images = images
         self._kept = kept
         self._templates = Templates(images, mkfs)
@@ -82,7 +84,7 @@ class LoopVolumes:
                 if mounted.root != "/":  # else it is the operator's own file system
                     _unmount(mounted.point)
             else:
-                _unmount(mounted.point)
+                self._take_away(mounted.point)
                 said.append(f"volume of session {Path(mounted.point).name}: unmounted")
         for mounted in loops.mounts_at_or_below(self._images):
             _unmount(mounted.point)
@@ -98,7 +100,12 @@ class LoopVolumes:
         """Unmounts everything. End the sandboxes first. Idempotent."""
         for mounted in loops.mounts_at_or_below(self._kept):
             if mounted.point != str(self._kept) or mounted.root != "/":
-                _unmount(mounted.point)
+                self._take_away(mounted.point)
+
+    def _take_away(self, point: str, *, patience: float = BUSY_SECONDS) -> None:
+        with suppress(OSError):
+            self._rate.free(os.stat(point).st_dev)
+        _unmount(point, patience=patience)
 
     # ------------------------------------------------------------------------------------------------------ the port
 
@@ -117,7 +124,7 @@ class LoopVolumes:
                 if looked_through:
                     self._mark(home).unlink(missing_ok=True)
                 self._trim(home)
-                _unmount(str(home))
+                self._take_away(str(home))
 
     def rename(self, home: Path, to: Path) -> None:
         with self._use(home) as old, self._use(to) as new:
@@ -153,7 +160,7 @@ class LoopVolumes:
         with self._use(home) as use:
             use.entered = 0
             if os.path.ismount(home):
-                _unmount(str(home), patience=0)
+                self._take_away(str(home), patience=0)
             image_of(self._images, home).unlink(missing_ok=True)
             self._mark(home).unlink(missing_ok=True)
 
@@ -246,6 +253,7 @@ class LoopVolumes:
             finally:
                 loop.close()
             if sound:
+                self._rate.bound(os.stat(home).st_dev)
                 return
             if os.path.ismount(home):
                 _unmount(str(home))
@@ -302,8 +310,12 @@ class VolumeTrial:
         return f"{UNLIMITED} {why}"
 
 
-def open_volumes(images: Path, kept: Path, trial: VolumeTrial) -> tuple[Volumes, list[str]]:
+def open_volumes(
+    images: Path, kept: Path, trial: VolumeTrial, *, bytes_per_second: int | None = None
+) -> tuple[Volumes, list[str]]:
     """The best that this host gives, and what was left of an earlier life, in sentences.
+
+    `bytes_per_second`: how fast each volume writes to the disk at most, where that can be bounded. None: no limit.
 
     Raises OSError when the folders can't be used.
     """
@@ -311,7 +323,7 @@ def open_volumes(images: Path, kept: Path, trial: VolumeTrial) -> tuple[Volumes,
     if why is not None:
         return PlainFolders(kept, why, images), []
     images.mkdir(mode=0o700, parents=True, exist_ok=True)
-    volumes = LoopVolumes(images, kept, _mkfs() or "")
+    volumes = LoopVolumes(images, kept, _mkfs() or "", WriteRate(bytes_per_second))
     return volumes, volumes.open()
 
 
