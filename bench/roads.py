@@ -24,8 +24,9 @@ from typing import cast
 import httptools
 import uvloop
 
+from hostler.engine.model_port import Caller
 from hostler.engine.ports import HeldCall, ModelRequestRecord
-from hostler.gateway import ModelGateway, Upstream
+from hostler.gateway import ModelGateway, Upstream, one_upstream
 
 MESSAGE = {
     "type": "message",
@@ -79,11 +80,16 @@ class FakeModel(asyncio.Protocol):
 class Silent:
     """A listener and store that cost nothing."""
 
+    caller = Caller("sesn_bench")
+
     async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
         return
 
     async def may_request(self) -> bool:
         return True
+
+    async def on_budget_reached(self, why: str) -> None:
+        return
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         return
@@ -102,7 +108,7 @@ async def run_model() -> None:
 
 
 async def run_gateway(port: int, directory: Path) -> None:
-    gateway = ModelGateway(Upstream(f"http://127.0.0.1:{port}", "key"))
+    gateway = ModelGateway(one_upstream(Upstream(f"http://127.0.0.1:{port}", "key")))
     for name, one_call in (("plain", False), ("held", True)):
         await gateway.open(
             name, directory / name, Silent(), one_call_at_a_time=one_call, sequence=Silent(), allowed_models=None

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from hostler.engine.model_port import Caller
 from hostler.engine.ports import HeldCall, ModelRequestRecord
-from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits
+from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits, one_upstream
 
 DEADLINE = 60.0
 KEY = "sk-ant-the-real-key"
@@ -165,6 +166,7 @@ class Listener:
     fail_records: int = 0
     fail_calls: int = 0
     may: bool = True
+    caller: Caller = field(default_factory=lambda: Caller("sesn_1"))
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
@@ -184,6 +186,9 @@ class Listener:
 
     async def may_request(self) -> bool:
         return self.may
+
+    async def on_budget_reached(self, why: str) -> None:
+        self.order.append("budget")
 
 
 @dataclass
@@ -305,9 +310,8 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     async with FakeUpstream(script).running() as upstream:
         gateway = ModelGateway(
-            Upstream(f"http://127.0.0.1:{upstream.port}", KEY),
+            one_upstream(Upstream(f"http://127.0.0.1:{upstream.port}", KEY), upstream_limits),
             client_limits=client_limits,
-            upstream_limits=upstream_limits,
         )
         listener = listener or Listener()
         store = store or Store()

@@ -30,7 +30,8 @@ from gateway_fakes import (
     sse_message,
 )
 
-from hostler.gateway import ClientLimits, ModelGateway, Upstream, UpstreamLimits, UsageNotRecorded
+from hostler.engine.model_port import Caller
+from hostler.gateway import ClientLimits, ModelGateway, Upstream, UpstreamLimits, UsageNotRecorded, one_upstream
 from hostler.store.sessions import Usage
 
 TEXT = sse_message([{"type": "text", "text": "hello"}])
@@ -94,7 +95,9 @@ async def test_the_real_key_goes_out_and_nothing_of_the_sandbox_identity_does(tm
 
 async def test_bearer_upstream_with_a_path_prefix(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_json(200, {})) as b:
-        gateway = ModelGateway(Upstream(f"http://127.0.0.1:{b.upstream.port}/anthropic/", "tok", "bearer"))
+        gateway = ModelGateway(
+            one_upstream(Upstream(f"http://127.0.0.1:{b.upstream.port}/anthropic/", "tok", "bearer"))
+        )
         road = await gateway.open(
             "s", tmp_path / "2", b.listener, one_call_at_a_time=False, sequence=b.store, allowed_models=None
         )
@@ -311,7 +314,7 @@ async def test_errors_of_the_upstream_pass_with_their_retry_headers(tmp_path: Pa
 
 async def test_an_unreachable_upstream_is_503_and_may_be_asked_again(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_sse(TEXT)) as b:
-        gateway = ModelGateway(Upstream("http://127.0.0.1:1", KEY))
+        gateway = ModelGateway(one_upstream(Upstream("http://127.0.0.1:1", KEY)))
         await gateway.open(
             "s", tmp_path / "2", b.listener, one_call_at_a_time=False, sequence=b.store, allowed_models=None
         )
@@ -329,7 +332,7 @@ async def test_a_certificate_is_verified(tmp_path: Path, trusted: bool) -> None:
     tls, certificate = self_signed(tmp_path)
     async with FakeUpstream(answers_sse(TEXT), tls=tls).running() as fake:
         upstream = Upstream(f"https://127.0.0.1:{fake.port}", KEY, ca_file=str(certificate) if trusted else None)
-        gateway = ModelGateway(upstream)
+        gateway = ModelGateway(one_upstream(upstream))
         await gateway.open(
             "s", tmp_path / "2", Listener(), one_call_at_a_time=False, sequence=Store(), allowed_models=None
         )
@@ -578,7 +581,7 @@ async def test_a_slow_reader_slows_the_upstream_down(tmp_path: Path) -> None:
 
 async def test_who_asks_is_told_by_the_socket_and_by_nothing_that_is_sent(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_sse(TEXT)) as b:
-        other = Listener()
+        other = Listener(caller=Caller("sesn_2"))
         await b.gateway.open(
             "sesn_2", tmp_path / "2", other, one_call_at_a_time=False, sequence=b.store, allowed_models=frozenset({"m"})
         )

@@ -16,6 +16,7 @@ from typing import Any
 from hostler.attacks.canary import Met
 from hostler.attacks.cases import Case, CouldNotRun, OnProxy, Severity
 from hostler.attacks.grounds import ProxyGround, first_line, heard
+from hostler.engine.model_port import Caller
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 
 KEY = "sk-canary-of-the-gateway"
@@ -31,6 +32,7 @@ class _Listener:
 
     def __init__(self, *, allows: bool = True) -> None:
         self.records: list[ModelRequestRecord] = []
+        self.caller = Caller("sesn_canary")
         self._allows = allows
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
@@ -41,6 +43,9 @@ class _Listener:
 
     async def may_request(self) -> bool:
         return self._allows
+
+    async def on_budget_reached(self, why: str) -> None:
+        pass
 
 
 class _NoSequence:

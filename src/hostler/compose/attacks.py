@@ -34,7 +34,7 @@ from hostler.egress.proxy import EgressProxy
 from hostler.engine.egress_port import EgressRecorder
 from hostler.engine.sandbox_port import IsolationLabel, Technology
 from hostler.engine.skill_bundles import unpacked
-from hostler.gateway.roads import ModelGateway
+from hostler.gateway.roads import ModelGateway, one_upstream
 from hostler.gateway.upstream import Upstream
 from hostler.sandbox.ladder import Ladder
 from hostler.sandbox.volumes import VolumeTrial, open_volumes
@@ -100,7 +100,7 @@ def _proxy(
 
 
 def _models(upstream: str, key: str) -> ModelsUnderAttack:
-    return ModelGateway(Upstream(upstream, key))
+    return ModelGateway(one_upstream(Upstream(upstream, key)))
 
 
 def _unpack(archive: bytes) -> Mapping[str, bytes]:

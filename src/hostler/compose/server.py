@@ -26,6 +26,7 @@ from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
+from hostler.compose.gateway import open_desk
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
@@ -126,7 +127,6 @@ from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker
 from hostler.gateway.roads import ModelGateway
-from hostler.gateway.upstream import Upstream
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
 from hostler.store.checkpoints import needed_snapshots
@@ -136,7 +136,6 @@ from hostler.store.memory_stores import memory_bytes
 from hostler.store.skills import skill_bytes, used_archives
 from hostler.store.webhooks import emit
 from hostler.store.work_items import session_of_work
-from hostler.testing.rehearsal import RehearsalModel
 
 log = logging.getLogger("hostler")
 
@@ -219,8 +218,7 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            upstream = await _upstream(settings, stack)
-            gateway = ModelGateway(upstream)
+            gateway = ModelGateway(await open_desk(settings, stack))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
@@ -454,13 +452,6 @@ async def running(
                     for task in (working, *keeping):
                         task.cancel()
                     await asyncio.wait([serving, working])
-
-
-async def _upstream(settings: Settings, stack: contextlib.AsyncExitStack) -> Upstream:
-    if not settings.rehearsing:
-        return Upstream(settings.model.base_url, settings.upstream_key or "none", auth=settings.model.auth)
-    rehearsal = await stack.enter_async_context(RehearsalModel())
-    return Upstream(rehearsal.url, "rehearsal")
 
 
 async def until_signal(hostler: Hostler, draining: Callable[[int], None] | None = None) -> None:

@@ -129,6 +129,9 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
         return found
 
     async def record_request(record: ModelRequestRecord) -> None:
+        names = (name for name in ledger.RequestFacts.__slots__ if name != "price_version")
+        facts = ledger.RequestFacts(**{name: getattr(record, name) for name in names})
+
         def unit(connection: Connection) -> Any:
             return ledger.record_model_request(
                 connection,
@@ -140,6 +143,7 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
+                facts=facts,
             )
 
         await database.write(unit)

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from sqlalchemy import Connection
 
+from hostler.engine.model_port import Caller, Grant, Purpose
 from hostler.store.sessions import Usage
 
 # --------------------------------------------------------------------------------------------------------- two roads
@@ -21,16 +22,42 @@ from hostler.store.sessions import Usage
 
 @dataclass(frozen=True, slots=True)
 class ModelRequestRecord:
-    """One request on the model road: what it asked for, what it used, how it ended."""
+    """One attempt of a request on the model road: what it asked for, what it used, how it ended."""
 
     session_id: str
     model: str
+    """The one that was asked in the end; `requested_model` is what the harness named."""
     status: int
     """HTTP status of the upstream's answer; 0 when there was none, 499 when the sandbox hung up first."""
     usage: Usage
     stop_reason: str | None
     duration_ms: float
     first_byte_ms: float | None
+    request_id: str = ""
+    """`mreq_…`: the same for all attempts of a request."""
+    attempt: int = 1
+    requested_model: str = ""
+    upstream: str = ""
+    """Its name in the settings."""
+    upstream_request_id: str = ""
+    """As the upstream calls it, for a question to whoever runs it."""
+    thread: str = ""
+    agent_type: str = ""
+    purpose: Purpose = "turn"
+    agent_id: str = ""
+    agent_version: int = 0
+    environment_id: str = ""
+    rule: str = ""
+    """Id of the routing rule that chose the model."""
+    why: str = ""
+    waited_ms: float = 0.0
+    """For room, and between attempts, before this one."""
+    complete: bool = True
+    """Whether the usage is all that the upstream can have counted: False when an answer broke off."""
+    grant: Grant = field(default_factory=Grant)
+    """What was set aside for it. Settled in the transaction that writes this down, when `last`."""
+    last: bool = True
+    """Whether no more attempts follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +72,11 @@ class HeldCall:
 class ModelRoadListener(Protocol):
     """Who is told what happens on one session's model road. Calls are awaited in order."""
 
+    @property
+    def caller(self) -> Caller:
+        """Whose road it is, as things are now."""
+        ...
+
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         """Called after the upstream's response is complete and before its end reaches the harness.
 
@@ -57,6 +89,10 @@ class ModelRoadListener(Protocol):
 
     async def may_request(self) -> bool:
         """Asked before each request goes upstream. False: it must not; the listener stops the run that asks."""
+        ...
+
+    async def on_budget_reached(self, why: str) -> None:
+        """A request has no room in a budget and does not go upstream: the listener stops the run that made it."""
         ...
 
 

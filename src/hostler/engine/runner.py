@@ -25,6 +25,7 @@ from hostler.engine.follower import Follower
 from hostler.engine.layers import LayerFailed
 from hostler.engine.lodging import Lodging
 from hostler.engine.memory import Memory
+from hostler.engine.model_port import Caller
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile
@@ -92,6 +93,8 @@ class SessionRunner:
         """True when the state as last seen has something to do."""
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
+        self._asking: tuple[SessionRow, Caller] | None = None
+        """The session as its requests show it, read once for each row."""
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
         self._gate = CallGate(parts.content, self._apply, self._is_stopping)
         self._care = None
@@ -423,6 +426,16 @@ class SessionRunner:
         if self._care is not None:
             await self._care.on_request(record)
 
+    @property
+    def caller(self) -> Caller:
+        session = self._known_session()
+        if self._asking is None or self._asking[0] is not session:
+            self._asking = (session, caller_of(session))
+        return self._asking[1]
+
+    async def on_budget_reached(self, why: str) -> None:
+        self._follower.stop(RunEnd("capped"))
+
     async def may_request(self) -> bool:
         """Before each model request: is there room for it in the budget? If not, the run is stopped here.
 
@@ -435,6 +448,21 @@ class SessionRunner:
             return True
         self._follower.stop(RunEnd("capped"))
         return False
+
+
+def caller_of(session: SessionRow) -> Caller:
+    """Whose requests the session's are."""
+    return Caller(
+        session.id,
+        session.workspace_id,
+        session.environment_id,
+        session.agent_id,
+        session.agent_version,
+        session.agent["model"]["id"],
+        session.metadata,
+        session.agent,
+        session.budget_json is not None,
+    )
 
 
 def without(secrets: Replacer, decide: Decide) -> Decide:

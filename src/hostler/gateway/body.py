@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NoReturn
@@ -47,10 +48,23 @@ class MessagesBody:
         value = self.fields.get("messages")
         return value if isinstance(value, list) else []
 
-    def with_messages(self, messages: list[Any]) -> bytes:
-        """The body with another history; all else is as it came, byte for byte."""
-        start, end = self.spans["messages"]
-        return encode(self.text[:start]) + dump(messages) + encode(self.text[end:])
+    def rewritten(self, changes: Mapping[str, Any]) -> bytes:
+        """The body with other values for some of its fields; all else is as it came, byte for byte.
+
+        A field that it doesn't have is put in front.
+        """
+        pieces: list[bytes] = []
+        at = 0
+        for name in sorted((name for name in changes if name in self.spans), key=self.spans.__getitem__):
+            start, end = self.spans[name]
+            pieces += [encode(self.text[at:start]), dump(changes[name])]
+            at = end
+        rest = b"".join((*pieces, encode(self.text[at:])))
+        new = {name: value for name, value in changes.items() if name not in self.spans}
+        if not new:
+            return rest
+        brace = rest.index(b"{") + 1
+        return rest[:brace] + dump(new)[1:-1] + b"," + rest[brace:]
 
 
 def parse(raw: bytes) -> MessagesBody:

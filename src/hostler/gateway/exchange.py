@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
+from hostler.domain.ids import new_id
+from hostler.engine.model_port import Asked, BudgetReached, Caller, Choice, Grant, Purpose
 from hostler.engine.ports import ModelRequestRecord
+from hostler.gateway.attempts import Attempts
 from hostler.gateway.body import MessagesBody, dump, parse, reaches_outside
 from hostler.gateway.client import ClientConnection
+from hostler.gateway.desk import Desk
 from hostler.gateway.errors import Refusal, error_event, unavailable
-from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request, request_headers
+from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request
 from hostler.gateway.relay import Relay
-from hostler.gateway.response import Splitter, render_held, split_message
+from hostler.gateway.response import render_held, split_message
 from hostler.gateway.sequence import Call, Forward, Plan
-from hostler.gateway.upstream import UpstreamConnection, UpstreamPool, UpstreamUnreachable
-from hostler.store.sessions import Usage
 
 _log = logging.getLogger("hostler.gateway")
 _JSON: Headers = [(b"content-type", b"application/json")]
@@ -35,6 +38,11 @@ class Session(Protocol):
     session_id: str
     allowed_models: frozenset[str] | None
     one_call_at_a_time: bool
+
+    @property
+    def caller(self) -> Caller:
+        """Whose request it is, as things are now."""
+        ...
 
     async def plan(self, messages: list[object]) -> tuple[Plan, int]:
         """The plan, with its state saved when it must be, and the number of synthetic responses so far."""
@@ -50,6 +58,10 @@ class Session(Protocol):
         """False: this request must not go upstream, and the run that makes it is being stopped."""
         ...
 
+    async def budget_reached(self, why: str) -> None:
+        """This request must not go upstream, and the run that makes it is to be stopped."""
+        ...
+
     async def settle_records(self) -> None:
         """Records what an earlier request could not. Raises when that fails again."""
         ...
@@ -58,30 +70,25 @@ class Session(Protocol):
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, session: Session, pool: UpstreamPool, request: Request, client: ClientConnection) -> None:
+    def __init__(self, session: Session, desk: Desk, request: Request, client: ClientConnection) -> None:
         self._session = session
-        self._pool = pool
+        self._desk = desk
         self._request = request
         self._client = client
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
         self._gone = asyncio.Event()
-        self._relay: Relay | None = None
-        self._connection: UpstreamConnection | None = None
+        self._attempts: Attempts | None = None
 
     # --------------------------------------------------------------------------------- called by the client connection
 
     def client_gone(self) -> None:
         """The harness hung up: the upstream stops working for nobody, at once."""
         self._gone.set()
-        if self._relay is not None:
-            self._relay.client_gone()
-        if self._connection is not None:
-            self._connection.abort()
+        if self._attempts is not None:
+            self._attempts.client_gone()
 
     def client_blocked(self, blocked: bool) -> None:
-        if self._connection is not None:
-            self._connection.pause(blocked)
+        if self._attempts is not None:
+            self._attempts.client_blocked(blocked)
 
     # ------------------------------------------------------------------------------------------------------ the course
 
@@ -94,8 +101,8 @@ class Exchange:
             _log.exception("gateway.request_failed", extra={"session_id": self._session.session_id})
             self._say(Refusal(500, "api_error", "The gateway failed.", retry=True))
         finally:
-            if self._connection is not None:
-                self._connection.abort()
+            if self._attempts is not None:
+                self._attempts.abort()
 
     async def _run(self) -> None:
         body = parse(self._request.body)
@@ -109,22 +116,23 @@ class Exchange:
             await self._session.settle_records()
         except Exception as error:
             raise unavailable("The usage of an earlier request is not recorded yet.") from error
-        counting = self._request.path == COUNT_TOKENS
-        outgoing, after = self._request.body, None
-        if self._session.one_call_at_a_time and not counting:
+        if self._request.path == COUNT_TOKENS:
+            await self._count(body)
+            return
+        changes: dict[str, Any] = {}
+        after = None
+        if self._session.one_call_at_a_time:
             plan, number = await self._session.plan(body.messages)
             after = plan.newest
             if not isinstance(plan.action, Forward):
                 self._answer_held(plan.action.call, body, number)
                 return
             if plan.action.messages is not None:
-                outgoing = body.with_messages(plan.action.messages)
-        if not counting and not await self._may_ask():
+                changes["messages"] = plan.action.messages
+        if not await self._may_ask():
             await self._gone.wait()  # any answer would become part of the conversation
             return
-        splitter = Splitter() if self._session.one_call_at_a_time and not counting else None
-        relay = await self._ask(outgoing, splitter)
-        await self._conclude(relay, body, after, counting=counting)
+        await self._ask(body, changes, after)
 
     async def _may_ask(self) -> bool:
         try:
@@ -132,44 +140,58 @@ class Exchange:
         except Exception as error:
             raise unavailable("Whether the session may make this request can't be found out.") from error
 
+    async def _count(self, body: MessagesBody) -> None:
+        """Asks how many tokens a prompt has: costs nothing, and nobody writes it down."""
+        asked = asked_of(self._session.caller, self._request, body)
+        attempts = self._attempts = Attempts(self._desk, asked, Choice((body.model,)), Grant(), self._client)
+        relay = await attempts.run(self._request, body, {}, split=False, record=None)
+        if relay is not None:
+            await self._conclude(attempts, relay, None)
+
+    async def _ask(self, body: MessagesBody, changes: Mapping[str, Any], after: str | None) -> None:
+        asked = asked_of(self._session.caller, self._request, body)
+        desk = self._desk
+        choice = await desk.router.choose(asked)
+        try:
+            grant = await desk.purse.reserve(asked, choice.models, self._nobody_counts)
+        except BudgetReached as error:
+            await self._session.budget_reached(str(error))
+            await self._gone.wait()
+            return
+        except Exception as error:
+            raise unavailable("Whether a budget has room for this request can't be found out.") from error
+        for watcher in desk.watchers:
+            watcher.asked(asked, choice, grant)
+        attempts = self._attempts = Attempts(desk, asked, choice, grant, self._client)
+        if self._gone.is_set():
+            attempts.client_gone()
+        try:
+            relay = await attempts.run(
+                self._request, body, changes, split=self._session.one_call_at_a_time, record=self._session.record
+            )
+        finally:
+            if not attempts.any:
+                await desk.purse.release(grant)
+        if relay is not None:
+            await self._conclude(attempts, relay, after, recorded=True)
+
+    async def _nobody_counts(self) -> int | None:
+        return None
+
     def _answer_held(self, call: Call, body: MessagesBody, number: int) -> None:
         if not self._gone.is_set():
             rendered = render_held(call, body.model, number, stream=body.stream)
             self._client.send_whole(200, _STREAM if body.stream else _JSON, rendered)
 
-    async def _ask(self, outgoing: bytes, splitter: Splitter | None) -> Relay:
-        """Sends the request and relays the answer; returns when no more of it will come."""
-        head = self._pool.request_head(self._request.target, request_headers(self._request.headers), len(outgoing))
-        fresh = False
-        while True:
-            relay = self._relay = Relay(self._client, self._pool.limits, splitter)
-            try:
-                connection = await self._pool.take(fresh=fresh)
-            except UpstreamUnreachable as error:
-                relay.unreachable(str(error))
-                return relay
-            if self._gone.is_set():
-                relay.client_gone()
-                connection.abort()
-                return relay
-            self._connection = connection
-            stale = connection.reused
-            connection.ask(head, outgoing, relay)
-            await relay.wait()
-            if relay.lost_unseen and stale:
-                fresh = True  # An idle connection that the upstream had closed meanwhile: nothing was asked yet.
-                continue
-            return relay
-
-    async def _conclude(self, relay: Relay, body: MessagesBody, after: str | None, *, counting: bool) -> None:
+    async def _conclude(self, attempts: Attempts, relay: Relay, after: str | None, *, recorded: bool = False) -> None:
         calls: list[Call] = []
         whole = b""
         if relay.complete and not relay.streaming:
             whole, calls = self._whole_answer(relay)
         elif relay.complete and relay.splitter is not None:
             calls = relay.splitter.calls
-        if not counting:
-            await self._record(relay, body)
+        if recorded:
+            await self._record(attempts.record(relay))
         if self._gone.is_set():
             return
         if len(calls) > 1:
@@ -183,10 +205,10 @@ class Exchange:
         if not relay.complete:
             self._tell_failure(relay)
         elif relay.streaming:
-            self._give_back()
+            attempts.give_back()
             self._client.send_end(relay.held_back())
         else:
-            self._give_back()
+            attempts.give_back()
             self._client.send_whole(relay.status, relay.headers, whole)
 
     def _whole_answer(self, relay: Relay) -> tuple[bytes, list[Call]]:
@@ -203,27 +225,12 @@ class Exchange:
         shown, calls = split_message(message)
         return (raw if shown is message else dump(shown)), calls
 
-    async def _record(self, relay: Relay, body: MessagesBody) -> None:
-        first = relay.first_byte_at
-        record = ModelRequestRecord(
-            session_id=self._session.session_id,
-            model=body.model,
-            status=499 if self._gone.is_set() and not relay.complete else relay.status,
-            usage=relay.tap.usage if relay.status == 200 else Usage(),
-            stop_reason=relay.tap.stop_reason if relay.complete else None,
-            duration_ms=(self._loop.time() - self._started) * 1000,
-            first_byte_ms=None if first is None else (first - self._started) * 1000,
-        )
+    async def _record(self, record: ModelRequestRecord) -> None:
         try:
             await self._session.record(record)
         except Exception as error:
             _log.exception("gateway.usage_not_recorded", extra={"session_id": self._session.session_id})
             raise unavailable("The usage of this request could not be recorded.") from error
-
-    def _give_back(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.settle()
 
     def _tell_failure(self, relay: Relay) -> None:
         if relay.begun:
@@ -234,7 +241,33 @@ class Exchange:
     def _say(self, refusal: Refusal) -> None:
         if self._gone.is_set():
             return
-        if self._relay is not None and self._relay.begun:
+        relay = None if self._attempts is None else self._attempts.relay
+        if relay is not None and relay.begun:
             self._client.break_off(error_event(refusal.kind, refusal.message))
         else:
             self._client.send_whole(*refusal.render())
+
+
+def asked_of(caller: Caller, request: Request, body: MessagesBody) -> Asked:
+    """The request as those understand it who are asked about it. What the harness says of itself may be untrue."""
+    headers = dict(request.headers)
+
+    def said(name: bytes) -> str:
+        return headers.get(name, b"").decode("latin-1")[:128]
+
+    purpose: Purpose = "turn"
+    if said(b"x-claude-code-compaction"):
+        purpose = "compaction"
+    elif said(b"x-claude-code-auxiliary-type"):
+        purpose = "auxiliary"
+    return Asked(
+        new_id("mreq"),
+        caller,
+        body.model,
+        body.fields,
+        len(request.body),
+        body.stream,
+        thread=said(b"x-claude-code-agent-id"),
+        agent_type=said(b"x-claude-code-agent-type"),
+        purpose=purpose,
+    )

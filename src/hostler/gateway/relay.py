@@ -39,6 +39,9 @@ class Relay:
         self.tap = UsageTap()
         self.status = 0
         self.headers: Headers = []
+        """What of the answer's headers the harness gets."""
+        self.received: Headers = []
+        """All of them, names in lower case."""
         self.first_byte_at: float | None = None
         self.streaming = False
         self.begun = False
@@ -53,6 +56,19 @@ class Relay:
     async def wait(self) -> None:
         """Until nothing more comes: the end, a loss, silence, or the client's hang-up."""
         await self._done
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the upstream wants to be asked again; None: it says nothing, or a date."""
+        fields = dict(self.received)
+        for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+            try:
+                seconds = float(fields[name]) * unit
+            except (KeyError, ValueError):
+                continue
+            if 0 <= seconds < 1e9:
+                return seconds
+        return None
 
     def body(self) -> bytes:
         """The whole answer, when it wasn't a stream."""
@@ -74,6 +90,7 @@ class Relay:
     def answer_head(self, status: int, headers: Headers) -> None:
         self.first_byte_at = self._loop.time()
         self.status = status
+        self.received = headers
         self.headers = response_headers(headers)
         fields = dict(headers)
         if fields.get(b"content-encoding", b"identity").strip().lower() != b"identity":

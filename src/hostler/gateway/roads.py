@@ -15,15 +15,23 @@ from pathlib import Path
 from socket import socket as BoundSocket
 from typing import Any
 
+from hostler.engine.model_port import Caller
 from hostler.engine.ports import ModelRequestRecord, ModelRoadListener, SequenceStore
 from hostler.engine.sockets import remove_stale_socket
 from hostler.engine.tasks import Tasks
 from hostler.gateway import sequence
+from hostler.gateway.channel import MessagesChannel
 from hostler.gateway.client import ClientConnection, ClientLimits
+from hostler.gateway.desk import ONLY, Desk
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.http1 import Request
 from hostler.gateway.sequence import Call, Plan
-from hostler.gateway.upstream import Upstream, UpstreamLimits, UpstreamPool
+from hostler.gateway.upstream import Upstream, UpstreamLimits
+
+
+def one_upstream(upstream: Upstream, limits: UpstreamLimits | None = None) -> Desk:
+    """A desk with this upstream and without any rules."""
+    return Desk({ONLY: MessagesChannel(upstream, limits)})
 
 
 class UsageNotRecorded(Exception):
@@ -35,7 +43,7 @@ class UsageNotRecorded(Exception):
 
 
 class ModelGateway:
-    """Opens one unix socket per session to one upstream. Implements `ModelRoads`.
+    """Opens one unix socket per session to the upstreams of a desk. Implements `ModelRoads`.
 
     `socket_mode` is the mode of the sockets. The sandbox's user must be able to write to them, so they are open to
     everyone by default: put them in a directory that only the worker can enter.
@@ -43,13 +51,12 @@ class ModelGateway:
 
     def __init__(
         self,
-        upstream: Upstream,
+        desk: Desk,
         *,
         socket_mode: int = 0o666,
-        upstream_limits: UpstreamLimits | None = None,
         client_limits: ClientLimits | None = None,
     ) -> None:
-        self._pool = UpstreamPool(upstream, upstream_limits or UpstreamLimits())
+        self._desk = desk
         self._client_limits = client_limits or ClientLimits()
         self._socket_mode = socket_mode
         self._roads: set[ModelRoad] = set()
@@ -73,7 +80,7 @@ class ModelGateway:
             session_id,
             listener,
             sequence,
-            self._pool,
+            self._desk,
             self._client_limits,
             one_call_at_a_time=one_call_at_a_time,
             allowed_models=allowed_models,
@@ -91,7 +98,7 @@ class ModelGateway:
                 await road.close()
             except UsageNotRecorded as error:
                 lost += error.records
-        await self._pool.close()
+        await self._desk.close()
         if lost:
             raise UsageNotRecorded(tuple(lost))
 
@@ -104,7 +111,7 @@ class ModelRoad:
         session_id: str,
         listener: ModelRoadListener,
         store: SequenceStore,
-        pool: UpstreamPool,
+        desk: Desk,
         limits: ClientLimits,
         *,
         one_call_at_a_time: bool,
@@ -117,7 +124,7 @@ class ModelRoad:
         self.allowed_models = allowed_models
         self._listener = listener
         self._store = store
-        self._pool = pool
+        self._desk = desk
         self._on_close = on_close
         self._tasks = Tasks()
         self._connections: set[ClientConnection] = set()
@@ -195,7 +202,7 @@ class ModelRoad:
         return True
 
     def begin(self, request: Request, connection: ClientConnection) -> Exchange:
-        exchange = Exchange(self, self._pool, request, connection)
+        exchange = Exchange(self, self._desk, request, connection)
         self._tasks.spawn(exchange.run(), f"model-road-{self.session_id}")
         return exchange
 
@@ -221,8 +228,15 @@ class ModelRoad:
         self._unrecorded.append(record)
         await self.settle_records()
 
+    @property
+    def caller(self) -> Caller:
+        return self._listener.caller
+
     async def may_request(self) -> bool:
         return await self._listener.may_request()
+
+    async def budget_reached(self, why: str) -> None:
+        await self._listener.on_budget_reached(why)
 
     async def settle_records(self) -> None:
         if not self._unrecorded:
@@ -233,4 +247,4 @@ class ModelRoad:
                 self._unrecorded.popleft()
 
 
-__all__ = ["ModelGateway", "ModelRoad", "UsageNotRecorded"]
+__all__ = ["ModelGateway", "ModelRoad", "UsageNotRecorded", "one_upstream"]

@@ -27,8 +27,30 @@ _USAGE = tuple(model_requests.c[name] for name in Usage.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """Which request of whom an attempt was, as `engine.ports.ModelRequestRecord` tells it."""
+
+    request_id: str = ""
+    attempt: int = 1
+    requested_model: str = ""
+    upstream: str = ""
+    upstream_request_id: str = ""
+    thread: str = ""
+    agent_type: str = ""
+    purpose: str = ""
+    agent_id: str = ""
+    agent_version: int = 0
+    environment_id: str = ""
+    rule: str = ""
+    why: str = ""
+    waited_ms: float = 0.0
+    complete: bool = True
+    price_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequestRow:
-    """One request on the model road, as `engine.ports.ModelRequestRecord` tells it."""
+    """One attempt of a request on the model road."""
 
     id: str
     session_id: str
@@ -40,6 +62,7 @@ class ModelRequestRow:
     duration_ms: float
     first_byte_ms: float | None
     created_at: str
+    facts: RequestFacts = RequestFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +83,10 @@ class EgressRow:
     created_at: str
 
 
+_PLAIN = tuple(name for name in ModelRequestRow.__slots__ if name not in ("usage", "facts"))
+_FACTS = tuple(model_requests.c[name] for name in RequestFacts.__slots__)
+
+
 @dataclass(frozen=True, slots=True)
 class Total:
     requests: int
@@ -77,6 +104,7 @@ def record_model_request(
     stop_reason: str | None,
     duration_ms: float,
     first_byte_ms: float | None,
+    facts: RequestFacts | None = None,
     lease: Lease | None = None,
 ) -> ModelRequestRow:
     """Write a request down and add its usage to the session, together. Raises NotFound for an unknown session.
@@ -97,24 +125,33 @@ def record_model_request(
         duration_ms,
         first_byte_ms,
         moment(now),
+        _clean(facts or RequestFacts()),
     )
-    values = {name: getattr(row, name) for name in ModelRequestRow.__slots__ if name != "usage"}
-    conn.execute(model_requests.insert().values(**values, **asdict(usage)))
+    values = {name: getattr(row, name) for name in _PLAIN}
+    conn.execute(model_requests.insert().values(**values, **asdict(usage), **asdict(row.facts)))
     add_usage(conn, session_id, usage)
     return row
 
 
 def list_model_requests(conn: Connection, session_id: str, *, limit: int = 1000) -> list[ModelRequestRow]:
     """The newest requests of a session, oldest of them first."""
-    names = [name for name in ModelRequestRow.__slots__ if name != "usage"]
-    query = sa.select(*(model_requests.c[name] for name in names), *_USAGE)
+    query = sa.select(*(model_requests.c[name] for name in _PLAIN), *_USAGE, *_FACTS)
     query = query.where(model_requests.c.session_id == session_id)
     query = query.order_by(model_requests.c.created_at.desc(), model_requests.c.id.desc()).limit(limit)
     found = []
     for row in conn.execute(query):
-        fields = dict(zip(names, row[: len(names)], strict=True))
-        found.append(ModelRequestRow(**fields, usage=Usage(*row[len(names) :])))
+        plain, used, facts = row[: len(_PLAIN)], row[len(_PLAIN) : -len(_FACTS)], row[-len(_FACTS) :]
+        fields = dict(zip(_PLAIN, plain, strict=True))
+        found.append(ModelRequestRow(**fields, usage=Usage(*used), facts=RequestFacts(*facts)))
     return found[::-1]
+
+
+def _clean(facts: RequestFacts) -> RequestFacts:
+    """Some of it comes from inside a sandbox, and some from the upstream."""
+    clean: dict[str, Any] = {
+        name: cleaned(value, _LONGEST) if isinstance(value, str) else value for name, value in asdict(facts).items()
+    }
+    return RequestFacts(**clean)
 
 
 def total(conn: Connection, *, session_id: str | None = None, workspace_id: str | None = None) -> Total:

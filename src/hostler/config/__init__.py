@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.section import Section
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
@@ -32,11 +33,7 @@ _NOT_SETTINGS = frozenset({"HOSTLER_CONFIG", "HOSTLER_URL", "HOSTLER_API_KEY", "
 """Names with our prefix that say something else."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Server(_Section):
+class Server(Section):
     """Where the API listens."""
 
     host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback only when an API key exists.")
@@ -46,7 +43,7 @@ class Server(_Section):
     )
 
 
-class Store(_Section):
+class Store(Section):
     """Where state is kept."""
 
     url: str = Field(
@@ -59,7 +56,7 @@ class Store(_Section):
     pool_size: int = Field(10, ge=1, le=200, description="PostgreSQL: connections kept open.")
 
 
-class Model(_Section):
+class Model(Section):
     """The road to the model."""
 
     base_url: str = Field("https://api.anthropic.com", description="A server that speaks the Messages API.")
@@ -73,25 +70,25 @@ class Model(_Section):
     )
 
 
-class Models(_Section):
+class Models(Section):
     """Which models agents are offered."""
 
     file: str = Field("", description="JSON file with the catalogue that `/v1/models` shows. Empty: the built-in one.")
 
 
-class Prices(_Section):
+class Prices(Section):
     """What model requests cost, for budgets and for the cost of a session."""
 
     file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
-class Docker(_Section):
+class Docker(Section):
     """Where Docker is."""
 
     socket: str = Field("/var/run/docker.sock", description="Unix socket of its Engine API.")
 
 
-class Podman(_Section):
+class Podman(Section):
     """Where Podman's service is."""
 
     socket: str = Field(
@@ -101,7 +98,7 @@ class Podman(_Section):
     )
 
 
-class Gvisor(_Section):
+class Gvisor(Section):
     """How gVisor makes sandboxes."""
 
     engine: Literal["", "docker", "podman"] = Field(
@@ -116,7 +113,7 @@ class Gvisor(_Section):
     )
 
 
-class Microvm(_Section):
+class Microvm(Section):
     """How machines of their own are made."""
 
     qemu: str = Field("qemu-system-x86_64", description="QEMU's program: a name on the PATH, or a path.")
@@ -130,7 +127,7 @@ class Microvm(_Section):
     firecracker: str = Field("", description="Refused when set: there is no adapter for Firecracker.")
 
 
-class Sandbox(_Section):
+class Sandbox(Section):
     """What a sandbox gets when its environment says nothing."""
 
     technology: Literal["", "bubblewrap", "docker", "podman", "gvisor", "microvm"] = Field(
@@ -159,7 +156,7 @@ class Sandbox(_Section):
     microvm: Microvm = Microvm()
 
 
-class Presets(_Section):
+class Presets(Section):
     """What the presets of environments mean here."""
 
     default: Literal["development", "production"] = Field(
@@ -181,7 +178,7 @@ class Presets(_Section):
     )
 
 
-class Claude(_Section):
+class Claude(Section):
     """Which versions of `claude` there are besides the one that Hostler brings along."""
 
     directories: tuple[str, ...] = Field(
@@ -189,7 +186,7 @@ class Claude(_Section):
     )
 
 
-class Files(_Section):
+class Files(Section):
     """What clients send, what sessions put out, and what is cloned for them."""
 
     max_file_mb: int = Field(500, ge=1, le=1 << 20, description="One file, in MiB: an upload, or an output.")
@@ -205,7 +202,7 @@ class Files(_Section):
     clone_mb: int = Field(2048, ge=1, le=1 << 20, description="Room that one cloned repository may take, in MiB.")
 
 
-class Egress(_Section):
+class Egress(Section):
     """The road to everything but the model."""
 
     private_allowed: tuple[str, ...] = Field(
@@ -241,7 +238,7 @@ class Egress(_Section):
     )
 
 
-class Packages(_Section):
+class Packages(Section):
     """What is installed for environments, once, in a sandbox of its own."""
 
     seconds: float = Field(900.0, gt=0, description="How long installing the packages of one environment may take.")
@@ -255,7 +252,7 @@ class Packages(_Section):
     )
 
 
-class Images(_Section):
+class Images(Section):
     """The base image that packages are installed on, and that containers and machines run."""
 
     suite: str = Field("", description="Release of the distribution, such as `bookworm`. Empty: the host's own.")
@@ -265,7 +262,7 @@ class Images(_Section):
     extra_packages: tuple[str, ...] = Field((), description="Debian packages besides the usual ones.")
 
 
-class Secrets(_Section):
+class Secrets(Section):
     """What stored secrets are sealed with."""
 
     key_file: str = Field(
@@ -287,7 +284,7 @@ class Secrets(_Section):
     )
 
 
-class Previews(_Section):
+class Previews(Section):
     """Links to ports that the programs of sessions open."""
 
     enabled: bool = Field(True, description="Listen for them.")
@@ -302,7 +299,7 @@ class Previews(_Section):
     )
 
 
-class Objects(_Section):
+class Objects(Section):
     """Where the bytes are kept that must outlive every host: what sessions keep in their folders."""
 
     url: str = Field(
@@ -319,7 +316,7 @@ class Objects(_Section):
     secret_access_key: SecretStr = Field(SecretStr(""), description="Goes with `access_key_id`.")
 
 
-class Snapshots(_Section):
+class Snapshots(Section):
     """What is kept of sessions' folders."""
 
     keep: int = Field(
@@ -331,7 +328,7 @@ class Snapshots(_Section):
     max_mb: int = Field(20_480, ge=1, le=1 << 24, description="What is in them, in MiB.")
 
 
-class BundleSettings(_Section):
+class BundleSettings(Section):
     """Sessions that are exported to a file, or imported from one."""
 
     max_mb: int = Field(20_480, ge=1, le=1 << 20, description="What one bundle may hold, unpacked, in MiB.")
@@ -341,7 +338,7 @@ class BundleSettings(_Section):
     )
 
 
-class Sessions(_Section):
+class Sessions(Section):
     """How large one session may grow. What is full takes no more messages, and says how to go on."""
 
     max_events: int = Field(200_000, ge=100, le=10_000_000, description="Events of one session.")
@@ -364,7 +361,7 @@ class Sessions(_Section):
     )
 
 
-class Retention(_Section):
+class Retention(Section):
     """What is removed after how many days. 0: never. A workspace may have days of its own."""
 
     every_minutes: int = Field(
@@ -415,7 +412,7 @@ class Retention(_Section):
     previews_days: int = Field(1, ge=0, le=36_500, description="Links to ports that have expired. Harmless.")
 
 
-class Turns(_Section):
+class Turns(Section):
     """When a turn has gone on for long enough, unless its environment says otherwise."""
 
     max_turns: int = Field(500, ge=1, description="Model requests of one turn.")
@@ -430,7 +427,7 @@ class Turns(_Section):
     interrupt_grace_seconds: float = Field(10.0, gt=0, description="After that an interrupted process is killed.")
 
 
-class Compaction(_Section):
+class Compaction(Section):
     """What is kept of conversations that were compacted."""
 
     session_archive_mb: int = Field(1024, ge=1, le=1 << 20, description="Archives of one session, compressed, in MiB.")
@@ -443,7 +440,7 @@ class Compaction(_Section):
     look_seconds: float = Field(30.0, gt=0, description="How often to look for sessions that are due by a schedule.")
 
 
-class Webhooks(_Section):
+class Webhooks(Section):
     """Where webhooks may be sent."""
 
     allow_http: bool = Field(False, description="Also to http:// addresses: for a network of your own.")
@@ -456,7 +453,7 @@ class Webhooks(_Section):
     disable_after: int = Field(20, ge=1, description="Failed deliveries in a row after which an endpoint is disabled.")
 
 
-class Worker(_Section):
+class Worker(Section):
     """The part that runs sessions."""
 
     name: str = Field(
@@ -478,7 +475,7 @@ class Worker(_Section):
     cache_look_seconds: float = Field(60.0, gt=0, description="How often that is looked at.")
 
 
-class Admission(_Section):
+class Admission(Section):
     """When a session that has something to do gets a process, and how long it waits for one."""
 
     notice_seconds: float = Field(1.0, gt=0, description="A session that waits for longer says so.")
@@ -507,7 +504,7 @@ class Admission(_Section):
     )
 
 
-class Spares(_Section):
+class Spares(Section):
     """Started sandboxes for new sessions of environments with `hosting.spares`."""
 
     most: int = Field(16, ge=0, le=1000, description="On this server, of all environments together. 0: none.")
@@ -528,7 +525,7 @@ class Spares(_Section):
     )
 
 
-class Queue(_Section):
+class Queue(Section):
     """The work queue of self-hosted environments."""
 
     lease_seconds: int = Field(
@@ -539,7 +536,7 @@ class Queue(_Section):
     )
 
 
-class Quotas(_Section):
+class Quotas(Section):
     """How much one workspace may have, unless it has limits of its own. 0: what the preset says."""
 
     preset: Literal["unlimited", "contract"] = Field(
@@ -552,7 +549,7 @@ class Quotas(_Section):
     storage_bytes: int = Field(0, ge=0, description="Bytes of files, and of memories with their versions.")
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything."""
 
     state_dir: Path = Field(description="Folder for the database, workspaces and sockets of this host.")

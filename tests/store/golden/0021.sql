@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T15:57:46.104817Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T18:13:48.483168Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,12 +19,12 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T15:57:46.104817Z','2026-11-21T15:57:46.104817Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T18:13:48.483168Z','2026-11-21T18:13:48.483168Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0016');
+INSERT INTO "alembic_version" VALUES('0021');
 CREATE TABLE api_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -199,7 +199,7 @@ CREATE TABLE egress_decisions (
 	created_at TEXT NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_Rpq2PzErw1TXEQxJvzyerm5Q','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T15:57:46.173110Z');
+INSERT INTO "egress_decisions" VALUES('egr_RpqMAvbA5aavaCZPg2yrvw0H','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T18:13:48.530429Z');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -227,7 +227,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T15:57:46.104817Z','2026-11-21T15:57:46.104817Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T18:13:48.483168Z','2026-11-21T18:13:48.483168Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -324,9 +324,25 @@ CREATE TABLE model_requests (
 	duration_ms DOUBLE NOT NULL, 
 	first_byte_ms DOUBLE, 
 	created_at TEXT NOT NULL, 
+	request_id TEXT DEFAULT '' NOT NULL, 
+	requested_model TEXT DEFAULT '' NOT NULL, 
+	upstream TEXT DEFAULT '' NOT NULL, 
+	upstream_request_id TEXT DEFAULT '' NOT NULL, 
+	thread TEXT DEFAULT '' NOT NULL, 
+	agent_type TEXT DEFAULT '' NOT NULL, 
+	purpose TEXT DEFAULT '' NOT NULL, 
+	agent_id TEXT DEFAULT '' NOT NULL, 
+	environment_id TEXT DEFAULT '' NOT NULL, 
+	rule TEXT DEFAULT '' NOT NULL, 
+	why TEXT DEFAULT '' NOT NULL, 
+	price_version TEXT DEFAULT '' NOT NULL, 
+	attempt INTEGER DEFAULT 1 NOT NULL, 
+	agent_version BIGINT DEFAULT 0 NOT NULL, 
+	waited_ms DOUBLE DEFAULT 0 NOT NULL, 
+	complete BOOLEAN DEFAULT 1 NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_95ZQPh8RrtbgPvNgKQhn0ywY','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T15:57:46.173110Z');
+INSERT INTO "model_requests" VALUES('mreq_z7CCKC88WgMneDDFEZTfZpcC','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T18:13:48.530429Z','','','','','','','','','','','','',1,0,0.0,1);
 CREATE TABLE orders (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -526,7 +542,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T15:57:46.107866Z','2026-11-21T15:57:46.171511Z',NULL,NULL,NULL,1105);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T18:13:48.514181Z','2026-11-21T18:13:48.524473Z',NULL,NULL,NULL,1105);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -618,7 +634,7 @@ CREATE TABLE transcripts (
 	bytes BIGINT DEFAULT 0 NOT NULL, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795276666175,NULL,58);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795284828546,NULL,58);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -703,7 +719,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79527666610786604877e+09,1.79527666610786604877e+09,NULL,0,NULL,'turn',0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79528482851418089865e+09,1.79528482851418089865e+09,NULL,0,NULL,'turn',0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -763,7 +779,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T15:57:46.070881Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T18:13:47.693355Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);

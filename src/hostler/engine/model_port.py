@@ -1,0 +1,207 @@
+"""What is asked around one model request: which model, may it be paid, is there room, who answers, and how did it end?
+
+The gateway asks; who answers is behind the protocols of this module, one question each. `docs/explanation/gateway.md`
+says in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from hostler.store.sessions import Usage
+
+Purpose = Literal["turn", "compaction", "auxiliary"]
+"""auxiliary: what the harness asks besides, such as a title for the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose requests come over a model road."""
+
+    session_id: str
+    workspace_id: str = ""
+    environment_id: str = ""
+    agent_id: str = ""
+    agent_version: int = 0
+    model: str = ""
+    """The agent's own."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The session's metadata."""
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    """The session's snapshot of its agent, as it is stored."""
+    budgeted: bool = False
+    """Whether the session has a budget of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request for a message, as the harness made it. All its attempts have its id."""
+
+    id: str
+    """`mreq_…`"""
+    caller: Caller
+    model: str
+    """As the harness names it."""
+    fields: Mapping[str, Any]
+    """The body's."""
+    size: int
+    """Bytes of the body."""
+    stream: bool
+    thread: str = ""
+    """The sub-agent that asks, as the harness names it. Empty: the main thread. Words of the harness, nothing else."""
+    agent_type: str = ""
+    """Of the sub-agent."""
+    purpose: Purpose = "turn"
+
+
+# ------------------------------------------------------------------------------------------------------- which model
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which models may answer, the first one first; and why."""
+
+    models: tuple[str, ...]
+    rule: str = ""
+    """Id of the rule that chose. Empty: none did, it is the model that was asked for."""
+    why: str = ""
+    """For a person."""
+
+
+class Router(Protocol):
+    """Chooses the model of each request."""
+
+    async def choose(self, asked: Asked) -> Choice: ...
+
+
+# ---------------------------------------------------------------------------------------------------- may it be paid
+
+
+class BudgetReached(Exception):
+    """The request has no room in a budget, even when all that is reserved is given back. The message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What is set aside for one request until it is settled, with its record."""
+
+    id: str = ""
+    """Empty: nothing had to be."""
+    nanos: int = 0
+    """The worst case, in billionths of a dollar."""
+    max_tokens: int | None = None
+    """No more output than this may be asked for. None: as much as was asked."""
+
+
+class Purse(Protocol):
+    """Sets money aside before it is spent."""
+
+    async def reserve(self, asked: Asked, models: Sequence[str], count: Callable[[], Awaitable[int | None]]) -> Grant:
+        """The worst case of the dearest of the models, atomically in every budget that counts for the caller.
+
+        count  asks the upstream how many tokens the prompt has; None: it does not say. For when the bound that the
+               size gives does not fit.
+
+        Raises BudgetReached.
+        """
+        ...
+
+    async def release(self, grant: Grant) -> None:
+        """Nothing was asked of any upstream. What was asked is settled where the attempt is recorded."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------------------- is there room
+
+
+class Throttled(Exception):
+    """There is no room before the deadline. The message names the limit; `retry_after` in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is asked: a model at an upstream."""
+
+    upstream: str
+    model: str
+    spelled: str
+    """The model as this upstream names it."""
+
+
+class Throttle(Protocol):
+    """Keeps to rate limits."""
+
+    async def wait(self, asked: Asked, target: Target) -> None:
+        """Returns when there is room, which is then taken. Raises Throttled."""
+        ...
+
+    def answered(self, asked: Asked, target: Target, status: int, headers: Mapping[bytes, bytes], usage: Usage) -> None:
+        """What an attempt used after all, and what the upstream says of its limits (names in lower case)."""
+        ...
+
+
+# ----------------------------------------------------------------------------------------------------------- attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one attempt ended."""
+
+    target: Target
+    number: int
+    """From 1, over all targets of the request."""
+    status: int
+    """0: no answer."""
+    failure: str
+    """For a person. Empty: it is an answer that the harness is to have."""
+    retry_after: float | None
+    """Seconds, as the upstream says."""
+    begun: bool
+    """Whether the harness has seen anything of it: then nothing can be tried again."""
+    since: float
+    """Seconds since the request came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What is tried now."""
+
+    target: Target
+    after: float = 0.0
+    """Seconds from now."""
+
+
+class Persistence(Protocol):
+    """Says who is asked next, for one request."""
+
+    def first(self) -> Next | None:
+        """None: nobody can be asked now."""
+        ...
+
+    def after(self, ended: Ended) -> Next | None:
+        """None: the harness gets the answer that it is, or the failure."""
+        ...
+
+
+class Upstreams(Protocol):
+    """Who there is, and how they do."""
+
+    def persist(self, asked: Asked, choice: Choice) -> Persistence: ...
+
+
+class Watcher(Protocol):
+    """Is told of every request, for whoever measures. Nothing that it does may fail or wait."""
+
+    def asked(self, asked: Asked, choice: Choice, grant: Grant) -> None: ...
+
+    def waits(self, asked: Asked, why: str, seconds: float) -> None:
+        """Before the next attempt, or for room."""
+        ...
+
+    def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None: ...

@@ -1,0 +1,12 @@
+"""The audit log: entries, chains, signed checkpoints, keys of personal content."""
+
+from __future__ import annotations
+
+revision = "0019"
+down_revision = "0018"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """No tables yet."""

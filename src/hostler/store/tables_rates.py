@@ -1,0 +1,1 @@
+"""Which tables keep this? What is left of rate limits."""

@@ -1,0 +1,1 @@
+"""Which tables keep this? Which model a request gets."""
