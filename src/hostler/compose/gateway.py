@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import contextlib
 
+from hostler.compose.upstreams import entry_of, open_channel
 from hostler.config import Settings
-from hostler.gateway import Desk, Upstream, one_upstream
+from hostler.gateway import Desk, MessagesChannel, Upstream
+from hostler.gateway.channel import Channel
+from hostler.gateway.desk import ONLY
+from hostler.gateway.roster import Entry, FirstEntry
 from hostler.testing import RehearsalModel
 
 
 async def open_desk(settings: Settings, stack: contextlib.AsyncExitStack) -> Desk:
     """What the gateway's requests are put through. `stack` ends what is started for it, such as a rehearsal model."""
-    if not settings.rehearsing:
+    channels, entries = await _upstreams(settings, stack)
+    return Desk(channels, FirstEntry(entries))
+
+
+async def _upstreams(
+    settings: Settings, stack: contextlib.AsyncExitStack
+) -> tuple[dict[str, Channel], tuple[Entry, ...]]:
+    """The channels by the name of their upstream, and what each upstream has."""
+    if settings.rehearsing:
+        rehearsal = await stack.enter_async_context(RehearsalModel())
+        return {ONLY: MessagesChannel(Upstream(rehearsal.url, "rehearsal"))}, (Entry(ONLY),)
+    if not settings.upstreams:
         model = settings.model
-        return one_upstream(Upstream(model.base_url, settings.upstream_key or "none", auth=model.auth))
-    rehearsal = await stack.enter_async_context(RehearsalModel())
-    return one_upstream(Upstream(rehearsal.url, "rehearsal"))
+        upstream = Upstream(model.base_url, settings.upstream_key or "none", auth=model.auth)
+        return {ONLY: MessagesChannel(upstream)}, (Entry(ONLY),)
+    channels = {upstream.name: open_channel(upstream, settings) for upstream in settings.upstreams}
+    return channels, tuple(entry_of(upstream) for upstream in settings.upstreams)

@@ -41,6 +41,13 @@ class Channel(Protocol):
         """Who takes in the answer, so that `sink` gets it as the Messages API would have said it."""
         ...
 
+    async def probe(self) -> None:
+        """Whether a request could be sent now: the credentials are there, and a connection can be made.
+
+        Costs nothing. Raises UpstreamUnreachable.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -64,6 +71,9 @@ class MessagesChannel:
 
     def reading(self, sink: AnswerSink, *, stream: bool) -> AnswerSink:
         return sink
+
+    async def probe(self) -> None:
+        await self._pool.probe()
 
     async def close(self) -> None:
         await self._pool.close()
