@@ -187,10 +187,10 @@ def _frame(name: str, data: str) -> bytes:
 
 def frame(headers: dict[str, str], payload: bytes) -> bytes:
     """One message of an AWS event stream; all headers are text."""
-    head = b"".join(
-        bytes((len(name),)) + name.encode() + b"\x07" + struct.pack(">H", len(value.encode())) + value.encode()
-        for name, value in headers.items()
-    )
+    head = b""
+    for name, value in headers.items():
+        key, said = name.encode(), value.encode()
+        head += bytes((len(key),)) + key + b"\x07" + struct.pack(">H", len(said)) + said
     prelude = struct.pack(">II", 16 + len(head) + len(payload), len(head))
     message = prelude + struct.pack(">I", crc32(prelude)) + head + payload
     return message + struct.pack(">I", crc32(message))

@@ -53,7 +53,10 @@ class Front:
 
     async def __aenter__(self) -> Self:
         self._model = await self._stack.enter_async_context(
-            httpx2.AsyncClient(base_url=self._model_url, timeout=60.0, trust_env=False)
+            # Reading the host's authorities takes long, and a model on loopback needs none.
+            httpx2.AsyncClient(
+                base_url=self._model_url, timeout=60.0, trust_env=False, verify=self._model_url.startswith("https:")
+            )
         )
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._root = asyncio.create_task(self._run(listening), name="rehearsed cloud")

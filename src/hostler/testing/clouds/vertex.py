@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import secrets
@@ -26,7 +27,15 @@ _PATH = re.compile(
 _VERSION = "vertex-2023-10-16"
 _BETAS = frozenset({"interleaved-thinking-2025-05-14", "context-management-2025-06-27"})
 _STATUSES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
+_AUDIENCE = "https://oauth2.googleapis.com/token"
+"""Google's libraries say it whichever server is asked."""
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+@functools.cache
+def _account_key() -> rsa.RSAPrivateKey:
+    """One for the process: making it takes long."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 class VertexFront(Front):
@@ -36,7 +45,7 @@ class VertexFront(Front):
         super().__init__(model_url)
         self.project = project
         self.region = region
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = _account_key()
         self._email = f"hostler@{project}.iam.gserviceaccount.com"
         self.tokens: list[str] = []
         """Those that were given out, the newest last, and that are taken."""
@@ -121,7 +130,8 @@ class VertexFront(Front):
             claims = json.loads(_decoded(signed.partition(".")[2]))
         except (InvalidSignature, ValueError):
             return False
-        return bool(claims["iss"] == self._email and claims["aud"] == f"{self.url}/token" and claims["scope"] == _SCOPE)
+        wanted = {"iss": self._email, "aud": _AUDIENCE, "scope": _SCOPE}
+        return wanted.items() <= claims.items()
 
 
 def _decoded(text: str) -> bytes:
