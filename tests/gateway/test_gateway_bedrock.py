@@ -80,6 +80,11 @@ async def test_a_whole_message_and_its_usage(front: BedrockFront, tmp_path: Path
         assert road.listener.records[0].usage.output_tokens == answer.json["usage"]["output_tokens"] > 0
 
 
+async def test_a_large_body_is_signed_too(front: BedrockFront, tmp_path: Path) -> None:
+    async with cloudy(tmp_path, bedrock(front)) as road:
+        assert (await road.ask(said("x" * (2 << 20)))).status == 200
+
+
 async def test_nothing_of_the_sandbox_reaches_aws_but_the_request(front: BedrockFront, tmp_path: Path) -> None:
     async with cloudy(tmp_path, bedrock(front)) as road:
         mine = "X-Api-Key: sk-x\r\nAuthorization: AWS4-HMAC-SHA256 mine\r\nX-Amz-Security-Token: mine\r\n"

@@ -20,6 +20,10 @@ _SOON = 60
 """Seconds before their end at which keys are not used any more."""
 
 
+_ASKING = ("container-role", "custom-process", "iam-role")
+"""Providers that ask a server or run a program as soon as they are looked at."""
+
+
 class NoKeys(Exception):
     """AWS's chain has no keys for us."""
 
@@ -55,6 +59,20 @@ class Chain:
     def forget(self) -> None:
         """The next look-up begins from nothing: a file may have new keys."""
         self._source = None
+
+
+def at_hand(profile: str = "") -> str:
+    """Which of AWS's providers has keys, found without asking a server or running a program. Empty: none of those.
+
+    Raises what botocore does, for a profile that isn't there, say.
+    """
+    session = botocore.session.Session(profile=profile or None)
+    if session.get_scoped_config().get("credential_process"):
+        return "custom-process"
+    for provider in session.get_component("credential_provider").providers:
+        if provider.METHOD not in _ASKING and provider.load() is not None:
+            return str(provider.METHOD)
+    return ""
 
 
 def age_of(keys: Keys) -> Age:

@@ -6,11 +6,14 @@ identity of a machine or of a workload.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import google.auth
 from google.auth.credentials import TokenState
+from google.auth.environment_vars import NO_GCE_CHECK as _NO_SERVER
+from google.auth.exceptions import DefaultCredentialsError
 from google.auth.transport.requests import Request
 
 from hostler.gateway.renewal import Age
@@ -45,6 +48,26 @@ class Chain:
     def forget(self) -> None:
         """The next look-up begins from nothing: a file may have another key."""
         self._source = None
+
+
+def at_hand() -> str:
+    """Of which kind the credentials are, found without asking a server. Empty: there are none in files.
+
+    Raises what google-auth does, for a file that can't be read, say. Changes the process's environment meanwhile.
+    """
+    before = os.environ.get(_NO_SERVER)
+    os.environ[_NO_SERVER] = "true"
+    try:
+        source, _ = google.auth.default(scopes=_SCOPES)
+    except DefaultCredentialsError:
+        if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+            raise
+        return ""
+    finally:
+        del os.environ[_NO_SERVER]
+        if before is not None:
+            os.environ[_NO_SERVER] = before
+    return str(type(source).__module__.rpartition(".")[2]).replace("_", " ")
 
 
 def age_of(token: Token) -> Age:

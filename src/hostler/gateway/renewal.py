@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, Literal, TypeVar
+from contextlib import suppress
+from threading import Thread
+from typing import Generic, Literal, TypeVar, cast
 
 from hostler.engine.tasks import Tasks
 from hostler.gateway.upstream import UpstreamUnreachable
@@ -47,7 +48,7 @@ class Renewal(Generic[_T]):
         self._deadline = deadline
         self._pause = pause
         self._stale_pause = stale_pause
-        self._thread = ThreadPoolExecutor(1, f"credentials-{upstream}")
+        self._asking = False
         self._tasks = Tasks()
         self._value: _T | None = None
         self._coming: asyncio.Future[_T] | None = None
@@ -82,7 +83,6 @@ class Renewal(Generic[_T]):
         if coming is not None:
             coming.cancel()
         await self._tasks.close(0.0)
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self) -> asyncio.Future[_T]:
         if self._coming is None:
@@ -94,7 +94,7 @@ class Renewal(Generic[_T]):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._deadline):
-                value = await loop.run_in_executor(self._thread, self._fetch)
+                value = await self._fetched()
         except Exception as error:
             self._failed_at = loop.time()
             told = {"upstream": self._upstream, "error": f"{type(error).__name__}: {error}"[:500]}
@@ -109,6 +109,35 @@ class Renewal(Generic[_T]):
                 coming.set_result(value)
         finally:
             self._coming = None
+
+    async def _fetched(self) -> _T:
+        """What `fetch` returns or raises. In a daemon thread: one that hangs must not keep the process from ending."""
+        if self._asking:
+            raise TimeoutError("what was asked for credentials before has not answered yet")
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[_T] = loop.create_future()
+
+        def tell(value: _T | None, error: BaseException | None) -> None:
+            self._asking = False
+            if told.done():
+                return
+            if error is None:
+                told.set_result(cast(_T, value))
+            else:
+                told.set_exception(error)
+
+        def run() -> None:
+            value, error = None, None
+            try:
+                value = self._fetch()
+            except Exception as raised:
+                error = raised
+            with suppress(RuntimeError):  # The loop may have ended meanwhile.
+                loop.call_soon_threadsafe(tell, value, error)
+
+        self._asking = True
+        Thread(target=run, name=f"credentials-{self._upstream}", daemon=True).start()
+        return await told
 
     def _failure(self) -> UpstreamUnreachable:
         return UpstreamUnreachable(f"The gateway has no credentials for its upstream {self._upstream} now.")

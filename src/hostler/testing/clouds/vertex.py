@@ -131,7 +131,7 @@ class VertexFront(Front):
         except (InvalidSignature, ValueError):
             return False
         wanted = {"iss": self._email, "aud": _AUDIENCE, "scope": _SCOPE}
-        return wanted.items() <= claims.items()
+        return all(claims.get(name) == value for name, value in wanted.items())
 
 
 def _decoded(text: str) -> bytes:
