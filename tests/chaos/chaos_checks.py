@@ -167,6 +167,10 @@ def _statuses(log: Sequence[Body]) -> Iterator[str]:
             if before is not None and before["type"] == "session.status_running":
                 yield f"running at {at + 1} follows a running"
             before = event
+        elif event["type"] == "session.status_rescheduled":  # it waits for a place, and runs again from there
+            if before is None or before["type"] != "session.status_running":
+                yield f"rescheduled at {at + 1} does not follow a running"
+            before = event
 
 
 def _end(story: Story) -> Iterator[str]:
