@@ -126,10 +126,11 @@ class Follower:
             last = max(self.seen, default=0)
             try:
                 async with api.http.stream("GET", url, headers={"last-event-id": str(last)}) as answer:
-                    if not sure(answer):
-                        raise Unsure("no stream")
                     if answer.status_code != 200:
-                        raise Refused(f"stream: {answer.status_code} {(await answer.aread())[:300]!r}")
+                        said = await answer.aread()
+                        if not sure(answer):
+                            raise Unsure("no stream")
+                        raise Refused(f"stream: {answer.status_code} {said[:300]!r}")
                     await self._read(answer)
             except UNSURE:
                 await asyncio.sleep(0.01)
