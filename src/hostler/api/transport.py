@@ -37,7 +37,7 @@ MAX_BODY_BYTES: Final = 32 << 20
 DRAIN_BYTES: Final = 64 << 20
 """How much of a refused body is still read, so that the client sees the answer instead of a reset connection."""
 DRAIN_SECONDS: Final = 10.0
-OPEN_PATHS: Final = frozenset({"/healthz", *DOCUMENTS})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", *DOCUMENTS})
 """Paths that need no key. They tell that the server runs, and what the documentation says."""
 
 
