@@ -23,7 +23,7 @@ def test_its_settings_are_taken(tmp_path: Path, block: Block) -> None:
 
 
 def test_it_shows_every_kind() -> None:
-    assert len(SETTINGS) == 4
+    assert len(SETTINGS) == 5
     assert {f'kind = "{kind}"' in PAGE for kind in ("anthropic", "bedrock", "vertex")} == {True}
 
 

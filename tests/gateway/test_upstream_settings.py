@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clouds_kit import no_aws
+from clouds_kit import cloudy, no_aws, said
+from gateway_fakes import FakeUpstream, answers_sse, sse_message
 
 import hostler.gateway
 from hostler.cli.upstreams import look_at
@@ -17,6 +18,7 @@ from hostler.compose.upstreams import entry_of, key_of, open_channel, reaches_cl
 from hostler.config import Settings, load
 from hostler.domain.errors import InvalidRequest
 
+TEXT = sse_message([{"type": "text", "text": "hello"}])
 BEDROCK: dict[str, Any] = {"name": "aws", "kind": "bedrock", "region": "eu-central-1", "inference_profiles": "eu"}
 VERTEX: dict[str, Any] = {"name": "google", "kind": "vertex", "project": "p-1", "region": "europe-west1"}
 CLAUDE: dict[str, Any] = {"name": "claude", "kind": "anthropic", "api_key": "sk-1"}
@@ -138,7 +140,9 @@ def test_no_key_of_an_upstream_leaves_the_server(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_harness_asks_for_what_all_upstreams_take() -> None:
-    assert [reaches_clouds(settings_with(*some)) for some in ((), (CLAUDE,), (CLAUDE, VERTEX))] == [False, False, True]
+    picky = {**CLAUDE, "betas": []}
+    listed: list[tuple[dict[str, Any], ...]] = [(), (CLAUDE,), (CLAUDE, VERTEX), (picky,)]
+    assert [reaches_clouds(settings_with(*some)) for some in listed] == [False, False, True, True]
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +178,24 @@ def test_doctor_says_what_was_found_without_asking_anybody(monkeypatch: pytest.M
     assert "s3cret" not in said
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing"))
     assert found(VERTEX)[0] == "fail"
+
+
+async def test_each_model_is_asked_of_who_has_it_and_betas_pass_where_they_may(tmp_path: Path) -> None:
+    async with FakeUpstream(answers_sse(TEXT)).running() as first, FakeUpstream(answers_sse(TEXT)).running() as second:
+        ours = {"name": "a", "kind": "anthropic", "base_url": f"http://127.0.0.1:{first.port}/x", "betas": ["known"]}
+        theirs = {"name": "b", "kind": "anthropic", "order": 1, "base_url": f"http://127.0.0.1:{second.port}"}
+        async with cloudy(tmp_path, theirs, {**ours, "models": {"claude-x": "their-x"}}) as road:
+            await road.ask(said(model="claude-x"), headers="Anthropic-Beta: unknown, known,other\r\n")
+            await road.ask(said(model="claude-y"), headers="Anthropic-Beta: unknown\r\n")
+            [seen] = first.seen
+            assert (seen.json["model"], seen.headers["anthropic-beta"]) == ("their-x", "known")
+            assert seen.line.startswith("POST /x/v1/messages")
+            [seen] = second.seen
+            assert (seen.json["model"], seen.headers["anthropic-beta"]) == ("claude-y", "unknown")
+            assert [(record.upstream, record.model) for record in road.listener.records] == [
+                ("a", "claude-x"),
+                ("b", "claude-y"),
+            ]
 
 
 def test_doctor_asks_when_told_to() -> None:

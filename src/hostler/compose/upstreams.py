@@ -51,7 +51,8 @@ def open_channel(upstream: UpstreamSettings, settings: Settings) -> Channel:
     try:
         match upstream:
             case AnthropicUpstream():
-                return MessagesChannel(Upstream(upstream.url, key or "none", upstream.auth, ca_file))
+                address = Upstream(upstream.url, key or "none", upstream.auth, ca_file)
+                return MessagesChannel(address, name=upstream.name, betas=upstream.betas)
             case BedrockUpstream():
                 from hostler.gateway import bedrock
 
@@ -92,4 +93,6 @@ def upstream_keys(settings: Settings) -> list[str]:
 
 def reaches_clouds(settings: Settings) -> bool:
     """Whether requests may go to somebody who doesn't take all that the Claude API does."""
-    return not settings.rehearsing and any(not isinstance(one, AnthropicUpstream) for one in settings.upstreams)
+    return not settings.rehearsing and any(
+        not isinstance(one, AnthropicUpstream) or one.betas is not None for one in settings.upstreams
+    )

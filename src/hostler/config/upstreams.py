@@ -90,6 +90,9 @@ class AnthropicUpstream(_Keyed):
 
     kind: Literal["anthropic"]
     auth: Literal["x-api-key", "bearer"] = Field("x-api-key", description="How the key is sent.")
+    betas: tuple[str, ...] | None = Field(
+        None, description="Betas that are passed on, for a server that refuses those it does not know. Left out: all."
+    )
 
     @property
     def url(self) -> str:

@@ -17,7 +17,8 @@ from hostler.gateway.upstream import AnswerSink
 
 _log = logging.getLogger("hostler.gateway")
 
-_FIRST_VERSION = "2023-06-01"
+FIRST_VERSION = "2023-06-01"
+"""Of the Messages API; what the harness says."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,2047}\Z")
 _ERROR_BYTES = 1 << 20
 """More of an error's body is not read."""
@@ -53,7 +54,7 @@ class Dialect:
     """How one upstream wants version and betas."""
 
     def __init__(self, upstream: str, version: str, betas: Collection[str]) -> None:
-        """version: how this cloud calls 2023-06-01. betas: those that pass."""
+        """version: how this upstream calls 2023-06-01. betas: those that pass."""
         self._upstream = upstream
         self._version = version
         self._betas = frozenset(betas)
@@ -62,7 +63,7 @@ class Dialect:
     def version(self, headers: Headers) -> str:
         """Newer versions have the same name everywhere; the first one has one of each cloud's own."""
         asked = dict(headers).get(b"anthropic-version", b"").decode("latin-1")
-        return self._version if asked in ("", _FIRST_VERSION) else asked
+        return self._version if asked in ("", FIRST_VERSION) else asked
 
     def betas(self, headers: Headers) -> list[str]:
         """Those of the request that this upstream knows. The rest is left out: it would refuse the whole request."""

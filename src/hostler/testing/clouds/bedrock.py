@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zlib import crc32
 
-from hostler.testing.clouds.front import Front, Refused, events, object_of
+from hostler.testing.clouds.front import Front, Refused, events, object_of, without_its_beta
 from hostler.testing.clouds.signature import WrongSignature, check, claimed_key
 from hostler.testing.rehearsal.http import Connection, Request
 
 REGION = "eu-central-1"
 _PATH = re.compile(r"/model/(?P<model>[^/]+(?:/[^/]+)*)/(?P<action>invoke|invoke-with-response-stream|count-tokens)")
 _VERSION = "bedrock-2023-05-31"
-_BETAS = frozenset({"interleaved-thinking-2025-05-14", "effort-2025-11-24", "context-management-2025-06-27"})
+_BETAS = frozenset({"interleaved-thinking-2025-05-14", "effort-2025-11-24"})
 _NAMES = {
     400: "ValidationException",
     403: "AccessDeniedException",
@@ -152,6 +152,7 @@ def _vetted(body: dict[str, Any]) -> list[str]:
     betas = body.pop("anthropic_beta", [])
     if not isinstance(betas, list) or not set(betas) <= _BETAS:
         raise Refused(400, "ValidationException", "invalid beta flag")
+    without_its_beta(body, betas)
     return betas
 
 

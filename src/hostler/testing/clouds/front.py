@@ -127,6 +127,16 @@ def object_of(body: bytes) -> dict[str, Any]:
     return value
 
 
+def without_its_beta(body: dict[str, Any], betas: list[str]) -> None:
+    """Raises Refused for a field that only a beta brings."""
+    if "context_management" in body and "context-management-2025-06-27" not in betas:
+        raise Refused(400, "ValidationException", "context_management: Extra inputs are not permitted")
+    tools = body.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if isinstance(tool, dict) and "defer_loading" in tool:
+            raise Refused(400, "ValidationException", f"tools.{number}.defer_loading: Extra inputs are not permitted")
+
+
 async def events(response: httpx2.Response) -> AsyncIterator[tuple[str, str]]:
     """Names and data of the server-sent events of an answer."""
     name, data = "", ""

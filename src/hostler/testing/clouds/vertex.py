@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from hostler.testing.clouds.front import Front, Refused, object_of
+from hostler.testing.clouds.front import Front, Refused, object_of, without_its_beta
 from hostler.testing.rehearsal.http import Connection, Request
 
 PROJECT = "rehearsal"
@@ -25,7 +25,7 @@ _PATH = re.compile(
     r"(?P<model>[^/:]+):(?P<action>rawPredict|streamRawPredict)"
 )
 _VERSION = "vertex-2023-10-16"
-_BETAS = frozenset({"interleaved-thinking-2025-05-14", "context-management-2025-06-27"})
+_BETAS = frozenset({"interleaved-thinking-2025-05-14"})
 _STATUSES = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
 _AUDIENCE = "https://oauth2.googleapis.com/token"
 """Google's libraries say it whichever server is asked."""
@@ -146,6 +146,7 @@ def _vetted(body: dict[str, Any], header: str) -> list[str]:
     wrong = [beta for beta in betas if beta not in _BETAS]
     if wrong:
         raise Refused(400, "INVALID_ARGUMENT", f"Unexpected value(s) `{wrong[0]}` for the `anthropic-beta` header.")
+    without_its_beta(body, betas)
     return betas
 
 
