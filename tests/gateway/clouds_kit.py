@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import pytest
 from gateway_fakes import Answer, Listener, RoadClient, Store, hello
 
 from hostler.compose.gateway import open_desk
+from hostler.compose.upstreams import entry_of
 from hostler.config import load
+from hostler.engine.model_port import Asked, Choice, Persistence, Target
 from hostler.gateway import ModelGateway
 from hostler.gateway.channel import Channel
+from hostler.gateway.desk import OneAttempt
 
 BETAS = "Anthropic-Beta: claude-code-20250219,interleaved-thinking-2025-05-14,effort-2025-11-24\r\n"
 
@@ -36,11 +39,27 @@ class Cloudy:
             await client.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Asks one upstream, once: what a channel makes of a failure is what the harness gets."""
+
+    name: str
+    models: Mapping[str, str] | None
+
+    def persist(self, asked: Asked, choice: Choice) -> Persistence:
+        model = choice.models[0]
+        return OneAttempt(Target(self.name, model, model if self.models is None else self.models.get(model, "")))
+
+
 @contextlib.asynccontextmanager
-async def cloudy(tmp_path: Path, *upstreams: dict[str, Any], **options: Any) -> AsyncIterator[Cloudy]:
+async def cloudy(tmp_path: Path, *upstreams: dict[str, Any], once: bool = True) -> AsyncIterator[Cloudy]:
+    """once: no failure is tried again, and the first of the upstreams is the only one that is asked."""
     async with contextlib.AsyncExitStack() as stack:
-        settings = load({}, state_dir=str(tmp_path / "state"), upstreams=list(upstreams), **options)
+        settings = load({}, state_dir=str(tmp_path / "state"), upstreams=list(upstreams))
         desk = await open_desk(settings, stack)
+        if once:
+            only = entry_of(settings.upstreams[0])
+            desk = replace(desk, upstreams=Once(only.name, only.models))
         gateway = ModelGateway(desk)
         listener = Listener()
         await gateway.open(

@@ -184,7 +184,7 @@ async def test_each_model_is_asked_of_who_has_it_and_betas_pass_where_they_may(t
     async with FakeUpstream(answers_sse(TEXT)).running() as first, FakeUpstream(answers_sse(TEXT)).running() as second:
         ours = {"name": "a", "kind": "anthropic", "base_url": f"http://127.0.0.1:{first.port}/x", "betas": ["known"]}
         theirs = {"name": "b", "kind": "anthropic", "order": 1, "base_url": f"http://127.0.0.1:{second.port}"}
-        async with cloudy(tmp_path, theirs, {**ours, "models": {"claude-x": "their-x"}}) as road:
+        async with cloudy(tmp_path, theirs, {**ours, "models": {"claude-x": "their-x"}}, once=False) as road:
             await road.ask(said(model="claude-x"), headers="Anthropic-Beta: unknown, known,other\r\n")
             await road.ask(said(model="claude-y"), headers="Anthropic-Beta: unknown\r\n")
             [seen] = first.seen
