@@ -163,6 +163,22 @@ async def test_a_stream_whose_bytes_were_changed_is_no_answer(front: BedrockFron
             assert (record.status, record.complete, record.usage.input_tokens) == (200, False, 11)
 
 
+@pytest.mark.parametrize("kept", [0, 1, -1])
+async def test_a_stream_that_ends_within_a_message_is_no_answer(front: BedrockFront, tmp_path: Path, kept: int) -> None:
+    """The end of the HTTP answer is in order each time; what is in it is not."""
+    whole = b"".join(frame(CHUNK, wrapped(e)) for e in sse_events())[:kept]
+
+    async def script(seen: Seen, wire: Wire) -> None:
+        wire.write(HEAD + (chunk(whole) if whole else b"") + b"0\r\n\r\n")
+
+    async with FakeUpstream(script).running() as fake:
+        async with cloudy(tmp_path, bedrock(front, base_url=f"http://127.0.0.1:{fake.port}")) as road:
+            answer = await road.ask()
+            assert answer.status == 503 or not answer.whole
+            [record] = road.listener.records
+            assert (record.status, record.complete, record.stop_reason) == (200, False, None)
+
+
 async def test_a_stream_crosses_whatever_pieces_the_network_gives(front: BedrockFront, tmp_path: Path) -> None:
     async def script(seen: Seen, wire: Wire) -> None:
         whole = HEAD + b"".join(chunk(frame(CHUNK, wrapped(e))) for e in sse_events()) + b"0\r\n\r\n"
