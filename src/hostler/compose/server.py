@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.attempts import harness_settings
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
@@ -276,7 +277,7 @@ async def running(
                 model_roads=gateway,
                 egress_roads=egress,
                 homes=places,
-                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
+                settings=harness_settings(settings),
                 allowed_models=models.helpers(),
                 placement=placement,
                 road_secrets=InjectingSecrets,
@@ -381,6 +382,7 @@ async def running(
                     provider,
                     allowing,
                     spares.figures,
+                    gateway.health,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import HostlerError
 from hostler.domain.sessions import Position
-from hostler.engine import labels
+from hostler.engine import labels, upstream_views
 from hostler.engine.denials import Allowing
+from hostler.engine.model_port import UpstreamHealth
 from hostler.engine.sandbox_port import IsolationLabel, Rungs, Technology
 from hostler.store import ledger, variables, waiting
 from hostler.store.database import Database
@@ -34,6 +35,7 @@ class Oversight:
     rungs            what every technology gives on this host; None: no sandboxes here.
     allowing         which rule would have allowed what was denied; None: nobody says.
     spares           figures of the started sandboxes that wait for sessions here; None: no worker in this process.
+    upstreams        how those do that are asked for models; None: no gateway in this process.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -46,6 +48,7 @@ class Oversight:
         rungs: Rungs | None = None,
         allowing: Allowing | None = None,
         spares: Callable[[], Mapping[str, int]] | None = None,
+        upstreams: Callable[[], tuple[UpstreamHealth, ...]] | None = None,
     ) -> None:
         self._database = database
         self._label = label
@@ -54,6 +57,7 @@ class Oversight:
         self._rungs = rungs
         self._allowing = allowing
         self._spares = spares
+        self._upstreams = upstreams
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -111,8 +115,9 @@ class Oversight:
     async def health(self) -> View:
         """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
         reasons: list[str] = []
+        now = None
         try:
-            await self._database.read(self._database.now)
+            now = await self._database.read(self._database.now)
             database = True
         except (HostlerError, OSError):
             log.exception("health_database")
@@ -128,6 +133,8 @@ class Oversight:
                 "servers: the connection that hears other servers is broken; streams of sessions that run there "
                 "stand still until it is back"
             )
+        upstreams = () if self._upstreams is None else self._upstreams()
+        reasons += [text for upstream in upstreams for text in upstream_views.reasons(upstream)]
         return {
             "type": "health",
             "status": "degraded" if reasons else "ok",
@@ -137,6 +144,7 @@ class Oversight:
             "rungs": {} if self._rungs is None else _rungs(await self._rungs.rungs()),
             "worker": None if working is None else {"ok": working},
             "spares": None if self._spares is None else dict(self._spares()),
+            "upstreams": None if self._upstreams is None else [upstream_views.view(one, now) for one in upstreams],
         }
 
 

@@ -28,7 +28,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from hostler.domain.events import Body, ErrorType, text_block
+from hostler.domain.events import Body, error_type, text_block
 from hostler.engine import runs
 from hostler.engine.runs import RunEvent
 from hostler.harness.tools import to_wire_input, to_wire_name
@@ -230,19 +230,6 @@ def _mcp_failures(servers: object) -> list[RunEvent]:
 
 def _status(status: object) -> str:
     return f"HTTP {status}" if status else "no connection"
-
-
-def error_type(status: object) -> ErrorType:
-    """The wire's error type for the HTTP status of a failed model request; None when there was no answer."""
-    match status:
-        case 429:
-            return "model_rate_limited_error"
-        case 529 | 503:
-            return "model_overloaded_error"
-        case 402:
-            return "billing_error"
-        case _:
-            return "model_request_failed_error"
 
 
 def _count(into: dict[str, int], usage: Mapping[str, Any]) -> None:

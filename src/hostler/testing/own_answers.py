@@ -279,6 +279,23 @@ class Spares(Answer):
     failed: int
 
 
+class UpstreamTrouble(Answer):
+    model: str
+    state: Literal["open", "half_open", "resting"]
+    reason: str
+    failures: int
+    since: str | None
+    next_trial_at: str | None
+
+
+class Upstream(Answer):
+    name: str
+    state: Literal["ok", "degraded"]
+    order: int
+    weight: int
+    models: list[UpstreamTrouble]
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -288,6 +305,7 @@ class Health(Answer):
     rungs: dict[str, HealthRung]
     worker: HealthWorker | None
     spares: Spares | None
+    upstreams: list[Upstream] | None
 
 
 class WebhookEndpoint(Answer):
