@@ -183,12 +183,11 @@ def test_what_is_older_than_the_window_counts_no_more() -> None:
         who = asks(breaker, clock)
         (breaker.failed(who, "f") if n % 2 else breaker.succeeded(who))
     clock.pass_by(61)
-    assert breaker.idle
     breaker.failed(asks(breaker, clock), "f")
     assert breaker.state == "closed"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["ask", "fail", "well", "gone", "probe"]), st.floats(0, 20)), max_size=60))
 def test_whatever_happens_it_is_asked_again_in_the_end_and_never_by_two_while_it_is_open(
     story: list[tuple[str, float]],

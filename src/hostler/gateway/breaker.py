@@ -73,12 +73,6 @@ class Breaker:
         """In a row, up to now."""
         return self._row
 
-    @property
-    def idle(self) -> bool:
-        """Closed, and nothing of its window is a failure: nothing would be lost with it."""
-        self._forget()
-        return self._open_until is None and all(well for _, well in self._results)
-
     def free_at(self, now: float) -> float | None:
         """From when on somebody may ask, `now` at the earliest; None: that depends on how the trial under way ends."""
         if self._open_until is None:

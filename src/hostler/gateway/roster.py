@@ -145,20 +145,11 @@ class Roster:
         key = target.upstream, target.model
         known = self._known.get(key)
         if known is None:
-            self._make_room()
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.popitem(last=False)
             known = self._known[key] = Standing(Breaker(self.patience.breaker, self.clock))
         self._known.move_to_end(key)
         return known
-
-    def _make_room(self) -> None:
-        if len(self._known) < _MOST_KNOWN:
-            return
-        now = self.clock()
-        for key, standing in list(self._known.items()):
-            if standing.breaker.idle and standing.rest_until <= now:
-                del self._known[key]
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.popitem(last=False)
 
     def _preferred(self, session_id: str) -> list[Entry]:
         """By order, then by weight: the part of the sessions that prefer an entry is its part of the weights."""
