@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from hostler.compose.attempts import patience
 from hostler.config import Settings
 from hostler.gateway import Desk, Entry, MessagesChannel, Roster, Upstream, probing
 from hostler.gateway.desk import ONLY
 from hostler.testing import RehearsalModel
+
+MakeDesk = Callable[[Settings, contextlib.AsyncExitStack], Awaitable[Desk]]
+"""What is made ends with the stack."""
 
 
 async def open_desk(settings: Settings, stack: contextlib.AsyncExitStack) -> Desk:

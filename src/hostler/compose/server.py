@@ -27,7 +27,7 @@ from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
-from hostler.compose.gateway import open_desk
+from hostler.compose.gateway import MakeDesk, open_desk
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
@@ -190,12 +190,14 @@ async def running(
     verified: Verified | None = None,
     resolver: Resolver | None = None,
     objects: Objects | None = None,
+    desks: MakeDesk = open_desk,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
     into addresses; None: the system does. `objects` keeps what must outlive every host; None: what is configured.
+    `desks` says what the gateway asks around a request, and whom.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -219,7 +221,7 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            gateway = ModelGateway(await open_desk(settings, stack))
+            gateway = ModelGateway(await desks(settings, stack))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)

@@ -53,6 +53,8 @@ class _Request:
     stop_reason: str | None = None
     stop_details: Body | None = None
     held: bool = False
+    whole: bool = False
+    """It came in one piece, as the harness asks for it when streams have failed: nothing of it can be missing."""
 
 
 class Translator:
@@ -128,7 +130,8 @@ class Translator:
             self._refusal = _refusal(request.stop_details)
         if request.held:
             return []
-        return [runs.RequestEnded(request.usage, is_error, request.stop_reason, request.stop_details)]
+        failed = is_error and not request.whole
+        return [runs.RequestEnded(request.usage, failed, request.stop_reason, request.stop_details)]
 
     # -- whole blocks
 
@@ -141,6 +144,7 @@ class Translator:
             out += self._start_request(message_id, message.usage or {})
             if self._request is not None:
                 self._request.stop_reason = message.stop_reason
+                self._request.whole = True
         for block in message.content:
             match block:
                 case TextBlock(text=str() as text):
