@@ -273,6 +273,7 @@ class Attempts:
             relay.retry_after,
             relay.begun,
             self._loop.time() - self._started,
+            self._loop.time() - self._began,
             relay.should_retry,
             not relay.complete and (relay.status == 200 or relay.silent),
         )

@@ -279,6 +279,19 @@ class Spares(Answer):
     failed: int
 
 
+class LoopDelay(Answer):
+    p50: float | None
+    p99: float | None
+    max: float | None
+
+
+class HealthGuards(Answer):
+    admits: bool
+    disk_free_bytes: int | None
+    memory_available_bytes: int | None
+    loop_delay_ms: LoopDelay
+
+
 class UpstreamTrouble(Answer):
     model: str
     state: Literal["open", "half_open", "resting"]
@@ -305,6 +318,7 @@ class Health(Answer):
     rungs: dict[str, HealthRung]
     worker: HealthWorker | None
     spares: Spares | None
+    guards: HealthGuards | None
     upstreams: list[Upstream] | None
 
 
