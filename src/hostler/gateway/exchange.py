@@ -243,7 +243,7 @@ class Exchange:
         if relay.begun:
             self._client.break_off(relay.held_back())
         else:
-            raise Refusal(503, "api_error", f"{relay.failure} {attempts.so_far}")
+            raise Refusal(502, "api_error", f"{relay.failure} {attempts.so_far}")
 
     def _say(self, refusal: Refusal) -> None:
         if self._gone.is_set():
