@@ -239,7 +239,8 @@ def page(tables: dict[str, list[Line]]) -> str:
         "that fail in this way. The view is what the session's stream says after the message, without threads, spans\n"
         "and usage. Attempts are those of the gateway as they are written down, by model and upstream, and requests\n"
         "those that the upstreams saw: a kept connection that is reset without a word counts as one that was closed\n"
-        "meanwhile, and is replaced within the same attempt. Times are seconds from the message to `idle`, on a busy machine with two cores.",
+        "meanwhile, and is replaced within the same attempt. Times are seconds from the message to `idle`, on a busy\n"
+        "machine with two cores.",
         f"Pauses and limits are small here, and pauses without chance, so that it is quick: {names}.\n"
         "What they are otherwise: [configuration](configuration.md). Why it is so:\n"
         "[the gateway](../explanation/gateway.md).",
