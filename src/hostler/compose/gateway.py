@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
+from hostler.compose.attempts import patience
 from hostler.compose.upstreams import entry_of, open_channel
 from hostler.config import Settings
-from hostler.gateway import Desk, MessagesChannel, Upstream
+from hostler.gateway import Desk, Entry, MessagesChannel, Roster, Upstream, probing
 from hostler.gateway.channel import Channel
 from hostler.gateway.desk import ONLY
-from hostler.gateway.roster import Entry, FirstEntry
 from hostler.testing import RehearsalModel
+
+MakeDesk = Callable[[Settings, contextlib.AsyncExitStack], Awaitable[Desk]]
+"""What is made ends with the stack."""
 
 
 async def open_desk(settings: Settings, stack: contextlib.AsyncExitStack) -> Desk:
     """What the gateway's requests are put through. `stack` ends what is started for it, such as a rehearsal model."""
     channels, entries = await _upstreams(settings, stack)
-    return Desk(channels, FirstEntry(entries))
+    roster = Roster(entries, asyncio.get_running_loop().time, patience(settings))
+    await stack.enter_async_context(probing(roster, channels, settings.attempts.probe_seconds))
+    return Desk(channels, roster)
 
 
 async def _upstreams(
