@@ -33,6 +33,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.retention import Retention
 from hostler.engine.room_list import RoomList
+from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -138,6 +139,7 @@ class ApiServices:
     rooms: RoomList
     measures: Measures
     retention: Retention
+    routing: RoutingReports
     places: Places
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""

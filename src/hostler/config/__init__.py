@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.routing import Routing
 from hostler.config.section import Section
 from hostler.domain.errors import InvalidRequest
 
@@ -559,6 +560,7 @@ class Settings(Section):
     model: Model = Model()
     models: Models = Models()
     prices: Prices = Prices()
+    routing: Routing = Routing()
     sandbox: Sandbox = Sandbox()
     presets: Presets = Presets()
     claude: Claude = Claude()
