@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -89,6 +89,9 @@ _PLAIN = tuple(name for name in ModelRequestRow.__slots__ if name not in ("usage
 _FACTS = tuple(model_requests.c[name] for name in RequestFacts.__slots__)
 
 
+_INSERT_REQUEST = PreparedInsert(model_requests, (*_PLAIN, *Usage.__slots__, *RequestFacts.__slots__))
+
+
 @dataclass(frozen=True, slots=True)
 class Total:
     requests: int
@@ -129,8 +132,10 @@ def record_model_request(
         moment(now),
         _clean(facts or RequestFacts()),
     )
-    values = {name: getattr(row, name) for name in _PLAIN}
-    conn.execute(model_requests.insert().values(**values, **asdict(usage), **asdict(row.facts)))
+    values = [getattr(row, name) for name in _PLAIN]
+    values += [getattr(usage, name) for name in Usage.__slots__]
+    values += [getattr(row.facts, name) for name in RequestFacts.__slots__]
+    _INSERT_REQUEST.run(conn, [tuple(values)])
     add_usage(conn, session_id, usage)
     return row
 
@@ -210,10 +215,8 @@ def _request_row(*row: Any) -> ModelRequestRow:
 
 def _clean(facts: RequestFacts) -> RequestFacts:
     """Some of it comes from inside a sandbox, and some from the upstream."""
-    clean: dict[str, Any] = {
-        name: cleaned(value, _LONGEST) if isinstance(value, str) else value for name, value in asdict(facts).items()
-    }
-    return RequestFacts(**clean)
+    values = (getattr(facts, name) for name in RequestFacts.__slots__)
+    return RequestFacts(*(cleaned(value, _LONGEST) if isinstance(value, str) and value else value for value in values))
 
 
 def total(conn: Connection, *, session_id: str | None = None, workspace_id: str | None = None) -> Total:
