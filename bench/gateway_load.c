@@ -200,7 +200,7 @@ static int ask(char **arguments) {
     request = malloc(size + 1024);
     request_size = sprintf(request,
                            "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                           "x-api-key: sk-bench\r\nanthropic-version: 2023-06-01\r\nContent-Length: %d\r\n\r\n",
+                           "x-api-key: sk-bench-4f1c0b7e92aa4d6d8f0e31c5\r\nanthropic-version: 2023-06-01\r\nContent-Length: %d\r\n\r\n",
                            size);
     memcpy(request + request_size, body, size);
     request_size += size;

@@ -134,7 +134,8 @@ def test_two_sets_of_rules_are_compared_over_what_was_recorded(
     used = Usage(output_tokens=1_000_000, list_cost_nanos=20_000_000_000)
 
     def recorded(conn: Any) -> None:
-        for session, thread, size in ((tagged.id, "", 10), (tagged.id, "a1", 10), (plain.id, "a1", 5_000)):
+        rows = ((tagged.id, "", 10), (tagged.id, "a1", 10), (plain.id, "a1", 5_000), (plain.id, "other", 1))
+        for session, thread, size in rows:
             ledger.record_model_request(
                 conn,
                 server.database.now(conn),
@@ -150,7 +151,7 @@ def test_two_sets_of_rules_are_compared_over_what_was_recorded(
                     requested_model="claude-opus-5-5",
                     thread=thread,
                     purpose="turn",
-                    agent_id=agent.id,
+                    agent_id="agent_other" if thread == "other" else agent.id,
                     request_bytes=size,
                     rule="",
                     why="",
@@ -174,6 +175,8 @@ def test_two_sets_of_rules_are_compared_over_what_was_recorded(
         "attempts": 1,
         "cost_nanos": 20_000_000_000,
     }
+    everybodys = ours(client, "compare", {"sets": [{}]})
+    assert everybodys["attempts"] == 4
     small = ours(client, "compare", {"sets": [rule(max_bytes=10)], "agent_id": agent.id})
     assert small["sets"][0]["changed"] == 2
     client.beta.sessions.archive(tagged.id)
@@ -185,7 +188,7 @@ def test_two_sets_of_rules_are_compared_over_what_was_recorded(
     later = ours(client, "compare", {"sets": [{}], "agent_id": agent.id, "since": "2099-01-01T00:00:00Z"})
     assert later["attempts"] == 0
     shown = client.get(f"/hostler/v1/sessions/{plain.id}/requests", cast_to=object)
-    (row,) = shown["data"]  # type: ignore[index]
+    _, row = shown["data"]  # type: ignore[index]
     assert (row["thread"], row["request_bytes"], row["cost_nanos"]) == ("sub_agent", 5_000, 20_000_000_000)
     kept = client.get(f"/hostler/v1/sessions/{tagged.id}/requests?limit=1", cast_to=object)
     assert kept["next_page"] is not None  # type: ignore[index]

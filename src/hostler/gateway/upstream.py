@@ -47,7 +47,7 @@ class UpstreamLimits:
     """Longest pause between two pieces of one answer."""
     idle_seconds: float = 30.0
     """How long an unused connection is kept."""
-    idle_connections: int = 64
+    idle_connections: int = 256
     answer_bytes: int = 64 << 20
     """Largest answer that isn't a stream, and largest single event of one that is."""
 
