@@ -215,7 +215,7 @@ def _request_row(*row: Any) -> ModelRequestRow:
 
 def _clean(facts: RequestFacts) -> RequestFacts:
     """Some of it comes from inside a sandbox, and some from the upstream."""
-    values = (getattr(facts, name) for name in RequestFacts.__slots__)
+    values: list[Any] = [getattr(facts, name) for name in RequestFacts.__slots__]
     return RequestFacts(*(cleaned(value, _LONGEST) if isinstance(value, str) and value else value for value in values))
 
 
