@@ -215,8 +215,11 @@ def _request_row(*row: Any) -> ModelRequestRow:
 
 def _clean(facts: RequestFacts) -> RequestFacts:
     """Some of it comes from inside a sandbox, and some from the upstream."""
-    values: list[Any] = [getattr(facts, name) for name in RequestFacts.__slots__]
-    return RequestFacts(*(cleaned(value, _LONGEST) if isinstance(value, str) and value else value for value in values))
+    clean: dict[str, Any] = {}
+    for name in RequestFacts.__slots__:
+        value = getattr(facts, name)
+        clean[name] = cleaned(value, _LONGEST) if isinstance(value, str) and value else value
+    return RequestFacts(**clean)
 
 
 def total(conn: Connection, *, session_id: str | None = None, workspace_id: str | None = None) -> Total:
