@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,14 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, ClaudeSDKClient, ResultMessage
-from gateway_fakes import KEY, FakeUpstream, Listener, RoadClient, Store, answers_sse, sse_message
+from gateway_fakes import (
+    KEY,
+    FakeUpstream,
+    Listener,
+    RoadClient,
+    Seen,
+    Store,
+    Wire,
+    answers_json,
+    answers_sse,
+    sse_message,
+)
 
 from hostler.engine.model_fit import ModelFit
 from hostler.engine.model_port import Caller
 from hostler.engine.models import Models
 from hostler.engine.routing import RuleRouter
 from hostler.engine.runs import RunSpec
-from hostler.gateway import ModelGateway, Upstream, one_upstream
+from hostler.gateway import Entry, ModelGateway, Patience, Roster, Upstream, one_upstream
+from hostler.gateway.desk import ONLY
 from hostler.harness.claude import ClaudeHarness
 from hostler.testing.rehearsal import RehearsalModel, prompt, step, tool
 
@@ -26,12 +39,22 @@ TEXT = sse_message([{"type": "text", "text": "hello"}])
 
 
 @asynccontextmanager
-async def road(tmp_path: Path, upstream: str, *rules: dict[str, Any], **tags: str) -> AsyncIterator[Listener]:
+async def road(
+    tmp_path: Path,
+    upstream: str,
+    *rules: dict[str, Any],
+    routing: dict[str, Any] | None = None,
+    patience: Patience | None = None,
+    **tags: str,
+) -> AsyncIterator[Listener]:
     """A road at `model.sock` below `tmp_path` for a session whose agent has these rules."""
     fit = ModelFit(Models())
     router = RuleRouter(fit, lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    gateway = ModelGateway(replace(one_upstream(Upstream(upstream, KEY)), router=router, fitter=fit))
-    listener = Listener(caller=Caller("sesn_1", agent={"routing": {"rules": list(rules)}}, tags=tags))
+    roster = Roster([Entry(ONLY)], asyncio.get_running_loop().time, patience or Patience())
+    desk = replace(one_upstream(Upstream(upstream, KEY)), upstreams=roster, router=router, fitter=fit)
+    gateway = ModelGateway(desk)
+    agent = {"routing": routing or {"rules": list(rules)}}
+    listener = Listener(caller=Caller("sesn_1", agent=agent, tags=tags))
     await gateway.open(
         "sesn_1",
         tmp_path / "model.sock",
@@ -85,6 +108,33 @@ async def test_chosen_model_is_asked_with_what_it_takes_and_all_else_as_it_came(
         assert (first.requested_model, first.model, first.rule) == (OPUS, OLD_HAIKU, "old")
         assert (second.model, second.rule) == (SONNET, "new")
         assert first.request_bytes == len(upstream.seen[1].body) - 1_000 + 1 - len(SONNET) + len(OPUS)
+
+
+async def test_fallback_of_the_rules_answers_with_what_it_takes_when_the_chosen_model_can_not(tmp_path: Path) -> None:
+    async def overloaded_but_old(seen: Seen, wire: Wire) -> None:
+        if seen.json["model"] == OLD_HAIKU:
+            await answers_sse(TEXT)(seen, wire)
+        else:
+            await answers_json(529, {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}})(
+                seen, wire
+            )
+
+    async with FakeUpstream(overloaded_but_old).running() as upstream:
+        routing = {"rules": [rule("all", SONNET)], "fallbacks": [OLD_HAIKU]}
+        patience = Patience(tries_before_fallback=1)
+        async with road(tmp_path, f"http://127.0.0.1:{upstream.port}", routing=routing, patience=patience) as listener:
+            client = await RoadClient.connect(tmp_path / "model.sock")
+            body = {"model": OPUS, "stream": True, "max_tokens": 128_000, "messages": []}
+            assert (await client.post(body)).status == 200
+            await client.close()
+        assert [(seen.json["model"], seen.json["max_tokens"]) for seen in upstream.seen] == [
+            (SONNET, 128_000),
+            (OLD_HAIKU, 64_000),
+        ]
+        assert [(record.model, record.rule, record.status) for record in listener.records] == [
+            (SONNET, "all", 529),
+            (OLD_HAIKU, "all", 200),
+        ]
 
 
 async def test_real_claude_says_which_sub_agent_asks_and_what_for(tmp_path: Path) -> None:
