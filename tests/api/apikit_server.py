@@ -28,6 +28,7 @@ from hostler.bundles.exporting import Exporter
 from hostler.bundles.importing import Importer
 from hostler.bundles.limits import BundleLimits
 from hostler.bundles.service import StoredBundles
+from hostler.domain.clock import SystemClock
 from hostler.domain.prices import Prices
 from hostler.domain.retention import HARMLESS
 from hostler.egress.outgoing import OutgoingClient
@@ -67,6 +68,7 @@ from hostler.engine.repositories import RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.retention import Retention, RetentionTerms
 from hostler.engine.room_list import RoomList
+from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
@@ -283,6 +285,7 @@ class RunningServer:
                 bundles=StoredBundles(exporter, importer),
                 measures=measures,
                 retention=retention,
+                routing=RoutingReports(self.database, models, Prices(), SystemClock()),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

@@ -396,6 +396,10 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ("hostler.policy.suggest", "environment_id"): lambda mine, theirs: [
         Sent(body={"environment_id": theirs["environment_id"]})
     ],
+    ("hostler.routing.explain", "agent_id"): lambda mine, theirs: [Sent(body={"agent_id": theirs["agent_id"]})],
+    ("hostler.routing.compare", "agent_id"): lambda mine, theirs: [
+        Sent(body={"agent_id": theirs["agent_id"], "sets": [{}]})
+    ],
     ("hostler.policy.suggest", "session_id"): lambda mine, theirs: [Sent(body={"session_id": theirs["session_id"]})],
     ("sessions.create", "agent"): lambda mine, theirs: [
         Sent(body={"agent": agent, "environment_id": mine["environment_id"]})
@@ -561,6 +565,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "sessions.previews.list": (),
     "sessions.previews.revoke": (),
     "policy.test": ("environment_id",),
+    "sessions.requests.list": (),
+    "routing.explain": ("agent_id",),
+    "routing.compare": ("agent_id",),
     "policy.suggest": ("session_id", "environment_id"),
     "health.retrieve": (),
     "storage.retrieve": ("workspace_id",),

@@ -22,6 +22,7 @@ from test_tutorial import run_blocks
 from hostler import compose, config
 from hostler.domain.environments import CloudConfigRequest
 from hostler.domain.retention import HARMLESS
+from hostler.domain.routing import OperatorRouting
 from hostler.domain.values import parse
 from hostler.domain.webhooks import EVENT_TYPES
 from hostler.store import ledger
@@ -167,6 +168,13 @@ async def test_page_of_packages_names_what_is_taken(server: Running) -> None:
 async def test_page_of_limits(server: Running) -> None:
     made = (await server.does("choose-limits.md"))["environment"]
     assert made.config.to_dict()["hosting"] == {"idle_timeout_seconds": 0}
+
+
+async def test_page_of_rules_makes_an_agent_and_a_file(server: Running) -> None:
+    agent = (await server.does("choose-models-by-rule.md"))["agent"]
+    assert [rule["id"] for rule in agent.to_dict()["routing"]["rules"]] == ["helpers", "summaries", "batch-at-night"]
+    text = (HOW_TO / "choose-models-by-rule.md").read_text("utf-8")
+    parse(OperatorRouting, json.loads(next(block.body for block in blocks(text) if block.name == "json")))
 
 
 async def test_page_of_spares(server: Running) -> None:

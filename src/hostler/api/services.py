@@ -34,6 +34,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import Reach
 from hostler.engine.retention import Retention
 from hostler.engine.room_list import RoomList
+from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
 from hostler.engine.vaults import Vaults
@@ -139,6 +140,7 @@ class ApiServices:
     rooms: RoomList
     measures: Measures
     retention: Retention
+    routing: RoutingReports
     places: Places
     guards: Guards
     watch_requests: Callable[[str | None, int, float | None], None] | None = None

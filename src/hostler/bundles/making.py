@@ -30,6 +30,7 @@ from hostler.engine.placement import Survey, needs_of
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import waiting_call
 from hostler.engine.resources import Resource, ResourceKinds, check_free
+from hostler.engine.routing import routing_of
 from hostler.engine.skills import kept
 from hostler.engine.state import SessionState, waits_for_people
 from hostler.engine.vaults import session_vaults
@@ -102,7 +103,8 @@ class Making:
                 "there; name an environment of another pattern"
             )
         if shown.budget is not None:
-            budget.check_priced(self.parts.prices, self.parts.models, chosen.agent["model"]["id"])
+            agent = chosen.agent
+            budget.check_priced(self.parts.prices, self.parts.models, agent["model"]["id"], routing_of(agent))
         self_hosted = chosen.config.type == "self_hosted"
         vault_ids = list(dict.fromkeys(new for new in options.vaults.values() if new is not None))
         session_vaults(conn, self.workspace, vault_ids, self_hosted=self_hosted)

@@ -39,6 +39,7 @@ from hostler.cli.placecommands import register as register_place_commands
 from hostler.cli.policycommands import register as register_policy_commands
 from hostler.cli.problem import WRONG, Problem
 from hostler.cli.retentioncommands import register as register_retention_commands
+from hostler.cli.routingcommands import register as register_routing_commands
 from hostler.cli.webhookcommands import register as register_webhook_commands
 from hostler.engine.sandbox_port import Technology
 
@@ -289,6 +290,7 @@ register_place_commands(sessions_app)
 register_key_commands(app)
 register_advise_command(app)
 register_policy_commands(app)
+register_routing_commands(app, sessions_app)
 register_environment_commands(app)
 register_image_commands(app)
 register_webhook_commands(app)

@@ -124,6 +124,13 @@ SHAPES: dict[str, str] = {
     "`--create`: the environment as the API shows it.",
     "hostler sessions preview": f"`{{{_PREVIEW}}}`; `url` has the secret in it, this once.",
     "hostler sessions previews": f'`{{"previews": [{{{_PREVIEW}}}, …]}}`',
+    "hostler sessions requests": '`{"requests": [<model request of the API>, …]}`, newest first. `cost_nanos` is in '
+    "billionths of a US dollar, null where nobody knows the price.",
+    "hostler routing explain": '`{"type": "routing_explanation", "requested_model", "model", "fallbacks", "rule", '
+    '"why", "rules": [{"rule", "outcome", "why"}, …]}`',
+    "hostler routing compare": '`{"type": "routing_comparison", "since", "until", "attempts", "complete", "recorded": '
+    '{"attempts", "changed", "cost_nanos", "unpriced_attempts", "by_model", "by_rule"}, "sets": [as `recorded`, …], '
+    '"without_tags", "caveat"}`',
     "hostler policy test": '`{"type": "policy_test", "environment_id", "since", "until", "networking", "would_block", '
     '"newly_allowed", "unknown", "unchanged": {"allowed", "denied"}, "complete"}`.',
     "hostler policy suggest": '`{"type": "policy_suggestion", "session_id", "environment_id", "networking", "folded", '

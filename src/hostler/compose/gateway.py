@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from hostler.compose.attempts import patience
+from hostler.compose.routing import rule_router
 from hostler.compose.upstreams import entry_of, open_channel
 from hostler.config import Settings
 from hostler.gateway import Desk, Entry, MessagesChannel, Roster, Upstream, probing
@@ -23,7 +24,8 @@ async def open_desk(settings: Settings, stack: contextlib.AsyncExitStack) -> Des
     channels, entries = await _upstreams(settings, stack)
     roster = Roster(entries, asyncio.get_running_loop().time, patience(settings))
     await stack.enter_async_context(probing(roster, channels, settings.attempts.probe_seconds))
-    return Desk(channels, roster)
+    router, fitter = rule_router(settings)
+    return Desk(channels, roster, router=router, fitter=fitter)
 
 
 async def _upstreams(

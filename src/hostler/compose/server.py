@@ -37,6 +37,7 @@ from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
 from hostler.compose.roads import egress_proxy
 from hostler.compose.rooms import open_rooms
+from hostler.compose.routing import operator_routing, routed_catalogue
 from hostler.compose.sandboxes import (
     homes,
     profile_reader,
@@ -52,7 +53,6 @@ from hostler.compose.terms import (
     archive_limits,
     courier_settings,
     file_terms,
-    model_catalogue,
     output_limits,
     price_table,
     quota_defaults,
@@ -61,6 +61,7 @@ from hostler.compose.terms import (
 )
 from hostler.compose.upstreams import reaches_clouds
 from hostler.config import Settings
+from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
@@ -114,6 +115,7 @@ from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.retention import Retention
 from hostler.engine.room_list import RoomList
+from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import IsolationLabel
 from hostler.engine.session_bounds import SessionBounds
@@ -264,7 +266,7 @@ async def running(
             placement = await open_placement(settings, provider, harness, verified or gate)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
-            hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
+            hub, models, prices = Hub(), routed_catalogue(settings), price_table(settings)
             records = Records(database, hub, metrics.happened)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
@@ -381,6 +383,7 @@ async def running(
                 sessions=sessions,
                 measures=measures,
                 retention=retention,
+                routing=RoutingReports(database, models, prices, SystemClock(), operator_routing(settings)),
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
                 bundles=session_bundles(

@@ -34,9 +34,10 @@ def archive_limits(settings: Settings) -> ArchiveLimits:
     return ArchiveLimits(wanted.session_archive_mb << 20, wanted.workspace_archive_mb << 20, when_full=wanted.when_full)
 
 
-def model_catalogue(settings: Settings) -> Models:
-    """Raises InvalidRequest for a file that is not a catalogue."""
-    return Models(read_catalogue(Path(settings.models.file).expanduser()) if settings.models.file else CATALOGUE)
+def model_catalogue(settings: Settings, routed: frozenset[str] = frozenset()) -> Models:
+    """Raises InvalidRequest for a file that is not a catalogue. `routed`: what the operator's rules may choose."""
+    file = settings.models.file
+    return Models(read_catalogue(Path(file).expanduser()) if file else CATALOGUE, routed)
 
 
 def price_table(settings: Settings) -> Prices:

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from hostler.config.attempts import Attempts
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
+from hostler.config.routing import Routing
 from hostler.config.section import Section
 from hostler.config.upstreams import UpstreamList, different_names
 from hostler.domain.errors import InvalidRequest
@@ -571,6 +572,7 @@ class Settings(Section):
     attempts: Attempts = Attempts()
     models: Models = Models()
     prices: Prices = Prices()
+    routing: Routing = Routing()
     sandbox: Sandbox = Sandbox()
     presets: Presets = Presets()
     claude: Claude = Claude()

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from hostler.domain.compaction import Compaction
 from hostler.domain.mcp import LocalServer, LocalServers, UrlServer, UrlServers, check_servers
+from hostler.domain.routing import Routing
 from hostler.domain.skills import PinnedSkill, SkillRequests, check_readable
 from hostler.domain.tools import Tool, ToolRequests, resolve_tools
 from hostler.domain.values import Items, Metadata, MetadataPatch, ModelId, Text, Value, problem, refuse_unless_empty
@@ -108,6 +109,7 @@ class CreateAgent(Value):
     permission_mode: ModeRequest = "default"
     skills: SkillRequests = ()
     compaction: Compaction | None = None
+    routing: Routing | None = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
 
@@ -127,6 +129,7 @@ class UpdateAgent(Value):
     permission_mode: ModeRequest = "default"
     skills: SkillRequests = ()
     compaction: Compaction | None = None
+    routing: Routing | None = None
     multiagent: NoMultiagent = None
     execution_identity: ExecutionIdentity = None
 
@@ -146,6 +149,8 @@ class AgentVersion(Value):
     skills: Items[PinnedSkill] = ()
     compaction: Compaction | None = None
     """Our extension: how long conversations are shortened."""
+    routing: Routing | None = None
+    """Our extension: which model answers which request."""
 
     def wire(self) -> dict[str, Any]:
         """The part of the wire object that depends on the version, with every key of the contract.
@@ -165,6 +170,10 @@ class AgentVersion(Value):
             del shown["compaction"]
         else:
             shown["compaction"] = {key: value for key, value in shown["compaction"].items() if value is not None}
+        if self.routing is None:
+            del shown["routing"]
+        else:
+            shown["routing"] = self.routing.wire()
         return shown
 
     def check(self, at: str = "") -> None:
@@ -192,6 +201,7 @@ def first_version(
         permission_mode=request.permission_mode,
         skills=skills,
         compaction=request.compaction,
+        routing=request.routing,
     )
     version.check()
     return version

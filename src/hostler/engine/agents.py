@@ -20,6 +20,7 @@ from hostler.domain.tools import resolve_tools
 from hostler.domain.values import merge_metadata
 from hostler.engine import skills
 from hostler.engine.models import Models
+from hostler.engine.routing import check_routing
 from hostler.store import catalog, webhooks
 from hostler.store.catalog import AgentRow
 from hostler.store.database import Database
@@ -36,6 +37,7 @@ class Agents:
 
     async def create(self, workspace: str, request: CreateAgent) -> dict[str, Any]:
         effort = self._models.default_effort(request.model.id)
+        check_routing(self._models, request.routing)
         agent_id = new_id("agent")
 
         def create(conn: Connection) -> AgentRow:
@@ -64,6 +66,7 @@ class Agents:
         for field in ("name", "model"):
             if field in patch.model_fields_set and getattr(patch, field) is None:
                 raise InvalidRequest(f"{field}: can't be cleared; leave it out to keep it")
+        check_routing(self._models, patch.routing)
 
         def update(conn: Connection) -> AgentRow:
             row = catalog.get_agent(conn, workspace, agent_id, for_update=True)
@@ -183,6 +186,8 @@ def patched(
             changes[field] = getattr(patch, field) or None
     if "compaction" in sent:
         changes["compaction"] = patch.compaction
+    if "routing" in sent:
+        changes["routing"] = patch.routing
     changes |= replaced_tools(patch)
     if "metadata" in sent:
         changes["metadata"] = merge_metadata(stored.metadata, patch.metadata)

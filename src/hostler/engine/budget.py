@@ -12,6 +12,7 @@ from typing import Any, Final
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.events import Body
 from hostler.domain.prices import Prices
+from hostler.domain.routing import Routing
 from hostler.engine.models import Models, spellings
 from hostler.engine.state import Totals
 from hostler.store.sessions import SessionRow, Usage
@@ -56,10 +57,14 @@ def totals(row: SessionRow, budget: Mapping[str, Any] | None) -> Totals:
     return Totals(usage, None if budget is None else dict(budget), used_up(budget, used))
 
 
-def check_priced(prices: Prices, models: Models, model: str) -> None:
-    """Raises InvalidRequest unless every model that a session with this agent's model may ask has a list price."""
+def check_priced(prices: Prices, models: Models, model: str, routing: Routing | None = None) -> None:
+    """Raises InvalidRequest unless every model that a session with this agent's model may ask has a list price.
+
+    routing  the agent's: what its rules may choose counts, like what the operator's may.
+    """
     line = spellings(model) - {model, model.partition("[")[0]}
-    for name in (*(line or {model}), *models.helpers()):
+    routed = models.routed | (routing.models if routing is not None else frozenset())
+    for name in (*(line or {model}), *models.helpers(), *sorted(routed)):
         if prices.of(name) is None:
             raise InvalidRequest(
                 f"budget: {name} has no list price here, so what it costs can't be limited; "

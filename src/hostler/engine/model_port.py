@@ -52,7 +52,7 @@ class Asked:
     thread: str = ""
     """The sub-agent that asks, as the harness names it. Empty: the main thread. Words of the harness, nothing else."""
     agent_type: str = ""
-    """Of the sub-agent."""
+    """Of the sub-agent: the harness's own word for it. `custom` for those that somebody defined."""
     purpose: Purpose = "turn"
 
 
@@ -74,6 +74,14 @@ class Router(Protocol):
     """Chooses the model of each request."""
 
     async def choose(self, asked: Asked) -> Choice: ...
+
+
+class Fitter(Protocol):
+    """Knows what a model takes of a request that was made for another one."""
+
+    def changes(self, model: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields of the body that this model is sent otherwise."""
+        ...
 
 
 # ---------------------------------------------------------------------------------------------------- may it be paid

@@ -146,9 +146,13 @@ class ModelPage:
 
 
 class Models:
-    """The catalogue, newest first."""
+    """The catalogue, newest first.
 
-    def __init__(self, catalogue: Sequence[Model] = CATALOGUE) -> None:
+    routed  what the operator's rules may choose, whatever an agent says.
+    """
+
+    def __init__(self, catalogue: Sequence[Model] = CATALOGUE, routed: frozenset[str] = frozenset()) -> None:
+        self.routed = routed
         self._models = tuple(catalogue)
         self._by_name = {name: model for model in catalogue for name in (model.id, *model.aliases)}
 
@@ -158,6 +162,20 @@ class Models:
         if model is None:
             raise NotFound(f"model {name[:128]!r} is not in this server's catalogue")
         return model.wire()
+
+    def find(self, name: str) -> Model | None:
+        """The model with this id or alias."""
+        return self._by_name.get(name)
+
+    def check_chosen(self, name: str, at: str) -> None:
+        """Raises InvalidRequest unless a rule may choose this model. `at`: the place of its name in the request."""
+        model = self._by_name.get(name)
+        if model is None:
+            raise InvalidRequest(
+                f"{at}: {name[:128]!r} is not in this server's catalogue; choose a model that GET /v1/models lists"
+            )
+        if model.lifecycle == "retired":
+            raise InvalidRequest(f"{at}: {name} is retired; choose a model that GET /v1/models lists")
 
     def list(
         self, *, limit: int, after_id: str | None, before_id: str | None, lifecycle: frozenset[Lifecycle]

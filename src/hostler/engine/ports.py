@@ -54,6 +54,8 @@ class ModelRequestRecord:
     """For room, and between attempts, before this one."""
     complete: bool = True
     """Whether the usage is all that the upstream can have counted: False when an answer broke off."""
+    request_bytes: int = 0
+    """Size of the body, as the harness sent it."""
     grant: Grant = field(default_factory=Grant)
     """What was set aside for it. Settled in the transaction that writes this down, when `last`."""
     last: bool = True

@@ -38,6 +38,7 @@ from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.records import Applied, Records
 from hostler.engine.resources import ResourceKinds
 from hostler.engine.room_list import join_its_room
+from hostler.engine.routing import routing_of
 from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
@@ -99,7 +100,7 @@ class Sessions:
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
             if params.budget is not None:
-                budget.check_priced(self._prices, self._models, snapshot["model"]["id"])
+                budget.check_priced(self._prices, self._models, snapshot["model"]["id"], routing_of(snapshot))
             environment, config = session_environment(connection, workspace, params.environment_id)
             survey.check(config)
             preset = needs_of(config, survey.terms).preset

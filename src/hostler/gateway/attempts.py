@@ -235,6 +235,8 @@ class Attempts:
             changes["model"] = target.spelled
         if self._grant.max_tokens is not None:
             changes["max_tokens"] = self._grant.max_tokens
+        if target.model != body.model:
+            changes |= self._desk.fitter.changes(target.model, {**body.fields, **changes})
         outgoing = body.rewritten(changes) if changes else request.body
         fields = {**body.fields, **changes}
         fresh = False
@@ -324,6 +326,7 @@ class Attempts:
             why=self._why or self._choice.why,
             waited_ms=self._waited * 1000,
             complete=relay.complete or relay.status not in (0, 200) or not self._sent,
+            request_bytes=asked.size,
             grant=self._grant,
             last=last,
         )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hostler.engine.model_port import (
     Asked,
     Choice,
     Ended,
+    Fitter,
     Grant,
     Next,
     Persistence,
@@ -36,6 +38,13 @@ class AsAsked:
 
     async def choose(self, asked: Asked) -> Choice:
         return Choice((asked.model,))
+
+
+class AsItCame:
+    """Implements `Fitter`: every model is sent the same."""
+
+    def changes(self, model: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
 
 
 class NoBudgets:
@@ -101,6 +110,7 @@ class Desk:
     """By the name of the upstream."""
     upstreams: Upstreams = field(default_factory=OneUpstream)
     router: Router = field(default_factory=AsAsked)
+    fitter: Fitter = field(default_factory=AsItCame)
     purse: Purse = field(default_factory=NoBudgets)
     throttle: Throttle = field(default_factory=NoLimits)
     watchers: tuple[Watcher, ...] = ()

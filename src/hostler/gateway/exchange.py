@@ -262,10 +262,12 @@ def asked_of(caller: Caller, request: Request, body: MessagesBody) -> Asked:
     def said(name: bytes) -> str:
         return headers.get(name, b"").decode("latin-1")[:128]
 
+    # Of `CLAUDE_CODE_GATEWAY_HINT_HEADERS`: main, subagent, workflow, compaction, auxiliary or side_reply.
+    kind = said(b"x-claude-code-request-class")
     purpose: Purpose = "turn"
-    if said(b"x-claude-code-compaction"):
+    if kind == "compaction" or said(b"x-claude-code-compaction"):
         purpose = "compaction"
-    elif said(b"x-claude-code-auxiliary-type"):
+    elif kind in ("auxiliary", "side_reply") or said(b"x-claude-code-auxiliary-type"):
         purpose = "auxiliary"
     return Asked(
         new_id("mreq"),
@@ -274,7 +276,7 @@ def asked_of(caller: Caller, request: Request, body: MessagesBody) -> Asked:
         body.fields,
         len(request.body),
         body.stream,
-        thread=said(b"x-claude-code-agent-id"),
+        thread=said(b"x-claude-code-agent-id") or (kind if kind in ("subagent", "workflow") else ""),
         agent_type=said(b"x-claude-code-agent-type"),
         purpose=purpose,
     )

@@ -48,7 +48,7 @@ class UpstreamLimits:
     it is known here, and counts, that the upstream has fallen silent."""
     idle_seconds: float = 30.0
     """How long an unused connection is kept."""
-    idle_connections: int = 64
+    idle_connections: int = 256
     answer_bytes: int = 64 << 20
     """Largest answer that isn't a stream, and largest single event of one that is."""
 

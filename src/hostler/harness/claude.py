@@ -121,6 +121,8 @@ class ClaudeHarness:
             "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
             "CLAUDE_AGENT_SDK_VERSION": claude_agent_sdk.__version__,
             "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
+            # Requests say what they are for: without it, only which sub-agent makes them.
+            "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
             "PWD": "/workspace",
             **self._betas,
             **threshold_environment(spec),

@@ -5,8 +5,9 @@ Rows are only added, and stay when the session is deleted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -46,6 +47,7 @@ class RequestFacts:
     waited_ms: float = 0.0
     complete: bool = True
     price_version: str = ""
+    request_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,9 @@ class EgressRow:
 
 _PLAIN = tuple(name for name in ModelRequestRow.__slots__ if name not in ("usage", "facts"))
 _FACTS = tuple(model_requests.c[name] for name in RequestFacts.__slots__)
+
+
+_INSERT_REQUEST = PreparedInsert(model_requests, (*_PLAIN, *Usage.__slots__, *RequestFacts.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +132,10 @@ def record_model_request(
         moment(now),
         _clean(facts or RequestFacts()),
     )
-    values = {name: getattr(row, name) for name in _PLAIN}
-    conn.execute(model_requests.insert().values(**values, **asdict(usage), **asdict(row.facts)))
+    values = [getattr(row, name) for name in _PLAIN]
+    values += [getattr(usage, name) for name in Usage.__slots__]
+    values += [getattr(row.facts, name) for name in RequestFacts.__slots__]
+    _INSERT_REQUEST.run(conn, [tuple(values)])
     add_usage(conn, session_id, usage)
     return row
 
@@ -138,19 +145,80 @@ def list_model_requests(conn: Connection, session_id: str, *, limit: int = 1000)
     query = sa.select(*(model_requests.c[name] for name in _PLAIN), *_USAGE, *_FACTS)
     query = query.where(model_requests.c.session_id == session_id)
     query = query.order_by(model_requests.c.created_at.desc(), model_requests.c.id.desc()).limit(limit)
-    found = []
-    for row in conn.execute(query):
-        plain, used, facts = row[: len(_PLAIN)], row[len(_PLAIN) : -len(_FACTS)], row[-len(_FACTS) :]
-        fields = dict(zip(_PLAIN, plain, strict=True))
-        found.append(ModelRequestRow(**fields, usage=Usage(*used), facts=RequestFacts(*facts)))
-    return found[::-1]
+    return [_request_row(*row) for row in conn.execute(query)][::-1]
+
+
+def page_of_model_requests(
+    conn: Connection, workspace_id: str, session_id: str, *, limit: int, after: Position | None = None
+) -> Page[ModelRequestRow]:
+    """The attempts of a session's requests, newest first; those of a deleted one stay. Raises NotFound."""
+    table = model_requests.c
+    mine = [table.workspace_id == workspace_id, table.session_id == session_id]
+    found = _page_of_requests(conn, mine, limit=limit, after=after)
+    if not found.rows and not found.has_prev:
+        known = conn.execute(sa.select(table.id).where(*mine).limit(1)).first()
+        if known is None:
+            get_session(conn, workspace_id, session_id)
+    return found
+
+
+def page_of_workspace_requests(
+    conn: Connection,
+    workspace_id: str,
+    *,
+    since: str,
+    until: str,
+    agent_id: str | None,
+    limit: int,
+    after: Position | None,
+) -> Page[ModelRequestRow]:
+    """The attempts of a workspace's requests, newest first. The times are RFC 3339 text; `until` is left out."""
+    table = model_requests.c
+    mine = [table.workspace_id == workspace_id, table.created_at >= since, table.created_at < until]
+    if agent_id is not None:
+        mine.append(table.agent_id == agent_id)
+    return _page_of_requests(conn, mine, limit=limit, after=after)
+
+
+def metadata_of(conn: Connection, session_ids: Collection[str]) -> dict[str, dict[str, str]]:
+    """Of each session that still is, as it is now."""
+    found: dict[str, dict[str, str]] = {}
+    ids = sorted(session_ids)
+    for at in range(0, len(ids), 500):
+        query = sa.select(sessions.c.id, sessions.c.metadata).where(sessions.c.id.in_(ids[at : at + 500]))
+        found |= {row[0]: json.loads(row[1]) for row in conn.execute(query)}
+    return found
+
+
+def _page_of_requests(
+    conn: Connection, mine: list[sa.ColumnElement[bool]], *, limit: int, after: Position | None
+) -> Page[ModelRequestRow]:
+    return page(
+        conn,
+        model_requests,
+        [*(model_requests.c[name] for name in _PLAIN), *_USAGE, *_FACTS],
+        mine,
+        _request_row,
+        keys=(model_requests.c.created_at, model_requests.c.id),
+        order="desc",
+        limit=limit,
+        after=after,
+        before=None,
+    )
+
+
+def _request_row(*row: Any) -> ModelRequestRow:
+    plain, used, facts = row[: len(_PLAIN)], row[len(_PLAIN) : -len(_FACTS)], row[-len(_FACTS) :]
+    fields = dict(zip(_PLAIN, plain, strict=True))
+    return ModelRequestRow(**fields, usage=Usage(*used), facts=RequestFacts(*facts))
 
 
 def _clean(facts: RequestFacts) -> RequestFacts:
     """Some of it comes from inside a sandbox, and some from the upstream."""
-    clean: dict[str, Any] = {
-        name: cleaned(value, _LONGEST) if isinstance(value, str) else value for name, value in asdict(facts).items()
-    }
+    clean: dict[str, Any] = {}
+    for name in RequestFacts.__slots__:
+        value = getattr(facts, name)
+        clean[name] = cleaned(value, _LONGEST) if isinstance(value, str) and value else value
     return RequestFacts(**clean)
 
 

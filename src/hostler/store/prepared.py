@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -49,6 +50,22 @@ class Prepared:
         return conn.exec_driver_sql(text, given).all()
 
 
+class PreparedUpdate:
+    """An UPDATE with `bindparam`s, each given by name when it runs. The values go to the driver as they are."""
+
+    def __init__(self, update: sa.Update) -> None:
+        self._update = update
+        self._texts: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+    def run(self, conn: Connection, **values: str | int | float) -> None:
+        found = self._texts.get(conn.dialect.name)
+        if found is None:
+            compiled = self._update.compile(dialect=conn.dialect)
+            found = self._texts[conn.dialect.name] = (str(compiled), tuple(compiled.positiontup or ()))
+        text, order = found
+        conn.exec_driver_sql(text, tuple(values[key] for key in order))
+
+
 class PreparedInsert:
     """Rows for one table, all columns of it that are named. The values go to the driver as they are: what a column
     can't hold has to be out of them (`jsontext.cleaned`)."""
@@ -57,11 +74,17 @@ class PreparedInsert:
         self._table = table
         self._columns = list(columns)
         self._texts: dict[tuple[str, int], str] = {}
+        # A compiled INSERT names its columns in the order of the table.
+        order = [self._columns.index(column.name) for column in table.columns if column.name in self._columns]
+        self._arranged = itemgetter(*order) if order != list(range(len(order))) else None
 
     def run(self, conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Adds them in their order: all, or none and the transaction is over."""
+        if self._arranged is not None:
+            rows = [self._arranged(row) for row in rows]
         if conn.dialect.name != "sqlite":
-            conn.exec_driver_sql(self._text(conn, 1), list(rows))
+            # One row is not many: the driver asks the server less.
+            conn.exec_driver_sql(self._text(conn, 1), rows[0] if len(rows) == 1 else list(rows))
             return
         # One step of one statement for many rows: the thread lets go of the interpreter, and has to wait to get it
         # back, once for each step. Powers of two, so that a few texts stay prepared.

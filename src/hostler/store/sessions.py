@@ -18,7 +18,7 @@ from hostler.domain.errors import NotFound
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
-from hostler.store.prepared import Prepared
+from hostler.store.prepared import Prepared, PreparedUpdate
 from hostler.store.rooms import leave_room
 from hostler.store.signals import News, tell
 from hostler.store.tables import (
@@ -374,11 +374,18 @@ def existing(conn: Connection, session_ids: Collection[str]) -> set[str]:
     return set(conn.execute(query).scalars()) if session_ids else set()
 
 
+_ADD_USAGE = PreparedUpdate(
+    sessions.update()
+    .where(sessions.c.id == sa.bindparam("whose"))
+    .values({column: column + sa.bindparam(f"added_{column.name}", type_=column.type) for column in _USAGE})
+)
+
+
 def add_usage(conn: Connection, session_id: str, used: Usage) -> None:
     """Add to the counters of a session. Does nothing when the session is gone."""
-    added = {column.name: column + getattr(used, column.name) for column in _USAGE if getattr(used, column.name)}
-    if added:
-        conn.execute(sessions.update().where(sessions.c.id == session_id).values(**added))
+    added = {f"added_{name}": getattr(used, name) for name in Usage.__slots__}
+    if any(added.values()):
+        _ADD_USAGE.run(conn, whose=session_id, **added)
 
 
 def missing(session_id: str) -> NotFound:

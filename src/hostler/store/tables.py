@@ -307,6 +307,7 @@ model_requests = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, server_default=sa.text("1")),
     sa.Column("agent_version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("waited_ms", sa.Double, nullable=False, server_default=sa.text("0")),
+    sa.Column("request_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("complete", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Index("ix_model_requests_session", "session_id", "created_at", "id"),
     sa.Index("ix_model_requests_workspace", "workspace_id", "created_at", "id"),

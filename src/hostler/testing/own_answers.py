@@ -14,6 +14,7 @@ from hostler.domain.policies import SuggestPolicy, TryPolicy
 from hostler.domain.previews import CreatePreview
 from hostler.domain.quotas import SetQuotas
 from hostler.domain.retention import PolicyName, RunRetention, SetRetention
+from hostler.domain.routing import CompareRouting, ExplainRouting
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
 
 T = TypeVar("T")
@@ -717,6 +718,96 @@ class RetentionRun(Answer):
     ended_at: str | None
 
 
+class CacheCreation(Answer):
+    ephemeral_5m_input_tokens: int
+    ephemeral_1h_input_tokens: int
+
+
+class RequestUsage(Answer):
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation: CacheCreation
+    web_search_requests: int
+
+
+class ModelRequest(Answer):
+    id: str
+    type: Literal["model_request"]
+    session_id: str
+    request_id: str
+    attempt: int
+    requested_model: str
+    model: str
+    upstream: str
+    rule: str | None
+    why: str
+    thread: Literal["main", "sub_agent"]
+    sub_agent_id: str | None
+    agent_type: str | None
+    purpose: Literal["turn", "compaction", "auxiliary"]
+    agent_id: str
+    agent_version: int
+    request_bytes: int
+    status: int
+    complete: bool
+    stop_reason: str | None
+    usage: RequestUsage
+    cost_nanos: int | None
+    waited_ms: float
+    duration_ms: float
+    first_byte_ms: float | None
+    created_at: str
+
+
+class LookedAt(Answer):
+    rule: str
+    outcome: Literal["chosen", "does not match", "passed over"]
+    why: str
+
+
+class RoutingExplanation(Answer):
+    type: Literal["routing_explanation"]
+    requested_model: str
+    model: str
+    fallbacks: list[str]
+    rule: str | None
+    why: str
+    rules: list[LookedAt]
+
+
+class CostOfModel(Answer):
+    model: str
+    attempts: int
+    cost_nanos: int
+
+
+class AttemptsOfRule(Answer):
+    rule: str
+    attempts: int
+
+
+class CostOfRules(Answer):
+    attempts: int
+    changed: int
+    cost_nanos: int
+    unpriced_attempts: int
+    by_model: list[CostOfModel]
+    by_rule: list[AttemptsOfRule]
+
+
+class RoutingComparison(Answer):
+    type: Literal["routing_comparison"]
+    since: str
+    until: str
+    attempts: int
+    complete: bool
+    recorded: CostOfRules
+    sets: list[CostOfRules]
+    without_tags: int
+    caveat: str
+
+
 _PAGE = {"limit": {"type": "integer"}, "page": {"type": "string"}}
 _TIME = {"type": "string", "format": "date-time"}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -786,6 +877,9 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "sessions.archives.list": (None, Page[Archive], _PAGE),
     "sessions.archives.search": (None, Page[FoundEntry], {**_PAGE, "q": {"type": "string"}}),
     "sessions.archives.retrieve": (None, ArchiveWithEntries, _PAGE),
+    "sessions.requests.list": (None, Page[ModelRequest], _PAGE),
+    "routing.explain": (ExplainRouting, RoutingExplanation, {}),
+    "routing.compare": (CompareRouting, RoutingComparison, {}),
     "webhook_endpoints.create": (CreateEndpoint, WebhookEndpointWithSecret, {}),
     "webhook_endpoints.list": (None, Page[WebhookEndpoint], _PAGE),
     "webhook_endpoints.retrieve": (None, WebhookEndpoint, {}),

@@ -251,6 +251,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer, nullable=False, server_default=sa.text("1")),
         sa.Column("agent_version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("waited_ms", sa.Double, nullable=False, server_default=sa.text("0")),
+        sa.Column("request_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("complete", sa.Boolean, nullable=False, server_default=sa.true()),
         sa.PrimaryKeyConstraint("id", name="pk_model_requests"),
     )
