@@ -54,6 +54,7 @@ from hostler.compose.terms import (
     output_limits,
     price_table,
     quota_defaults,
+    runtime_price,
     webhook_lease_seconds,
     webhook_rules,
 )
@@ -106,6 +107,7 @@ from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
+from hostler.engine.reconciling import Reconciler
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
@@ -153,6 +155,7 @@ class Hostler:
     spares: Spares
     broker: VaultBroker
     hub: Hub
+    reconciler: Reconciler
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -257,7 +260,8 @@ async def running(
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
-            records = Records(database, hub)
+            records = Records(database, hub, runtime_price(settings))
+            reconciler = Reconciler(database, prices)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
@@ -311,6 +315,7 @@ async def running(
                 copies=copies,
                 rooms=rooms,
                 compactions=CompactionCares(database, archives),
+                reconciler=reconciler,
                 terms=terms,
                 background_seconds=settings.turns.background_seconds,
                 health_seconds=settings.turns.health_seconds,
@@ -443,6 +448,7 @@ async def running(
                         spares,
                         broker,
                         hub,
+                        reconciler,
                         (*swept, *unmounted),
                     )
                 finally:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.prices import Prices
 from hostler.config.section import Section
 from hostler.domain.errors import InvalidRequest
 
@@ -74,12 +75,6 @@ class Models(Section):
     """Which models agents are offered."""
 
     file: str = Field("", description="JSON file with the catalogue that `/v1/models` shows. Empty: the built-in one.")
-
-
-class Prices(Section):
-    """What model requests cost, for budgets and for the cost of a session."""
-
-    file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
 class Docker(Section):

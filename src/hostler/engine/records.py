@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from hostler.domain import events as ev
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
+from hostler.engine import running_time
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
@@ -48,9 +49,11 @@ class Applied:
 class Records:
     """The log of every session, as the engine writes it."""
 
-    def __init__(self, database: Database, hub: Hub) -> None:
+    def __init__(self, database: Database, hub: Hub, runtime_nanos_per_hour: int = 0) -> None:
+        """`runtime_nanos_per_hour`: what an hour of a working sandbox costs, in billionths of a dollar."""
         self._database = database
         self._hub = hub
+        self._rate = runtime_nanos_per_hour
 
     async def apply(
         self,
@@ -85,13 +88,15 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment, SessionState, str]] = []
+        outcome: list[tuple[Step, Moment, SessionState, LogView]] = []
 
         def run(view: LogView) -> Change:
-            before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
-            step = decide(before, at, totals(view.session, _budget(view.session, update)), view.session)
-            outcome[:] = [(step, at, before, view.webhook_events)]
+            was = SessionState.model_validate_json(view.session.state)
+            before = was if lease is None else running_time.taken_over(was, view.span, lease.epoch, at.unix)
+            used = running_time.with_unbooked(view.session, view.span, lease, at.unix)
+            step = decide(before, at, totals(used, _budget(view.session, update)), view.session)
+            outcome[:] = [(step, at, before, view)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -106,7 +111,9 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at, before, interest = outcome[0]
+        step, at, before, view = outcome[0]
+        running_time.keep(connection, appended.session, view.span, lease, before, step.state, at.unix, self._rate)
+        interest = view.webhook_events
         _keep_inbox(connection, at, appended.session, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)

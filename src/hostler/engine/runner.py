@@ -423,6 +423,8 @@ class SessionRunner:
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         await self._parts.ledger.record_request(record)
+        if self._follower.meter is not None:
+            self._follower.meter.add(record)
         if self._care is not None:
             await self._care.on_request(record)
 
