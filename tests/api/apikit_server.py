@@ -69,6 +69,7 @@ from hostler.engine.room_list import RoomList
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.usage_reports import UsageReports
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhooks import Webhooks
@@ -278,6 +279,7 @@ class RunningServer:
                 bundles=StoredBundles(exporter, importer),
                 measures=measures,
                 retention=retention,
+                usage=UsageReports(self.database, Prices()),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

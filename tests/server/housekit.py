@@ -103,17 +103,17 @@ class House:
         return client
 
     async def stop(self) -> None:
-        if self.hostler is not None:
-            await self._check_ledgers(self.hostler.database)
+        found = [] if self.hostler is None else await self._disagreements(self.hostler.database)
         await self._stack.aclose()
         self.hostler = None
+        assert found == [], "the ledgers of a session do not agree"
 
-    async def _check_ledgers(self, database: Database) -> None:
-        """What sessions have counted is what was written down of them, and what `claude` says."""
+    async def _disagreements(self, database: Database) -> list[object]:
+        """Where what sessions have counted is not what was written down of them, or not what `claude` says."""
         counted = await database.read(reconcile.ledgers)
-        assert [(of.session_id, found) for of in counted if (found := disagreements(of))] == []
+        found: list[object] = [(of.session_id, wrong) for of in counted if (wrong := disagreements(of))]
         told = await database.read(lambda conn: conn.execute(sa.select(usage_mismatches)).all())
-        assert [row for row in told if row.kind not in self.may_disagree] == []
+        return [*found, *(tuple(row) for row in told if row.kind not in self.may_disagree)]
 
     async def restart(self) -> None:
         await self.stop()

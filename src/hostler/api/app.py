@@ -32,6 +32,7 @@ from hostler.api import (
     session_resources,
     sessions,
     skills,
+    usage,
     vaults,
     webhook_endpoints,
     work,
@@ -72,6 +73,7 @@ _OWN_ROUTERS = (
     previews.router,
     rooms.router,
     retention.router,
+    usage.router,
     webhook_endpoints.router,
 )
 

@@ -35,6 +35,7 @@ from hostler.engine.retention import Retention
 from hostler.engine.room_list import RoomList
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
+from hostler.engine.usage_reports import UsageReports
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_queue import WorkQueue
@@ -137,6 +138,7 @@ class ApiServices:
     previews: Previews
     rooms: RoomList
     measures: Measures
+    usage: UsageReports
     retention: Retention
     places: Places
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)

@@ -120,6 +120,7 @@ from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.spares import Spares
+from hostler.engine.usage_reports import UsageReports
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -367,6 +368,7 @@ async def running(
                 sessions=sessions,
                 measures=measures,
                 retention=retention,
+                usage=UsageReports(database, prices, runtime_price(settings)),
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
                 bundles=session_bundles(

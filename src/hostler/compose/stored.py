@@ -152,6 +152,7 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
                 facts=facts,
+                results=record.results,
             )
 
         await database.write(unit)

@@ -59,7 +59,7 @@ class Meter:
         use = ReportedUse(
             used.input_tokens, used.output_tokens, used.cache_read_input_tokens, written, used.web_search_requests
         )
-        if not record.complete or record.status != 200:  # the harness has seen a part of it, or nothing
+        if not (record.complete and record.delivered and record.status == 200):  # it has seen a part, or nothing
             self._doubtful, self._nanos = self._doubtful.plus(use), None
             return
         self._certain, self._last = self._certain.plus(self._last), use
@@ -70,9 +70,12 @@ class Meter:
         self._nanos = None if cost.unpriced_requests else self._nanos + cost.list_cost_nanos
 
     def compare(self, reported: Mapping[str, ReportedUse], *, stopped: bool) -> list[Mismatch]:
-        """`stopped`: the run was ended from outside, so the harness may not have seen the end of the last answer."""
+        """`stopped`: the run was ended from outside. The harness may not have seen the end of the last answer, and the
+        gateway may not have written down yet what was cut off: what they say is compared when the next run ends.
+        """
         if stopped:
             self._doubtful, self._last, self._nanos = self._doubtful.plus(self._last), ReportedUse(), None
+            return []
         least = self._certain.plus(self._last)
         most = least.plus(self._doubtful)
         said = ReportedUse(cost_usd=0.0)

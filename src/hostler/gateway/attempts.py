@@ -225,4 +225,6 @@ class Attempts:
             complete=relay.complete or relay.status not in (0, 200) or not self._sent,
             grant=self._grant,
             last=last,
+            delivered=not self._gone.is_set(),
+            results=asked.results,
         )
