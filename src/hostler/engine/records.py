@@ -32,6 +32,9 @@ from hostler.store.work import Lease, Need
 Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
 
 
+EventWatch = Callable[[str, str], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What was recorded."""
@@ -49,10 +52,16 @@ class Applied:
 class Records:
     """The log of every session, as the engine writes it."""
 
-    def __init__(self, database: Database, hub: Hub, runtime_nanos_per_hour: int = 0) -> None:
-        """`runtime_nanos_per_hour`: what an hour of a working sandbox costs, in billionths of a dollar."""
+    def __init__(
+        self, database: Database, hub: Hub, watch: EventWatch | None = None, runtime_nanos_per_hour: int = 0
+    ) -> None:
+        """`watch` is told of each event that is recorded here: its type, and the whole of it as JSON text.
+
+        `runtime_nanos_per_hour`: what an hour of a working sandbox costs, in billionths of a dollar.
+        """
         self._database = database
         self._hub = hub
+        self._watch = watch
         self._rate = runtime_nanos_per_hour
 
     async def apply(
@@ -135,6 +144,10 @@ class Records:
         """After the commit: readers hear of the events, a worker hears that it is wanted."""
         if applied.frames:
             self._hub.publish(session_id, applied.frames)
+            if self._watch is not None:
+                for frame in applied.frames:
+                    if frame.seq is not None:
+                        self._watch(frame.name, frame.data)
         if applied.step.wanted and not by_worker:
             self._hub.work(session_id)
         if applied.queued:
