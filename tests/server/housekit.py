@@ -106,7 +106,7 @@ class House:
         found = [] if self.hostler is None else await self._disagreements(self.hostler.database)
         await self._stack.aclose()
         self.hostler = None
-        assert found == [], "the ledgers of a session do not agree"
+        assert not found, f"the ledgers of a session do not agree: {found}"
 
     async def _disagreements(self, database: Database) -> list[object]:
         """Where what sessions have counted is not what was written down of them, or not what `claude` says."""

@@ -117,7 +117,7 @@ def runner_ledger(
     async def extend(lease: Lease) -> bool:
         held = await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
         # Its own transaction: whoever changes a session locks its row before that of its work.
-        if held and await database.read(lambda c: runtime.is_working(c, lease.session_id)):
+        if held and await database.read(lambda c: runtime.open_span(c, lease.session_id)) is not None:
             await database.write(lambda c: runtime.book(c, database.now(c), lease.session_id, lease.epoch))
         return held
 

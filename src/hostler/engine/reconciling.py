@@ -7,8 +7,10 @@ a line of the log that an operator can be woken by.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ Mismatch = tuple[str, dict[str, object]]
 gateway (harness_tokens, harness_cost)."""
 
 RELATIVE: Final = 1e-9
+PATIENCE_SECONDS: Final = 1.0
 _KINDS: Final = tuple(field.name for field in fields(ReportedUse) if field.name != "cost_usd")
 
 
@@ -43,15 +46,19 @@ class Meter:
         self._certain = self._doubtful = self._last = ReportedUse()
         self._nanos: int | None = 0
         """Of everything; None: not to be compared."""
+        self._cut = False
+        """Whether an answer was cut off since both agreed."""
+        self._added = asyncio.Event()
 
     def begin(self, process: object) -> None:
         """What is added from now on is this process's."""
         if process is not self._process:
             self._process = process
             self._certain = self._doubtful = self._last = ReportedUse()
-            self._nanos = 0
+            self._nanos, self._cut = 0, False
 
     def add(self, record: ModelRequestRecord) -> None:
+        self._added.set()
         used = record.usage
         if used == Usage():
             return
@@ -60,7 +67,7 @@ class Meter:
             used.input_tokens, used.output_tokens, used.cache_read_input_tokens, written, used.web_search_requests
         )
         if not (record.complete and record.delivered and record.status == 200):  # it has seen a part, or nothing
-            self._doubtful, self._nanos = self._doubtful.plus(use), None
+            self._doubtful, self._nanos, self._cut = self._doubtful.plus(use), None, True
             return
         self._certain, self._last = self._certain.plus(self._last), use
         if self._prices is None or record.model != record.requested_model or self._nanos is None:
@@ -69,12 +76,22 @@ class Meter:
         cost = priced(self._prices, record.model, used)
         self._nanos = None if cost.unpriced_requests else self._nanos + cost.list_cost_nanos
 
+    async def more(self) -> bool:
+        """Whether something was added within a second: the end of an answer can be known before it is written down."""
+        self._added.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._added.wait()
+                return True
+        return False
+
     def compare(self, reported: Mapping[str, ReportedUse], *, stopped: bool) -> list[Mismatch]:
         """`stopped`: the run was ended from outside. The harness may not have seen the end of the last answer, and the
         gateway may not have written down yet what was cut off: what they say is compared when the next run ends.
         """
         if stopped:
             self._doubtful, self._last, self._nanos = self._doubtful.plus(self._last), ReportedUse(), None
+            self._cut = True
             return []
         least = self._certain.plus(self._last)
         most = least.plus(self._doubtful)
@@ -84,10 +101,15 @@ class Meter:
         details: dict[str, object] = {}
         for kind in _KINDS:
             low, high, told = getattr(least, kind), getattr(most, kind), getattr(said, kind)
+            if self._cut and kind == "output_tokens":
+                high = max(high, told)  # of an answer that was cut off, the harness estimates what it has seen
             if not low <= told <= high:
                 details[kind] = told - (low if told < low else high)
         if details:
             return [("harness_tokens", details)]
+        if self._cut:
+            # What was doubtful is as the harness says: from here on both must agree exactly again.
+            self._certain, self._last, self._doubtful, self._cut = said, ReportedUse(), ReportedUse(), False
         if self._nanos is None or said.cost_usd is None:
             return []
         claimed = round(said.cost_usd * NANOS_OF_A_DOLLAR)
@@ -135,7 +157,9 @@ class Reconciler:
         """A run has ended and is written down. Raises nothing: what can't be compared now is compared the next time."""
         found: list[Mismatch] = []
         if ended.used is not None:
-            found += meter.compare(ended.used, stopped=stopped or ended.how == "interrupted")
+            stopped = stopped or ended.how == "interrupted"
+            while (found := meter.compare(ended.used, stopped=stopped)) and await meter.more():
+                pass
         try:
             for of in await self._database.read(lambda conn: reconcile.ledgers(conn, session_id=session_id)):
                 found += disagreements(of)

@@ -22,9 +22,10 @@ from hostler.engine.profile import pattern_of
 from hostler.engine.runs import Notice
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
-from hostler.store import webhooks
+from hostler.store import runtime, webhooks
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
+from hostler.store.runtime import OpenSpan
 from hostler.store.sessions import KEEP, SessionRow, SessionUpdate
 from hostler.store.waiting import WaitingCall, replace_waiting
 from hostler.store.work import Lease, Need
@@ -97,15 +98,19 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment, SessionState, LogView]] = []
+        outcome: list[tuple[Step, Moment, SessionState, OpenSpan | None, str]] = []
 
         def run(view: LogView) -> Change:
             at = Moment(view.now, view.now_text)
             was = SessionState.model_validate_json(view.session.state)
-            before = was if lease is None else running_time.taken_over(was, view.span, lease.epoch, at.unix)
-            used = running_time.with_unbooked(view.session, view.span, lease, at.unix)
+            # Read once the session is locked: whoever books its time locks it, too.
+            span = None if was.running_since is None else runtime.open_span(connection, session_id)
+            if span is not None:  # booked while this waited for the session
+                at = Moment(max(at.unix, span.seen_at), at.text)
+            before = running_time.as_worked(was, span, lease, at.unix)
+            used = running_time.with_unbooked(view.session, span, lease, at.unix)
             step = decide(before, at, totals(used, _budget(view.session, update)), view.session)
-            outcome[:] = [(step, at, before, view)]
+            outcome[:] = [(step, at, before, span, view.webhook_events)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -120,9 +125,8 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at, before, view = outcome[0]
-        running_time.keep(connection, appended.session, view.span, lease, before, step.state, at.unix, self._rate)
-        interest = view.webhook_events
+        step, at, before, span, interest = outcome[0]
+        running_time.keep(connection, appended.session, span, lease, before, step.state, at.unix, self._rate)
         _keep_inbox(connection, at, appended.session, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)

@@ -17,10 +17,10 @@ from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
 
-def taken_over(state: SessionState, span: OpenSpan | None, epoch: int, now: float) -> SessionState:
-    """The state as the worker with this epoch finds it: time that nobody was seen to work does not count."""
+def as_worked(state: SessionState, span: OpenSpan | None, lease: Lease | None, now: float) -> SessionState:
+    """The state without the time in which nobody was seen to work, until a step by `lease`, or by a client."""
     since = state.running_since
-    if since is None or (span is not None and span.epoch == epoch):
+    if since is None or (span is not None and (lease is None or span.epoch == lease.epoch)):
         return state
     worked = 0.0 if span is None else max(0.0, span.seen_at - since)
     return state.model_copy(update={"active_seconds": state.active_seconds + worked, "running_since": now})
@@ -45,7 +45,7 @@ def keep(
     now: float,
     nanos_per_hour: int,
 ) -> None:
-    """Write down what a step means for the running time. `before`: as `taken_over` gave it."""
+    """Write down what a step means for the running time. `before`: as `as_worked` gave it."""
     if span is not None:
         lost = lease is not None and span.epoch != lease.epoch
         if not lost and after.running_since == before.running_since:

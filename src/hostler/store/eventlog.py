@@ -20,12 +20,10 @@ from hostler.store.jsontext import size_of_text
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Range
 from hostler.store.prepared import Prepared
-from hostler.store.runtime import OPEN_SPAN, OpenSpan
 from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, session_row
 from hostler.store.signals import CHANNEL, News, notification, tell
 from hostler.store.tables import events, sessions, work, workspaces
 from hostler.store.tables_checkpoints import cut_events
-from hostler.store.tables_runtime import runtime_spans
 from hostler.store.work import Lease, Need, lost
 
 
@@ -60,8 +58,6 @@ class LogView:
     wanted: bool
     webhook_events: str
     """JSON text: the webhook events that somebody in the session's workspace wants (`store.webhooks`)."""
-    span: OpenSpan | None = None
-    """Time that a worker works on the session, and has not ended yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +104,17 @@ _LOCK = Prepared(
         work.c.lease_until,
         work.c.need,
         workspaces.c.webhook_events,
-        *OPEN_SPAN,
         *COLUMNS,
     )
     .select_from(
-        sessions.join(work, work.c.session_id == sessions.c.id)
-        .join(workspaces, workspaces.c.id == sessions.c.workspace_id)
-        .outerjoin(runtime_spans, sa.and_(runtime_spans.c.session_id == sessions.c.id, ~runtime_spans.c.ended))
+        sessions.join(work, work.c.session_id == sessions.c.id).join(
+            workspaces, workspaces.c.id == sessions.c.workspace_id
+        )
     )
     .where(sessions.c.id == sa.bindparam("session"))
     # Both rows: a claim must not slip in between the check of a lease and the commit of what it allowed.
     .with_for_update(key_share=True, of=[sessions, work])
 )
-_SESSION_AT = 8 + len(OPEN_SPAN)
-
 _AFTER = Prepared(
     sa.select(*_EVENT)
     .where(events.c.session_id == sa.bindparam("session"), events.c.seq > sa.bindparam("after", type_=sa.BigInteger))
@@ -183,8 +176,7 @@ def transact(
     row = found[0]
     available_at, enqueued_at, owner, epoch, lease_until, needed = row[1:7]
     wanted = bool(row[0])  # SQLite has no booleans
-    span = None if row[8] is None else OpenSpan(*row[8:_SESSION_AT])
-    session = session_row(*row[_SESSION_AT:])
+    session = session_row(*row[8:])
     if workspace_id is not None and session.workspace_id != workspace_id:
         raise missing(session_id)
     if lease is not None and not (
@@ -195,7 +187,7 @@ def transact(
         and lease_until > db_now
     ):
         raise lost(lease)
-    view = LogView(session, db_now, moment(db_now), wanted, row[7], span)
+    view = LogView(session, db_now, moment(db_now), wanted, row[7])
     change = decide(view)
     stored = _append(conn, session, change.events)
     last_seq = session.last_seq + len(stored)

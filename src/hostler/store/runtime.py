@@ -49,7 +49,7 @@ class OpenSpan:
         return max(0, round((max(until, self.seen_at) - self.started_at) * 1_000_000))
 
 
-OPEN_SPAN: Final = tuple(runtime_spans.c[name] for name in OpenSpan.__slots__)
+_COLUMNS: Final = tuple(runtime_spans.c[name] for name in OpenSpan.__slots__)
 
 
 def cost_of(nanos_per_hour: int, micros: int) -> int:
@@ -87,14 +87,15 @@ def end(conn: Connection, session: SessionRow, span: OpenSpan, at: float) -> Non
 def book(conn: Connection, now: float, session_id: str, epoch: int) -> None:
     """The worker with the lease of this epoch still works. Does nothing without an open span of it."""
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update(key_share=True))
-    found = _OPEN.run(conn, session=session_id)
-    if found and (span := OpenSpan(*found[0])).epoch == epoch:
+    span = open_span(conn, session_id)
+    if span is not None and span.epoch == epoch:
         _book(conn, session_id, span, now)
 
 
-def is_working(conn: Connection, session_id: str) -> bool:
-    """Whether there is an open span."""
-    return bool(_OPEN.run(conn, session=session_id))
+def open_span(conn: Connection, session_id: str) -> OpenSpan | None:
+    """None: nobody works on the session."""
+    found = _OPEN.run(conn, session=session_id)
+    return OpenSpan(*found[0]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def total(conn: Connection, session_id: str) -> RuntimeTotal:
 
 
 _OPEN = Prepared(
-    sa.select(*OPEN_SPAN).where(runtime_spans.c.session_id == sa.bindparam("session"), ~runtime_spans.c.ended)
+    sa.select(*_COLUMNS).where(runtime_spans.c.session_id == sa.bindparam("session"), ~runtime_spans.c.ended)
 )
 
 
