@@ -169,7 +169,7 @@ def _rows(address: Address, asked: Asked) -> tuple[list[dict[str, Any]], bool]:
     after: str | None = None
     with connected(address) as client:
         while len(rows) < asked.limit:
-            query = {**filters, "group_by[]": list(asked.by), "limit": min(_PAGE, asked.limit - len(rows))}
+            query = {**filters, "group_by": list(asked.by), "limit": min(_PAGE, asked.limit - len(rows))}
             if after is not None:
                 query["page"] = after
             answer: Any = client.get("/hostler/v1/usage", cast_to=object, options={"params": query})

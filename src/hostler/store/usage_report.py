@@ -98,13 +98,14 @@ def report(
     keys = [rows.c[f"key_{key}"] for key in by]
     # PostgreSQL makes a numeric of a sum of whole numbers.
     sums = [sa.cast(sa.func.sum(rows.c[name]), sa.BigInteger).label(name) for name in _NUMBERS]
-    query = sa.select(*keys, *sums).group_by(*keys).having(sa.func.count() > 0)
+    query = sa.select(*keys, *sums).group_by(*keys)
+    # Sums over nothing are a row, too.
+    query = query.having(sa.func.sum(rows.c.requests) + sa.func.sum(rows.c.spans) > 0)
     if after is not None and keys:
         query = query.where(sa.tuple_(*keys) > sa.tuple_(*map(sa.literal, after)))
     if keys:
         query = query.order_by(*keys)
     found = [_group(row, len(by)) for row in conn.execute(query.limit(limit + 1))]
-    found = [group for group in found if group.requests or group.spans]
     return found[:limit], len(found) > limit
 
 
