@@ -70,6 +70,9 @@ def test_a_picture_holds_hostile_names_and_any_number_of_groups() -> None:
     assert not any(element.tag.endswith("script") for element in root.iter())
     widths = [float(element.get("width", "0")) for element in root.iter() if element.tag.endswith("rect")]
     assert all(0 <= width <= 900 for width in widths)
+    # The longest bar ends where the scale does, or before.
+    ends = [float(element.get("x1", "0")) for element in root.iter() if element.tag.endswith("line")]
+    assert 260 + max(width for width in widths if width < 900) <= max(ends)
     for few in ([], [Bar("a", Decimal(), Decimal())], [Bar("a", Decimal("0.000000001"), Decimal())]):
         ET.fromstring(draw("t", few))
 

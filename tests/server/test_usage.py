@@ -83,7 +83,7 @@ async def test_the_cost_of_a_turn_is_that_of_its_tools_and_its_time(house: House
     groups, _ = await database.read(lambda c: usage_report.report(c, ("tool",), Filters(session_id=session), limit=9))
     found = {group.keys[0]: group for group in groups}
     assert set(found) == {"", "bash", "weather"}
-    assert found["bash"].result_bytes > 3000 > found["weather"].result_bytes == len("sunny")
+    assert found["bash"].result_bytes > 3000 > found["weather"].result_bytes > 0
     assert all(group.usage.list_cost_nanos > 0 for group in groups)
     ran = await database.read(lambda c: runtime.total(c, session))
     shown = await house.client.beta.sessions.retrieve(session)

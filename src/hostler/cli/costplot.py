@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from html import escape
 
 _MOST = 60
@@ -34,7 +34,7 @@ def draw(title: str, bars: Sequence[Bar]) -> str:
     span = _WIDTH - _NAMES - _NUMBERS
     most = max((bar.total for bar in bars), default=Decimal())
     step = _step(most)
-    end = step * max(Decimal(1), -(-most // step))
+    end = step * max(Decimal(1), (most / step).to_integral_value(ROUND_CEILING))
     height = _TOP + _ROW * max(1, len(bars)) + _BOTTOM
 
     def wide(amount: Decimal) -> float:
@@ -61,11 +61,12 @@ def draw(title: str, bars: Sequence[Bar]) -> str:
     for place, bar in enumerate(bars):
         y = _TOP + _ROW * place
         first, second = wide(bar.models), wide(bar.runtime)
+        middle, after = round(_NAMES + first, 2), round(_NAMES + first + second + 6, 2)
         name = _text(bar.name, 38)
         lines.append(f'<text x="{_NAMES - 8}" y="{y + 14}" text-anchor="end">{name}</text>')
         lines.append(f'<rect x="{_NAMES}" y="{y + 3}" width="{first}" height="{_ROW - 7}" fill="{_BLUE}"/>')
-        lines.append(f'<rect x="{_NAMES + first}" y="{y + 3}" width="{second}" height="{_ROW - 7}" fill="{_ORANGE}"/>')
-        lines.append(f'<text x="{_NAMES + first + second + 6}" y="{y + 14}">${bar.total:.4f}</text>')
+        lines.append(f'<rect x="{middle}" y="{y + 3}" width="{second}" height="{_ROW - 7}" fill="{_ORANGE}"/>')
+        lines.append(f'<text x="{after}" y="{y + 14}">${bar.total:.4f}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 
