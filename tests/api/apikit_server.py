@@ -72,6 +72,7 @@ from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.usage_reports import UsageReports
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
 from hostler.engine.webhooks import Webhooks
@@ -286,6 +287,7 @@ class RunningServer:
                 measures=measures,
                 retention=retention,
                 routing=RoutingReports(self.database, models, Prices(), SystemClock()),
+                usage=UsageReports(self.database, Prices()),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

@@ -477,6 +477,17 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
         (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
         for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list")
     },
+    **{
+        (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
+        for name in ("usage.list", "usage.mismatches.list")
+    },
+    **{
+        ("hostler.usage.list", name): lambda mine, theirs, name=name: [Sent(query={name: theirs[name]}, answer="empty")]
+        for name in ("agent_id", "environment_id", "session_id")
+    },
+    ("hostler.usage.mismatches.list", "session_id"): lambda mine, theirs: [
+        Sent(query={"session_id": theirs["session_id"]}, answer="empty")
+    ],
     ("hostler.audit.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
     ("hostler.audit.list", "target_id"): lambda mine, theirs: [
         Sent(query={"target_id": theirs["key_id"]}, answer="empty")
@@ -570,6 +581,9 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "routing.compare": ("agent_id",),
     "policy.suggest": ("session_id", "environment_id"),
     "health.retrieve": (),
+    "prices.retrieve": (),
+    "usage.list": ("workspace_id", "agent_id", "environment_id", "session_id"),
+    "usage.mismatches.list": ("workspace_id", "session_id"),
     "storage.retrieve": ("workspace_id",),
     "retention.retrieve": ("workspace_id",),
     "retention.update": ("workspace_id",),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.prices import BUILT_IN, Prices, read_prices
+from hostler.domain.price_files import read_prices
+from hostler.domain.prices import Prices
 from hostler.engine import inputs, turns
 from hostler.engine.budget import check_change, check_priced, list_cost, priced, used_up
 from hostler.engine.models import CATALOGUE, Models
@@ -58,7 +59,7 @@ def test_long_prompts_have_their_own_price() -> None:
 
 def test_every_model_of_the_catalogue_has_a_price() -> None:
     assert {model.id for model in CATALOGUE if Prices().of(model.id) is None} == set()
-    assert all(price.input < price.output for price in BUILT_IN.values())
+    assert all(row.price.input < row.price.output for rows in Prices().table.models.values() for row in rows)
 
 
 def test_cost_is_not_told_when_a_model_has_no_price() -> None:
@@ -110,7 +111,7 @@ def test_price_file_takes_the_place_of_what_it_names(tmp_path: Path) -> None:
     )
     prices = read_prices(file)
     assert priced(prices, "other-model", Usage(output_tokens=2)).list_cost_nanos == 5000
-    assert prices.of("claude-opus-5-5") == BUILT_IN["claude-opus-5-5"]
+    assert prices.of("claude-opus-5-5") == Prices().of("claude-opus-5-5")
 
 
 @pytest.mark.parametrize(

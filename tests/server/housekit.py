@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import sqlalchemy as sa
 from narrow import NARROW
 
 from hostler import compose, config
@@ -20,7 +21,11 @@ from hostler.egress.resolve import Resolver
 from hostler.engine.egress_port import McpCredentials
 from hostler.engine.object_port import Objects
 from hostler.engine.placement import Verified
+from hostler.engine.reconciling import disagreements
 from hostler.harness.claude import ClaudeHarness
+from hostler.store import reconcile
+from hostler.store.database import Database
+from hostler.store.tables_runtime import usage_mismatches
 from hostler.testing.rehearsal import RehearsalModel, Script, prompt
 
 DEADLINE = 60.0
@@ -55,6 +60,8 @@ class House:
     resolver: Resolver | None = None
     verified: Verified | None = None
     objects: Objects | None = None
+    may_disagree: frozenset[str] = frozenset()
+    """Kinds of mismatches between ledgers that the test brings about."""
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     hostler: compose.Hostler | None = None
     client: anthropic.AsyncAnthropic = field(init=False)
@@ -96,8 +103,17 @@ class House:
         return client
 
     async def stop(self) -> None:
+        found = [] if self.hostler is None else await self._disagreements(self.hostler.database)
         await self._stack.aclose()
         self.hostler = None
+        assert not found, f"the ledgers of a session do not agree: {found}"
+
+    async def _disagreements(self, database: Database) -> list[object]:
+        """Where what sessions have counted is not what was written down of them, or not what `claude` says."""
+        counted = await database.read(reconcile.ledgers)
+        found: list[object] = [(of.session_id, wrong) for of in counted if (wrong := disagreements(of))]
+        told = await database.read(lambda conn: conn.execute(sa.select(usage_mismatches)).all())
+        return [*found, *(tuple(row) for row in told if row.kind not in self.may_disagree)]
 
     async def restart(self) -> None:
         await self.stop()

@@ -28,7 +28,7 @@ def test_every_figure_and_every_policy_belongs_to_a_store() -> None:
 
 def test_the_bill_has_no_policy() -> None:
     (bill,) = [store for store in STORES if "model_requests" in store.tables]
-    assert bill.tables == ("model_requests",)
+    assert bill.tables == ("model_requests", "request_tools")
     assert bill.policies == ()
 
 

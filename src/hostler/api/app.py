@@ -33,6 +33,7 @@ from hostler.api import (
     session_resources,
     sessions,
     skills,
+    usage,
     vaults,
     webhook_endpoints,
     work,
@@ -76,6 +77,7 @@ _OWN_ROUTERS = (
     previews.router,
     rooms.router,
     retention.router,
+    usage.router,
     webhook_endpoints.router,
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -21,6 +22,9 @@ _VERSION: Final = 1
 MAX_LENGTH: Final = 512
 MAX_PATH_LENGTH: Final = 2048
 """Of a token that holds the path of a memory."""
+
+MAX_KEYS_LENGTH: Final = 8192
+"""Of a token that holds the keys of a group, such as names of models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,23 @@ def parse_path_cursor(token: str | None, kind: str) -> str | None:
             if not path.startswith("/") or len(path) < 2 or len(path.encode()) > 1025 or "\x00" in path:
                 raise _invalid()
             return path
+        case _:
+            raise _invalid()
+
+
+def keys_cursor(kind: str, keys: Sequence[str]) -> str:
+    return _encode([_VERSION, kind, "asc", list(keys)])
+
+
+def parse_keys_cursor(token: str | None, kind: str, count: int) -> tuple[str, ...] | None:
+    """The `count` keys that `token` holds; None without one. Its list has one order only."""
+    if token is None:
+        return None
+    match _decode(token, longest=MAX_KEYS_LENGTH):
+        case [1, str(of), "asc", list(keys)] if of == kind and len(keys) == count:
+            if not all(isinstance(key, str) and "\x00" not in key for key in keys):
+                raise _invalid()
+            return tuple(keys)
         case _:
             raise _invalid()
 

@@ -37,6 +37,7 @@ from hostler.engine.room_list import RoomList
 from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
+from hostler.engine.usage_reports import UsageReports
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_queue import WorkQueue
@@ -139,6 +140,7 @@ class ApiServices:
     previews: Previews
     rooms: RoomList
     measures: Measures
+    usage: UsageReports
     retention: Retention
     routing: RoutingReports
     places: Places

@@ -40,6 +40,7 @@ from hostler.cli.policycommands import register as register_policy_commands
 from hostler.cli.problem import WRONG, Problem
 from hostler.cli.retentioncommands import register as register_retention_commands
 from hostler.cli.routingcommands import register as register_routing_commands
+from hostler.cli.usagecommands import register as register_usage_commands
 from hostler.cli.webhookcommands import register as register_webhook_commands
 from hostler.engine.sandbox_port import Technology
 
@@ -295,6 +296,7 @@ register_environment_commands(app)
 register_image_commands(app)
 register_webhook_commands(app)
 register_retention_commands(app)
+register_usage_commands(app)
 
 
 secrets_app = typer.Typer(

@@ -40,6 +40,17 @@ _RETENTION = (
     '"type": "retention", "workspace_id", "every_seconds", "policies": [{"name", "removes", "days", "default_days", '
     '"overridden"}, …], "never_removed": []'
 )
+_USAGE = (
+    '"type": "usage", "group": {}, "requests", "input_tokens", "output_tokens", "cache_read_input_tokens", '
+    '"cache_creation_5m_input_tokens", "cache_creation_1h_input_tokens", "web_search_requests", "unpriced_requests", '
+    '"result_bytes", "active_seconds", "model_cost_usd", "runtime_cost_usd", "list_cost_usd"'
+)
+_MISMATCH = '"id", "type": "usage_mismatch", "session_id", "kind", "details": {}, "created_at"'
+_PRICES = (
+    '"type": "prices", "version", "runtime_usd_per_hour", "models": [{"model", "from", "input", "output", '
+    '"cache_read", "cache_write_5m", "cache_write_1h", "long_above", "long", "source"}, …], '
+    '"server_tools": [{"tool", "from", "usd_per_1000", "source"}, …], "sources": {}'
+)
 _RUN = (
     '"id", "type": "retention_run", "workspace_id", "dry_run", "cause", "actor_id", "state", "reason", "counted_from", '
     '"removed": [{"policy", "days", "items", "bytes", "oldest", "sample": []}, …], "items", "bytes", "created_at", '
@@ -98,6 +109,9 @@ SHAPES: dict[str, str] = {
     "hostler storage": '`{"type": "storage", "workspace_id", "measured_at", "stores": [{"store", "rows", "bytes", '
     '"largest_session", "limit"}, …], "quota": {"storage_bytes", "used_bytes", "share"}, "installation"}`. '
     "`installation` has the sums of all workspaces, for an admin key of the default one.",
+    "hostler usage": f'`{{"usage": [{{{_USAGE}}}, …], "more"}}`; with `--mismatches` '
+    f'`{{"mismatches": [{{{_MISMATCH}}}, …]}}`. Dollars are texts with nine decimals.',
+    "hostler prices": f"`{{{_PRICES}}}`",
     "hostler retention show": f"`{{{_RETENTION}}}`",
     "hostler retention set": f"`{{{_RETENTION}}}`, as it is from now on.",
     "hostler retention run": f"`{{{_RUN}}}`",

@@ -56,6 +56,7 @@ from hostler.compose.terms import (
     output_limits,
     price_table,
     quota_defaults,
+    runtime_price,
     webhook_lease_seconds,
     webhook_rules,
 )
@@ -110,6 +111,7 @@ from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
+from hostler.engine.reconciling import Reconciler
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
 from hostler.engine.resources import ResourceKinds
@@ -123,6 +125,7 @@ from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
 from hostler.engine.spares import Spares
+from hostler.engine.usage_reports import UsageReports
 from hostler.engine.variables import VariableBroker
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -158,6 +161,7 @@ class Hostler:
     spares: Spares
     broker: VaultBroker
     hub: Hub
+    reconciler: Reconciler
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
 
@@ -267,7 +271,8 @@ async def running(
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), routed_catalogue(settings), price_table(settings)
-            records = Records(database, hub, metrics.happened)
+            records = Records(database, hub, metrics.happened, runtime_price(settings))
+            reconciler = Reconciler(database, prices)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
@@ -321,6 +326,7 @@ async def running(
                 copies=copies,
                 rooms=rooms,
                 compactions=CompactionCares(database, archives),
+                reconciler=reconciler,
                 terms=terms,
                 background_seconds=settings.turns.background_seconds,
                 health_seconds=settings.turns.health_seconds,
@@ -384,6 +390,7 @@ async def running(
                 measures=measures,
                 retention=retention,
                 routing=RoutingReports(database, models, prices, SystemClock(), operator_routing(settings)),
+                usage=UsageReports(database, prices, runtime_price(settings)),
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
                 bundles=session_bundles(
@@ -469,6 +476,7 @@ async def running(
                         spares,
                         broker,
                         hub,
+                        reconciler,
                         (*swept, *unmounted),
                     )
                 finally:

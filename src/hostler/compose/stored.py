@@ -19,7 +19,7 @@ from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.runner_parts import LeaseTerms
 from hostler.engine.together import Together
 from hostler.gateway.sequence import without_unannounced
-from hostler.store import catalog, eventlog, ledger, work
+from hostler.store import catalog, eventlog, ledger, runtime, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
@@ -115,7 +115,11 @@ def runner_ledger(
     """`told` hears what each model request has used and cost, once it is written down."""
 
     async def extend(lease: Lease) -> bool:
-        return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
+        held = await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
+        # Its own transaction: whoever changes a session locks its row before that of its work.
+        if held and await database.read(lambda c: runtime.open_span(c, lease.session_id)) is not None:
+            await database.write(lambda c: runtime.book(c, database.now(c), lease.session_id, lease.epoch))
+        return held
 
     async def read_state(session_id: str) -> SessionRow:
         return await database.read(lambda c: session_rows.get_session(c, None, session_id))
@@ -134,20 +138,25 @@ def runner_ledger(
 
     async def record_request(record: ModelRequestRecord) -> None:
         names = (name for name in ledger.RequestFacts.__slots__ if name != "price_version")
-        facts = ledger.RequestFacts(**{name: getattr(record, name) for name in names})
+        facts = ledger.RequestFacts(
+            **{name: getattr(record, name) for name in names},
+            price_version=prices.version,
+        )
 
         def unit(connection: Connection) -> Any:
+            now = database.now(connection)
             return ledger.record_model_request(
                 connection,
-                database.now(connection),
+                now,
                 session_id=record.session_id,
                 model=record.model,
                 status=record.status,
-                usage=priced(prices, record.model, record.usage),
+                usage=priced(prices, record.model, record.usage, now),
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
                 facts=facts,
+                results=record.results,
             )
 
         written = await database.write(unit)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hostler.config import Settings
-from hostler.domain.prices import Prices, read_prices
+from hostler.domain.price_files import read_prices
+from hostler.domain.prices import NANOS_OF_A_DOLLAR, Prices
 from hostler.domain.quotas import PRESETS, Quotas
 from hostler.egress.webhooks import WebhookRules
 from hostler.engine.archives import ArchiveLimits
@@ -43,6 +44,11 @@ def model_catalogue(settings: Settings, routed: frozenset[str] = frozenset()) ->
 def price_table(settings: Settings) -> Prices:
     """Raises InvalidRequest for a file that is not a price table."""
     return read_prices(Path(settings.prices.file).expanduser()) if settings.prices.file else Prices()
+
+
+def runtime_price(settings: Settings) -> int:
+    """Of an hour in which a session is worked on, in billionths of a dollar."""
+    return round(settings.prices.runtime_usd_per_hour * NANOS_OF_A_DOLLAR)
 
 
 def quota_defaults(settings: Settings) -> Quotas:

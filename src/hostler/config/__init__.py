@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from hostler.config.attempts import Attempts
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
+from hostler.config.prices import Prices
 from hostler.config.routing import Routing
 from hostler.config.section import Section
 from hostler.config.upstreams import UpstreamList, different_names
@@ -83,12 +84,6 @@ class Models(Section):
     """Which models agents are offered."""
 
     file: str = Field("", description="JSON file with the catalogue that `/v1/models` shows. Empty: the built-in one.")
-
-
-class Prices(Section):
-    """What model requests cost, for budgets and for the cost of a session."""
-
-    file: str = Field("", description="TOML file with list prices, in place of or besides the built-in estimates.")
 
 
 class Docker(Section):

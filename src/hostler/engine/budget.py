@@ -73,8 +73,11 @@ def check_priced(prices: Prices, models: Models, model: str, routing: Routing | 
             )
 
 
-def priced(prices: Prices, model: str, used: Usage) -> Usage:
-    """What one request used, with what that costs. A request that used nothing costs nothing, whatever its model."""
+def priced(prices: Prices, model: str, used: Usage, at: float | None = None) -> Usage:
+    """What one request used, with what that cost at `at` (seconds since 1970; None: by the newest prices).
+
+    A request that used nothing costs nothing, whatever its model.
+    """
     if used == Usage():
         return used
     cost = prices.nanos(
@@ -85,6 +88,7 @@ def priced(prices: Prices, model: str, used: Usage) -> Usage:
         cache_write_5m=used.cache_creation_5m_input_tokens,
         cache_write_1h=used.cache_creation_1h_input_tokens,
         searches=used.web_search_requests,
+        at=at,
     )
     return replace(used, unpriced_requests=1) if cost is None else replace(used, list_cost_nanos=cost)
 

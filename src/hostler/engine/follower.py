@@ -66,6 +66,8 @@ class Follower:
         """What the run under way says; None in it: look at the notices."""
         self._denials = TurnDenials(parts.allowing)
         self._stopping: RunEnd | None = None
+        self.meter = None if parts.reconciler is None else parts.reconciler.meter()
+        """What was recorded of the process's model requests."""
 
     # -- what the user is told
 
@@ -111,6 +113,8 @@ class Follower:
     async def follow(self, process: LiveProcess, turn: Turn, limits: TurnLimits) -> None:
         """Record what the run does until it ends. Watches for an interrupt and for the turn's limits meanwhile."""
         self._limits = limits
+        if self.meter is not None:
+            self.meter.begin(process)
         arrived: asyncio.Queue[runs.RunEvent | None] = asyncio.Queue(maxsize=4096)
 
         async def read() -> None:
@@ -131,7 +135,11 @@ class Follower:
                 watcher.cancel()
         self._lodging.busy = ended.how in ("failed", "lost")
         await self._tell_limits(process, turn.id, pending)
+        stopped = self.is_stopping
         await self.end(ended, pending)
+        if self._parts.reconciler is not None and self.meter is not None and self.ended is not None:
+            workspace, session = self.ended.workspace_id, self.ended.id
+            await self._parts.reconciler.run_ended(workspace, session, self.meter, ended, stopped=stopped)
         if process.limits.crowded:  # a fork bomb that has outlived its turn: the next message gets a sandbox without it
             self._lodging.busy = True
             await self._lodging.close()

@@ -54,6 +54,8 @@ class Asked:
     agent_type: str = ""
     """Of the sub-agent: the harness's own word for it. `custom` for those that somebody defined."""
     purpose: Purpose = "turn"
+    results: tuple[tuple[str, int], ...] = ()
+    """Of tools, that it brings to the model: the tool, as the harness names it, and the bytes of each."""
 
 
 # ------------------------------------------------------------------------------------------------------- which model

@@ -60,6 +60,10 @@ class ModelRequestRecord:
     """What was set aside for it. Settled in the transaction that writes this down, when `last`."""
     last: bool = True
     """Whether no more attempts follow."""
+    delivered: bool = True
+    """Whether the harness was still there when it was written down. The end of the answer follows after that."""
+    results: tuple[tuple[str, int], ...] = ()
+    """Of tools, that it brought to the model: the tool, and the bytes of each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,17 @@ from sqlalchemy import Connection
 from hostler.domain import events as ev
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
+from hostler.engine import running_time
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
 from hostler.engine.runs import Notice
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
-from hostler.store import webhooks
+from hostler.store import runtime, webhooks
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
+from hostler.store.runtime import OpenSpan
 from hostler.store.sessions import KEEP, SessionRow, SessionUpdate
 from hostler.store.waiting import WaitingCall, replace_waiting
 from hostler.store.work import Lease, Need
@@ -51,11 +53,17 @@ class Applied:
 class Records:
     """The log of every session, as the engine writes it."""
 
-    def __init__(self, database: Database, hub: Hub, watch: EventWatch | None = None) -> None:
-        """`watch` is told of each event that is recorded here: its type, and the whole of it as JSON text."""
+    def __init__(
+        self, database: Database, hub: Hub, watch: EventWatch | None = None, runtime_nanos_per_hour: int = 0
+    ) -> None:
+        """`watch` is told of each event that is recorded here: its type, and the whole of it as JSON text.
+
+        `runtime_nanos_per_hour`: what an hour of a working sandbox costs, in billionths of a dollar.
+        """
         self._database = database
         self._hub = hub
         self._watch = watch
+        self._rate = runtime_nanos_per_hour
 
     async def apply(
         self,
@@ -90,13 +98,19 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment, SessionState, str]] = []
+        outcome: list[tuple[Step, Moment, SessionState, OpenSpan | None, str]] = []
 
         def run(view: LogView) -> Change:
-            before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
-            step = decide(before, at, totals(view.session, _budget(view.session, update)), view.session)
-            outcome[:] = [(step, at, before, view.webhook_events)]
+            was = SessionState.model_validate_json(view.session.state)
+            # Read once the session is locked: whoever books its time locks it, too.
+            span = None if was.running_since is None else runtime.open_span(connection, session_id)
+            if span is not None:  # booked while this waited for the session
+                at = Moment(max(at.unix, span.seen_at), at.text)
+            before = running_time.as_worked(was, span, lease, at.unix)
+            used = running_time.with_unbooked(view.session, span, lease, at.unix)
+            step = decide(before, at, totals(used, _budget(view.session, update)), view.session)
+            outcome[:] = [(step, at, before, span, view.webhook_events)]
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -111,7 +125,8 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at, before, interest = outcome[0]
+        step, at, before, span, interest = outcome[0]
+        running_time.keep(connection, appended.session, span, lease, before, step.state, at.unix, self._rate)
         _keep_inbox(connection, at, appended.session, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)

@@ -422,9 +422,19 @@ class SessionRunner:
         self._follower.composer.hold(shown, [translate(call.tool_use_id, call.name, call.input) for call in calls])
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:
+        record = replace(record, results=tuple((self._tool_name(tool), size) for tool, size in record.results))
         await self._parts.ledger.record_request(record)
+        if self._follower.meter is not None:
+            self._follower.meter.add(record)
         if self._care is not None:
             await self._care.on_request(record)
+
+    def _tool_name(self, name: str) -> str:
+        """As people know it: `bash`, the name of a custom tool, or `server/tool`."""
+        call = self._parts.around.harness.call("", name, {})
+        servers = {} if self._profile is None else self._profile.permissions.servers
+        server = servers.get(call.server or "")
+        return call.name if server is None else f"{server.name}/{server.tool_name(call.name)}"
 
     @property
     def caller(self) -> Caller:

@@ -16,6 +16,7 @@ from hostler.engine.idle import Awake
 from hostler.engine.memory import Ledger
 from hostler.engine.process import Surroundings
 from hostler.engine.profile import Profile
+from hostler.engine.reconciling import Reconciler
 from hostler.engine.records import Applied, Decide, Records
 from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
@@ -64,6 +65,8 @@ class RunnerParts:
     """Who has started sandboxes for new sessions; None: nobody."""
     compactions: CompactionCares | None = None
     """Who archives conversations before they are compacted; None: nobody."""
+    reconciler: Reconciler | None = None
+    """Who compares what was recorded with what the harness says; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
     awake: Awake = field(default_factory=Awake)
     """What keeps sessions awake although no turn runs."""

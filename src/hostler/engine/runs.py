@@ -243,6 +243,38 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedUse:
+    """What the harness says that was used of one model. It comes from inside the sandbox."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    web_search_requests: int = 0
+    cost_usd: float | None = None
+    """By the harness's own prices; None: it has none."""
+
+    def plus(self, other: ReportedUse) -> ReportedUse:
+        return self._with(other, 1)
+
+    def less(self, other: ReportedUse) -> ReportedUse:
+        return self._with(other, -1)
+
+    def _with(self, other: ReportedUse, sign: int) -> ReportedUse:
+        cost = None
+        if self.cost_usd is not None and other.cost_usd is not None:
+            cost = self.cost_usd + sign * other.cost_usd
+        return ReportedUse(
+            self.input_tokens + sign * other.input_tokens,
+            self.output_tokens + sign * other.output_tokens,
+            self.cache_read_input_tokens + sign * other.cache_read_input_tokens,
+            self.cache_write_input_tokens + sign * other.cache_write_input_tokens,
+            self.web_search_requests + sign * other.web_search_requests,
+            cost,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A model request waits before it is asked again. Not from the run: it sees nothing of that."""
 
@@ -265,6 +297,8 @@ class Ended:
     details: Body | None = None
     alive: bool = True
     """False: the process is gone or useless; the next prompt needs a new run."""
+    used: Mapping[str, ReportedUse] | None = None
+    """By model, since the process began; None: it does not say."""
 
 
 RunEvent = (

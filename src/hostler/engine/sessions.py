@@ -6,6 +6,7 @@ The rules live in `engine.inputs` and in the store; this service joins them to t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -42,7 +43,7 @@ from hostler.engine.routing import routing_of
 from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
-from hostler.store import eventlog, webhooks
+from hostler.store import eventlog, runtime, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
 from hostler.store.jsontext import encode
@@ -334,6 +335,7 @@ class Sessions:
         row = await self._row(workspace, session_id)
         now = await self._database.read(self._database.now)
         shown = view(row, now)
+        usage = {**shown["usage"], **(await self._cost_of_models(row))}
         held = SessionState.model_validate_json(row.state)
         agent = {key: value for key, value in shown["agent"].items() if key != "multiagent"}
         ran = held.first_running_at is not None
@@ -346,13 +348,20 @@ class Sessions:
             "status": row.status,
             "workflow_run_id": None,
             "stats": {**shown["stats"], "startup_seconds": None} if ran else None,
-            "usage": shown["usage"] if ran and held.status != "running" else None,
+            "usage": usage if ran and held.status != "running" else None,
             "created_at": row.created_at,
             "updated_at": row.updated_at,
             "archived_at": row.archived_at,
         }
 
     # -- helpers
+
+    async def _cost_of_models(self, row: SessionRow) -> View:
+        """What the contract counts for a thread: running time is the session's."""
+        running = await self._database.read(lambda connection: runtime.total(connection, row.id))
+        used = replace(row.usage, list_cost_nanos=row.usage.list_cost_nanos - running.list_cost_nanos)
+        cost = budget.list_cost(used)
+        return {} if cost is None else {"list_cost": cost}
 
     async def _row(self, workspace: str, session_id: str) -> SessionRow:
         return await self._database.read(lambda connection: rows.get_session(connection, workspace, session_id))

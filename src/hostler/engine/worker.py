@@ -27,7 +27,7 @@ from hostler.engine.runner_parts import LeaseTerms, RunnerParts
 from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.waiting_room import WaitingRoom, WaitTerms
 from hostler.engine.waiting_turns import Errand, waited_too_long
-from hostler.store import work
+from hostler.store import runtime, work
 from hostler.store.database import Database
 from hostler.store.signals import News, raise_signal, tell
 from hostler.store.work import Lease
@@ -326,6 +326,7 @@ class Worker:
         pause = self._settings.retry_seconds if broken else 0.0
 
         def unit(connection: Connection) -> None:
+            runtime.book(connection, self._database.now(connection), lease.session_id, lease.epoch)
             if pause:
                 work.postpone(connection, lease, self._database.now(connection) + pause)
             if work.release(connection, lease) and self._drain:  # it is another server's turn, if it still wants one

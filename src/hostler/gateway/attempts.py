@@ -329,4 +329,6 @@ class Attempts:
             request_bytes=asked.size,
             grant=self._grant,
             last=last,
+            delivered=not self._gone.is_set(),
+            results=asked.results,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from hostler.domain.ids import new_id
@@ -24,6 +25,7 @@ from hostler.gateway.errors import Refusal, error_event, unavailable
 from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request
 from hostler.gateway.relay import Relay
 from hostler.gateway.response import render_held, split_message
+from hostler.gateway.results import results_of
 from hostler.gateway.sequence import Call, Forward, Plan
 
 _log = logging.getLogger("hostler.gateway")
@@ -157,6 +159,7 @@ class Exchange:
 
     async def _ask(self, body: MessagesBody, changes: Mapping[str, Any], after: str | None) -> None:
         asked = asked_of(self._session.caller, self._request, body)
+        asked = replace(asked, results=results_of(changes.get("messages", body.messages)))
         desk = self._desk
         choice = await desk.router.choose(asked)
         try:

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ from hostler.engine.runs import (
     Ended,
     Gatekeeper,
     ProcessLost,
+    ReportedUse,
     Run,
     RunEvent,
     RunSpec,
     ToolCall,
     ToolOutcome,
 )
+from hostler.harness import spending
 from hostler.harness.compaction import CompactionHooks, threshold_environment
 from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name
@@ -71,6 +74,8 @@ class ClaudeHarness:
 
     def __init__(self, program: Path | None = None, *, only_what_clouds_take: bool = False) -> None:
         """only_what_clouds_take: requests have nothing in them that only the Claude API itself understands."""
+        self._begun_with: dict[str, dict[str, ReportedUse]] = {}
+        """What the next process of a conversation counts on from, by transcript."""
         self._program = program or Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
         self._betas = {"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1"} if only_what_clouds_take else {}
 
@@ -147,6 +152,7 @@ class ClaudeHarness:
             texts = await transcripts.texts({"project_key": PROJECT_KEY, "session_id": spec.transcript_id})
 
         def write() -> None:
+            self._begun_with[spec.transcript_id] = spending.begun_with(texts)
             if spec.system:
                 (state / _SYSTEM_PROMPT).write_text(spec.system, "utf-8", errors="surrogateescape")
             if texts:
@@ -172,7 +178,8 @@ class ClaudeHarness:
         transcripts: Any,
         keeper: ContextKeeper | None = None,
     ) -> Run:
-        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)), keeper)
+        begun_with = self._begun_with.pop(spec.transcript_id, {})
+        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)), keeper, begun_with)
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await run.connect()
@@ -196,7 +203,9 @@ class ClaudeRun:
         transcripts: Any,
         environment: dict[str, str],
         keeper: ContextKeeper | None,
+        begun_with: Mapping[str, ReportedUse],
     ) -> None:
+        self._begun_with = begun_with
         self._gatekeeper = gatekeeper
         self._permitted: defaultdict[str, deque[str]] = defaultdict(deque)
         self._translator = Translator()
@@ -252,6 +261,8 @@ class ClaudeRun:
                 else:
                     await self._journal.keep(message)
                 for event in self._translator.feed(message):
+                    if isinstance(event, Ended) and event.used is not None:
+                        event = replace(event, used=spending.less(event.used, self._begun_with))
                     yield event
                     if isinstance(event, Ended):
                         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from claude_agent_sdk import (
@@ -31,6 +31,7 @@ from claude_agent_sdk import (
 from hostler.domain.events import TRANSCRIPT_FAULT, Body, error_type, text_block
 from hostler.engine import runs
 from hostler.engine.runs import RunEvent
+from hostler.harness.spending import reported
 from hostler.harness.tools import to_wire_input, to_wire_name
 
 HELD_RESPONSE_PREFIX = "msg_hostler_held_"
@@ -183,6 +184,11 @@ class Translator:
                 return []
 
     def _result(self, message: ResultMessage) -> list[RunEvent]:
+        *before, ended = self._ending(message)
+        assert isinstance(ended, runs.Ended), "a result ends the run"
+        return [*before, replace(ended, used=reported(message.model_usage))]
+
+    def _ending(self, message: ResultMessage) -> list[RunEvent]:
         out = self._end_request(True)
         refusal, self._refusal = self._refusal, None
         terminal = message.terminal_reason or ""

@@ -142,11 +142,19 @@ STORES: Final[tuple[Store, ...]] = (
     # ----------------------------------------------------------------------------------------- what was written down
     Store(
         "model_requests",
-        ("model_requests",),
-        "every request to the model: the bill",
+        ("model_requests", "request_tools"),
+        "every request to the model, and the tools that it was for: the bill",
         "none, and nothing removes them; budgets and `turns.max_turns` limit requests",
         (),
         "usage of sessions",
+    ),
+    Store(
+        "runtime",
+        ("runtime_spans", "usage_mismatches"),
+        "every time a session is worked on: the bill; and what did not agree in it",
+        "one span from a message to idle, and nothing removes them; 100 mismatches of a session",
+        (),
+        "`hostler usage`",
     ),
     Store(
         "egress_decisions",

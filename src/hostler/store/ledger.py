@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.domain.ids import ids_in_order, new_id
+from hostler.store import tool_costs
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
@@ -111,8 +112,11 @@ def record_model_request(
     first_byte_ms: float | None,
     facts: RequestFacts | None = None,
     lease: Lease | None = None,
+    results: Sequence[tuple[str, int]] = (),
 ) -> ModelRequestRow:
     """Write a request down and add its usage to the session, together. Raises NotFound for an unknown session.
+
+    results  of tools that it brought to the model: the tool and the bytes of each.
 
     Without a lease by default: the tokens were spent, whoever owned the session when the answer ended.
     """
@@ -136,6 +140,7 @@ def record_model_request(
     values += [getattr(usage, name) for name in Usage.__slots__]
     values += [getattr(row.facts, name) for name in RequestFacts.__slots__]
     _INSERT_REQUEST.run(conn, [tuple(values)])
+    tool_costs.record(conn, row.id, usage, results)
     add_usage(conn, session_id, usage)
     return row
 

@@ -676,6 +676,65 @@ class Storage(Answer):
     installation: InstallationStorage | None
 
 
+class LongPrice(Answer):
+    input: str
+    output: str
+    cache_read: str
+    cache_write_5m: str
+    cache_write_1h: str
+
+
+class ModelPrice(LongPrice):
+    model: str
+    since: str | None = Field(alias="from")
+    long_above: int | None
+    long: LongPrice | None
+    source: str
+
+
+class ToolPrice(Answer):
+    tool: str
+    since: str | None = Field(alias="from")
+    usd_per_1000: str
+    source: str
+
+
+class PriceTable(Answer):
+    type: Literal["prices"]
+    version: str
+    runtime_usd_per_hour: str
+    models: list[ModelPrice]
+    server_tools: list[ToolPrice]
+    sources: dict[str, str]
+
+
+class UsageRow(Answer):
+    type: Literal["usage"]
+    group: dict[str, str | None]
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_5m_input_tokens: int
+    cache_creation_1h_input_tokens: int
+    web_search_requests: int
+    unpriced_requests: int
+    result_bytes: int
+    active_seconds: float
+    model_cost_usd: str
+    runtime_cost_usd: str
+    list_cost_usd: str
+
+
+class UsageMismatch(Answer):
+    id: str
+    type: Literal["usage_mismatch"]
+    session_id: str
+    kind: Literal["session_total", "runtime", "harness_tokens", "harness_cost"]
+    details: dict[str, int]
+    created_at: str
+
+
 class RetentionPolicy(Answer):
     name: PolicyName
     removes: str
@@ -894,6 +953,25 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     ),
     "webhook_endpoints.deliveries.retry": (None, WebhookDelivery, {}),
     "health.retrieve": (None, Health, {}),
+    "prices.retrieve": (None, PriceTable, {}),
+    "usage.list": (
+        None,
+        Page[UsageRow],
+        {
+            **_PAGE,
+            "group_by[]": _TEXTS,
+            **{f"created_at[{bound}]": _TIME for bound in ("gt", "gte", "lt", "lte")},
+            **{
+                name: {"type": "string"}
+                for name in ("workspace_id", "agent_id", "environment_id", "session_id", "model", "upstream")
+            },
+        },
+    ),
+    "usage.mismatches.list": (
+        None,
+        Page[UsageMismatch],
+        {**_PAGE, "workspace_id": {"type": "string"}, "session_id": {"type": "string"}},
+    ),
     "storage.retrieve": (None, Storage, {"workspace_id": {"type": "string"}, "fresh": {"type": "boolean"}}),
     "retention.retrieve": (None, RetentionPolicies, {"workspace_id": {"type": "string"}}),
     "retention.update": (SetRetention, RetentionPolicies, {}),
