@@ -471,8 +471,15 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ],
     **{
         (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
-        for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list")
+        for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list", "rate_limits.retrieve")
     },
+    ("hostler.rate_limits.update", "workspace_id"): lambda mine, theirs: [
+        Sent(body={"workspace_id": theirs["workspace_id"], "requests_per_minute": 1}),
+        Sent(body={"workspace_id": theirs["workspace_id"], "agent_id": theirs["agent_id"], "requests_per_minute": 1}),
+    ],
+    ("hostler.rate_limits.update", "agent_id"): lambda mine, theirs: [
+        Sent(body={"agent_id": theirs["agent_id"], "requests_per_minute": 1})
+    ],
     ("hostler.audit.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
     ("hostler.audit.list", "target_id"): lambda mine, theirs: [
         Sent(query={"target_id": theirs["key_id"]}, answer="empty")
@@ -569,6 +576,8 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "retention.runs.create": ("workspace_id",),
     "retention.runs.list": ("workspace_id",),
     "retention.runs.retrieve": (),
+    "rate_limits.retrieve": ("workspace_id",),
+    "rate_limits.update": ("workspace_id", "agent_id"),
     "webhook_endpoints.create": (),
     "webhook_endpoints.list": (),
     "webhook_endpoints.retrieve": (),

@@ -27,6 +27,7 @@ from hostler.api import (
     places,
     policies,
     previews,
+    rate_limits,
     retention,
     rooms,
     session_resources,
@@ -71,6 +72,7 @@ _OWN_ROUTERS = (
     places.router,
     previews.router,
     rooms.router,
+    rate_limits.router,
     retention.router,
     webhook_endpoints.router,
 )

@@ -30,6 +30,7 @@ from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import Reach
 from hostler.engine.retention import Retention
 from hostler.engine.room_list import RoomList
@@ -139,6 +140,7 @@ class ApiServices:
     measures: Measures
     retention: Retention
     places: Places
+    rate_limits: RateLimits
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

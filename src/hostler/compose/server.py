@@ -33,6 +33,7 @@ from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, st
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
+from hostler.compose.rates import open_throttle
 from hostler.compose.roads import egress_proxy
 from hostler.compose.rooms import open_rooms
 from hostler.compose.sandboxes import (
@@ -105,6 +106,7 @@ from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import Repositories, RepositoryKind
@@ -218,7 +220,8 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            gateway = ModelGateway(await open_desk(settings, stack))
+            throttle = await open_throttle(settings, database, stack)
+            gateway = ModelGateway(await open_desk(settings, stack, throttle))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
@@ -354,6 +357,7 @@ async def running(
                 previews=previews,
                 rooms=RoomList(database),
                 places=Places(database, worker.admission),
+                rate_limits=RateLimits(database, throttle),
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.rates import Rates
 from hostler.config.section import Section
 from hostler.domain.errors import InvalidRequest
 
@@ -581,6 +582,7 @@ class Settings(Section):
     spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()
+    rates: Rates = Rates()
 
     @property
     def store_url(self) -> str:

@@ -60,6 +60,8 @@ class Attempts:
 
     def client_gone(self) -> None:
         self._gone.set()
+        if self._connection is None:
+            self._desk.throttle.left(self._asked)
         if self._relay is not None:
             self._relay.client_gone()
         if self._connection is not None:
@@ -77,6 +79,7 @@ class Attempts:
 
     def abort(self) -> None:
         """Whatever still runs is not wanted any more. Idempotent."""
+        self._desk.throttle.left(self._asked)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -99,10 +102,11 @@ class Attempts:
         while True:
             if step is None:
                 raise unavailable("No upstream of the gateway can be asked for this model now.")
-            if not await self._ready_for(step):
+            if not await self._ready_for(step, limited=record is not None):
                 return None
             relay = await self._attempt(step.target, request, body, changes, split=split)
             if self._gone.is_set():
+                self._settle(relay)
                 return relay
             ended = self._ended(relay)
             step = course.after(ended) if ended.failure and not ended.begun else None
@@ -116,22 +120,28 @@ class Attempts:
             if record is not None:
                 await record(self.record(relay, last=False))
 
-    async def _ready_for(self, step: Next) -> bool:
-        """Waits until it is time and there is room. False: the client has gone meanwhile."""
+    async def _ready_for(self, step: Next, *, limited: bool) -> bool:
+        """Waits until it is time and, where limits count, there is room. False: the client has gone meanwhile."""
         waiting_since = self._loop.time()
         if step.after > 0:
-            for watcher in self._desk.watchers:
-                watcher.waits(self._asked, "an attempt failed", step.after)
+            self._waits("an attempt failed", step.after)
             with suppress(TimeoutError):
                 async with asyncio.timeout(step.after):
                     await self._gone.wait()
         try:
-            await self._desk.throttle.wait(self._asked, step.target)
+            if limited and not self._gone.is_set():
+                await self._desk.throttle.wait(self._asked, step.target, self._waits)
         except Throttled as error:
-            raise Refusal(429, "rate_limit_error", str(error), retry=True) from error
+            raise Refusal(429, "rate_limit_error", str(error), retry=True, after=error.retry_after) from error
+        except Exception as error:
+            raise unavailable("Whether a rate limit has room for this request can't be found out.") from error
         self._began = self._loop.time()
         self._waited = self._began - waiting_since
         return not self._gone.is_set()
+
+    def _waits(self, why: str, seconds: float) -> None:
+        for watcher in self._desk.watchers:
+            watcher.waits(self._asked, why, seconds)
 
     async def _attempt(
         self, target: Target, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool
@@ -189,10 +199,22 @@ class Attempts:
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:
-        usage = relay.tap.usage if relay.status == 200 else Usage()
-        self._desk.throttle.answered(self._asked, ended.target, ended.status, dict(relay.received), usage)
+        usage = self._settle(relay)
         for watcher in self._desk.watchers:
             watcher.ended(self._asked, ended, usage)
+
+    def _settle(self, relay: Relay) -> Usage:
+        """Tells the rate limits what the attempt used, and says it."""
+        if relay.complete and not relay.streaming:
+            relay.message()
+        usage = relay.tap.usage if relay.status == 200 else Usage()
+        throttle = self._desk.throttle
+        if self._sent:
+            headers = dict(relay.received)
+            throttle.answered(self._asked, self._target, relay.status, headers, usage, complete=relay.complete)
+        else:
+            throttle.left(self._asked)
+        return usage
 
     # --------------------------------------------------------------------------------------------------- the record
 

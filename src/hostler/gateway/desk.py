@@ -20,6 +20,7 @@ from hostler.engine.model_port import (
     Router,
     Target,
     Throttle,
+    Told,
     Upstreams,
     Watcher,
 )
@@ -50,10 +51,22 @@ class NoBudgets:
 class NoLimits:
     """Implements `Throttle`: there is always room."""
 
-    async def wait(self, asked: Asked, target: Target) -> None:
+    async def wait(self, asked: Asked, target: Target, told: Told) -> None:
         pass
 
-    def answered(self, asked: Asked, target: Target, status: int, headers: Mapping[bytes, bytes], usage: Usage) -> None:
+    def answered(
+        self,
+        asked: Asked,
+        target: Target,
+        status: int,
+        headers: Mapping[bytes, bytes],
+        usage: Usage,
+        *,
+        complete: bool,
+    ) -> None:
+        pass
+
+    def left(self, asked: Asked) -> None:
         pass
 
 

@@ -9,7 +9,6 @@ knows, must not be acted on.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -212,15 +211,8 @@ class Exchange:
             self._client.send_whole(relay.status, relay.headers, whole)
 
     def _whole_answer(self, relay: Relay) -> tuple[bytes, list[Call]]:
-        raw = relay.body()
-        try:
-            message = json.loads(raw)
-        except (ValueError, RecursionError):
-            return raw, []
-        if relay.status != 200 or not isinstance(message, dict):
-            return raw, []
-        relay.tap.observe_message(message)
-        if relay.splitter is None:
+        raw, message = relay.body(), relay.message()
+        if message is None or relay.splitter is None:
             return raw, []
         shown, calls = split_message(message)
         return (raw if shown is message else dump(shown)), calls

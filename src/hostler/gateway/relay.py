@@ -8,6 +8,8 @@ may act on the answer happens in between. An answer that isn't a stream is colle
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 from hostler.gateway.client import ClientConnection
 from hostler.gateway.http1 import Headers, response_headers
@@ -35,6 +37,7 @@ class Relay:
         self._stopped = False
         self._heard_at = self._loop.time()
         self._timer = self._loop.call_later(limits.first_byte_seconds, self._check_silence)
+        self._message: dict[str, Any] | None = None
         self.splitter = splitter
         self.tap = UsageTap()
         self.status = 0
@@ -73,6 +76,18 @@ class Relay:
     def body(self) -> bytes:
         """The whole answer, when it wasn't a stream."""
         return b"".join(self._parts)
+
+    def message(self) -> dict[str, Any] | None:
+        """The same as JSON, its usage taken in; None: it is no message. For an answer that is complete."""
+        if self._message is None and self.status == 200:
+            try:
+                found = json.loads(self.body())
+            except (ValueError, RecursionError):
+                return None
+            if isinstance(found, dict):
+                self._message = found
+                self.tap.observe_message(found)
+        return self._message
 
     def held_back(self) -> bytes:
         """What of the stream the harness hasn't seen yet."""
