@@ -19,8 +19,10 @@ LONGEST_CLOSED: Final = 3_600.0
 """An upstream that says a longer time is asked again after this one."""
 _A_MINUTE: Final = 75.0
 """Seconds. Both moments are rounded."""
-_NAMES: Final[tuple[tuple[Kind, bytes], ...]] = tuple(
-    (kind, f"anthropic-ratelimit-{kind.replace('_', '-')}-".encode()) for kind in KINDS
+_NAMES: Final[tuple[tuple[Kind, bytes, bytes, bytes], ...]] = tuple(
+    (kind, name + b"limit", name + b"remaining", name + b"reset")
+    for kind in KINDS
+    for name in (f"anthropic-ratelimit-{kind.replace('_', '-')}-".encode(),)
 )
 
 
@@ -35,13 +37,13 @@ class SaidLimit:
 def limits_in(headers: Mapping[bytes, bytes]) -> dict[Kind, SaidLimit]:
     """Those that make sense, by kind. Names in lower case."""
     found: dict[Kind, SaidLimit] = {}
-    for kind, name in _NAMES:
-        text = headers.get(name + b"limit")
+    for kind, name, remaining, reset in _NAMES:
+        text = headers.get(name)
         limit = None if text is None else _number(text)
         if limit is None or not 1 <= limit <= MOST:
             continue
-        left = _number(headers.get(name + b"remaining", b""))
-        full_in = _seconds_between(headers.get(b"date", b""), headers.get(name + b"reset", b""))
+        left = _number(headers.get(remaining, b""))
+        full_in = _seconds_between(headers.get(b"date", b""), headers.get(reset, b""))
         per_minute = limit if full_in <= _A_MINUTE else limit * 60.0 / full_in
         found[kind] = SaidLimit(per_minute, None if left is None else min(left, limit))
     return found
@@ -57,10 +59,8 @@ def _seconds_between(date: bytes, reset: bytes) -> float:
         return 0.0
 
 
-def closed_for(status: int, headers: Mapping[bytes, bytes], now: datetime) -> float:
-    """Seconds for which the upstream wants not to be asked. 0: it does not say so, or has not refused for a limit."""
-    if status != 429:
-        return 0.0
+def closed_for(headers: Mapping[bytes, bytes], now: datetime) -> float:
+    """Seconds for which an upstream that has refused wants not to be asked. 0: it does not say."""
     milliseconds = _number(headers.get(b"retry-after-ms", b""))
     if milliseconds is not None:
         return min(milliseconds / 1000, LONGEST_CLOSED)

@@ -248,7 +248,7 @@ class RateThrottle:
                 less = said.remaining is not None and self._buckets.overrates(bucket, said.remaining)
                 if news or less:
                     self._buckets.told(bucket, said.per_minute, said.remaining if less else None, 0.0)
-        closed = closed_for(status, headers, self._wall.now())
+        closed = closed_for(headers, self._wall.now()) if status == 429 else 0.0
         if closed > 0:
             bucket = Bucket("model", model, "requests")
             if bucket in self._known.learned or self._remember(bucket, None):
@@ -276,10 +276,11 @@ class RateThrottle:
             self._stale.clear()
             looks += 1
             try:
-                if not self._closing:
-                    await self._look()
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                    self._buckets.forget_idle(_FORGET_SECONDS)
+                if self._closing:
+                    return
+                await self._look()
+                await asyncio.sleep(_PAUSE_SECONDS)
+                self._buckets.forget_idle(_FORGET_SECONDS)
                 if looks % _SWEEP_LOOKS == 1:
                     await self._database.write(lambda conn: rates.sweep(conn, self._database.now(conn)))
             except Exception:

@@ -140,6 +140,7 @@ class Attempts:
         return not self._gone.is_set()
 
     def _waits(self, why: str, seconds: float) -> None:
+        """Somebody waits with us: whoever is to be told that the session does is told here."""
         for watcher in self._desk.watchers:
             watcher.waits(self._asked, why, seconds)
 
@@ -211,7 +212,9 @@ class Attempts:
         throttle = self._desk.throttle
         if self._sent:
             headers = dict(relay.received)
-            throttle.answered(self._asked, self._target, relay.status, headers, usage, complete=relay.complete)
+            # A stream may also end in good order before it says what it used.
+            whole = relay.complete and (relay.status != 200 or relay.tap.stop_reason is not None)
+            throttle.answered(self._asked, self._target, relay.status, headers, usage, complete=whole)
         else:
             throttle.left(self._asked)
         return usage

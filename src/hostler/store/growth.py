@@ -201,8 +201,8 @@ STORES: Final[tuple[Store, ...]] = (
         "rate_buckets",
         ("rate_buckets",),
         "every rate limit that was asked for room lately: of upstreams, models, workspaces and agents",
-        "four of each; those that upstreams tell of are 400 at most. One that nobody asked for a day is removed, and those of "
-        "archived agents and workspaces",
+        "four of each; those that upstreams tell of are 400 at most. One that nobody asked for a day is removed, and "
+        "those of archived agents and workspaces",
         (),
         "`hostler limits show`",
     ),
