@@ -17,7 +17,7 @@ from hostler.store.database import Database
 from hostler.store.rates import BucketRow
 from hostler.store.sessions import Usage
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 TARGET = Target("up", "claude-x", "claude-x")
 MODEL = "up/claude-x"
 

@@ -372,11 +372,10 @@ async def test_servers_together_never_use_more_than_there_is(world: World) -> No
                 for server in (one, two):
                     group.create_task(ask(server, number))
             while len(used) < 160:
-                before = len(used)
-                for _ in range(20):
-                    await asyncio.sleep(0.001)
-                    if len(used) > before:
-                        break
+                await asyncio.sleep(0)
+                await turns_of_the_loop(
+                    lambda: len(world.hands._asleep) >= sum(bool(server.waiting()) for server in (one, two))
+                )
                 world.hands.turn(0.5)
     slack = 2 * 0.05 * 60
     for begin in range(0, len(used), 5):

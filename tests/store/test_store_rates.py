@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from storekit import Skew, add_catalog, add_session
 
 from hostler.domain.rates import Bucket
@@ -174,6 +178,77 @@ async def test_servers_that_take_at_once_never_take_more_together_than_there_is(
         inside = sum(cost for at, cost in taken if begin <= at <= end)
         assert inside <= 60.0 + span * 1.0 + 1e-3
         assert 2 * inside <= 90.0 + span * 1.5 + 1e-3
+
+
+@dataclass
+class Model:
+    """A bucket of 60 a minute, as it should be."""
+
+    limit: float = 60.0
+    level: float = 60.0
+    at: float = 0.0
+    closed_until: float = 0.0
+
+    def now(self, at: float, back: float) -> None:
+        flowed = min(self.limit, self.level + (at - self.at) * self.limit / 60.0)
+        self.level, self.at = min(self.limit, flowed + back), at
+
+    def lacks(self, cost: float) -> float:
+        short = min(cost, self.limit) - self.level
+        return max(short * 60.0 / self.limit if short > 1e-6 else 0.0, self.closed_until - self.at, 0.0)
+
+
+COSTS = st.tuples(st.integers(0, 75), st.integers(0, 20))
+STEP = st.one_of(
+    st.tuples(st.just("take"), st.integers(0, 20), COSTS, st.integers(-15, 5), st.booleans()),
+    st.tuples(st.just("learn"), st.integers(0, 20), st.integers(20, 90), st.integers(0, 90), st.integers(0, 5)),
+)
+_numbers = itertools.count()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEP, min_size=5, max_size=25))
+async def test_two_buckets_are_what_a_model_says_and_no_window_sees_more_than_there_is(
+    db: Database, steps: list[Any]
+) -> None:
+    number = next(_numbers)
+    first = Bucket("model", f"up/{number}", "requests")
+    second = Bucket("agent", f"agent_{number}", "requests", "wrkspc_1")
+    models = {first.key: Model(), second.key: Model()}
+    one, two = models[first.key], models[second.key]
+    at, taken = 0.0, []
+    for step in steps:
+        at += step[1]
+        if step[0] == "learn":
+            _, _, per_minute, remaining, closed = step
+            said = Said(first, float(per_minute), float(min(remaining, per_minute)), float(closed), 60.0)
+            await db.write(lambda conn, at=at, said=said: rates.learn(conn, START + at, [said]))
+            narrowed = min(60.0, float(per_minute))
+            one.level = min(one.level + (at - one.at) * min(one.limit, narrowed) / 60.0, said.remaining)
+            one.limit, one.at = narrowed, at
+            one.closed_until = max(one.closed_until, at + closed if closed else 0.0)
+            continue
+        _, _, costs, back, ahead = step
+        one.now(at, float(back))
+        two.now(at, 0.0)
+        waits = {first.key: one.lacks(costs[0]), second.key: two.lacks(costs[1])}
+        wishes = wish(float(costs[0]), first, back=float(back)), wish(float(costs[1]), second)
+        outcomes = await take(db, at, *wishes, server="", share=0.05 if ahead else 0.0)
+        for outcome in outcomes:
+            assert outcome.wait == pytest.approx(waits[outcome.bucket], abs=1e-4)
+            assert outcome.level == pytest.approx(models[outcome.bucket].level, abs=1e-4)
+            assert outcome.taken == (max(waits.values()) == 0.0)
+            if outcome.taken:
+                model, cost = models[outcome.bucket], costs[0] if outcome.bucket == first.key else costs[1]
+                room = ahead and model.level - cost - 0.05 * model.limit >= model.limit / 2
+                assert outcome.ahead == pytest.approx(0.05 * model.limit if room else 0.0)
+                model.level -= cost + outcome.ahead
+                if outcome.bucket == second.key:
+                    taken.append((at, cost + outcome.ahead))
+    for begin in range(len(taken)):
+        for end in range(begin, len(taken)):
+            used = sum(cost for _, cost in taken[begin : end + 1])
+            assert used <= 60.0 + (taken[end][0] - taken[begin][0]) + 1e-3
 
 
 async def test_limits_are_kept_by_workspace_and_agent(db: Database) -> None:

@@ -199,7 +199,7 @@ class SharedBuckets:
             held.closed_until = max(held.closed_until, now + closed)
         if remaining is not None:
             held.level, held.seen_at = remaining, now
-        self._said.append(Said(bucket, per_minute, remaining, closed))
+        self._said.append(Said(bucket, per_minute, remaining, closed, held.limit))
         self._wake_keeper()
 
     def closed(self, bucket: Bucket, seconds: float) -> None:

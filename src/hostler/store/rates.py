@@ -224,6 +224,8 @@ class Said:
     remaining: float | None = None
     closed: float = 0.0
     """Seconds for which it wants not to be asked."""
+    configured: float | None = None
+    """As in `Wish`."""
 
 
 def learn(conn: Connection, now: float, said: Sequence[Said]) -> None:
@@ -243,7 +245,8 @@ def learn(conn: Connection, now: float, said: Sequence[Said]) -> None:
         if each.remaining is not None:
             least = sa.func.least if conn.dialect.name == "postgresql" else sa.func.min
             greatest = sa.func.greatest if conn.dialect.name == "postgresql" else sa.func.max
-            per_minute = min(x for x in (each.per_minute, before.learned, before.configured, UNLIMITED) if x)
+            limits = (each.per_minute, each.configured, before.learned, before.configured)
+            per_minute = min((limit for limit in limits if limit), default=UNLIMITED)
             grown = table.level + greatest(0.0, now - table.at) * per_minute / 60.0
             values |= {"level": least(grown, each.remaining), "at": greatest(table.at, now)}
         if each.closed > 0 and now + each.closed > before.closed_until:
