@@ -84,7 +84,10 @@ async def test_a_roomy_limit_costs_few_visits_to_the_database(world: World) -> N
             return await write(fn)
 
         database.write = counted  # type: ignore[method-assign]
-        for _ in range(1_000):
+        world.answer(throttle, await world.ask(throttle))
+        kept = (await buckets(database))[REQUESTS].level
+        assert kept == pytest.approx(10_000 - 1 - 500, abs=5), "a twentieth is held ahead, and no more"
+        for _ in range(999):
             world.answer(throttle, await world.ask(throttle))
         assert visits <= 5
         assert await level(throttle, REQUESTS) == 9_000.0
@@ -104,6 +107,23 @@ async def test_estimates_are_put_right_and_debts_are_kept(world: World) -> None:
         world.hands.turn(84.5)  # the debt of 60, and 80: the answers have been longer, and may have no more
         await asyncio.wait_for(second, DEADLINE)
         assert await level(throttle, INPUT) == 960.0, "40 tokens for as many bytes, as the last time"
+
+
+async def test_what_is_owed_and_what_is_held_is_written_by_itself(world: World) -> None:
+    async with world.server({MODEL: {"requests": 100, "output_tokens": 100}}) as throttle:
+        world.answer(throttle, await world.ask(throttle), made=300)
+        assert (await buckets(database_of(throttle)))[REQUESTS].level == pytest.approx(94.0, abs=0.1)
+        world.hands.turn(3.0)
+
+        async def written() -> bool:
+            now = await buckets(database_of(throttle))
+            owed, held = now[OUTPUT].level, now[REQUESTS].level
+            assert owed is not None
+            return owed < -150 and held == 100.0
+
+        async with asyncio.timeout(DEADLINE):
+            while not await written():
+                pass
 
 
 async def test_what_failed_gives_its_tokens_back_and_what_broke_off_does_not(world: World) -> None:
@@ -160,7 +180,12 @@ async def test_an_upstreams_headers_narrow_a_limit_for_every_server_and_never_wi
         await throttle._buckets._write(everything=True)
         shown = await buckets(database_of(throttle))
         row = shown[REQUESTS]
-        assert (row.configured, row.learned, row.per_minute, row.level) == (50.0, 20.0, 20.0, pytest.approx(2.0, abs=0.1))
+        assert (row.configured, row.learned, row.per_minute, row.level) == (
+            50.0,
+            20.0,
+            20.0,
+            pytest.approx(2.0, abs=0.1),
+        )
         assert shown[Bucket("model", MODEL, "tokens")].level == pytest.approx(450.0, abs=1.0)
         await looked(other, lambda: len(other._known.learned) == 2)
         await world.ask(other)
