@@ -1,4 +1,4 @@
-"""A session whose requests follow each other faster than a limit allows ends its turn as any other; on a whole server."""
+"""A session that asks faster than a limit allows ends its turn as any other; on a whole server."""
 
 from __future__ import annotations
 

@@ -398,24 +398,3 @@ def sweep(conn: Connection, now: float) -> int:
 
 def _insert(conn: Connection, table: sa.Table) -> Any:
     return (postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert)(table)
-
-
-__all__ = [
-    "IDLE_SECONDS",
-    "SIGNAL",
-    "UNLIMITED",
-    "BucketRow",
-    "Learned",
-    "Outcome",
-    "Said",
-    "Wish",
-    "all_limits",
-    "buckets",
-    "get_limits",
-    "learn",
-    "learned",
-    "limits_of_agents",
-    "put_limits",
-    "sweep",
-    "take",
-]
