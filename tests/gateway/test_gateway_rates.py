@@ -209,7 +209,7 @@ async def test_an_upstream_that_can_not_be_reached_costs_no_room(tmp_path: Path,
             "sesn_1", tmp_path / "2", b.bench.listener, one_call_at_a_time=False, sequence=Store(), allowed_models=None
         )
         client = await type(await b.bench.client()).connect(tmp_path / "2")
-        assert (await client.post(hello(stream=False))).status == 503
+        assert (await client.post(hello(stream=False))).status == 502
         await client.close()
         await road.close()
         await gateway.close()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
+from dataclasses import replace
 
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.rates import KINDS
+from hostler.engine.model_port import Throttle
 from hostler.engine.throttle import RateTerms, RateThrottle
+from hostler.gateway import Desk
 from hostler.store.database import Database
 
 
@@ -37,6 +40,12 @@ def check_limits(settings: Settings, upstreams: Collection[str]) -> None:
                 f'option rates.limits."{name}": there is no such upstream; use one of {known}, '
                 "alone or with a model: upstream/model"
             )
+
+
+def limited(desk: Desk, settings: Settings, throttle: Throttle) -> Desk:
+    """The desk, with rate limits. Raises InvalidRequest as `check_limits`."""
+    check_limits(settings, desk.channels)
+    return replace(desk, throttle=throttle)
 
 
 async def open_throttle(settings: Settings, database: Database, stack: contextlib.AsyncExitStack) -> RateThrottle:

@@ -14,7 +14,7 @@ from typing import Final
 
 from hostler.domain.rates import Bucket
 from hostler.engine.fair_queue import FairQueue
-from hostler.engine.model_port import Throttled, Told
+from hostler.engine.model_port import OnWait, Throttled
 from hostler.engine.rate_buckets import Need, Refused, SharedBuckets
 from hostler.engine.tasks import Tasks
 
@@ -43,7 +43,7 @@ class Waiting:
     needs: Sequence[Need]
     since: float
     deadline: float
-    told: Told
+    told: OnWait
     done: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """True: it is taken. False: it left."""
     notified: bool = False

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 
 from hostler.domain.clock import Clock, SystemClock
 from hostler.domain.rates import KINDS, Bucket, Kind, Rates, Scope
-from hostler.engine.model_port import Asked, Target, Told
+from hostler.engine.model_port import Asked, OnWait, Target
 from hostler.engine.rate_buckets import Need, SharedBuckets
 from hostler.engine.rate_costs import Costs, Estimates, used
 from hostler.engine.rate_headers import closed_for, limits_in
@@ -124,7 +124,7 @@ class RateThrottle:
 
     # -------------------------------------------------------------------------------------------------- the Throttle
 
-    async def wait(self, asked: Asked, target: Target, told: Told) -> None:
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
         counted, gates = self._plan(asked, target)
         if not counted and not gates:
             return

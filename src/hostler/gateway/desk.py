@@ -15,12 +15,13 @@ from hostler.engine.model_port import (
     Ended,
     Grant,
     Next,
+    OnWait,
     Persistence,
     Purse,
     Router,
     Target,
     Throttle,
-    Told,
+    UpstreamHealth,
     Upstreams,
     Watcher,
 )
@@ -51,7 +52,7 @@ class NoBudgets:
 class NoLimits:
     """Implements `Throttle`: there is always room."""
 
-    async def wait(self, asked: Asked, target: Target, told: Told) -> None:
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
         pass
 
     def answered(
@@ -79,8 +80,17 @@ class OneAttempt:
     def first(self) -> Next | None:
         return Next(self.target)
 
+    def waited(self) -> Next | None:
+        return None
+
+    def began(self) -> None:
+        pass
+
     def after(self, ended: Ended) -> Next | None:
         return None
+
+    def over(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,9 @@ class OneUpstream:
 
     def persist(self, asked: Asked, choice: Choice) -> Persistence:
         return OneAttempt(Target(self.name, choice.models[0], choice.models[0]))
+
+    def health(self) -> tuple[UpstreamHealth, ...]:
+        return (UpstreamHealth(self.name, 0, 1),)
 
 
 @dataclass(frozen=True, slots=True)
