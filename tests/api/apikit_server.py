@@ -62,6 +62,7 @@ from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import Reach, StoredReach
 from hostler.engine.records import Records
 from hostler.engine.repositories import RepositoryKind
@@ -72,6 +73,7 @@ from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.sessions import Sessions
 from hostler.engine.skills import Skills
+from hostler.engine.throttle import RateTerms, RateThrottle
 from hostler.engine.usage_reports import UsageReports
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhook_courier import Courier
@@ -288,6 +290,7 @@ class RunningServer:
                 retention=retention,
                 routing=RoutingReports(self.database, models, Prices(), SystemClock()),
                 usage=UsageReports(self.database, Prices()),
+                rate_limits=RateLimits(self.database, RateThrottle(self.database, RateTerms(), "api")),
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

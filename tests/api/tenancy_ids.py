@@ -475,7 +475,7 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ],
     **{
         (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
-        for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list")
+        for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list", "rate_limits.retrieve")
     },
     **{
         (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
@@ -487,6 +487,13 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     },
     ("hostler.usage.mismatches.list", "session_id"): lambda mine, theirs: [
         Sent(query={"session_id": theirs["session_id"]}, answer="empty")
+    ],
+    ("hostler.rate_limits.update", "workspace_id"): lambda mine, theirs: [
+        Sent(body={"workspace_id": theirs["workspace_id"], "requests_per_minute": 1}),
+        Sent(body={"workspace_id": theirs["workspace_id"], "agent_id": theirs["agent_id"], "requests_per_minute": 1}),
+    ],
+    ("hostler.rate_limits.update", "agent_id"): lambda mine, theirs: [
+        Sent(body={"agent_id": theirs["agent_id"], "requests_per_minute": 1})
     ],
     ("hostler.audit.list", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})],
     ("hostler.audit.list", "target_id"): lambda mine, theirs: [
@@ -590,6 +597,8 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "retention.runs.create": ("workspace_id",),
     "retention.runs.list": ("workspace_id",),
     "retention.runs.retrieve": (),
+    "rate_limits.retrieve": ("workspace_id",),
+    "rate_limits.update": ("workspace_id", "agent_id"),
     "webhook_endpoints.create": (),
     "webhook_endpoints.list": (),
     "webhook_endpoints.retrieve": (),

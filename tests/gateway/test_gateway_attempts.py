@@ -29,7 +29,7 @@ from gateway_fakes import (
     sse_message,
 )
 
-from hostler.engine.model_port import Asked, Choice, Grant, Target, Throttled
+from hostler.engine.model_port import Asked, Choice, Grant, OnWait, Target, Throttled
 from hostler.gateway import Backoff, BreakerTerms, Desk, Entry, MessagesChannel, ModelGateway, Patience, Roster
 from hostler.gateway.desk import NoLimits
 from hostler.gateway.upstream import Upstream
@@ -129,7 +129,7 @@ class RoomFor(NoLimits):
 
     attempts: int = 99
 
-    async def wait(self, asked: Asked, target: Target) -> None:
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
         self.attempts -= 1
         if self.attempts < 0:
             raise Throttled("The limit of tokens is reached.", 9.0)
@@ -140,14 +140,16 @@ class NeverRoom(NoLimits):
 
     def __init__(self) -> None:
         self.queued = asyncio.Event()
-        self.left = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.over = asyncio.Event()
 
-    async def wait(self, asked: Asked, target: Target) -> None:
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
         self.queued.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.left.set()
+        await self.gone.wait()
+        self.over.set()
+
+    def left(self, asked: Asked) -> None:
+        self.gone.set()
 
 
 @dataclass
@@ -383,7 +385,7 @@ async def test_a_hang_up_while_a_request_queues_for_room_ends_all_of_it(tmp_path
         async with asyncio.timeout(DEADLINE):
             await room.queued.wait()
             await client.close()
-            await room.left.wait()
+            await room.over.wait()
             await t.gateway.close()
         assert t.asked() == {"u0": 0}
         assert t.listener.records == []

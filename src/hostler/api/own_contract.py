@@ -104,6 +104,8 @@ _TABLE: Final[tuple[tuple[str, Verb, str, Scope], ...]] = (
     ("retention.runs.create", "POST", "/retention/runs", "admin"),
     ("retention.runs.list", "GET", "/retention/runs", "read"),
     ("retention.runs.retrieve", "GET", "/retention/runs/{run_id}", "read"),
+    ("rate_limits.retrieve", "GET", "/rate_limits", "read"),
+    ("rate_limits.update", "POST", "/rate_limits", "admin"),
 )
 
 OWN_CONTRACT: Final[tuple[OwnEndpoint, ...]] = tuple(

@@ -31,6 +31,7 @@ from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import Reach
 from hostler.engine.retention import Retention
 from hostler.engine.room_list import RoomList
@@ -144,6 +145,7 @@ class ApiServices:
     retention: Retention
     routing: RoutingReports
     places: Places
+    rate_limits: RateLimits
     guards: Guards
     watch_requests: Callable[[str | None, int, float | None], None] | None = None
     """Told of each request; see `api.transport`."""

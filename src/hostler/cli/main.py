@@ -20,6 +20,7 @@ from hostler.cli.compactioncommands import register as register_compaction_comma
 from hostler.cli.environmentcommands import register as register_environment_commands
 from hostler.cli.imagecommands import register as register_image_commands
 from hostler.cli.keycommands import register as register_key_commands
+from hostler.cli.limitcommands import register as register_limit_commands
 from hostler.cli.options import (
     AsJson,
     ConfigFile,
@@ -297,6 +298,7 @@ register_image_commands(app)
 register_webhook_commands(app)
 register_retention_commands(app)
 register_usage_commands(app)
+register_limit_commands(app)
 
 
 secrets_app = typer.Typer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
@@ -50,6 +50,12 @@ _PRICES = (
     '"type": "prices", "version", "runtime_usd_per_hour", "models": [{"model", "from", "input", "output", '
     '"cache_read", "cache_write_5m", "cache_write_1h", "long_above", "long", "source"}, …], '
     '"server_tools": [{"tool", "from", "usd_per_1000", "source"}, …], "sources": {}'
+)
+_RATES = (
+    '"type": "rate_limits", "workspace_id", "limits": {"requests_per_minute", "input_tokens_per_minute", '
+    '"output_tokens_per_minute"}, "agents": [{"agent_id", "limits"}, …], "buckets": [{"scope", "upstream", "model", '
+    '"workspace_id", "agent_id", "kind", "per_minute", "configured", "learned", "learned_at", "capacity", "level", '
+    '"closed_until"}, …], "complete", "waiting": [{"upstream", "workspace_id", "requests", "longest_seconds"}, …]'
 )
 _RUN = (
     '"id", "type": "retention_run", "workspace_id", "dry_run", "cause", "actor_id", "state", "reason", "counted_from", '
@@ -116,6 +122,8 @@ SHAPES: dict[str, str] = {
     "hostler retention set": f"`{{{_RETENTION}}}`, as it is from now on.",
     "hostler retention run": f"`{{{_RUN}}}`",
     "hostler retention history": f'`{{"runs": [{{{_RUN}}}, …]}}`, newest first.',
+    "hostler limits show": f"`{{{_RATES}}}`",
+    "hostler limits set": f"`{{{_RATES}}}`, as it is from now on.",
     "hostler key create": f'`{{{_KEY}, "secret"}}`',
     "hostler key list": f'`{{"keys": [{{{_KEY}}}, …]}}`',
     "hostler key revoke": "The key, as in the list.",
@@ -307,7 +315,7 @@ def _setting(path: str, found: FieldInfo) -> str:
     elif isinstance(found.default, SecretStr):
         value = ""
     else:
-        value = f"`{found.default}`" if found.default not in ("", ()) else ""
+        value = f"`{found.default}`" if found.default not in ("", (), {}) else ""
     return f"| `{path}`<br>`{variable}` | {_type(found)} | {value} | {_cell(found.description or '')} |"
 
 
@@ -316,6 +324,8 @@ def _type(found: FieldInfo) -> str:
     choices = get_args(kind)
     if choices and all(isinstance(choice, str) for choice in choices):
         return " or ".join(f"`{choice}`" for choice in choices)
+    if get_origin(kind) is dict:
+        return "table of tables"
     names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret"}
     shown = names.get(kind, "list of text")  # type: ignore[arg-type]
     limits = []

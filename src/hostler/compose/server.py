@@ -35,6 +35,7 @@ from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, st
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
+from hostler.compose.rates import limited, open_throttle
 from hostler.compose.roads import egress_proxy
 from hostler.compose.rooms import open_rooms
 from hostler.compose.routing import operator_routing, routed_catalogue
@@ -110,6 +111,7 @@ from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
 from hostler.engine.quotas import WorkspaceQuotas
+from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import StoredReach
 from hostler.engine.reconciling import Reconciler
 from hostler.engine.records import Records
@@ -229,7 +231,8 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            desk = await desks(settings, stack)
+            throttle = await open_throttle(settings, database, stack)
+            desk = limited(await desks(settings, stack), settings, throttle)
             metrics = open_metrics(desk.channels)
             stack.enter_context(exposed(settings, metrics))
             gateway = ModelGateway(desk.watched_by(metrics))
@@ -379,6 +382,7 @@ async def running(
                 previews=previews,
                 rooms=RoomList(database),
                 places=Places(database, worker.admission),
+                rate_limits=RateLimits(database, throttle),
                 guards=watched,
                 watch_requests=metrics.answered,
                 environment_keys=EnvironmentKeys(database),

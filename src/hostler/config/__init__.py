@@ -17,6 +17,7 @@ from hostler.config.attempts import Attempts
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
 from hostler.config.prices import Prices
+from hostler.config.rates import Rates
 from hostler.config.routing import Routing
 from hostler.config.section import Section
 from hostler.config.upstreams import UpstreamList, different_names
@@ -592,6 +593,7 @@ class Settings(Section):
     spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()
+    rates: Rates = Rates()
 
     @property
     def store_url(self) -> str:

@@ -13,8 +13,23 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
-from hostler.store.admission import WaitingRow
+
+class Waits(Protocol):
+    """Who wants a place."""
+
+    @property
+    def workspace_id(self) -> str: ...
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def since(self) -> float:
+        """By the clock of `granted`."""
+        ...
+
+
+Row = TypeVar("Row", bound=Waits)
 
 
 class FairQueue:
@@ -25,14 +40,12 @@ class FairQueue:
         """When, and as the how-many-eth: several are served at the same moment."""
         self._count = 0
 
-    def order(
-        self, waiting: Sequence[WaitingRow], blocked: Callable[[WaitingRow], bool] = lambda _: False
-    ) -> Iterator[WaitingRow]:
+    def order(self, waiting: Sequence[Row], blocked: Callable[[Row], bool] = lambda _: False) -> Iterator[Row]:
         """Everybody who could be served, in the order in which they are.
 
         `blocked` is asked of each when it is its turn; whoever is blocked stands in nobody's way.
         """
-        rows: dict[str, deque[WaitingRow]] = defaultdict(deque)
+        rows: dict[str, deque[Row]] = defaultdict(deque)
         for row in sorted(waiting, key=lambda row: (row.since, row.session_id)):
             rows[row.workspace_id].append(row)
         # Who is served in this order is owed the next place after all who wait now: (1, …) is behind (0, …).
@@ -58,7 +71,7 @@ class FairQueue:
                 heapq.heappush(turns, ((1, 0.0, count), workspace))
 
     def granted(self, workspace_id: str, at: float) -> None:
-        """One of this workspace got a place, at that second of the database's clock."""
+        """One of this workspace got a place, at that second of the clock by which they wait."""
         self._count += 1
         self._served[workspace_id] = (at, self._count)
 

@@ -144,15 +144,38 @@ class Target:
     """The model as this upstream names it."""
 
 
-class Throttle(Protocol):
-    """Keeps to rate limits."""
+OnWait = Callable[[str, float], None]
+"""Is told why somebody waits, and for about how many seconds more. Returns at once."""
 
-    async def wait(self, asked: Asked, target: Target) -> None:
-        """Returns when there is room, which is then taken. Raises Throttled."""
+
+class Throttle(Protocol):
+    """Keeps to rate limits. Each `wait` is followed by `answered` or `left`."""
+
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
+        """Returns when there is room, which is then taken, or when it was `left`. Raises Throttled.
+
+        told  once, when it takes longer than a moment.
+        """
         ...
 
-    def answered(self, asked: Asked, target: Target, status: int, headers: Mapping[bytes, bytes], usage: Usage) -> None:
-        """What an attempt used after all, and what the upstream says of its limits (names in lower case)."""
+    def answered(
+        self,
+        asked: Asked,
+        target: Target,
+        status: int,
+        headers: Mapping[bytes, bytes],
+        usage: Usage,
+        *,
+        complete: bool,
+    ) -> None:
+        """What an attempt used after all, and what the upstream says of its limits (names in lower case).
+
+        complete  False: the answer broke off, and may have cost more than what is known.
+        """
+        ...
+
+    def left(self, asked: Asked) -> None:
+        """Nobody is going to be asked: ends a `wait`, and gives back what was taken and not answered. Idempotent."""
         ...
 
 

@@ -17,7 +17,7 @@ from hostler.gateway.backoff import is_final
 from hostler.gateway.body import MessagesBody
 from hostler.gateway.client import ClientConnection
 from hostler.gateway.desk import Desk
-from hostler.gateway.errors import Refusal
+from hostler.gateway.errors import Refusal, unavailable
 from hostler.gateway.http1 import Request, request_headers
 from hostler.gateway.relay import Relay
 from hostler.gateway.response import Splitter
@@ -51,8 +51,6 @@ class Attempts:
         self._waited = 0.0
         self._waits = 0.0
         """Seconds since the last attempt, or since the request came."""
-        self._queueing: asyncio.Timeout | None = None
-        """While it waits for room."""
         self._why = ""
         self._told_of = -1
         """After which attempt a pause was told of last."""
@@ -85,8 +83,8 @@ class Attempts:
 
     def client_gone(self) -> None:
         self._gone.set()
-        if self._queueing is not None:
-            self._queueing.reschedule(self._loop.time())
+        if self._connection is None:
+            self._desk.throttle.left(self._asked)
         if self._relay is not None:
             self._relay.client_gone()
         if self._connection is not None:
@@ -104,6 +102,7 @@ class Attempts:
 
     def abort(self) -> None:
         """Whatever still runs is not wanted any more. Idempotent."""
+        self._desk.throttle.left(self._asked)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -143,6 +142,7 @@ class Attempts:
                     await self._follow_up(relay, session)
                 relay = await self._attempt(step, request, body, changes, split=split)
                 if self._gone.is_set():
+                    self._settle(relay)
                     return relay
                 ended = self._ended(relay)
                 self._tell(ended, relay)
@@ -194,20 +194,24 @@ class Attempts:
         """Waits for room in the limits. False: the client has gone, or there is an answer instead."""
         since = self._loop.time()
         try:
-            async with asyncio.timeout(None) as self._queueing:
-                await self._desk.throttle.wait(self._asked, step.target)
-        except TimeoutError:
-            if not self._gone.is_set():
-                raise
-        except Throttled as error:
+            if self._session is not None and not self._gone.is_set():
+                await self._desk.throttle.wait(self._asked, step.target, self._waits_for_room)
+        except Exception as error:
             if before is not None:  # what was set aside is settled with it
                 self._given_up(before)
                 return False
-            raise Refusal(429, "rate_limit_error", str(error), retry=True) from error
-        finally:
-            self._queueing = None
+            if isinstance(error, Throttled):
+                raise Refusal(429, "rate_limit_error", str(error), retry=True, after=error.retry_after) from error
+            raise unavailable("Whether a rate limit has room for this request can't be found out.") from error
         self._waits += self._loop.time() - since
         return not self._gone.is_set()
+
+    def _waits_for_room(self, why: str, seconds: float) -> None:
+        for watcher in self._desk.watchers:
+            watcher.waits(self._asked, why, seconds)
+        if self._session is not None:
+            text = f"The model is not asked yet: the request {why}, for about {seconds:.0f} s more."
+            self._session.waiting(Wait(self._asked.id, 429, text, seconds))
 
     async def _follow_up(self, relay: Relay, session: Told | None) -> None:
         """Another attempt follows this one: what it was is written down."""
@@ -291,10 +295,24 @@ class Attempts:
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:
-        usage = relay.tap.usage if relay.status == 200 else Usage()
-        self._desk.throttle.answered(self._asked, ended.target, ended.status, dict(relay.received), usage)
+        usage = self._settle(relay)
         for watcher in self._desk.watchers:
             watcher.ended(self._asked, ended, usage)
+
+    def _settle(self, relay: Relay) -> Usage:
+        """Tells the rate limits what the attempt used, and says it."""
+        if relay.message is not None:
+            relay.tap.observe_message(relay.message)
+        usage = relay.tap.usage if relay.status == 200 else Usage()
+        throttle = self._desk.throttle
+        if self._sent:
+            headers = dict(relay.received)
+            # A stream may also end in good order before it says what it used.
+            whole = relay.complete and (relay.status != 200 or relay.tap.stop_reason is not None)
+            throttle.answered(self._asked, self._target, relay.status, headers, usage, complete=whole)
+        else:
+            throttle.left(self._asked)
+        return usage
 
     # --------------------------------------------------------------------------------------------------- the record
 

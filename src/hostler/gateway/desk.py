@@ -17,6 +17,7 @@ from hostler.engine.model_port import (
     Fitter,
     Grant,
     Next,
+    OnWait,
     Persistence,
     Purse,
     Router,
@@ -60,10 +61,22 @@ class NoBudgets:
 class NoLimits:
     """Implements `Throttle`: there is always room."""
 
-    async def wait(self, asked: Asked, target: Target) -> None:
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
         pass
 
-    def answered(self, asked: Asked, target: Target, status: int, headers: Mapping[bytes, bytes], usage: Usage) -> None:
+    def answered(
+        self,
+        asked: Asked,
+        target: Target,
+        status: int,
+        headers: Mapping[bytes, bytes],
+        usage: Usage,
+        *,
+        complete: bool,
+    ) -> None:
+        pass
+
+    def left(self, asked: Asked) -> None:
         pass
 
 

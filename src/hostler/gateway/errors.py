@@ -7,6 +7,7 @@ errors.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from http import HTTPStatus
 
@@ -14,14 +15,18 @@ from hostler.gateway.http1 import Headers
 
 
 class Refusal(Exception):
-    """An answer that the gateway gives itself. `retry`: whether asking again can help (`x-should-retry`)."""
+    """An answer that the gateway gives itself. `retry`: whether asking again can help (`x-should-retry`); `after`: in
+    how many seconds (`retry-after`)."""
 
-    def __init__(self, status: int, kind: str, message: str, *, retry: bool = False) -> None:
+    def __init__(
+        self, status: int, kind: str, message: str, *, retry: bool = False, after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.message = message
         self.retry = retry
+        self.after = after
 
     def render(self) -> tuple[int, Headers, bytes]:
         """Status, headers and body of the answer."""
@@ -31,6 +36,8 @@ class Refusal(Exception):
             (b"request-id", request_id.encode()),
             (b"x-should-retry", b"true" if self.retry else b"false"),
         ]
+        if self.after is not None:
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(self.after))))
         return self.status, headers, error_body(self.kind, self.message, request_id)
 
 

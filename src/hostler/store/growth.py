@@ -205,12 +205,22 @@ STORES: Final[tuple[Store, ...]] = (
         (),
         "`hostler retention history`",
     ),
+    Store(
+        "rate_buckets",
+        ("rate_buckets",),
+        "every rate limit that was asked for room lately: of upstreams, models, workspaces and agents",
+        "four of each; those that upstreams tell of are 400 at most. One that nobody asked for a day is removed, and "
+        "those of archived agents and workspaces",
+        (),
+        "`hostler limits show`",
+    ),
     # --------------------------------------------------------------------------------------- what people set up
     Store(
         "configuration",
         (
             "workspaces",
             "workspace_quotas",
+            "rate_limits",
             "api_keys",
             "environment_keys",
             "agents",

@@ -13,6 +13,7 @@ from hostler.domain.environment_keys import CreateEnvironmentKey
 from hostler.domain.policies import SuggestPolicy, TryPolicy
 from hostler.domain.previews import CreatePreview
 from hostler.domain.quotas import SetQuotas
+from hostler.domain.rates import Kind, Scope, SetRateLimits
 from hostler.domain.retention import PolicyName, RunRetention, SetRetention
 from hostler.domain.routing import CompareRouting, ExplainRouting
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
@@ -867,6 +868,50 @@ class RoutingComparison(Answer):
     caveat: str
 
 
+class RateLimitNumbers(Answer):
+    requests_per_minute: int | None
+    input_tokens_per_minute: int | None
+    output_tokens_per_minute: int | None
+
+
+class AgentRateLimits(Answer):
+    agent_id: str
+    limits: RateLimitNumbers
+
+
+class RateBucket(Answer):
+    scope: Scope
+    upstream: str | None
+    model: str | None
+    workspace_id: str | None
+    agent_id: str | None
+    kind: Kind
+    per_minute: float | None
+    configured: float | None
+    learned: float | None
+    learned_at: str | None
+    capacity: float | None
+    level: float | None
+    closed_until: str | None
+
+
+class RateWaiting(Answer):
+    upstream: str
+    workspace_id: str
+    requests: int
+    longest_seconds: float
+
+
+class RateLimits(Answer):
+    type: Literal["rate_limits"]
+    workspace_id: str
+    limits: RateLimitNumbers
+    agents: list[AgentRateLimits]
+    buckets: list[RateBucket]
+    complete: bool
+    waiting: list[RateWaiting]
+
+
 _PAGE = {"limit": {"type": "integer"}, "page": {"type": "string"}}
 _TIME = {"type": "string", "format": "date-time"}
 _TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -978,5 +1023,7 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "retention.runs.create": (RunRetention, RetentionRun, {}),
     "retention.runs.list": (None, Page[RetentionRun], {**_PAGE, "workspace_id": {"type": "string"}}),
     "retention.runs.retrieve": (None, RetentionRun, {}),
+    "rate_limits.retrieve": (None, RateLimits, {"workspace_id": {"type": "string"}}),
+    "rate_limits.update": (SetRateLimits, RateLimits, {}),
 }
 """By the name of the row: what is sent, what comes back, and the query's parameters."""
