@@ -15,9 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hostler.api.access import Rule, authorise, rule_of
+from hostler.api.context import caller_of
 from hostler.api.context import path_value as path_value
 from hostler.api.contract import BY_METHOD
 from hostler.api.own_contract import OWN_BY_NAME
+from hostler.domain.principals import ACTING
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -57,6 +59,7 @@ class OwnRouter(APIRouter):
 def _guarded(handler: Handler, rule: Rule) -> Handler:
     async def guarded(request: Request) -> Response:
         await authorise(request, rule)
+        ACTING.set(caller_of(request).principal.actor)
         return await handler(request)
 
     setattr(guarded, _MARK, rule)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from hostler.domain import events as ev
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
+from hostler.engine.audit_trail import acts, stamped
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
@@ -22,6 +23,8 @@ from hostler.engine.runs import Notice
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
 from hostler.store import webhooks
+from hostler.store.acting import SERVER, acting
+from hostler.store.audit import Act, append
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.sessions import KEEP, SessionRow, SessionUpdate
@@ -86,12 +89,15 @@ class Records:
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
         outcome: list[tuple[Step, Moment, SessionState, str]] = []
+        trail: list[Act] = []
 
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
             step = decide(before, at, totals(view.session, _budget(view.session, update)), view.session)
+            step = stamped(before, step, at)
             outcome[:] = [(step, at, before, view.webhook_events)]
+            trail[:] = acts(before, step, at, view.session, acting(connection) if lease is None else SERVER, update)
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -110,6 +116,8 @@ class Records:
         _keep_inbox(connection, at, appended.session, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)
+        if trail:
+            append(connection, at.unix, appended.session.workspace_id, trail)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         queued = follow(connection, at.unix, appended.session, before, step.state, step.events)
