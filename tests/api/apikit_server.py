@@ -37,6 +37,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.admission import Admission
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.audit_log import AuditLog
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
@@ -78,6 +79,7 @@ from hostler.gateway import sequence
 from hostler.objects.folder import FolderObjects
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
+from hostler.sealing.signing import AuditSigner
 from hostler.snapshots.service import StoredSnapshots
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
@@ -248,6 +250,7 @@ class RunningServer:
             measures = Measures(self.database, quotas, {})
             # Nobody carries out what is asked for, unless a test does (`self.retention.look`).
             deleting = Sessions(self.database, self.hub, records, models, kinds, quotas, Prices(), PLACEMENT)
+            audit = AuditLog(self.database, AuditSigner(GivenKeys(MasterKey(bytes(32)))))
             retention = Retention("api", self.database, deleting, measures, RETENTION)
             services = ApiServices(
                 organization_id=ORGANIZATION,
@@ -278,6 +281,7 @@ class RunningServer:
                 bundles=StoredBundles(exporter, importer),
                 measures=measures,
                 retention=retention,
+                audit=audit,
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

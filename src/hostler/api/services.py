@@ -11,6 +11,7 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLin
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.audit_log import AuditLog
 from hostler.engine.bundle_port import Bundles
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
@@ -138,6 +139,7 @@ class ApiServices:
     rooms: RoomList
     measures: Measures
     retention: Retention
+    audit: AuditLog
     places: Places
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""

@@ -22,6 +22,7 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.audit import audit_log
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
@@ -341,6 +342,7 @@ async def running(
                 await door.open(preview_socket)
             stack.push_async_callback(door.close)
             sessions = Sessions(database, hub, records, models, kinds, quotas, prices, placement, bounds)
+            audit = audit_log(settings, database)
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
             services = ApiServices(
@@ -362,6 +364,7 @@ async def running(
                 sessions=sessions,
                 measures=measures,
                 retention=retention,
+                audit=audit,
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
                 bundles=session_bundles(
@@ -421,6 +424,7 @@ async def running(
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(clock.run()),
                     tasks.create_task(retention.run()),
+                    tasks.create_task(audit.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.audit import Audit
 from hostler.config.section import Section
 from hostler.domain.errors import InvalidRequest
 
@@ -402,7 +403,7 @@ class Retention(Section):
     credential_uses_days: int = Field(
         0, ge=0, le=36_500, description="What became of placeholders of vaults' variables."
     )
-    audit_entries_days: int = Field(0, ge=0, le=36_500, description="Acts of administrators.")
+    audit_entries_days: int = Field(0, ge=0, le=36_500, description="Entries of the audit log.")
     webhook_deliveries_days: int = Field(
         30, ge=0, le=36_500, description="The log of webhook deliveries that have ended. Harmless."
     )
@@ -567,6 +568,7 @@ class Settings(Section):
     packages: Packages = Packages()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    audit: Audit = Audit()
     previews: Previews = Previews()
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()

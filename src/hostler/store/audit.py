@@ -171,8 +171,8 @@ def record_act(
 
 
 def covering(kind: Kind, session_id: str, id_: str, rows: Sequence[Sequence[Any]], more: Mapping[str, Any]) -> Act:
-    """One entry that answers for many rows, in the order of their ids: none can be changed without it showing."""
-    digest = rows_digest(row_text(row) for row in rows)
+    """One entry that answers for many rows, each with its id first: none can be changed without it showing."""
+    digest = rows_digest(row_text(row) for row in sorted(rows, key=lambda row: str(row[0])))
     act = "egress.decided" if kind == "egress" else "credential.used"
     details = {"rows": len(rows), **more, "digest": digest}
     return Act(kind, act, Actor("session", session_id), session_id, session_id, details, id=id_)

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hostler.domain.auditing import COVERED, Checkpoint, Link, SignerKey, canonical, chained, genesis
+from hostler.domain.auditing import COVERED, WHOLE, Checkpoint, Link, SignerKey, canonical, chained, genesis
 from hostler.store import audit
 from hostler.store.acting import SERVER
 from hostler.store.moments import moment
-from hostler.store.tables import metadata
+from hostler.store.tables import metadata, sessions
 from hostler.store.tables_audit import audit_chains, audit_checkpoints, audit_signers, audit_subjects
 from hostler.store.tables_tenancy import audit_entries
 
@@ -212,16 +212,17 @@ def _signed(
     sign: Callable[[Checkpoint], Checkpoint],
 ) -> Checkpoint:
     made = sign(Checkpoint(workspace_id, seq, head.hex(), moment(now), ""))
-    conn.execute(
-        audit_checkpoints.insert().values(
-            workspace_id=workspace_id,
-            seq=seq,
-            hash=made.hash,
-            created_at=made.at,
-            signer=made.signer,
-            signature=made.signature,
-        )
+    dialect = postgresql if conn.dialect.name == "postgresql" else sqlite
+    row = dialect.insert(audit_checkpoints).values(
+        workspace_id=workspace_id,
+        seq=seq,
+        hash=made.hash,
+        created_at=made.at,
+        signer=made.signer,
+        signature=made.signature,
     )
+    # Where there is one already, somebody has set the chain back. What was signed first stays, and shows it.
+    conn.execute(row.on_conflict_do_nothing())
     return made
 
 
@@ -294,6 +295,24 @@ def read_rows(conn: Connection, kind: str, entries: Sequence[str]) -> dict[str, 
     return found
 
 
+def vanished(conn: Connection, workspace_id: str) -> list[tuple[str, int, int]]:
+    """Entries that were counted, are not chained, and are not there: strand, first number, last number.
+
+    One statement, so one moment: an entry and its count are committed together.
+    """
+    waits = sa.select(sa.func.max(audit_entries.c.number)).where(
+        audit_entries.c.workspace_id == workspace_id, audit_entries.c.strand == audit_subjects.c.subject, _LOOSE
+    )
+    there = sa.func.coalesce(waits.scalar_subquery(), audit_subjects.c.chained)
+    query = sa.select(audit_subjects.c.subject, there, audit_subjects.c.entries).where(
+        audit_subjects.c.workspace_id == workspace_id,
+        audit_subjects.c.entries > audit_subjects.c.chained,
+        there < audit_subjects.c.entries,
+    )
+    rows = conn.execute(query.order_by(audit_subjects.c.subject)).all()
+    return [(row[0], int(row[1]) + 1, int(row[2])) for row in rows]
+
+
 def strays(conn: Connection, workspace_id: str, kind: str, since: str, limit: int) -> list[tuple[Any, ...]]:
     """Rows from `since` on that no entry answers for: nobody wrote them through `append`."""
     name, columns = COVERED[kind]
@@ -303,3 +322,44 @@ def strays(conn: Connection, workspace_id: str, kind: str, since: str, limit: in
         table.c.workspace_id == workspace_id, table.c.created_at > since, sa.not_(answered)
     )
     return [tuple(row) for row in conn.execute(query.order_by(table.c.id).limit(limit))]
+
+
+# ------------------------------------------------------------------------------------------------------ old entries
+
+
+def removable(conn: Connection, workspace_id: str, before: str) -> Checkpoint | None:
+    """The newest checkpoint from before that moment: everything up to it may be removed, and it is the new start."""
+    at = audit_checkpoints.c
+    query = sa.select(at.workspace_id, at.seq, at.hash, at.created_at, at.signer, at.signature)
+    query = query.where(at.workspace_id == workspace_id, at.created_at < before)
+    row = conn.execute(query.order_by(at.seq.desc()).limit(1)).first()
+    return None if row is None else Checkpoint(*row)
+
+
+def start_at(conn: Connection, now: float, checkpoint: Checkpoint) -> None:
+    """The log of the workspace begins behind this checkpoint from now on, and says so itself. Entries before it may be
+    removed afterwards, in pieces."""
+    workspace_id = checkpoint.workspace
+    mine = (audit_chains.c.workspace_id == workspace_id, audit_chains.c.start_seq < checkpoint.seq)
+    if conn.execute(audit_chains.update().where(*mine).values(start_seq=checkpoint.seq)).rowcount:
+        audit.record_act(
+            conn,
+            now,
+            actor=SERVER,
+            act="audit.prune",
+            target_id=workspace_id,
+            workspace_id=workspace_id,
+            details={"through": checkpoint.seq, "hash": checkpoint.hash},
+            kind="integrity",
+        )
+        older = (audit_checkpoints.c.workspace_id == workspace_id, audit_checkpoints.c.seq < checkpoint.seq)
+        conn.execute(audit_checkpoints.delete().where(*older))
+
+
+def forget_subjects(conn: Connection, workspace_id: str, before: str) -> None:
+    """Sessions that are gone, with all their entries: nothing has to be counted or read for them any more."""
+    at = audit_subjects.c
+    left = sa.exists().where(audit_entries.c.workspace_id == workspace_id, audit_entries.c.strand == at.subject)
+    lives = sa.exists().where(sessions.c.id == at.subject)
+    gone = sa.and_(at.entries > 0, at.entries == at.chained, at.subject != WHOLE, at.last_at < before)
+    conn.execute(audit_subjects.delete().where(at.workspace_id == workspace_id, gone, sa.not_(left), sa.not_(lives)))
