@@ -1,4 +1,4 @@
-"""What does the audit log cost? Run: `python bench/audit.py [--postgres URL] [--entries N]` (a few minutes).
+"""What does the audit log cost? Run: `python bench/audit.py [--entries N]` (a few minutes).
 
 - append: transactions a second that write one entry each, by 1 and 16 writers at once, all of one workspace, each
   writer about a session of its own (as sessions write) or all about one.
@@ -17,6 +17,7 @@ import asyncio
 import os
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -33,6 +34,7 @@ from hostler.store.audit import Act
 from hostler.store.database import Database
 from hostler.store.jsontext import encode
 from hostler.store.tables_audit import audit_chains
+from hostler.testing.postgres import PostgresCluster
 
 SIGNER = AuditSigner(GivenKeys(MasterKey(b"b" * 32)))
 DETAILS = {"tool": "bash", "server": None, "runs": "builtin", "outcome": "succeeded", "duration_ms": 12.5}
@@ -129,15 +131,15 @@ def flush_ms(folder: Path) -> float:
 
 async def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--postgres", help="URL of an empty database; left out: only SQLite")
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
+        cluster = stack.enter_context(PostgresCluster(durable=True))
         print(f"load {os.getloadavg()}, flush {flush_ms(folder):.2f} ms (median)", flush=True)
-        for url in filter(None, (f"sqlite:///{folder / 'bench.db'}", options.postgres)):
-            db = await Database.open(url, pool_size=16)
+        for url in (f"sqlite:///{folder / 'bench.db'}", cluster.create_database("bench")):
+            db = await Database.open(url, pool_size=16, durable=True)
             await db.write(lambda c: audit.append(c, 1.0, DEFAULT_WORKSPACE, [act("sesn_first")]))
             await sealed(db)
             for writers, one, lock in (

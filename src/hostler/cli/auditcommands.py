@@ -48,7 +48,7 @@ def audit(
         return
     from hostler.cli.audit import show
 
-    filters = {"act": act, "target_id": target, "session_id": session, "kind[]": kind or None}
+    filters = {"act": act, "target_id": target, "session_id": session, "kind": kind or None}
     show(server.address(), limit=limit, filters=filters, as_json=as_json)
 
 
