@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bundlekit import send
 from housekit import ASK_FOR_BASH, House, allow, deny
 from test_budgets import begin, costs, limit
 
@@ -24,8 +25,8 @@ async def entries(house: House, session: str, *kinds: str) -> list[dict[str, Any
 
 
 async def exported(house: House) -> Report:
-    response = await house.client.with_raw_response.get("/hostler/v1/audit/export", cast_to=object)
-    return verified((await response.read()).splitlines(), signature_holds)
+    got = await send(house, "GET", "audit/export", {})
+    return verified(got.content.splitlines(), signature_holds)
 
 
 @pytest.mark.one_database
@@ -40,7 +41,9 @@ async def test_everything_that_happens_is_in_the_audit_and_the_audit_is_whole(ho
     calls = [e for e in await house.turn(session, steps) if e.type == "agent.tool_use"]
     await house.answer(session, deny(calls[-1], "Not this one."))
     await house.until_idle(session, len(await house.events(session)))
+    before = len(await house.events(session))
     await house.client.beta.sessions.update(session, budget=limit(5000))
+    await house.until_idle(session, before)
 
     found = await entries(house, session)
     acts = [row["act"] for row in found]
