@@ -269,3 +269,49 @@ async def test_another_workspace_is_another_chain(log: Log) -> None:
     report = check(b"".join([piece async for piece in pieces]).splitlines())
     assert workspace == WS
     assert "tail_cut" in found(report)
+
+
+async def test_somebody_elses_verifier_needs_only_the_page_about_the_format(log: Log) -> None:
+    """Written after `docs/reference/audit-log.md`, with nothing of ours."""
+    import hashlib
+    import json
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    def sha(*parts: bytes) -> bytes:
+        return hashlib.sha256(b"".join(parts)).digest()
+
+    before, seq, keys, rows, signed = b"", 0, {}, [], 0
+    strands: dict[str, int] = {}
+    expected: dict[str, object] = {}
+    for line in [*await log.export(), b"{}"]:
+        if not line.startswith(b'{"row":') and expected:
+            texts = [json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for row in rows]
+            assert (len(rows), sha(*texts).hex()) == (expected["rows"], expected["digest"])
+            expected, rows = {}, []
+        value = json.loads(line)
+        match value:
+            case {"hostler_audit": 1, "workspace": workspace}:
+                before = sha(b"hostler audit 1\n", workspace.encode())
+            case {"signer": key}:
+                raw = bytes.fromhex(key["public_key"])
+                assert key["id"] == "asig_" + sha(b"hostler audit signer\0", raw).hex()[:20]
+                keys[key["id"]] = Ed25519PublicKey.from_public_bytes(raw)
+            case {"hash": hash_, "entry": entry}:
+                before = sha(before, line[83:-1])
+                seq += 1
+                strands[entry["strand"]] = strands.get(entry["strand"], 0) + 1
+                assert (hash_, entry["seq"]) == (before.hex(), seq)
+                assert entry["number"] == strands[entry["strand"]]
+                # The text can also be made from what it means.
+                assert json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode() == line[83:-1]
+                expected = entry["details"] if entry["kind"] in ("egress", "credential") else {}
+            case {"row": row}:
+                rows.append(row)
+            case {"checkpoint": one}:
+                names = ("workspace", "seq", "hash", "at", "signer")
+                text = "".join(f"{part}\n" for part in ("hostler audit checkpoint 1", *(one[name] for name in names)))
+                keys[one["signer"]].verify(bytes.fromhex(one["signature"]), text.encode())
+                assert (one["seq"], one["hash"]) == (seq, before.hex())
+                signed = seq
+    assert signed == seq == ENTRIES
