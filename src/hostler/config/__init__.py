@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.attempts import Attempts
 from hostler.config.audit import Audit
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
@@ -69,7 +70,11 @@ class Model(Section):
     auth: Literal["x-api-key", "bearer"] = Field("x-api-key", description="How the key is sent.")
     rehearse: bool = Field(False, description="Use the rehearsal model even if there is a key.")
     retries: int = Field(
-        10, ge=0, le=15, description="How often a failed model request is repeated before the turn ends."
+        20,
+        ge=0,
+        le=100,
+        description="How often a failed model request is asked again at most, all upstreams together, before the turn "
+        "ends.",
     )
 
 
@@ -560,6 +565,7 @@ class Settings(Section):
     server: Server = Server()
     store: Store = Store()
     model: Model = Model()
+    attempts: Attempts = Attempts()
     models: Models = Models()
     prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()

@@ -31,13 +31,14 @@ from hostler.domain.vaults import (
     normalised_url,
     stored_injection,
 )
-from hostler.engine.ports import Announce, Sealer, announce_nothing
+from hostler.engine.ports import Announce, Sealer
 from hostler.store import audit
 from hostler.store import vaults as rows
 from hostler.store.acting import acting
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
 from hostler.store.vaults import CredentialRow
+from hostler.store.webhooks import emit
 
 View = dict[str, Any]
 
@@ -49,7 +50,7 @@ class Credentials:
     """
 
     def __init__(
-        self, database: Database, sealer: Sealer, announce: Announce = announce_nothing, *, plain_http: bool = False
+        self, database: Database, sealer: Sealer, announce: Announce = emit, *, plain_http: bool = False
     ) -> None:
         self._database = database
         self._sealer = sealer
