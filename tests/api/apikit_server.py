@@ -38,6 +38,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.admission import Admission
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.audit_log import AuditLog
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
@@ -84,6 +85,7 @@ from hostler.gateway import sequence
 from hostler.objects.folder import FolderObjects
 from hostler.sealing.envelope import EnvelopeSealer
 from hostler.sealing.masterkeys import GivenKeys, KeyFile, MasterKey
+from hostler.sealing.signing import AuditSigner
 from hostler.snapshots.service import StoredSnapshots
 from hostler.store.blobs import Blobs
 from hostler.store.database import Database
@@ -257,6 +259,7 @@ class RunningServer:
             measures = Measures(self.database, quotas, {})
             # Nobody carries out what is asked for, unless a test does (`self.retention.look`).
             deleting = Sessions(self.database, self.hub, records, models, kinds, quotas, Prices(), PLACEMENT)
+            audit = AuditLog(self.database, AuditSigner(GivenKeys(MasterKey(bytes(32)))))
             retention = Retention("api", self.database, deleting, measures, RETENTION)
             services = ApiServices(
                 organization_id=ORGANIZATION,
@@ -291,6 +294,7 @@ class RunningServer:
                 routing=RoutingReports(self.database, models, Prices(), SystemClock()),
                 usage=UsageReports(self.database, Prices()),
                 rate_limits=RateLimits(self.database, RateThrottle(self.database, RateTerms(), "api")),
+                audit=audit,
                 vaults=Vaults(self.database),
                 credentials=Credentials(self.database, sealer, plain_http=True),
                 credential_probe=CredentialProbe(self.database, sealer, self.broker, outgoing),

@@ -475,7 +475,14 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
     ],
     **{
         (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
-        for name in ("storage.retrieve", "retention.retrieve", "retention.runs.list", "rate_limits.retrieve")
+        for name in (
+            "storage.retrieve",
+            "retention.retrieve",
+            "retention.runs.list",
+            "rate_limits.retrieve",
+            "audit.chain.retrieve",
+            "audit.export",
+        )
     },
     **{
         (f"hostler.{name}", "workspace_id"): lambda mine, theirs: [Sent(query={"workspace_id": theirs["workspace_id"]})]
@@ -519,6 +526,13 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
         Sent(query={"from": mine["checkpoint_id"], "to": theirs[name]})
         for name in ("checkpoint_id", "session_id", "fork_id")
     ],
+    ("hostler.audit.list", "session_id"): lambda mine, theirs: [
+        Sent(query={"session_id": theirs["session_id"]}, answer="empty")
+    ],
+    ("hostler.audit.redact", "workspace_id"): lambda mine, theirs: [
+        Sent(body={"workspace_id": theirs["workspace_id"], "subject": theirs["session_id"]})
+    ],
+    ("hostler.audit.redact", "subject"): lambda mine, theirs: [Sent(body={"subject": theirs["session_id"]})],
     ("hostler.audit.list", "actor_id"): lambda mine, theirs: [
         Sent(query={"actor_id": theirs["key_id"]}, answer="empty")
     ],
@@ -560,7 +574,10 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "approvals.list": (),
     "live_sessions.list": (),
     "waiting_sessions.list": (),
-    "audit.list": ("workspace_id", "target_id", "actor_id"),
+    "audit.list": ("workspace_id", "target_id", "actor_id", "session_id"),
+    "audit.chain.retrieve": ("workspace_id",),
+    "audit.export": ("workspace_id",),
+    "audit.redact": ("workspace_id", "subject"),
     "sessions.egress.list": (),
     "sessions.compact": (),
     "sessions.compaction.retrieve": (),

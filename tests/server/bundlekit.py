@@ -18,14 +18,14 @@ class Got:
 
 
 async def exported(house: House, session: str, **query: Any) -> Got:
-    return await _send(house, "GET", f"sessions/{session}/bundle", query)
+    return await send(house, "GET", f"sessions/{session}/bundle", query)
 
 
 async def imported(house: House, bundle: bytes, **query: Any) -> Got:
-    return await _send(house, "POST", "sessions/import", query, bundle)
+    return await send(house, "POST", "sessions/import", query, bundle)
 
 
-async def _send(house: House, verb: str, path: str, query: dict[str, Any], content: bytes | None = None) -> Got:
+async def send(house: House, verb: str, path: str, query: dict[str, Any], content: bytes | None = None) -> Got:
     assert house.hostler is not None
     kind = {"content-type": "application/octet-stream"} if content is not None else {}
     async with httpx2.AsyncClient(verify=TRUST, timeout=60) as client:

@@ -137,6 +137,10 @@ async def test_scope_and_plain_http_are_refused_with_a_way_out(house: House, ech
         ("DELETE", HOST, "header", "read_only"),
         ("GET", HOST, "header", "substituted"),
     ]
+    options: Any = {"params": {"session_id": made, "kind": ["credential"]}}
+    audit: Any = await house.client.get("/hostler/v1/audit", cast_to=object, options=options)
+    assert sum(entry["details"]["rows"] for entry in audit["data"]) == 2
+    assert {entry["actor"]["id"] for entry in audit["data"]} == {made}
 
 
 async def test_git_clones_with_a_token_that_it_does_not_have(house: House, echo: Echo) -> None:

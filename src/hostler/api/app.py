@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    audit,
     bundles,
     checkpoints,
     compactions,
@@ -67,6 +68,7 @@ _ROUTERS = (
 )
 _OWN_ROUTERS = (
     administration.router,
+    audit.router,
     bundles.router,
     checkpoints.router,
     compactions.router,

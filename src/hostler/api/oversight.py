@@ -1,4 +1,4 @@
-"""Our own endpoints for those who look after sessions: what waits for people, the audit, egress, health."""
+"""Our own endpoints for those who look after sessions: what waits for people, egress, health."""
 
 from __future__ import annotations
 
@@ -30,27 +30,6 @@ async def list_approvals(request: Request) -> Response:
     )
     last = Position(rows[-1]["waiting_since"], rows[-1]["event_id"]) if more else None
     return page(rows, row_cursor("approvals", "asc", last) if last else None)
-
-
-@router.serves("audit.list")
-async def list_audit(request: Request) -> Response:
-    query = Query(request)
-    created_at = query.times("created_at")
-    filters = {name: query.text(name) for name in ("actor_id", "act", "target_id")}
-    workspace_id = query.text("workspace_id")
-    limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "audit", "desc", created_at=created_at)
-    query.finish()
-    rows, more = await services_of(request).administration.audit(
-        caller_of(request).principal,
-        workspace_id,
-        limit=limit,
-        after=cursor.position if cursor else None,
-        created_at=created_at,
-        **filters,
-    )
-    after = row_cursor("audit", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
 
 
 @router.serves("sessions.egress.list")

@@ -19,6 +19,7 @@ from hostler.api.context import caller_of, services_of
 from hostler.api.context import path_value as path_value
 from hostler.api.contract import BY_METHOD
 from hostler.api.own_contract import OWN_BY_NAME
+from hostler.domain.principals import ACTING
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -76,6 +77,7 @@ def _guarded(handler: Handler, rule: Rule, name: str, *, begins: bool) -> Handle
         await authorise(request, rule)
         if begins:
             services_of(request).guards.admit()
+        ACTING.set(caller_of(request).principal.actor)
         return await handler(request)
 
     setattr(guarded, _MARK, rule)

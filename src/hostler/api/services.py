@@ -11,6 +11,7 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLin
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.audit_log import AuditLog
 from hostler.engine.bundle_port import Bundles
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
@@ -144,6 +145,7 @@ class ApiServices:
     usage: UsageReports
     retention: Retention
     routing: RoutingReports
+    audit: AuditLog
     places: Places
     rate_limits: RateLimits
     guards: Guards

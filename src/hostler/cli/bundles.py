@@ -42,11 +42,11 @@ def export(
     if checkpoint_id is not None:
         query["checkpoint_id"] = checkpoint_id
     fresh = target.with_name(f"{target.name}.part")
-    with _http(address) as client, client.stream("GET", f"{_PREFIX}/{session_id}/bundle", params=query) as answer:
-        _refuse(answer)
+    with streaming(address) as client, client.stream("GET", f"{_PREFIX}/{session_id}/bundle", params=query) as answer:
+        refuse(answer)
         digest = answer.headers["hostler-bundle-digest"]
         try:
-            with _private(fresh) as out:
+            with private_file(fresh) as out:
                 for piece in answer.iter_bytes(_PIECE):
                     out.write(piece)
                 out.flush()
@@ -71,14 +71,14 @@ def take_in(address: Address, file: Path, wanted: Mapping[str, Any], *, as_json:
     """JSON: the answer of the API."""
     _checked(file)
     query = {name: value for name, value in wanted.items() if value}
-    with _http(address) as client, file.open("rb") as content:
+    with streaming(address) as client, file.open("rb") as content:
         answer = client.post(
             f"{_PREFIX}/import",
             params=query,
             content=iter(lambda: content.read(_PIECE), b""),
             headers={"content-type": "application/zstd", "content-length": str(file.stat().st_size)},
         )
-        _refuse(answer)
+        refuse(answer)
         made = answer.json()
     if as_json:
         print(json.dumps(made))
@@ -148,7 +148,7 @@ def _checked(file: Path) -> Checked:
 
 
 @contextmanager
-def _private(file: Path) -> Iterator[BinaryIO]:
+def private_file(file: Path) -> Iterator[BinaryIO]:
     """A new file that only its owner reads: a conversation is in it."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -160,7 +160,7 @@ def _private(file: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _http(address: Address) -> Iterator[httpx2.Client]:
+def streaming(address: Address) -> Iterator[httpx2.Client]:
     """What the official client is made of: it streams. What it raises inside the block becomes a Problem."""
     import httpx2
 
@@ -175,7 +175,7 @@ def _http(address: Address) -> Iterator[httpx2.Client]:
             ) from error
 
 
-def _refuse(answer: httpx2.Response) -> None:
+def refuse(answer: httpx2.Response) -> None:
     if answer.status_code == 200:
         return
     answer.read()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hostler.cli.auditcommands import audit_app
 from hostler.cli.options import AsJson, ConfigFile, Server, StateDir, StoreUrl, settings_of, speaks_to_a_server
 
 key_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
@@ -105,27 +106,9 @@ def approvals(
     show(address, limit=limit, as_json=as_json)
 
 
-@speaks_to_a_server
-def audit(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many at most.")] = 50,
-    act: Annotated[
-        str | None, typer.Option("--act", metavar="ACT", help="Only these acts, such as key.create.")
-    ] = None,
-    target: Annotated[str | None, typer.Option("--target", metavar="ID", help="Only acts on this id.")] = None,
-    *,
-    server: Server,
-    as_json: AsJson = False,
-) -> None:
-    """Who administered what in the key's workspace, newest first."""
-    address = server.address()
-    from hostler.cli.oversight import audit as show
-
-    show(address, limit=limit, act=act, target=target, as_json=as_json)
-
-
 def register(app: typer.Typer) -> None:
     """Add them to the program, in this order."""
     app.add_typer(key_app, name="key")
     app.add_typer(workspace_app, name="workspace")
     app.command()(approvals)
-    app.command()(audit)
+    app.add_typer(audit_app, name="audit")

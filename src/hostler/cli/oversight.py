@@ -1,4 +1,4 @@
-"""`hostler approvals` and `hostler audit`: what waits for a person, and who administered what, on a running server."""
+"""`hostler approvals`: what waits for a person, on a running server. And lists of the API, over all their pages."""
 
 from __future__ import annotations
 
@@ -37,26 +37,6 @@ def approvals(address: Address, *, limit: int, as_json: bool) -> None:
     console.print(f"Answer with: {spelled('hostler run --session SESSION')}", style="dim")
 
 
-def audit(address: Address, *, limit: int, act: str | None, target: str | None, as_json: bool) -> None:
-    """Newest first. JSON: `{"audit": [<entry of the API>, …]}`."""
-    rows = rows_of(address, "/hostler/v1/audit", limit, act=act, target_id=target)
-    if as_json:
-        print(json.dumps({"audit": rows}))
-        return
-    console = terminal.out()
-    if not rows:
-        console.print("No such entry.")
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("when", "who", "act", "on", "details"):
-        table.add_column(title, no_wrap=title in ("when", "act"), overflow="fold")
-    for row in rows:
-        who = plain_line(f"{row['actor']['type']} {row['actor']['id']}", 60)
-        details = plain_line(json.dumps(row["details"], ensure_ascii=False), 200)
-        table.add_row(row["created_at"][:19], who, row["act"], row["target_id"], details)
-    console.print(table)
-
-
 def age(seconds: float) -> str:
     """`3 m`, for a person: the largest unit that fits, rounded down."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
@@ -65,7 +45,7 @@ def age(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-def rows_of(address: Address, path: str, limit: int, **filters: str | None) -> list[dict[str, Any]]:
+def rows_of(address: Address, path: str, limit: int, **filters: Any) -> list[dict[str, Any]]:
     """Up to `limit` rows over all pages."""
     rows: list[dict[str, Any]] = []
     after: str | None = None

@@ -159,8 +159,17 @@ SHAPES: dict[str, str] = {
     '"unlisted", "covered", "denied", "complete"}`.',
     "hostler approvals": '`{"approvals": [{"type": "approval", "session_id", "session_title", "agent_id", "event_id", '
     '"kind": "confirmation" | "custom_tool", "tool_name", "input", "waiting_since", "age_seconds"}, …]}`',
-    "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "act", '
-    '"target_id", "details", "created_at"}, …]}`',
+    "hostler audit": '`{"audit": [{"id", "type": "audit_entry", "workspace_id", "actor": {"type", "id"}, "kind", '
+    '"act", "target_id", "session_id", "details", "redacted", "seq", "hash", "created_at"}, …]}`',
+    "hostler audit status": '`{"type": "audit_chain", "workspace_id", "first_seq", "seq", "hash", "checkpoint": '
+    '{"workspace", "seq", "hash", "at", "signer", "signature"} | null, "signers": [{"id", "public_key", "created_at", '
+    '"endorsed_by", "endorsement"}, …]}`',
+    "hostler audit export": '`{"file", "workspace_id", "entries", "bytes", "anchor"}`',
+    "hostler audit verify": '`{"intact", "workspace_id", "entries", "first_seq", "seq", "anchor", "checkpoints", '
+    '"signed_seq", "rows", "signers": [{"id", "public_key"}, …], "pinned", "findings": [{"what", "where", "message"}, '
+    '…], "more_findings"}`. The exit code is 1 unless it is intact.',
+    "hostler audit redact": '`{"type": "audit_redaction", "workspace_id", "subject_id"}`',
+    "hostler audit rotate-key": '`{"key", "public_key", "older": [id, …]}`',
     "hostler secrets status": '`{"keys": [{"id", "current", "here", "secrets"}, …]}`. `here`: whether this server has '
     "the key; `secrets`: how many are sealed with it.",
     "hostler secrets rotate": '`{"key", "rewrapped", "kept": [id, …]}`',
@@ -206,6 +215,8 @@ def cli_page() -> str:
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     if hasattr(command, "commands"):
+        if command.invoke_without_command:
+            yield name, command
         for part, inner in command.commands.items():
             yield from _commands(inner, f"{name} {part}")
     else:

@@ -23,6 +23,7 @@ from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import guards, memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.attempts import harness_settings
+from hostler.compose.audit import audit_log
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
@@ -369,6 +370,7 @@ async def running(
                 {each: lambda each=each: spares.figures()[each] for each in ("waiting", "starting")},  # type: ignore[misc]
             )
             sessions = Sessions(database, hub, records, models, kinds, quotas, prices, placement, bounds)
+            audit = audit_log(settings, database)
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
             services = ApiServices(
@@ -395,6 +397,7 @@ async def running(
                 retention=retention,
                 routing=RoutingReports(database, models, prices, SystemClock(), operator_routing(settings)),
                 usage=UsageReports(database, prices, runtime_price(settings)),
+                audit=audit,
                 checkpoints=checkpoints,
                 forks=Forks(database, checkpoints, snapshots, kinds, quotas, placement),
                 bundles=session_bundles(
@@ -456,6 +459,7 @@ async def running(
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(clock.run()),
                     tasks.create_task(retention.run()),
+                    tasks.create_task(audit.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from hostler.config.attempts import Attempts
+from hostler.config.audit import Audit
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
 from hostler.config.prices import Prices
@@ -407,7 +408,7 @@ class Retention(Section):
     credential_uses_days: int = Field(
         0, ge=0, le=36_500, description="What became of placeholders of vaults' variables."
     )
-    audit_entries_days: int = Field(0, ge=0, le=36_500, description="Acts of administrators.")
+    audit_entries_days: int = Field(0, ge=0, le=36_500, description="Entries of the audit log.")
     webhook_deliveries_days: int = Field(
         30, ge=0, le=36_500, description="The log of webhook deliveries that have ended. Harmless."
     )
@@ -577,6 +578,7 @@ class Settings(Section):
     packages: Packages = Packages()
     images: Images = Images()
     secrets: Secrets = Secrets()
+    audit: Audit = Audit()
     previews: Previews = Previews()
     objects: Objects = Objects()
     snapshots: Snapshots = Snapshots()

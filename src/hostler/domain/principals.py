@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,9 +31,14 @@ def with_implied(scopes: Iterable[Scope]) -> frozenset[Scope]:
 class Actor:
     """Who did something, as the audit remembers it."""
 
-    kind: Literal["api_key", "environment_key", "session_token", "command_line"]
+    kind: Literal["api_key", "environment_key", "session_token", "command_line", "session", "server"]
+    """session: the agent of a session. server: nobody asked for it, it followed."""
     id: str
-    """The principal's id, or the name of the user of this host."""
+    """The principal's id, the session's, or the name of the user of this host."""
+
+
+ACTING: Final[ContextVar[Actor | None]] = ContextVar("hostler_acting", default=None)
+"""Who makes the request that is being answered. `Database.write` shows it to what it runs (`store.acting`)."""
 
 
 @dataclass(frozen=True, slots=True)

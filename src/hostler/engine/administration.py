@@ -6,7 +6,7 @@ installation: every workspace, and which workspaces there are. For anybody else,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -160,8 +160,10 @@ class Administration:
         actor_id: str | None = None,
         act: str | None = None,
         target_id: str | None = None,
+        session_id: str | None = None,
+        kinds: Sequence[str] = (),
     ) -> tuple[list[View], bool]:
-        """Acts about one workspace, newest first, and whether more follow."""
+        """Entries about one workspace, newest first, and whether more follow. `kinds` empty means every kind."""
         workspace = self._reach(by, workspace_id or by.workspace)
 
         def unit(conn: Connection) -> Page[AuditRow]:
@@ -175,6 +177,8 @@ class Administration:
                 actor_id=actor_id,
                 act=act,
                 target_id=target_id,
+                session_id=session_id,
+                kinds=kinds,
             )
 
         found = await self._database.read(unit)
@@ -281,9 +285,14 @@ def audit_wire(row: AuditRow) -> View:
         "type": "audit_entry",
         "workspace_id": row.workspace_id,
         "actor": {"type": row.actor_kind, "id": row.actor_id},
+        "kind": row.kind,
         "act": row.act,
         "target_id": row.target_id,
-        "details": row.details,
+        "session_id": row.strand or None,
+        "details": {**row.details, **(row.private or {})},
+        "redacted": bool(row.sealed) and row.private is None,
+        "seq": row.seq,
+        "hash": row.hash,
         "created_at": row.created_at,
     }
 

@@ -31,11 +31,14 @@ from hostler.domain.vaults import (
     normalised_url,
     stored_injection,
 )
-from hostler.engine.ports import Announce, Sealer, announce_nothing
+from hostler.engine.ports import Announce, Sealer
+from hostler.store import audit
 from hostler.store import vaults as rows
+from hostler.store.acting import acting
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
 from hostler.store.vaults import CredentialRow
+from hostler.store.webhooks import emit
 
 View = dict[str, Any]
 
@@ -47,7 +50,7 @@ class Credentials:
     """
 
     def __init__(
-        self, database: Database, sealer: Sealer, announce: Announce = announce_nothing, *, plain_http: bool = False
+        self, database: Database, sealer: Sealer, announce: Announce = emit, *, plain_http: bool = False
     ) -> None:
         self._database = database
         self._sealer = sealer
@@ -118,7 +121,18 @@ class Credentials:
                     changes["sealed"] = seal(self._sealer, workspace, vault_id, credential_id, auth, secrets)
                 if changes.keys() & {"auth", "sealed"}:
                     changes["refresh_failed_at"] = None  # what failed before may work now
-            return rows.change_credential(conn, now, row, **changes) if changes else row
+            if not changes:
+                return row
+            audit.record_act(
+                conn,
+                now,
+                actor=acting(conn),
+                act="vault_credential.update",
+                target_id=credential_id,
+                workspace_id=workspace,
+                details={"vault_id": vault_id, "changed": sorted(changes)},
+            )
+            return rows.change_credential(conn, now, row, **changes)
 
         return credential_wire(await self._database.write(unit))
 

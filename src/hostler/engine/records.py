@@ -16,6 +16,7 @@ from hostler.domain import events as ev
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
 from hostler.engine import running_time
+from hostler.engine.audit_trail import acts, stamped
 from hostler.engine.budget import totals
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
@@ -23,6 +24,8 @@ from hostler.engine.runs import Notice
 from hostler.engine.self_hosting import follow
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, waits_for_people
 from hostler.store import runtime, webhooks
+from hostler.store.acting import SERVER, acting
+from hostler.store.audit import Act, append
 from hostler.store.database import Database
 from hostler.store.eventlog import Change, LogView, NewEvent, transact
 from hostler.store.runtime import OpenSpan
@@ -99,6 +102,7 @@ class Records:
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
         outcome: list[tuple[Step, Moment, SessionState, OpenSpan | None, str]] = []
+        trail: list[Act] = []
 
         def run(view: LogView) -> Change:
             at = Moment(view.now, view.now_text)
@@ -110,7 +114,9 @@ class Records:
             before = running_time.as_worked(was, span, lease, at.unix)
             used = running_time.with_unbooked(view.session, span, lease, at.unix)
             step = decide(before, at, totals(used, _budget(view.session, update)), view.session)
+            step = stamped(before, step, at)
             outcome[:] = [(step, at, before, span, view.webhook_events)]
+            trail[:] = acts(before, step, at, view.session, acting(connection) if lease is None else SERVER, update)
             return Change(
                 state=step.state.model_dump_json(),
                 status=step.state.status,
@@ -130,6 +136,8 @@ class Records:
         _keep_inbox(connection, at, appended.session, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)
+        if trail:
+            append(connection, at.unix, appended.session.workspace_id, trail)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         queued = follow(connection, at.unix, appended.session, before, step.state, step.events)

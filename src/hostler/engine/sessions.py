@@ -31,6 +31,7 @@ from hostler.domain.sessions import Position as ListPosition
 from hostler.domain.values import merge_metadata
 from hostler.engine import budget, content, inputs, labels, skills, state, turns
 from hostler.engine.agents import patched_snapshot, session_agent
+from hostler.engine.audit_trail import abandoned
 from hostler.engine.environments import session_environment
 from hostler.engine.hub import Hub, Subscription
 from hostler.engine.models import Models
@@ -43,7 +44,7 @@ from hostler.engine.routing import routing_of
 from hostler.engine.session_bounds import SessionBounds
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
-from hostler.store import eventlog, runtime, webhooks
+from hostler.store import audit, eventlog, runtime, webhooks
 from hostler.store import sessions as rows
 from hostler.store.database import Database
 from hostler.store.jsontext import encode
@@ -250,10 +251,13 @@ class Sessions:
         """The same within a transaction of the caller, who calls `announce_deleted` after the commit, with what this
         returns."""
         row = rows.get_session(connection, workspace, session_id)
-        inputs.refuse_while_running(SessionState.model_validate_json(row.state), "deleted")
+        state = SessionState.model_validate_json(row.state)
+        inputs.refuse_while_running(state, "deleted")
         self._resources.detach(connection, workspace, session_id, row.resources)
-        rows.delete_session(connection, workspace, session_id)
         now = self._database.now(connection)
+        rows.delete_session(connection, workspace, session_id)
+        audit.append(connection, now, workspace, abandoned(state, Moment(now, moment(now)), session_id))
+        audit.forget_session(connection, now, workspace, session_id)
         webhooks.emit(connection, now, workspace, "session.deleted", {"id": session_id})
         return moment(now)
 

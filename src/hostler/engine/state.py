@@ -71,6 +71,10 @@ class OpenCall(_Frozen):
     """True: it may have begun to run, so that after a crash its outcome is unknown."""
     asks: bool = False
     """Of a hosted call: a person must allow it before a worker may run it. For the others `gated` says so."""
+    announced_at: float | None = None
+    """Unix time; with the two that follow for the audit log, which hears of the call when it has ended."""
+    started_at: float | None = None
+    input_sha256: str = ""
     verdict: Answer | None = None
     """Of a hosted call that asks: what the person said. A worker's result is the answer."""
     answer: Answer | None = None

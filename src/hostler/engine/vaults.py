@@ -13,11 +13,12 @@ from hostler.domain.sessions import Position
 from hostler.domain.values import merge_metadata
 from hostler.domain.vaults import CreateVault, UpdateVault
 from hostler.engine.credentials import archive_in
-from hostler.engine.ports import Announce, announce_nothing
+from hostler.engine.ports import Announce
 from hostler.store import vaults as rows
 from hostler.store.database import Database
 from hostler.store.pages import Position as StorePosition
 from hostler.store.vaults import VaultRow
+from hostler.store.webhooks import emit
 
 View = dict[str, Any]
 
@@ -25,7 +26,7 @@ View = dict[str, Any]
 class Vaults:
     """The vaults of every workspace, as the wire shows them. NotFound for another workspace's."""
 
-    def __init__(self, database: Database, announce: Announce = announce_nothing) -> None:
+    def __init__(self, database: Database, announce: Announce = emit) -> None:
         self._database = database
         self._announce = announce
 

@@ -18,6 +18,8 @@ from sqlalchemy.exc import ArgumentError
 
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
+from hostler.domain.principals import ACTING
+from hostler.store import acting
 from hostler.store.migrate import ensure_schema
 from hostler.store.signals import Signals
 from hostler.store.sqlite import SqliteBackend
@@ -136,9 +138,11 @@ class Database:
         commit: only then is it unknown whether the transaction happened. The same holds for a cancelled caller.
         """
         raised = self.signals.raised()
+        actor = ACTING.get()
 
         def unit(conn: Connection) -> T:
             raised.begin(conn)
+            acting.begin(conn, actor)
             result = fn(conn)
             raised.flush(conn)
             return result

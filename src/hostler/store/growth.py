@@ -175,11 +175,13 @@ STORES: Final[tuple[Store, ...]] = (
     ),
     Store(
         "audit_entries",
+        ("audit_entries", "audit_subjects", "audit_chains", "audit_checkpoints", "audit_signers"),
+        "every act of an administrator, approval, end of a tool call and change of a budget; what one transaction "
+        "decides about a session's requests; a checkpoint of every `audit.checkpoint_entries`",
+        "rates of requests (`quotas.create_requests_per_minute`); for what agents do, the limits of sessions' logs and "
+        "of egress decisions",
         ("audit_entries",),
-        "every act of an administrator",
-        "rates of requests (`quotas.create_requests_per_minute`)",
-        ("audit_entries",),
-        "`/hostler/v1/audit`",
+        "`hostler audit status`, `/hostler/v1/audit`",
     ),
     Store(
         "webhook_deliveries",

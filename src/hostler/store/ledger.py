@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.domain.ids import ids_in_order, new_id
-from hostler.store import tool_costs
+from hostler.store import audit, tool_costs
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
@@ -271,14 +271,15 @@ class _Facts(NamedTuple):
     hint: str
 
 
-_INSERT_EGRESS = PreparedInsert(egress_decisions, EgressRow.__slots__)
+_INSERT_EGRESS = PreparedInsert(egress_decisions, (*EgressRow.__slots__, "audit_id"))
 _OWNERS = Prepared(
     sa.select(sessions.c.workspace_id, sessions.c.environment_id).where(sessions.c.id == sa.bindparam("id"))
 )
 
 
 def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFacts]) -> list[tuple[Any, ...]]:
-    """Write decisions down, in their order: all, or none. Raises NotFound for an unknown session.
+    """Write decisions down, in their order: all, or none, and with them an entry of the audit for each session that
+    answers for its decisions. Raises NotFound for an unknown session.
 
     Returns the fields of each as an `EgressRow`.
 
@@ -307,7 +308,16 @@ def record_egress_all(conn: Connection, now: float, decisions: Sequence[EgressFa
                 moment(now + place * 2e-6),  # Two, because seconds since 1970 as a float are not exact to one.
             )
         )
-    _INSERT_EGRESS.run(conn, rows)
+    entries = dict(zip(owners, audit.new_ids(now), strict=False))
+    _INSERT_EGRESS.run(conn, [(*row, entries[row[1]]) for row in rows])
+    acts: dict[str, list[audit.Act]] = {}
+    for session_id, (workspace_id, _) in owners.items():
+        mine = [row for row in rows if row[1] == session_id]
+        denied = sum(not row[7] for row in mine)
+        covering = audit.covering("egress", session_id, entries[session_id], mine, {"denied": denied})
+        acts.setdefault(workspace_id, []).append(covering)
+    for workspace_id in sorted(acts):
+        audit.append(conn, now, workspace_id, acts[workspace_id])
     return rows
 
 

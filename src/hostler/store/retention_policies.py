@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
 from hostler.domain.retention import PolicyName
-from hostler.store import cut_entries
+from hostler.store import audit, audit_chain, cut_entries
 from hostler.store import snapshots as snapshot_rows
+from hostler.store.acting import SERVER
 from hostler.store.lines import bytes_of
 from hostler.store.moments import moment
 from hostler.store.retention_scope import (
@@ -296,6 +297,52 @@ def _records(
     return select, remove
 
 
+def _covered(kind: str, select: Select, remove: Remove) -> tuple[Select, Remove]:
+    """Rows that entries of the audit log answer for: the log says that they were removed, and from before when."""
+
+    def noting(conn: Connection, scope: Scope, found: Sequence[Found]) -> None:
+        remove(conn, scope, found)
+        if found:
+            policy: PolicyName = "egress_decisions" if kind == "egress" else "credential_uses"
+            audit.record_act(
+                conn,
+                scope.moment,
+                actor=SERVER,
+                act=f"{kind}.prune",
+                target_id=scope.workspace_id,
+                workspace_id=scope.workspace_id,
+                details={"before": scope.before(policy), "rows": len(found)},
+                kind="integrity",
+            )
+
+    return select, noting
+
+
+def _select_audit(conn: Connection, scope: Scope, after: Key | None, limit: int) -> Selected:
+    before = scope.before("audit_entries")
+    last = None if before is None else audit_chain.removable(conn, scope.workspace_id, before)
+    if last is None:
+        return Selected((), None)
+    keys = (audit_entries.c.seq, audit_entries.c.id)
+    size = bytes_of(conn, audit_entries.c.details) + bytes_of(conn, audit_entries.c.sealed)
+    query = sa.select(*keys, audit_entries.c.created_at, size).where(
+        audit_entries.c.workspace_id == scope.workspace_id, audit_entries.c.seq <= last.seq, behind(keys, after)
+    )
+    rows = conn.execute(query.order_by(*keys).limit(limit)).all()
+    return piece(rows, lambda row: ((row[0], row[1]), Found(row[1], row[2], int(row[3]))), limit)
+
+
+def _remove_audit(conn: Connection, scope: Scope, found: Sequence[Found]) -> None:
+    """First the log begins later, then what is before that goes: it can be verified after each piece."""
+    before = scope.before("audit_entries")
+    last = None if before is None else audit_chain.removable(conn, scope.workspace_id, before)
+    if before is None or last is None or not found:
+        return
+    audit_chain.start_at(conn, scope.moment, last)
+    conn.execute(audit_entries.delete().where(audit_entries.c.id.in_([one.id for one in found])))
+    audit_chain.forget_subjects(conn, scope.workspace_id, before)
+
+
 def _text(at: str | float) -> str:
     return at if isinstance(at, str) else moment(at)
 
@@ -362,14 +409,19 @@ def policies(remove_sessions: Remove) -> Mapping[PolicyName, Policy]:
         Policy(
             "egress_decisions",
             "Where sessions went in the network, and what was denied.",
-            *_records("egress_decisions", egress_decisions),
+            *_covered("egress", *_records("egress_decisions", egress_decisions)),
         ),
         Policy(
             "credential_uses",
             "What became of placeholders of vaults' variables.",
-            *_records("credential_uses", credential_uses),
+            *_covered("credential", *_records("credential_uses", credential_uses)),
         ),
-        Policy("audit_entries", "Acts of administrators.", *_records("audit_entries", audit_entries)),
+        Policy(
+            "audit_entries",
+            "Entries of the audit log, up to a signed checkpoint that is old enough: there it begins from then on.",
+            _select_audit,
+            _remove_audit,
+        ),
         Policy(
             "webhook_deliveries",
             "The log of webhook deliveries that have ended.",

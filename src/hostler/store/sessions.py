@@ -15,6 +15,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from hostler.domain.errors import NotFound
+from hostler.store.acting import acting
+from hostler.store.audit import Act, append
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
@@ -252,6 +254,9 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
     for resource in new.resources:
         if resource["type"] == "memory_store":
             note_memory_store(conn, new.id, resource["memory_store_id"])
+    made = {"agent_id": new.agent_id, "agent_version": new.agent_version, "environment_id": new.environment_id}
+    act = Act("administration", "session.create", acting(conn), new.id, new.id, made)
+    append(conn, now, new.workspace_id, [act])
     return get_session(conn, new.workspace_id, new.id)
 
 

@@ -328,7 +328,10 @@ egress_decisions = sa.Table(
     sa.Column("hint", Words, nullable=False, server_default=sa.text("''")),
     sa.Column("environment_id", Words, nullable=False, server_default=sa.text("''")),
     sa.Column("created_at", Words, nullable=False),
+    # The entry of the audit log that answers for it.
+    sa.Column("audit_id", Words, nullable=False, server_default=sa.text("''")),
     sa.Index("ix_egress_decisions_session", "session_id", "created_at", "id"),
     sa.Index("ix_egress_decisions_environment", "environment_id", "created_at", "id"),
     sa.Index("ix_egress_decisions_oldest", "workspace_id", "created_at", "id"),
+    sa.Index("ix_egress_decisions_audit", "audit_id"),
 )

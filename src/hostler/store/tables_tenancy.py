@@ -22,13 +22,34 @@ audit_entries = sa.Table(
     metadata,
     sa.Column("id", Words, primary_key=True),
     sa.Column("workspace_id", Words, nullable=False),
+    # The session that it is about, or '', and its place among the entries about that.
+    sa.Column("strand", Words, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("kind", Words, nullable=False),
     sa.Column("actor_kind", Words, nullable=False),
     sa.Column("actor_id", Words, nullable=False),
     sa.Column("act", Words, nullable=False),
     sa.Column("target_id", Words, nullable=False),
+    # Whose key `sealed` and the digests in `details` are made with; see `audit_subjects.id`.
+    sa.Column("subject", Words, nullable=False),
+    sa.Column("sealed", Words, nullable=False),
     sa.Column("details", Json, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    # Its place in the chain of the workspace, and its hash (hexadecimal). Null until it is chained, moments later.
+    sa.Column("seq", sa.BigInteger),
+    sa.Column("hash", Words),
     sa.Index("ix_audit_entries_newest", "workspace_id", "created_at", "id"),
+    sa.Index("ix_audit_entries_strand", "workspace_id", "strand", "created_at", "id"),
+    sa.Index("ix_audit_entries_chain", "workspace_id", "seq"),
+    sa.Index(
+        "ix_audit_entries_loose",
+        "workspace_id",
+        "created_at",
+        "strand",
+        "number",
+        sqlite_where=sa.text("seq IS NULL"),
+        postgresql_where=sa.text("seq IS NULL"),
+    ),
 )
 
 # One row for each call that waits for a person, written with the transition that makes it wait or stops it waiting.

@@ -66,6 +66,9 @@ credential_uses = sa.Table(
     sa.Column("place", Words, nullable=False),
     sa.Column("outcome", Words, nullable=False),
     sa.Column("created_at", Words, nullable=False),
+    # The entry of the audit log that answers for it.
+    sa.Column("audit_id", Words, nullable=False, server_default=sa.text("''")),
     sa.Index("ix_credential_uses_session", "session_id", "created_at", "id"),
     sa.Index("ix_credential_uses_oldest", "workspace_id", "created_at", "id"),
+    sa.Index("ix_credential_uses_audit", "audit_id"),
 )

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.domain.ids import ids_in_order
+from hostler.store import audit
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
@@ -92,12 +93,12 @@ class UseFacts(NamedTuple):
     outcome: str
 
 
-_INSERT_USES = PreparedInsert(credential_uses, UseRow.__slots__)
+_INSERT_USES = PreparedInsert(credential_uses, (*UseRow.__slots__, "audit_id"))
 
 
 def add_uses(conn: Connection, now: float, uses: Sequence[UseFacts]) -> None:
-    """Write uses down, in their order: all, or none. Method and host come from inside the sandbox: what no column can
-    hold is replaced."""
+    """Write uses down, in their order: all, or none, and with them an entry of the audit for each session that answers
+    for its uses. Method and host come from inside the sandbox: what no column can hold is replaced."""
     ids = ids_in_order("vuse", now)
     rows = [
         (
@@ -110,7 +111,17 @@ def add_uses(conn: Connection, now: float, uses: Sequence[UseFacts]) -> None:
         )
         for place, use in enumerate(uses)
     ]
-    _INSERT_USES.run(conn, rows)
+    sessions = {row[2]: row[1] for row in rows}
+    entries = dict(zip(sessions, audit.new_ids(now), strict=False))
+    _INSERT_USES.run(conn, [(*row, entries[row[2]]) for row in rows])
+    acts: dict[str, list[audit.Act]] = {}
+    for session_id, workspace_id in sessions.items():
+        mine = [row for row in rows if row[2] == session_id]
+        used = {"credentials": sorted({row[4] for row in mine})}
+        covering = audit.covering("credential", session_id, entries[session_id], mine, used)
+        acts.setdefault(workspace_id, []).append(covering)
+    for workspace_id in sorted(acts):
+        audit.append(conn, now, workspace_id, acts[workspace_id])
 
 
 def page_of_uses(

@@ -16,6 +16,8 @@ from sqlalchemy import Connection
 
 from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.ids import new_id
+from hostler.store import audit
+from hostler.store.acting import acting
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, page
@@ -69,6 +71,11 @@ def wanted(union_json: str, type_: str) -> bool:
     return union_json != "[]" and wants(decode(union_json), type_)
 
 
+_ADMINISTERED: Final = frozenset({"agent", "environment", "vault", "vault_credential", "memory_store"})
+"""Sessions have entries of their own."""
+_ACTS: Final = {"created": "create", "updated": "update", "archived": "archive", "deleted": "delete"}
+
+
 def wants(enabled_events: Sequence[str], type_: str) -> bool:
     return type_ in enabled_events or EVERYTHING in enabled_events
 
@@ -82,7 +89,21 @@ def emit(conn: Connection, now: float, workspace_id: str, type_: str, data: Mapp
     type_  a webhook event of the contract, such as `vault.created`.
     data   `id` of what it is about, and what else the contract's event data have (`vault_id`, `session_thread_id`).
            Type, workspace and organisation are added.
+
+    What people do to what is set up is also written into the audit (`_ADMINISTERED`), whoever listens.
     """
+    kind, _, happened = type_.partition(".")
+    if kind in _ADMINISTERED and happened in _ACTS:
+        more = {name: value for name, value in data.items() if name != "id"}
+        audit.record_act(
+            conn,
+            now,
+            actor=acting(conn),
+            act=f"{kind}.{_ACTS[happened]}",
+            target_id=data["id"],
+            workspace_id=workspace_id,
+            details=more,
+        )
     return emit_all(conn, now, workspace_id, [(type_, data)])
 
 

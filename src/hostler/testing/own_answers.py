@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from hostler.domain.administration import CreateKey, NameWorkspace
+from hostler.domain.audit_requests import RedactAudit
+from hostler.domain.auditing import KINDS
 from hostler.domain.checkpoints import CreateCheckpoint, ForkSession, Rewind
 from hostler.domain.compaction import RequestCompaction
 from hostler.domain.environment_keys import CreateEnvironmentKey
@@ -121,10 +123,48 @@ class AuditEntry(Answer):
     type: Literal["audit_entry"]
     workspace_id: str | None
     actor: Actor
+    kind: str
     act: str
     target_id: str
+    session_id: str | None
     details: dict[str, Any]
+    redacted: bool
+    seq: int | None
+    hash: str | None
     created_at: str
+
+
+class AuditCheckpoint(Answer):
+    workspace: str
+    seq: int
+    hash: str
+    at: str
+    signer: str
+    signature: str
+
+
+class AuditSignerKey(Answer):
+    id: str
+    public_key: str
+    created_at: str
+    endorsed_by: str
+    endorsement: str
+
+
+class AuditChain(Answer):
+    type: Literal["audit_chain"]
+    workspace_id: str
+    first_seq: int
+    seq: int
+    hash: str
+    checkpoint: AuditCheckpoint | None
+    signers: list[AuditSignerKey]
+
+
+class AuditRedaction(Answer):
+    type: Literal["audit_redaction"]
+    workspace_id: str
+    subject_id: str
 
 
 class EgressDecision(Answer):
@@ -633,6 +673,12 @@ class Bytes(BaseModel):
     KIND: ClassVar[str] = "application/zstd"
 
 
+class Lines(Bytes):
+    """Stands for lines of JSON: an export of the audit log."""
+
+    KIND: ClassVar[str] = "application/x-ndjson"
+
+
 class StoreLimit(Answer):
     of: Literal["session", "workspace"]
     setting: str
@@ -940,9 +986,13 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
         {
             **_PAGE,
             **{f"created_at[{bound}]": _TIME for bound in ("gt", "gte", "lt", "lte")},
-            **{name: {"type": "string"} for name in ("actor_id", "act", "target_id", "workspace_id")},
+            **{name: {"type": "string"} for name in ("actor_id", "act", "target_id", "session_id", "workspace_id")},
+            "kind[]": {"type": "array", "items": {"enum": list(KINDS)}},
         },
     ),
+    "audit.chain.retrieve": (None, AuditChain, {"workspace_id": {"type": "string"}}),
+    "audit.export": (None, Lines, {"workspace_id": {"type": "string"}}),
+    "audit.redact": (RedactAudit, AuditRedaction, {}),
     "sessions.egress.list": (None, Page[EgressDecision], {**_PAGE, "allowed": {"type": "boolean"}}),
     "sessions.checkpoints.create": (CreateCheckpoint, Checkpoint, {}),
     "sessions.checkpoints.list": (None, Page[Checkpoint], _PAGE),

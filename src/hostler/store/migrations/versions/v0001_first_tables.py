@@ -271,11 +271,13 @@ def upgrade() -> None:
         sa.Column("hint", WORDS, nullable=False, server_default=sa.text("''")),
         sa.Column("environment_id", WORDS, nullable=False, server_default=sa.text("''")),
         sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("audit_id", WORDS, nullable=False, server_default=sa.text("''")),
         sa.PrimaryKeyConstraint("id", name="pk_egress_decisions"),
     )
     op.create_index("ix_egress_decisions_session", "egress_decisions", ["session_id", "created_at", "id"])
     op.create_index("ix_egress_decisions_environment", "egress_decisions", ["environment_id", "created_at", "id"])
     op.create_index("ix_egress_decisions_oldest", "egress_decisions", ["workspace_id", "created_at", "id"])
+    op.create_index("ix_egress_decisions_audit", "egress_decisions", ["audit_id"])
     op.get_bind().execute(
         sa.text("INSERT INTO workspaces (id, name, created_at) VALUES ('wrkspc_default', 'Default', :now)"),
         {"now": rfc3339(SystemClock().now())},

@@ -27,15 +27,31 @@ def upgrade() -> None:
         "audit_entries",
         sa.Column("id", WORDS, nullable=False),
         sa.Column("workspace_id", WORDS, nullable=False),
+        sa.Column("strand", WORDS, nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("kind", WORDS, nullable=False),
         sa.Column("actor_kind", WORDS, nullable=False),
         sa.Column("actor_id", WORDS, nullable=False),
         sa.Column("act", WORDS, nullable=False),
         sa.Column("target_id", WORDS, nullable=False),
+        sa.Column("subject", WORDS, nullable=False),
+        sa.Column("sealed", WORDS, nullable=False),
         sa.Column("details", sa.Text, nullable=False),
         sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("seq", sa.BigInteger),
+        sa.Column("hash", WORDS),
         sa.PrimaryKeyConstraint("id", name="pk_audit_entries"),
     )
     op.create_index("ix_audit_entries_newest", "audit_entries", ["workspace_id", "created_at", "id"])
+    op.create_index("ix_audit_entries_strand", "audit_entries", ["workspace_id", "strand", "created_at", "id"])
+    op.create_index("ix_audit_entries_chain", "audit_entries", ["workspace_id", "seq"])
+    op.create_index(
+        "ix_audit_entries_loose",
+        "audit_entries",
+        ["workspace_id", "created_at", "strand", "number"],
+        sqlite_where=sa.text("seq IS NULL"),
+        postgresql_where=sa.text("seq IS NULL"),
+    )
     op.create_table(
         "waiting_calls",
         sa.Column("session_id", WORDS, nullable=False),

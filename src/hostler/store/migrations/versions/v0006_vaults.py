@@ -76,7 +76,9 @@ def upgrade() -> None:
         sa.Column("place", WORDS, nullable=False),
         sa.Column("outcome", WORDS, nullable=False),
         sa.Column("created_at", WORDS, nullable=False),
+        sa.Column("audit_id", WORDS, nullable=False, server_default=sa.text("''")),
         sa.PrimaryKeyConstraint("id", name="pk_credential_uses"),
     )
     op.create_index("ix_credential_uses_session", "credential_uses", ["session_id", "created_at", "id"])
     op.create_index("ix_credential_uses_oldest", "credential_uses", ["workspace_id", "created_at", "id"])
+    op.create_index("ix_credential_uses_audit", "credential_uses", ["audit_id"])
