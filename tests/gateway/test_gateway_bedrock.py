@@ -158,7 +158,7 @@ async def test_a_stream_whose_bytes_were_changed_is_no_answer(front: BedrockFron
     async with FakeUpstream(script).running() as fake:
         async with cloudy(tmp_path, bedrock(front, base_url=f"http://127.0.0.1:{fake.port}")) as road:
             answer = await road.ask()
-            assert answer.status == 503  # All of it came at once: nothing had been shown when the fault was found.
+            assert answer.status == 502  # All of it came at once: nothing had been shown when the fault was found.
             [record] = road.listener.records
             assert (record.status, record.complete, record.usage.input_tokens) == (200, False, 11)
 
@@ -174,7 +174,7 @@ async def test_a_stream_that_ends_within_a_message_is_no_answer(front: BedrockFr
     async with FakeUpstream(script).running() as fake:
         async with cloudy(tmp_path, bedrock(front, base_url=f"http://127.0.0.1:{fake.port}")) as road:
             answer = await road.ask()
-            assert answer.status == 503 or not answer.whole
+            assert answer.status == 502 or not answer.whole
             [record] = road.listener.records
             assert (record.status, record.complete, record.stop_reason) == (200, False, None)
 
@@ -239,7 +239,7 @@ async def test_without_keys_the_harness_hears_that_and_no_more(
         monkeypatch.delenv(name)
     async with cloudy(tmp_path, bedrock(front)) as road:
         answer = await road.ask()
-        assert answer.status == 503
+        assert answer.status == 502
         said_to_it = answer.json["error"]["message"]
         assert said_to_it.startswith("The gateway has no credentials for its upstream aws now.")
         with pytest.raises(UpstreamUnreachable):

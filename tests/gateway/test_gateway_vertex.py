@@ -156,7 +156,7 @@ async def test_without_credentials_the_harness_hears_that_and_no_more(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
     async with cloudy(tmp_path, vertex(front)) as road:
         answer = await road.ask()
-        assert answer.status == 503
+        assert answer.status == 502
         said_to_it = answer.json["error"]["message"]
         assert said_to_it.startswith("The gateway has no credentials for its upstream google now.")
         with pytest.raises(UpstreamUnreachable):
