@@ -43,7 +43,7 @@ def roster_with_an_open_breaker() -> Roster:
     course = roster.persist(Asked("r", Caller("s"), "m", {}, 1, True), Choice(("m",)))
     step = course.first()
     assert step is not None
-    course.after(Ended(step.target, 1, 529, "status 529", None, False, 0.0))
+    course.after(Ended(step.target, 1, 0, "refused", None, False, 0.0))
     course.over()
     assert roster.ill == ("u",)
     return roster

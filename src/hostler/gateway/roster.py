@@ -23,6 +23,7 @@ from hostler.gateway.breaker import Breaker, BreakerTerms
 
 _LOOK_AGAIN: Final = 1.0
 """Seconds, at most, between two looks at how somebody else's trial went."""
+_NO_ANSWER: Final = "no answer"
 _MOST_KNOWN: Final = 1_024
 """Models with trouble that are remembered. Names of models come from sandboxes too."""
 
@@ -125,14 +126,15 @@ class Roster:
 
     @property
     def ill(self) -> tuple[str, ...]:
-        """Upstreams that are not asked for some model."""
-        found = {name for (name, _), standing in self._known.items() if standing.breaker.state == "open"}
+        """Upstreams that are not asked for some model because they gave no answer. Whether one that answers 529 is
+        less busy by now can't be seen from outside."""
+        found = {name for (name, _), standing in self._known.items() if _is_away(standing.breaker)}
         return tuple(entry.name for entry in self.entries if entry.name in found)
 
     def is_back(self, upstream: str) -> None:
         """A probe of this upstream went well: the next requests may try it."""
         for (name, _), standing in self._known.items():
-            if name == upstream:
+            if name == upstream and _is_away(standing.breaker):
                 standing.breaker.try_soon()
 
     # -------------------------------------------------------------------------------------------------- for courses
@@ -325,8 +327,12 @@ class Course:
 def in_words(ended: Ended) -> str:
     """How an attempt failed, in few words and without addresses."""
     if ended.status == 0:
-        return "no answer"
+        return _NO_ANSWER
     return "an answer that broke off" if ended.status == 200 else f"status {ended.status}"
+
+
+def _is_away(breaker: Breaker) -> bool:
+    return breaker.state == "open" and breaker.why == _NO_ANSWER
 
 
 def _trouble(model: str, standing: Standing, now: float) -> Trouble | None:
