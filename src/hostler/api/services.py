@@ -20,6 +20,7 @@ from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
 from hostler.engine.forks import Forks
+from hostler.engine.guards import Guards
 from hostler.engine.keys import Keys
 from hostler.engine.measures import Measures
 from hostler.engine.memory_stores import MemoryStores
@@ -139,6 +140,7 @@ class ApiServices:
     measures: Measures
     retention: Retention
     places: Places
+    guards: Guards
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

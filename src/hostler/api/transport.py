@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hostler.api.body import BodyTimeout
 from hostler.api.context import Caller
 from hostler.api.descriptions import DOCUMENTS
-from hostler.api.errors import Answer, answer, plain_answer
+from hostler.api.errors import Answer, answer, plain_answer, stopped
 from hostler.api.throttle import Throttle
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
@@ -37,7 +37,7 @@ MAX_BODY_BYTES: Final = 32 << 20
 DRAIN_BYTES: Final = 64 << 20
 """How much of a refused body is still read, so that the client sees the answer instead of a reset connection."""
 DRAIN_SECONDS: Final = 10.0
-OPEN_PATHS: Final = frozenset({"/healthz", *DOCUMENTS})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", *DOCUMENTS})
 """Paths that need no key. They tell that the server runs, and what the documentation says."""
 
 
@@ -110,6 +110,10 @@ class Transport:
             )  # fmt: skip
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the server stops, and has waited for as long as it may
+            if not started:
+                await _answer(marked_send, stopped(scope["method"], caller.request_id))
+            raise
         except Exception:
             self._report(scope, caller)
             result = plain_answer(500, "api_error", "Internal server error.", caller.request_id)

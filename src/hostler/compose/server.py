@@ -20,7 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
-from hostler.compose.admission import memory_use, wait_terms, worker_settings
+from hostler.compose.admission import guards, memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
@@ -340,6 +340,7 @@ async def running(
             if preview_socket is not None:
                 await door.open(preview_socket)
             stack.push_async_callback(door.close)
+            watched = guards(settings)
             sessions = Sessions(database, hub, records, models, kinds, quotas, prices, placement, bounds)
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
@@ -354,6 +355,7 @@ async def running(
                 previews=previews,
                 rooms=RoomList(database),
                 places=Places(database, worker.admission),
+                guards=watched,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -381,6 +383,7 @@ async def running(
                     provider,
                     allowing,
                     spares.figures,
+                    watched,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
@@ -425,6 +428,7 @@ async def running(
                     tasks.create_task(gate.run()),
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                     tasks.create_task(spares.run()),
+                    tasks.create_task(watched.watch()),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
