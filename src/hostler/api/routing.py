@@ -47,7 +47,7 @@ class ContractRouter(APIRouter):
         rule = rule_of(method)
 
         def add(handler: Handler) -> Handler:
-            guarded = _guarded(handler, rule, begins=method in BEGINS)
+            guarded = _guarded(handler, rule, endpoint.path, begins=method in BEGINS)
             self.add_route(endpoint.path, guarded, methods=[endpoint.verb, *also], name=method)
             return handler
 
@@ -63,15 +63,16 @@ class OwnRouter(APIRouter):
         rule = rule_of(endpoint)
 
         def add(handler: Handler) -> Handler:
-            guarded = _guarded(handler, rule, begins=name in OWN_BEGINS)
+            guarded = _guarded(handler, rule, endpoint.path, begins=name in OWN_BEGINS)
             self.add_route(endpoint.path, guarded, methods=[endpoint.verb], name=endpoint.route)
             return handler
 
         return add
 
 
-def _guarded(handler: Handler, rule: Rule, *, begins: bool) -> Handler:
+def _guarded(handler: Handler, rule: Rule, path: str, *, begins: bool) -> Handler:
     async def guarded(request: Request) -> Response:
+        request.scope["hostler.route"] = path  # for whoever tells of the request when it has ended
         await authorise(request, rule)
         if begins:
             services_of(request).guards.admit()

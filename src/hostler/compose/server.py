@@ -46,6 +46,7 @@ from hostler.compose.sandboxes import (
 from hostler.compose.secrets import open_sealer
 from hostler.compose.spares import spare_sandboxes
 from hostler.compose.stored import StoredDecisions, runner_ledger
+from hostler.compose.telemetry import open_traces
 from hostler.compose.terms import (
     archive_limits,
     courier_settings,
@@ -218,7 +219,9 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            gateway = ModelGateway(await open_desk(settings, stack))
+            owner = worker_name(settings)
+            traces = open_traces(settings, owner, stack)
+            gateway = ModelGateway(traces.watching(await open_desk(settings, stack)))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
@@ -240,13 +243,14 @@ async def running(
             stack.push_async_callback(variables.close)
             decisions = StoredDecisions(database, denials, settings.sessions.max_egress_decisions)
             stack.push_async_callback(decisions.close)
-            egress = egress_proxy(settings, decisions, mcp_credentials or broker, resolver)
+            egress = egress_proxy(
+                settings, traces.recording(decisions), mcp_credentials or broker, resolver, traces.intake
+            )
             stack.push_async_callback(egress.close)
             trials = PolicyTrials(egress.policy)
             allowing = Allowing(trials)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
-            owner = worker_name(settings)
             courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
             dispatcher = WebhookDispatcher(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
@@ -276,7 +280,7 @@ async def running(
                 model_roads=gateway,
                 egress_roads=egress,
                 homes=places,
-                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
+                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries), **(traces.environment or {})},
                 allowed_models=models.helpers(),
                 placement=placement,
                 road_secrets=InjectingSecrets,
@@ -295,6 +299,7 @@ async def running(
             memory = memory_use(settings)
             spares = spare_sandboxes(settings, database, around, attachments, copies, memory, lambda: worker.live())
             parts = RunnerParts(
+                tracing=traces.tracing,
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
@@ -345,6 +350,7 @@ async def running(
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
             services = ApiServices(
+                tracing=traces.tracing,
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
                 agents=Agents(database, models),

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from hostler.config.guards import GuardSettings
 from hostler.config.section import Section
+from hostler.config.telemetry import Logs, Telemetry
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
+_SHORTEST_SECRET = 8
+"""Characters: less is an ordinary word in other places."""
 _LISTS = frozenset(
     {
         "allowed_hosts",
@@ -583,10 +587,17 @@ class Settings(Section):
     spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()
+    telemetry: Telemetry = Telemetry()
+    logs: Logs = Logs()
 
     @property
     def store_url(self) -> str:
         return self.store.url or f"sqlite:///{self.state_dir / 'hostler.db'}"
+
+    @property
+    def secrets_known(self) -> tuple[str, ...]:
+        """Every secret in here, and in what follows from it: for those who must not show them."""
+        return tuple(secret for secret in _secrets_in(self) if len(secret) >= _SHORTEST_SECRET)
 
     @property
     def upstream_key(self) -> str:
@@ -598,6 +609,18 @@ class Settings(Section):
         """Whether the rehearsal model answers: when asked for, or when there is neither a key nor a server of yours."""
         own_server = self.model.base_url != Model.model_fields["base_url"].default
         return self.model.rehearse or not (self.upstream_key or own_server)
+
+
+def _secrets_in(section: BaseModel) -> Iterator[str]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, SecretStr):
+                yield one.get_secret_value()
+            elif isinstance(one, BaseModel):
+                yield from _secrets_in(one)
+    if isinstance(section, Store):
+        yield urlsplit(section.url).password or ""
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -54,6 +54,8 @@ class Asked:
     agent_type: str = ""
     """Of the sub-agent."""
     purpose: Purpose = "turn"
+    trace: str = ""
+    """`traceparent`, as the harness says it, which may be anything."""
 
 
 # ------------------------------------------------------------------------------------------------------- which model
@@ -166,6 +168,13 @@ class Ended:
     """Whether the harness has seen anything of it: then nothing can be tried again."""
     since: float
     """Seconds since the request came."""
+    took: float = 0.0
+    """Seconds since this attempt began."""
+    first_byte: float | None = None
+    """Seconds from its begin to the first byte of the answer; None: there was none."""
+    stop_reason: str | None = None
+    """Of a whole answer."""
+    upstream_request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +213,6 @@ class Watcher(Protocol):
         """Before the next attempt, or for room."""
         ...
 
-    def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None: ...
+    def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None:
+        """An attempt has ended, also one that the harness did not wait for."""
+        ...

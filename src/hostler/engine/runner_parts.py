@@ -20,6 +20,7 @@ from hostler.engine.records import Applied, Decide, Records
 from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.spares import Spares
+from hostler.engine.trace_port import UNTRACED, Tracing
 from hostler.engine.variables import VariableBroker
 from hostler.store.sessions import SessionRow
 
@@ -65,6 +66,7 @@ class RunnerParts:
     compactions: CompactionCares | None = None
     """Who archives conversations before they are compacted; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
+    tracing: Tracing = UNTRACED
     awake: Awake = field(default_factory=Awake)
     """What keeps sessions awake although no turn runs."""
     background_seconds: float = 600.0

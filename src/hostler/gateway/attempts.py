@@ -102,9 +102,10 @@ class Attempts:
             if not await self._ready_for(step):
                 return None
             relay = await self._attempt(step.target, request, body, changes, split=split)
-            if self._gone.is_set():
-                return relay
             ended = self._ended(relay)
+            if self._gone.is_set():
+                self._watch(ended, relay)
+                return relay
             step = course.after(ended) if ended.failure and not ended.begun else None
             self._tell(ended, relay)
             if step is None:
@@ -186,11 +187,19 @@ class Attempts:
             relay.retry_after,
             relay.begun,
             self._loop.time() - self._started,
+            self._loop.time() - self._began,
+            None if relay.first_byte_at is None else relay.first_byte_at - self._began,
+            relay.tap.stop_reason if relay.complete else None,
+            dict(relay.received).get(b"request-id", b"").decode("latin-1"),
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:
         usage = relay.tap.usage if relay.status == 200 else Usage()
         self._desk.throttle.answered(self._asked, ended.target, ended.status, dict(relay.received), usage)
+        self._watch(ended, relay)
+
+    def _watch(self, ended: Ended, relay: Relay) -> None:
+        usage = relay.tap.usage if relay.status == 200 else Usage()
         for watcher in self._desk.watchers:
             watcher.ended(self._asked, ended, usage)
 
