@@ -36,7 +36,10 @@ async def test_a_session_is_one_tree_without_content(tmp_path: Path, store_url: 
             session = await house.session(ALLOW_ALL)
             house.client = house.new_client(default_headers={"traceparent": f"00-{CALLER[0]}-{CALLER[1]}-01"})
             say = [
-                step(text(f"I look for {CANARY}."), tool("bash", command=f"curl -s http://{CANARY}.example.com/; true")),
+                step(
+                    text(f"I look for {CANARY}."),
+                    tool("bash", command=f"echo {CANARY}; curl -s http://denied.example.com/"),
+                ),
                 step(f"Found {CANARY}."),
             ]
             await house.turn(session, say)
@@ -72,5 +75,5 @@ async def test_a_session_is_one_tree_without_content(tmp_path: Path, store_url: 
         assert collector.headers[0]["x-team"] == "platform"
         assert health["traces"]["failed"] == health["traces"]["dropped"] == health["traces"]["refused"] == 0
         everything = b"".join(collector.bodies)
-        assert CANARY.encode() not in everything.replace(f"{CANARY}.example.com".encode(), b"")
+        assert CANARY.encode() not in everything
         assert house.secret.encode() not in everything

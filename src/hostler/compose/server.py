@@ -390,6 +390,7 @@ async def running(
                     allowing,
                     spares.figures,
                     watched,
+                    traces.figures,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),

@@ -39,6 +39,7 @@ class Oversight:
     rungs            what every technology gives on this host; None: no sandboxes here.
     allowing         which rule would have allowed what was denied; None: nobody says.
     spares           figures of the started sandboxes that wait for sessions here; None: no worker in this process.
+    traces           figures of the spans that this server has made; None: traces are off.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -52,6 +53,7 @@ class Oversight:
         allowing: Allowing | None = None,
         spares: Callable[[], Mapping[str, int]] | None = None,
         guards: Guards | None = None,
+        traces: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._database = database
         self._label = label
@@ -61,6 +63,7 @@ class Oversight:
         self._allowing = allowing
         self._spares = spares
         self._guards = guards
+        self._traces = traces
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -158,6 +161,7 @@ class Oversight:
             "worker": None if working is None else {"ok": working},
             "spares": None if self._spares is None else dict(self._spares()),
             "guards": None if self._guards is None else dict(self._guards.figures()),
+            "traces": None if self._traces is None else dict(self._traces()),
         }
 
 

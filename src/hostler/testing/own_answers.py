@@ -292,6 +292,14 @@ class HealthGuards(Answer):
     loop_delay_ms: LoopDelay
 
 
+class HealthTraces(Answer):
+    sent: int
+    dropped: int
+    failed: int
+    waiting: int
+    refused: int
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -302,6 +310,7 @@ class Health(Answer):
     worker: HealthWorker | None
     spares: Spares | None
     guards: HealthGuards | None
+    traces: HealthTraces | None
 
 
 class WebhookEndpoint(Answer):
