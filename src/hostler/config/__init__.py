@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
@@ -616,11 +616,13 @@ def _secrets_in(section: BaseModel) -> Iterator[str]:
         value = getattr(section, name)
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, SecretStr):
-                yield one.get_secret_value()
+                secret = one.get_secret_value()
+                yield secret
+                yield from (unquote(part.partition("=")[2]) for part in secret.split(","))  # headers have one each
             elif isinstance(one, BaseModel):
                 yield from _secrets_in(one)
     if isinstance(section, Store):
-        yield urlsplit(section.url).password or ""
+        yield unquote(urlsplit(section.url).password or "")
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -76,7 +76,7 @@ class LineFormatter(logging.Formatter):
         fields = {name: self._shown(value) for name, value in fields.items()}
         if self._as_json:
             whole = {"time": time, "level": level, "event": event, "logger": record.name, **fields}
-            return json.dumps(whole, ensure_ascii=True, default=self._text)
+            return json.dumps(whole, ensure_ascii=True)
         return " ".join([time, level, event, *(f"{name}={_value(value)}" for name, value in fields.items())])
 
     def _shown(self, value: Any) -> Any:
@@ -87,8 +87,10 @@ class LineFormatter(logging.Formatter):
                 return {str(key): self._shown(item) for key, item in value.items()}
             case list() | tuple():
                 return [self._shown(item) for item in value]
-            case _:
+            case int() | float() | None:
                 return value
+            case _:
+                return self._text(value)
 
     def _text(self, value: object) -> str:
         return self._scrub(str(value))

@@ -66,7 +66,7 @@ class Pipeline:
         self._look = threading.Event()
         self._closing = False
         self._exporter: Exporter | None = None
-        self._sent = self._dropped = self._failed = 0
+        self._sent = self._dropped = self._failed = self._going = 0
         self._said_at = -_SAID_EVERY
         self._said = 0
         self._thread = threading.Thread(target=self._run, name="hostler-traces", daemon=True)
@@ -83,7 +83,7 @@ class Pipeline:
             self._look.set()
 
     def figures(self) -> Figures:
-        return Figures(self._sent, self._dropped, self._failed, len(self._waiting))
+        return Figures(self._sent, self._dropped, self._failed, len(self._waiting) + self._going)
 
     def close(self, seconds: float) -> None:
         """Sends what waits, for so long at most; what is left then is lost. Blocks: call it from a thread."""
@@ -95,7 +95,7 @@ class Pipeline:
             if self._exporter is not None:
                 self._exporter.close()
             self._thread.join(max(0.5, until - monotonic()))
-        lost = self._dropped + self._failed + len(self._waiting)
+        lost = self._dropped + self._failed + len(self._waiting) + self._going
         if lost:
             log.warning("telemetry.spans_lost", extra={"spans": lost, "sent": self._sent})
 
@@ -116,11 +116,13 @@ class Pipeline:
     def _empty(self, exporter: Exporter) -> None:
         while self._waiting:
             spans = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+            self._going = len(spans)
             try:
                 taken = exporter.export(spans)
             except Exception:
                 log.exception("telemetry.export_broke")
                 taken = False
+            self._going = 0
             if taken:
                 self._sent += len(spans)
             else:

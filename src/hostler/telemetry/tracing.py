@@ -24,8 +24,7 @@ from hostler.telemetry.spans import CLIENT, SERVER, Context, Span, Value, clean,
 _SESSIONS: Final = 4096
 _TURNS: Final = 4
 """Of one session that are remembered: what the harness says of a turn comes after its end."""
-_LEEWAY: Final = 5_000_000
-"""Nanoseconds: the harness writes whole milliseconds."""
+_MILLISECOND: Final = 1_000_000
 _CONTENT: Final = 16_384
 """Characters of one text."""
 
@@ -99,7 +98,10 @@ class Tracer:
             return None
         if at is None:
             return known[-1] if known[-1].end == 0 else None
-        return next((turn for turn in reversed(known) if turn.start - _LEEWAY <= at), None)
+        if at % _MILLISECOND == 0:  # The harness cuts off what is beyond whole milliseconds.
+            at += _MILLISECOND - 1
+        # Clocks of machines differ: what seems to be older than everything belongs to the oldest.
+        return next((turn for turn in reversed(known) if turn.start <= at), known[0])
 
 
 class RunningRequest:

@@ -51,7 +51,7 @@ class OtlpReceiver:
     """Of each request, names in lower case."""
     _server: asyncio.Server | None = None
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _connections: dict[asyncio.StreamWriter, asyncio.Task[Any]] = field(default_factory=dict)
 
     async def __aenter__(self) -> OtlpReceiver:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -60,8 +60,11 @@ class OtlpReceiver:
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
+        serving = list(self._connections.values())
+        for writer in self._connections:
             writer.transport.abort()
+        if serving:
+            await asyncio.wait(serving)
 
     @property
     def url(self) -> str:
@@ -82,7 +85,9 @@ class OtlpReceiver:
             await self._changed.wait_for(lambda: len(self.bodies) >= times)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None, "made by the server"
+        self._connections[writer] = task
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -104,7 +109,7 @@ class OtlpReceiver:
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
-            self._writers.discard(writer)
+            del self._connections[writer]
             writer.close()
 
     async def _take(self, fields: Mapping[str, str], body: bytes) -> None:
