@@ -10,7 +10,7 @@ from hostler.domain.clock import unix_ns
 from hostler.engine.model_port import Asked, Choice, Ended, Grant
 from hostler.store.sessions import Usage
 from hostler.telemetry.spans import CLIENT, Value, clean, read_traceparent
-from hostler.telemetry.tracing import PROVIDER, Tracer
+from hostler.telemetry.tracing import Tracer
 
 
 class TracedRequests:
@@ -19,7 +19,7 @@ class TracedRequests:
     def __init__(self, tracer: Tracer, inside_trace: str) -> None:
         """`inside_trace`: id of the trace that sandboxes believe to be in."""
         self._tracer = tracer
-        self._inside = inside_trace
+        self._inside = f"00-{inside_trace}-"
 
     def asked(self, asked: Asked, choice: Choice, grant: Grant) -> None:
         pass
@@ -32,27 +32,30 @@ class TracedRequests:
         if turn is None or not turn.context.sampled:
             return
         end = unix_ns()
-        said = read_traceparent(asked.trace) if asked.trace else None
-        parent = said.span_id if said is not None and said.trace_id == self._inside else ""
+        parent = ""
+        if asked.trace.startswith(self._inside) and (said := read_traceparent(asked.trace)) is not None:
+            parent = said.span_id
         model = ended.target.model
-        cached = (
-            usage.cache_read_input_tokens + usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens
-        )
-        attributes: dict[str, Value] = turn.labels() | {
+        read = usage.cache_read_input_tokens
+        made = usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens
+        # Every attribute costs as much to encode as to measure what it says: what says nothing is left out.
+        attributes: dict[str, Value] = {
+            **turn.brief,
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": PROVIDER,
             "gen_ai.request.model": clean(model),
-            "gen_ai.usage.input_tokens": usage.input_tokens + cached,
-            "gen_ai.usage.cache_read.input_tokens": usage.cache_read_input_tokens,
-            "gen_ai.usage.cache_creation.input_tokens": usage.cache_creation_5m_input_tokens
-            + usage.cache_creation_1h_input_tokens,
+            "gen_ai.usage.input_tokens": usage.input_tokens + read + made,
             "gen_ai.usage.output_tokens": usage.output_tokens,
             "http.response.status_code": ended.status,
             "hostler.model_request.id": asked.id,
             "hostler.model_request.attempt": ended.number,
-            "hostler.model_request.purpose": asked.purpose,
             "hostler.upstream": ended.target.upstream,
         }
+        if read:
+            attributes["gen_ai.usage.cache_read.input_tokens"] = read
+        if made:
+            attributes["gen_ai.usage.cache_creation.input_tokens"] = made
+        if asked.purpose != "turn":
+            attributes["hostler.model_request.purpose"] = asked.purpose
         if asked.model != model:
             attributes["hostler.requested_model"] = clean(asked.model)
         if ended.upstream_request_id:

@@ -63,7 +63,7 @@ class Span:
 
 def clean(text: str, most: int = 128) -> str:
     """What somebody else has made up, as it may stand in a span: one text that can't be written loses a whole batch."""
-    return text[:most].encode("utf-8", "replace").decode()
+    return text[:most] if text.isascii() else text[:most].encode("utf-8", "replace").decode()
 
 
 def read_traceparent(text: str) -> Context | None:

@@ -180,6 +180,20 @@ class RunningTurn:
         """Those that run."""
         self._inputs: dict[str, str] = {}
         self._how, self._error = "", ""
+        self._labels: dict[str, Value] = {
+            "gen_ai.conversation.id": begun.session_id,
+            "gen_ai.agent.id": begun.agent_id,
+            "gen_ai.agent.name": clean(begun.agent_name),
+            "anthropic.session.id": begun.session_id,
+            "anthropic.workspace.id": begun.workspace_id,
+        }
+        self.brief: dict[str, Value] = {
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.conversation.id": begun.session_id,
+            "gen_ai.agent.id": begun.agent_id,
+            "anthropic.workspace.id": begun.workspace_id,
+        }
+        """What its model requests say: there are many of them."""
         about.trace_id, about.span_id, about.sampled = (
             self.context.trace_id,
             self.context.span_id,
@@ -276,14 +290,7 @@ class RunningTurn:
 
     def labels(self) -> dict[str, Value]:
         """What every span of a turn says."""
-        begun = self.begun
-        return {
-            "gen_ai.conversation.id": begun.session_id,
-            "gen_ai.agent.id": begun.agent_id,
-            "gen_ai.agent.name": clean(begun.agent_name),
-            "anthropic.session.id": begun.session_id,
-            "anthropic.workspace.id": begun.workspace_id,
-        }
+        return dict(self._labels)
 
     # ------------------------------------------------------------------------------------------------- tool calls
 
