@@ -11,6 +11,7 @@ import pytest
 
 from hostler.config import load
 from hostler.engine.about import About, begin, end
+from hostler.telemetry import log_table
 from hostler.telemetry.logs import LineFormatter
 
 SECRET = 'pass/"word"-1234'
@@ -105,3 +106,9 @@ def test_the_configuration_knows_its_secrets() -> None:
     )
     known = settings.secrets_known
     assert {"model-key-1", "master-key-1", "collector-key-1", "database-key-1", "older-key-1"} <= {*known}
+
+
+def test_the_reference_lists_every_event() -> None:
+    text = log_table.PAGE.read_text("utf-8")
+    assert log_table.page(text) == text, "run scripts/generate-docs"
+    assert len(log_table.lines()) > 100

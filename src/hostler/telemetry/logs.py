@@ -22,7 +22,7 @@ from hostler.engine.redaction import REDACTED, forms_of
 _STANDARD = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
 _MEANT = ("time", "level", "event", "logger")
 _ABOUT: Final = ("session_id", "workspace_id", "request_id", "trace_id", "span_id")
-_SPELLED: Final = {"session": "session_id", "workspace": "workspace_id"}
+SPELLED: Final = {"session": "session_id", "workspace": "workspace_id"}
 """Names of fields in the code, and what every reader of logs knows them by."""
 _KEYS: Final = re.compile(
     r"\b(sk-ant-[A-Za-z0-9_]{2,8}-|(?:hk|hek|hst|hpv)-(?=[A-Za-z0-9_-]{40})|whsec_|[Bb]earer )[^\s\"'\\,;)\]}]+"
@@ -46,7 +46,7 @@ class Scrubber:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     found = {
-        _SPELLED.get(name, f"{name}_" if name in _MEANT else name): value
+        SPELLED.get(name, f"{name}_" if name in _MEANT else name): value
         for name, value in record.__dict__.items()
         if name not in _STANDARD
     }
