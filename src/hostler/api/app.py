@@ -108,6 +108,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app.add_middleware(
         Transport,
         organization_id=services.organization_id,
+        watch=services.watch_requests,
         larger_bodies=dict(
             [
                 _body_limit(BY_METHOD["files.upload"], services.files.terms.most_bytes + files.FORM_BYTES),

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hostler.api.access import Rule, authorise, rule_of
+from hostler.api.context import caller_of, services_of
 from hostler.api.context import path_value as path_value
-from hostler.api.context import services_of
 from hostler.api.contract import BY_METHOD
 from hostler.api.own_contract import OWN_BY_NAME
 
@@ -47,7 +47,7 @@ class ContractRouter(APIRouter):
         rule = rule_of(method)
 
         def add(handler: Handler) -> Handler:
-            guarded = _guarded(handler, rule, endpoint.path, begins=method in BEGINS)
+            guarded = _guarded(handler, rule, method, endpoint.path, begins=method in BEGINS)
             self.add_route(endpoint.path, guarded, methods=[endpoint.verb, *also], name=method)
             return handler
 
@@ -63,15 +63,16 @@ class OwnRouter(APIRouter):
         rule = rule_of(endpoint)
 
         def add(handler: Handler) -> Handler:
-            guarded = _guarded(handler, rule, endpoint.path, begins=name in OWN_BEGINS)
+            guarded = _guarded(handler, rule, endpoint.route, endpoint.path, begins=name in OWN_BEGINS)
             self.add_route(endpoint.path, guarded, methods=[endpoint.verb], name=endpoint.route)
             return handler
 
         return add
 
 
-def _guarded(handler: Handler, rule: Rule, path: str, *, begins: bool) -> Handler:
+def _guarded(handler: Handler, rule: Rule, name: str, path: str, *, begins: bool) -> Handler:
     async def guarded(request: Request) -> Response:
+        caller_of(request).endpoint = name
         request.scope["hostler.route"] = path  # for whoever tells of the request when it has ended
         await authorise(request, rule)
         if begins:

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -42,6 +42,11 @@ OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", *DOCUMENTS})
 """Paths that need no key. They tell that the server runs, and what the documentation says."""
 
 
+RequestWatch = Callable[[str | None, int, float | None], None]
+"""Told of each request that was answered: what it came to (None: to nothing), the status, and the seconds that it took
+(None: it was a stream)."""
+
+
 def _headers(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
@@ -50,10 +55,16 @@ class Transport:
     """Gives every request an id and every failure an envelope. Sees every exception; nothing passes it."""
 
     def __init__(
-        self, app: ASGIApp, *, organization_id: str, larger_bodies: Mapping[tuple[str, re.Pattern[str]], int]
+        self,
+        app: ASGIApp,
+        *,
+        organization_id: str,
+        larger_bodies: Mapping[tuple[str, re.Pattern[str]], int],
+        watch: RequestWatch | None = None,
     ) -> None:
         """`larger_bodies`: how many bytes the body may have where it may have more than others, by verb and path."""
         self._app = app
+        self._watch = watch
         self._organization = organization_id.encode()
         self._larger = dict(larger_bodies)
 
@@ -61,6 +72,26 @@ class Transport:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._watch is None:
+            await self._serve(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def noted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, noted_send)
+        finally:
+            if status:  # else the client has gone
+                endpoint = scope["hostler.caller"].endpoint
+                streams = endpoint is not None and endpoint.endswith(".stream")
+                self._watch(endpoint, status, None if streams else time.perf_counter() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         version = _headers(scope, b"anthropic-version")
         caller = Caller(request_id=new_id("req"), old_generation=version == ["2023-06-01"])
         about().request_id = caller.request_id

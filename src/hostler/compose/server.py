@@ -29,6 +29,7 @@ from hostler.compose.database import has_key, open_database
 from hostler.compose.gateway import open_desk
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.metrics import exposed, open_metrics, watch
 from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
@@ -221,7 +222,10 @@ async def running(
             places.sockets.mkdir(parents=True, mode=0o711)
             owner = worker_name(settings)
             traces = open_traces(settings, owner, stack)
-            gateway = ModelGateway(traces.watching(await open_desk(settings, stack)))
+            desk = traces.watching(await open_desk(settings, stack))
+            metrics = open_metrics(desk.channels)
+            stack.enter_context(exposed(settings, metrics))
+            gateway = ModelGateway(desk.watched_by(metrics))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
@@ -261,7 +265,7 @@ async def running(
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
-            records = Records(database, hub)
+            records = Records(database, hub, metrics.happened)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
@@ -303,7 +307,7 @@ async def running(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms, prices),
+                ledger=runner_ledger(database, terms, prices, metrics.recorded),
                 around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
@@ -346,6 +350,14 @@ async def running(
                 await door.open(preview_socket)
             stack.push_async_callback(door.close)
             watched = guards(settings)
+            metrics.show_guards(watched)
+            metrics.show("hostler_sessions_live", "Sessions that have a process on this server.", lambda: worker.live())
+            metrics.show_all(
+                "hostler_spares",
+                "Started sandboxes for new sessions.",
+                "state",
+                {each: lambda each=each: spares.figures()[each] for each in ("waiting", "starting")},  # type: ignore[misc]
+            )
             sessions = Sessions(database, hub, records, models, kinds, quotas, prices, placement, bounds)
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
@@ -362,6 +374,7 @@ async def running(
                 rooms=RoomList(database),
                 places=Places(database, worker.admission),
                 guards=watched,
+                watch_requests=metrics.answered,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -436,6 +449,7 @@ async def running(
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                     tasks.create_task(spares.run()),
                     tasks.create_task(watched.watch()),
+                    tasks.create_task(watch(settings, metrics, database)),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -23,7 +23,7 @@ from hostler.store import catalog, eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
-from hostler.store.sessions import SessionRow
+from hostler.store.sessions import SessionRow, Usage
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
 
@@ -109,7 +109,11 @@ class StoredDecisions:
         )
 
 
-def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
+def runner_ledger(
+    database: Database, terms: LeaseTerms, prices: Prices, told: Callable[[Usage], None] | None = None
+) -> Ledger:
+    """`told` hears what each model request has used and cost, once it is written down."""
+
     async def extend(lease: Lease) -> bool:
         return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
 
@@ -146,7 +150,9 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
                 facts=facts,
             )
 
-        await database.write(unit)
+        written = await database.write(unit)
+        if told is not None:
+            told(written.usage)
 
     async def forget_held(lease: Lease, announced: frozenset[str]) -> None:
         held = StoredSequence(database, lease)

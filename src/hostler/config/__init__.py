@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from hostler.config.guards import GuardSettings
+from hostler.config.metrics import MetricSettings
 from hostler.config.section import Section
 from hostler.config.telemetry import Logs, Telemetry
 from hostler.domain.errors import InvalidRequest
@@ -584,6 +585,7 @@ class Settings(Section):
     worker: Worker = Worker()
     admission: Admission = Admission()
     guards: GuardSettings = GuardSettings()
+    metrics: MetricSettings = MetricSettings()
     spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()

@@ -101,6 +101,15 @@ class Guards:
         """Why nothing new is begun. Empty: it is."""
         return [f"guards: {why}; nothing new is begun" for why in self._short.values()]
 
+    def free(self, what: str) -> int | None:
+        """Bytes that were free when it was looked at last, of `disk` or `memory`."""
+        return self._free[what]
+
+    @property
+    def delay_seconds(self) -> float | None:
+        """Of the event loop, as measured last."""
+        return self._delays[-1] if self._delays else None
+
     def figures(self) -> Mapping[str, Any]:
         """What was seen last, and the delay of the event loop over the last minute, in milliseconds."""
         delays = sorted(self._delays)

@@ -168,13 +168,15 @@ class Ended:
     """Whether the harness has seen anything of it: then nothing can be tried again."""
     since: float
     """Seconds since the request came."""
-    took: float = 0.0
-    """Seconds since this attempt began."""
+    seconds: float = 0.0
+    """How long this attempt took."""
     first_byte: float | None = None
     """Seconds from its begin to the first byte of the answer; None: there was none."""
     stop_reason: str | None = None
     """Of a whole answer."""
     upstream_request_id: str = ""
+    gone: bool = False
+    """The harness hung up before its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,7 @@ class Attempts:
             None if relay.first_byte_at is None else relay.first_byte_at - self._began,
             relay.tap.stop_reason if relay.complete else None,
             dict(relay.received).get(b"request-id", b"").decode("latin-1"),
+            self._gone.is_set() and not relay.complete,
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:

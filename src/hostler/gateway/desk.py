@@ -7,7 +7,7 @@ budget, no limit, one attempt.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostler.engine.model_port import (
     Asked,
@@ -91,6 +91,10 @@ class Desk:
     purse: Purse = field(default_factory=NoBudgets)
     throttle: Throttle = field(default_factory=NoLimits)
     watchers: tuple[Watcher, ...] = ()
+
+    def watched_by(self, watcher: Watcher) -> Desk:
+        """The same, and one more is told of every request."""
+        return replace(self, watchers=(*self.watchers, watcher))
 
     async def close(self) -> None:
         """Drops every connection."""

@@ -64,10 +64,12 @@ class TracedRequests:
             attributes["gen_ai.response.time_to_first_chunk"] = ended.first_byte
         if ended.stop_reason:
             attributes["gen_ai.response.finish_reasons"] = (ended.stop_reason,)
-        if ended.failure:
+        if ended.gone:
+            attributes["error.type"] = "cancelled"
+        elif ended.failure:
             attributes["error.type"] = str(ended.status) if ended.status >= 400 else "no_answer"
         span = turn.child(
-            f"chat {clean(model)}", end - int(ended.took * 1e9), end, attributes, parent=parent, kind=CLIENT
+            f"chat {clean(model)}", end - int(ended.seconds * 1e9), end, attributes, parent=parent, kind=CLIENT
         )
         span.failed = bool(ended.failure)
         self._tracer.put(span)
