@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from time import monotonic
@@ -125,3 +127,12 @@ async def test_an_exporter_that_can_not_be_made_loses_spans() -> None:
     assert await close(pipeline) < 5.0
     pipeline.put(span())
     assert pipeline.figures().dropped == 1
+
+
+def test_nothing_of_opentelemetry_is_loaded_where_traces_are_off() -> None:
+    program = (
+        "import sys, hostler.compose, hostler.compose.telemetry\n"
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.strip() == "[]"
