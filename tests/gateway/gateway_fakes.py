@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from hostler.engine.model_port import Caller
+from hostler.engine.model_port import Caller, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits, one_upstream
 
@@ -168,6 +168,8 @@ class Listener:
     may: bool = True
     caller: Caller = field(default_factory=lambda: Caller("sesn_1"))
     told: asyncio.Event = field(default_factory=asyncio.Event)
+    waits: list[Wait] = field(default_factory=list)
+    waited: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         if self.fail_calls:
@@ -189,6 +191,14 @@ class Listener:
 
     async def on_budget_reached(self, why: str) -> None:
         self.order.append("budget")
+
+    def on_waiting(self, wait: Wait) -> None:
+        self.order.append("waiting")
+        self.waits.append(wait)
+        self.waited.set()
+
+    def on_going_on(self) -> None:
+        self.order.append("going on")
 
 
 @dataclass

@@ -22,11 +22,12 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import guards, memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.attempts import harness_settings
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
-from hostler.compose.gateway import open_desk
+from hostler.compose.gateway import MakeDesk, open_desk
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.metrics import exposed, open_metrics, watch
@@ -191,12 +192,14 @@ async def running(
     verified: Verified | None = None,
     resolver: Resolver | None = None,
     objects: Objects | None = None,
+    desks: MakeDesk = open_desk,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
     into addresses; None: the system does. `objects` keeps what must outlive every host; None: what is configured.
+    `desks` says what the gateway asks around a request, and whom.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -222,7 +225,7 @@ async def running(
             places.sockets.mkdir(parents=True, mode=0o711)
             owner = worker_name(settings)
             traces = open_traces(settings, owner, stack)
-            desk = traces.watching(await open_desk(settings, stack))
+            desk = traces.watching(await desks(settings, stack))
             metrics = open_metrics(desk.channels)
             stack.enter_context(exposed(settings, metrics))
             gateway = ModelGateway(desk.watched_by(metrics))
@@ -284,7 +287,7 @@ async def running(
                 model_roads=gateway,
                 egress_roads=egress,
                 homes=places,
-                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries), **(traces.environment or {})},
+                settings={**harness_settings(settings), **(traces.environment or {})},
                 allowed_models=models.helpers(),
                 placement=placement,
                 road_secrets=InjectingSecrets,
@@ -403,6 +406,7 @@ async def running(
                     allowing,
                     spares.figures,
                     watched,
+                    gateway.health,
                     traces.figures,
                 ),
                 quotas=quotas,

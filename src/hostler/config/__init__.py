@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from hostler.config.attempts import Attempts
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
 from hostler.config.section import Section
@@ -72,7 +73,11 @@ class Model(Section):
     auth: Literal["x-api-key", "bearer"] = Field("x-api-key", description="How the key is sent.")
     rehearse: bool = Field(False, description="Use the rehearsal model even if there is a key.")
     retries: int = Field(
-        10, ge=0, le=15, description="How often a failed model request is repeated before the turn ends."
+        20,
+        ge=0,
+        le=100,
+        description="How often a failed model request is asked again at most, all upstreams together, before the turn "
+        "ends.",
     )
 
 
@@ -563,6 +568,7 @@ class Settings(Section):
     server: Server = Server()
     store: Store = Store()
     model: Model = Model()
+    attempts: Attempts = Attempts()
     models: Models = Models()
     prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()

@@ -27,7 +27,7 @@ from hostler.engine.follower import Follower
 from hostler.engine.layers import LayerFailed
 from hostler.engine.lodging import Lodging
 from hostler.engine.memory import Memory
-from hostler.engine.model_port import Caller
+from hostler.engine.model_port import Caller, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile
@@ -453,6 +453,12 @@ class SessionRunner:
 
     async def on_budget_reached(self, why: str) -> None:
         self._follower.stop(RunEnd("capped"))
+
+    def on_waiting(self, wait: Wait) -> None:
+        self._follower.tell(runs.Waiting(ev.error_type(wait.status), wait.message))
+
+    def on_going_on(self) -> None:
+        self._follower.tell(runs.GoingOn())
 
     async def may_request(self) -> bool:
         """Before each model request: is there room for it in the budget? If not, the run is stopped here.

@@ -43,8 +43,9 @@ class UpstreamLimits:
 
     connect_seconds: float = 10.0
     first_byte_seconds: float = 600.0
-    silence_seconds: float = 600.0
-    """Longest pause between two pieces of one answer."""
+    silence_seconds: float = 240.0
+    """Longest pause between two pieces of one answer. Shorter than the 300 s after which `claude` gives a stream up: so
+    it is known here, and counts, that the upstream has fallen silent."""
     idle_seconds: float = 30.0
     """How long an unused connection is kept."""
     idle_connections: int = 64

@@ -292,6 +292,23 @@ class HealthGuards(Answer):
     loop_delay_ms: LoopDelay
 
 
+class UpstreamTrouble(Answer):
+    model: str
+    state: Literal["open", "half_open", "resting"]
+    reason: str
+    failures: int
+    since: str | None
+    next_trial_at: str | None
+
+
+class Upstream(Answer):
+    name: str
+    state: Literal["ok", "degraded"]
+    order: int
+    weight: int
+    models: list[UpstreamTrouble]
+
+
 class HealthTraces(Answer):
     sent: int
     dropped: int
@@ -310,6 +327,7 @@ class Health(Answer):
     worker: HealthWorker | None
     spares: Spares | None
     guards: HealthGuards | None
+    upstreams: list[Upstream] | None
     traces: HealthTraces | None
 
 

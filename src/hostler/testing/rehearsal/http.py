@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -198,6 +200,14 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Ends the connection at once."""
         if self._transport is not None:
+            self._transport.abort()
+
+    def reset(self) -> None:
+        """Ends the connection at once, and in the way that the client's kernel calls a reset."""
+        if self._transport is not None:
+            endpoint = self._transport.get_extra_info("socket")
+            if endpoint.family in (socket.AF_INET, socket.AF_INET6):
+                endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
 
     async def hang(self) -> None:
