@@ -139,7 +139,19 @@ def test_an_attempt_stands_under_what_the_harness_names_in_its_own_trace(genuine
     watcher.ended(asked, Ended(target, 1, 529, "status 529", None, False, 0.2, 0.1), Usage())
     watcher.ended(
         asked,
-        Ended(target, 2, 200, "", None, True, 0.9, 0.5, 0.1, "end_turn", "req_9"),
+        Ended(
+            target,
+            2,
+            200,
+            "",
+            None,
+            True,
+            0.9,
+            0.5,
+            first_byte=0.1,
+            stop_reason="end_turn",
+            upstream_request_id="req_9",
+        ),
         Usage(3, 4, cache_read_input_tokens=5),
     )
     watcher.ended(asked, Ended(target, 3, 200, "", None, True, 0.9, 0.5, gone=True), Usage())
