@@ -135,6 +135,21 @@ class RoomFor(NoLimits):
             raise Throttled("The limit of tokens is reached.", 9.0)
 
 
+class NeverRoom(NoLimits):
+    """Lets nobody through, and knows who queues."""
+
+    def __init__(self) -> None:
+        self.queued = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def wait(self, asked: Asked, target: Target) -> None:
+        self.queued.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
 @dataclass
 class Table:
     upstreams: dict[str, FakeUpstream]
@@ -166,7 +181,7 @@ async def table(
     *scripts: Script,
     patience: Patience = QUICK,
     models: tuple[str, ...] = (),
-    room: int = 99,
+    room: int | NoLimits = 99,
     refused: int = 0,
 ) -> AsyncIterator[Table]:
     """Upstreams `u0`, `u1`, … in this order. `refused`: so many upstreams before them that nobody listens at."""
@@ -181,8 +196,9 @@ async def table(
         entries = [Entry(name, order) for order, name in enumerate(addresses)]
         roster = Roster(entries, asyncio.get_running_loop().time, patience, chance=lambda: 0.5)
         purse, listener = Purse(), Listener()
+        throttle = room if isinstance(room, NoLimits) else RoomFor(room)
         channels = {name: MessagesChannel(Upstream(address, KEY)) for name, address in addresses.items()}
-        gateway = ModelGateway(Desk(channels, roster, Router(models), purse, RoomFor(attempts=room)))
+        gateway = ModelGateway(Desk(channels, roster, Router(models), purse, throttle))
         stack.push_async_callback(gateway.close)
         socket = tmp_path / "model.sock"
         await gateway.open("sesn_1", socket, listener, one_call_at_a_time=False, sequence=Store(), allowed_models=None)
@@ -356,6 +372,21 @@ async def test_a_hang_up_while_a_request_waits_ends_all_of_it(tmp_path: Path) ->
         assert (record.status, record.last) == (429, True)
         assert t.asked() == {"u0": 1}
         assert "going on" not in t.listener.order
+        t.settled()
+
+
+async def test_a_hang_up_while_a_request_queues_for_room_ends_all_of_it(tmp_path: Path) -> None:
+    room = NeverRoom()
+    async with table(tmp_path, answers_sse(TEXT), room=room) as t:
+        client = await t.client()
+        client.writer.write(request_bytes(hello()))
+        async with asyncio.timeout(DEADLINE):
+            await room.queued.wait()
+            await client.close()
+            await room.left.wait()
+            await t.gateway.close()
+        assert t.asked() == {"u0": 0}
+        assert t.listener.records == []
         t.settled()
 
 

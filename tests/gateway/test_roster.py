@@ -92,6 +92,12 @@ def test_another_upstream_is_asked_at_once_and_the_first_one_again_after_its_pau
     assert story == ["opus@one", "opus@two", "+0.4", "opus@one", "opus@two"]
 
 
+def test_who_was_not_asked_yet_comes_before_who_failed_already_however_slow_the_failures_are() -> None:
+    desk = Desk((Entry("one"), Entry("two", order=1), Entry("three", order=2)))
+    story = desk.play(desk.course(), [529, 0, 200], seconds=5.0)
+    assert story == ["opus@one", "opus@two", "opus@three"]
+
+
 def test_a_fallback_model_comes_after_a_second_try_and_at_once_when_nothing_else_can_be_asked() -> None:
     desk = Desk()
     assert desk.play(desk.course("opus", "haiku"), {"opus@one": [529], "haiku@one": [200]}) == [

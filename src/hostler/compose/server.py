@@ -60,6 +60,7 @@ from hostler.compose.terms import (
     webhook_lease_seconds,
     webhook_rules,
 )
+from hostler.compose.upstreams import reaches_clouds
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
@@ -262,7 +263,7 @@ async def running(
             dispatcher = WebhookDispatcher(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
-            harness = ClaudeHarness()
+            harness = ClaudeHarness(only_what_clouds_take=reaches_clouds(settings))
             gate = AttackGate(settings)
             placement = await open_placement(settings, provider, harness, verified or gate)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 
 from hostler.config.attempts import Attempts
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
 from hostler.config.section import Section
 from hostler.config.telemetry import Logs, Telemetry
+from hostler.config.upstreams import UpstreamList, different_names
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
@@ -568,6 +569,9 @@ class Settings(Section):
     server: Server = Server()
     store: Store = Store()
     model: Model = Model()
+    upstreams: UpstreamList = Field(
+        (), description="Who is asked for models, in place of `model`: a list of tables, `[[upstreams]]`, see below."
+    )
     attempts: Attempts = Attempts()
     models: Models = Models()
     prices: Prices = Prices()
@@ -616,7 +620,15 @@ class Settings(Section):
     def rehearsing(self) -> bool:
         """Whether the rehearsal model answers: when asked for, or when there is neither a key nor a server of yours."""
         own_server = self.model.base_url != Model.model_fields["base_url"].default
-        return self.model.rehearse or not (self.upstream_key or own_server)
+        return self.model.rehearse or not (self.upstreams or self.upstream_key or own_server)
+
+    @model_validator(mode="after")
+    def _one_list_of_upstreams(self) -> Settings:
+        different_names(self.upstreams)
+        plain = Model()
+        if self.upstreams and (self.model.base_url, self.model.auth) != (plain.base_url, plain.auth):
+            raise ValueError("model.base_url and model.auth say nothing where there are upstreams: make it one of them")
+        return self
 
 
 def _secrets_in(section: BaseModel) -> Iterator[str]:
@@ -663,7 +675,7 @@ def load(environ: Mapping[str, str] | None = None, file: Path | None = None, **o
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in found["loc"])
+        option = ".".join(str(part) for part in found["loc"]) or "upstreams"
         raise InvalidRequest(f"option {option}: {found['msg']} (see docs/reference/configuration.md)") from None
     return settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})
 

@@ -51,6 +51,8 @@ class Attempts:
         self._waited = 0.0
         self._waits = 0.0
         """Seconds since the last attempt, or since the request came."""
+        self._queueing: asyncio.Timeout | None = None
+        """While it waits for room."""
         self._why = ""
         self._told_of = -1
         """After which attempt a pause was told of last."""
@@ -83,6 +85,8 @@ class Attempts:
 
     def client_gone(self) -> None:
         self._gone.set()
+        if self._queueing is not None:
+            self._queueing.reschedule(self._loop.time())
         if self._relay is not None:
             self._relay.client_gone()
         if self._connection is not None:
@@ -191,12 +195,18 @@ class Attempts:
         """Waits for room in the limits. False: the client has gone, or there is an answer instead."""
         since = self._loop.time()
         try:
-            await self._desk.throttle.wait(self._asked, step.target)
+            async with asyncio.timeout(None) as self._queueing:
+                await self._desk.throttle.wait(self._asked, step.target)
+        except TimeoutError:
+            if not self._gone.is_set():
+                raise
         except Throttled as error:
             if before is not None:  # what was set aside is settled with it
                 self._given_up(before)
                 return False
             raise Refusal(429, "rate_limit_error", str(error), retry=True) from error
+        finally:
+            self._queueing = None
         self._waits += self._loop.time() - since
         return not self._gone.is_set()
 

@@ -1,9 +1,10 @@
 """Who is asked for a model, and who next when that fails: which upstream, which model, after how long?
 
 `Roster` implements `Upstreams`: the upstreams in their order, and what their answers have told of them. A `Course` is
-its `Persistence` for one request. The one who can be asked soonest is asked; among those who can be asked now, the
-preferred model comes first, then the order of the upstreams. Among upstreams of the same order the weights decide, for
-a session always in the same way: an upstream keeps the prompts that it has seen, and asking another one is dearer.
+its `Persistence` for one request. The one who can be asked soonest is asked; among those who can be asked now, who was
+asked least for this request, then the preferred model, then the order of the upstreams. Among upstreams of the same
+order the weights decide, for a session always in the same way: an upstream keeps the prompts that it has seen, and
+asking another one is dearer.
 """
 
 from __future__ import annotations
@@ -261,16 +262,16 @@ class Course:
         allowed = self._allowed(times, now)
         found = min(
             (
-                (at, self._rests(candidate, now), candidate.rank, candidate.place, candidate)
+                (at, self._rests(candidate, now), candidate.tries, candidate.rank, candidate.place, candidate)
                 for at, candidate in times
                 if candidate.rank <= allowed
             ),
-            key=lambda one: one[:4],
+            key=lambda one: one[:5],
             default=None,
         )
         if found is None:
             return None
-        at, candidate = found[0], found[4]
+        at, candidate = found[0], found[5]
         left = self._started + terms.total_seconds - at
         if left < terms.total_seconds / 10:
             return None

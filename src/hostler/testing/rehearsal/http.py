@@ -39,6 +39,8 @@ class Request:
     keep_alive: bool = True
     body: bytes = b""
     too_large: bool = False
+    target: str = ""
+    """Path and query as they were sent, nothing decoded."""
 
 
 Handler = Callable[[Request, "Connection"], Awaitable[None]]
@@ -137,6 +139,7 @@ class Connection(asyncio.Protocol):
             keep_alive=self._parser.should_keep_alive() and not too_large,
             body=b"".join(now.chunks),
             too_large=too_large,
+            target=now.url.decode("latin-1"),
         )
         if len(self._waiting) >= _MAX_WAITING:
             self.abort()
