@@ -318,7 +318,8 @@ def test_acts_are_in_the_audit_with_who_what_and_on_which(access: Access, instal
 def test_health_says_how_it_stands_and_no_secrets(access: Access) -> None:
     health = ok(call(access, "GET", "/health"))
     assert (health["status"], health["reasons"], health["database"]["ok"]) == ("ok", [], True)
-    assert set(health) == {"type", "status", "reasons", "database", "sandbox", "rungs", "worker", "spares"}
+    said = {"type", "status", "reasons", "database", "sandbox", "rungs", "worker", "spares", "guards"}
+    assert set(health) == said | {"upstreams", "traces"}
     assert send(access.base_url, "GET", "/hostler/v1/health").status == 401
 
 

@@ -49,6 +49,7 @@ from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
 from hostler.api.services import ApiServices
 from hostler.api.throttle import Throttle
+from hostler.api.tracing import Traced
 from hostler.api.transport import OPEN_PATHS, Authentication, Guard, Transport
 from hostler.api.unsupported import unsupported_router
 
@@ -123,6 +124,7 @@ def create_app(services: ApiServices) -> FastAPI:
             ]
         ),
     )
+    app.add_middleware(Traced, tracing=services.tracing)
     app.add_exception_handler(HTTPException, _pass_on)
     return app
 

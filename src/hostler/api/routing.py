@@ -48,7 +48,7 @@ class ContractRouter(APIRouter):
         rule = rule_of(method)
 
         def add(handler: Handler) -> Handler:
-            guarded = _guarded(handler, rule, method, begins=method in BEGINS)
+            guarded = _guarded(handler, rule, method, endpoint.path, begins=method in BEGINS)
             self.add_route(endpoint.path, guarded, methods=[endpoint.verb, *also], name=method)
             return handler
 
@@ -64,16 +64,17 @@ class OwnRouter(APIRouter):
         rule = rule_of(endpoint)
 
         def add(handler: Handler) -> Handler:
-            guarded = _guarded(handler, rule, endpoint.route, begins=name in OWN_BEGINS)
+            guarded = _guarded(handler, rule, endpoint.route, endpoint.path, begins=name in OWN_BEGINS)
             self.add_route(endpoint.path, guarded, methods=[endpoint.verb], name=endpoint.route)
             return handler
 
         return add
 
 
-def _guarded(handler: Handler, rule: Rule, name: str, *, begins: bool) -> Handler:
+def _guarded(handler: Handler, rule: Rule, name: str, path: str, *, begins: bool) -> Handler:
     async def guarded(request: Request) -> Response:
         caller_of(request).endpoint = name
+        request.scope["hostler.route"] = path  # for whoever tells of the request when it has ended
         await authorise(request, rule)
         if begins:
             services_of(request).guards.admit()

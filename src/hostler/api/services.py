@@ -39,6 +39,7 @@ from hostler.engine.room_list import RoomList
 from hostler.engine.routing_reports import RoutingReports
 from hostler.engine.session_resources import SessionResources
 from hostler.engine.skills import Skills
+from hostler.engine.trace_port import UNTRACED, Tracing
 from hostler.engine.usage_reports import UsageReports
 from hostler.engine.vaults import Vaults
 from hostler.engine.webhooks import Webhooks
@@ -155,5 +156,6 @@ class ApiServices:
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0
     """Silence on an event stream after which a comment is sent."""
+    tracing: Tracing = UNTRACED
     slow_reader_seconds: float = 30.0
     """How long one write to an event stream may block before the reader is dropped."""

@@ -29,6 +29,7 @@ from hostler.api.throttle import Throttle
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
 from hostler.domain.principals import Principal
+from hostler.engine.about import about
 from hostler.engine.keys import Keys
 
 log = logging.getLogger("hostler.api")
@@ -93,6 +94,7 @@ class Transport:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         version = _headers(scope, b"anthropic-version")
         caller = Caller(request_id=new_id("req"), old_generation=version == ["2023-06-01"])
+        about().request_id = caller.request_id
         scope["hostler.caller"] = caller
         started = False
         received = 0
@@ -213,6 +215,7 @@ class Authentication:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             caller: Caller = scope["hostler.caller"]
             caller.known = await self._principal(_secret(scope))
+            about().workspace_id = caller.workspace
             asked = _headers(scope, b"anthropic-workspace-id")
             if any(name != caller.workspace for name in asked):
                 raise PermissionDenied("this key belongs to another workspace than anthropic-workspace-id names")

@@ -42,7 +42,8 @@ class Served:
 
 def serve(settings: Settings, how: Served) -> int:
     """Serve until a signal (or, with `once`, until the demo is over). The exit code of the command."""
-    write_logs(how.log_level, as_json=how.as_json)
+    as_json = how.as_json if settings.logs.format == "auto" else settings.logs.format == "json"
+    write_logs(how.log_level, as_json=as_json, secrets=settings.secrets_known)
     demo = _start_demo() if how.demo else None
     try:
         return _serve(settings, how, demo)

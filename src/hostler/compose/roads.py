@@ -6,7 +6,7 @@ from hostler.compose.authorities import own_authorities, trusting
 from hostler.compose.packages import package_hosts
 from hostler.config import Settings
 from hostler.egress import EgressLimits, EgressProxy, Resolver
-from hostler.engine.egress_port import EgressRecorder, McpCredentials
+from hostler.engine.egress_port import EgressRecorder, McpCredentials, TelemetryIntake
 
 
 def egress_limits(settings: Settings) -> EgressLimits:
@@ -23,7 +23,11 @@ def egress_limits(settings: Settings) -> EgressLimits:
 
 
 def egress_proxy(
-    settings: Settings, recorder: EgressRecorder, credentials: McpCredentials, resolver: Resolver | None = None
+    settings: Settings,
+    recorder: EgressRecorder,
+    credentials: McpCredentials,
+    resolver: Resolver | None = None,
+    telemetry: TelemetryIntake | None = None,
 ) -> EgressProxy:
     """Raises InvalidRequest for a bundle of authorities that can't be read."""
     return EgressProxy(
@@ -35,4 +39,5 @@ def egress_proxy(
         limits=egress_limits(settings),
         credentials=credentials,
         tls=trusting(own_authorities(settings)),
+        telemetry=telemetry,
     )

@@ -51,6 +51,7 @@ from hostler.compose.sandboxes import (
 from hostler.compose.secrets import open_sealer
 from hostler.compose.spares import spare_sandboxes
 from hostler.compose.stored import StoredDecisions, runner_ledger
+from hostler.compose.telemetry import open_traces
 from hostler.compose.terms import (
     archive_limits,
     courier_settings,
@@ -232,8 +233,10 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
+            owner = worker_name(settings)
+            traces = open_traces(settings, owner, stack)
             throttle = await open_throttle(settings, database, stack)
-            desk = limited(await desks(settings, stack), settings, throttle)
+            desk = traces.watching(limited(await desks(settings, stack), settings, throttle))
             metrics = open_metrics(desk.channels)
             stack.enter_context(exposed(settings, metrics))
             gateway = ModelGateway(desk.watched_by(metrics))
@@ -258,13 +261,14 @@ async def running(
             stack.push_async_callback(variables.close)
             decisions = StoredDecisions(database, denials, settings.sessions.max_egress_decisions)
             stack.push_async_callback(decisions.close)
-            egress = egress_proxy(settings, decisions, mcp_credentials or broker, resolver)
+            egress = egress_proxy(
+                settings, traces.recording(decisions), mcp_credentials or broker, resolver, traces.intake
+            )
             stack.push_async_callback(egress.close)
             trials = PolicyTrials(egress.policy)
             allowing = Allowing(trials)
             sender = HttpWebhookSender(webhook_rules(settings))
             stack.callback(sender.close)
-            owner = worker_name(settings)
             courier = Courier(database, sealer, sender, settings.organization_id, courier_settings(settings))
             dispatcher = WebhookDispatcher(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
@@ -295,7 +299,7 @@ async def running(
                 model_roads=gateway,
                 egress_roads=egress,
                 homes=places,
-                settings=harness_settings(settings),
+                settings={**harness_settings(settings), **(traces.environment or {})},
                 allowed_models=models.helpers(),
                 placement=placement,
                 road_secrets=InjectingSecrets,
@@ -314,6 +318,7 @@ async def running(
             memory = memory_use(settings)
             spares = spare_sandboxes(settings, database, around, attachments, copies, memory, lambda: worker.live())
             parts = RunnerParts(
+                tracing=traces.tracing,
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
@@ -374,6 +379,7 @@ async def running(
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
             services = ApiServices(
+                tracing=traces.tracing,
                 organization_id=settings.organization_id,
                 keys=StoredKeys(database),
                 agents=Agents(database, models),
@@ -419,6 +425,7 @@ async def running(
                     spares.figures,
                     watched,
                     gateway.health,
+                    traces.figures,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 
 from hostler.config.attempts import Attempts
 from hostler.config.audit import Audit
@@ -21,10 +22,13 @@ from hostler.config.prices import Prices
 from hostler.config.rates import Rates
 from hostler.config.routing import Routing
 from hostler.config.section import Section
+from hostler.config.telemetry import Logs, Telemetry
 from hostler.config.upstreams import UpstreamList, different_names
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
+_SHORTEST_SECRET = 8
+"""Characters: less is an ordinary word in other places."""
 _LISTS = frozenset(
     {
         "allowed_hosts",
@@ -596,10 +600,17 @@ class Settings(Section):
     queue: Queue = Queue()
     quotas: Quotas = Quotas()
     rates: Rates = Rates()
+    telemetry: Telemetry = Telemetry()
+    logs: Logs = Logs()
 
     @property
     def store_url(self) -> str:
         return self.store.url or f"sqlite:///{self.state_dir / 'hostler.db'}"
+
+    @property
+    def secrets_known(self) -> tuple[str, ...]:
+        """Every secret in here, and in what follows from it: for those who must not show them."""
+        return tuple(secret for secret in _secrets_in(self) if len(secret) >= _SHORTEST_SECRET)
 
     @property
     def upstream_key(self) -> str:
@@ -619,6 +630,20 @@ class Settings(Section):
         if self.upstreams and (self.model.base_url, self.model.auth) != (plain.base_url, plain.auth):
             raise ValueError("model.base_url and model.auth say nothing where there are upstreams: make it one of them")
         return self
+
+
+def _secrets_in(section: BaseModel) -> Iterator[str]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, SecretStr):
+                secret = one.get_secret_value()
+                yield secret
+                yield from (unquote(part.partition("=")[2]) for part in secret.split(","))  # headers have one each
+            elif isinstance(one, BaseModel):
+                yield from _secrets_in(one)
+    if isinstance(section, Store):
+        yield unquote(urlsplit(section.url).password or "")
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -36,3 +37,8 @@ def parse_rfc3339(text: str) -> datetime:
 def rfc3339_of(unix: float) -> str:
     """The same for seconds since 1970."""
     return rfc3339(datetime.fromtimestamp(unix, UTC))
+
+
+def unix_ns() -> int:
+    """Nanoseconds since 1970, for what is measured and shown to people, never for what is decided."""
+    return time.time_ns()

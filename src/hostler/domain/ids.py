@@ -77,3 +77,13 @@ def chance() -> float:
 def new_uuid() -> str:
     """A random UUID, for formats that ask for one (transcript entries)."""
     return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+
+
+def new_trace_id() -> str:
+    """Of a trace, as W3C wants it: 32 hexadecimal digits, not all of them zero."""
+    return secrets.token_hex(16)
+
+
+def new_span_id() -> str:
+    """Of a span of a trace: 16 hexadecimal digits."""
+    return secrets.token_hex(8)

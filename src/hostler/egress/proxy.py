@@ -22,6 +22,7 @@ from hostler.engine.egress_port import (
     McpAccess,
     McpCredentials,
     RoadSecrets,
+    TelemetryIntake,
 )
 
 
@@ -47,6 +48,7 @@ class EgressProxy:
     credentials      gives what MCP servers want to see
     tls              whom to trust, of MCP servers and of servers whose TLS is ended here (the host's certificates if
                      None); its application protocols are set
+    telemetry        takes the spans of sessions' harnesses; None: nobody does
     socket_mode      the sandbox's user must be able to write to the socket; put it in a directory that only the worker
                      can enter
     """
@@ -66,8 +68,10 @@ class EgressProxy:
         credentials: McpCredentials | None = None,
         tls: ssl.SSLContext | None = None,
         clock: Clock | None = None,
+        telemetry: TelemetryIntake | None = None,
     ) -> None:
         self._recorder = recorder
+        self._telemetry = telemetry
         self._own_resolver: SystemResolver | None = None
         if resolver is None:
             resolver = self._own_resolver = SystemResolver()
@@ -118,6 +122,8 @@ class EgressProxy:
         )
         if mcp is not None and mcp.routes:
             road.mcp = McpRelay(mcp, self._mcp, self._credentials, decider.judge_server, self._limits)
+        if self._telemetry is not None:
+            road.take_spans(session_id, self._telemetry)
         await road.start(socket, self._socket_mode, bound)
         self._roads.add(road)
         return road

@@ -26,10 +26,11 @@ from hostler.egress.mcp import McpRelay
 from hostler.egress.metering import ConnectionMeter, Traffic
 from hostler.egress.policy import BadTarget, Target, Verdict, parse_absolute, parse_authority
 from hostler.egress.requests import RequestMaker, Subject
+from hostler.egress.telemetry import TelemetryDoor
 from hostler.egress.tls import TlsSide
 from hostler.egress.tunnel import ClientEnd, TargetEnd
 from hostler.egress.upstream import Origin, UpstreamPool
-from hostler.engine.egress_port import MCP_HOST, RoadSecrets
+from hostler.engine.egress_port import MCP_HOST, TELEMETRY_HOST, RoadSecrets, TelemetryIntake
 from hostler.engine.sockets import remove_stale_socket
 from hostler.engine.tasks import Tasks
 
@@ -53,6 +54,7 @@ class EgressRoad:
         self.limits = limits
         self.mcp: McpRelay | None = None
         """What answers for the session's MCP servers; None: it has none. Set before the road starts."""
+        self._spans: TelemetryDoor | None = None
         self._decider = decider
         self._plain_ports = plain_ports
         self._authority = authority
@@ -74,6 +76,14 @@ class EgressRoad:
     def authority(self) -> bytes | None:
         """See the port."""
         return None if self._authority is None else self._authority.pem
+
+    def take_spans(self, session_id: str, intake: TelemetryIntake) -> None:
+        """From here on `intake` gets what the session's harness exports. Before the road starts."""
+
+        def begin(head: Head, side: ClientSide) -> None:
+            self._tasks.spawn(door.serve(head, head.target.decode("ascii", "replace"), side), "egress-spans")
+
+        door = self._spans = TelemetryDoor(session_id, intake, self.limits, self.keep, self.left, begin)
 
     async def start(self, socket: Path, mode: int, bound: BoundSocket | None) -> None:
         loop = asyncio.get_running_loop()
@@ -173,7 +183,12 @@ class EgressRoad:
             if await self._recorded(side, method, printable(shown), 0, verdict):
                 side.answer(denial("this request", verdict, 400))
             return
-        if head.is_connect:
+        if self._spans is not None and target.host == TELEMETRY_HOST:
+            if head.is_connect:
+                self._spans.enter(side)
+            else:
+                await self._spans.serve(head, path, side)
+        elif head.is_connect:
             await self._connect(target, side)
         elif target.host != MCP_HOST:
             origin = Origin("http", target.host, target.port)

@@ -43,6 +43,8 @@ class CallGate:
         self._failures: list[runs.McpFailed] = []
         self.objects: Callable[[runs.ToolCall], str | None] | None = None
         """Who else may refuse a call that is about to run, with the reason for the model."""
+        self.permitted: Callable[[runs.ToolCall], None] = lambda call: None
+        """Who hears of calls that begin to run."""
         self.touched = 0
         """How many calls that can change the session's files were allowed to run."""
 
@@ -118,6 +120,7 @@ class CallGate:
         if known.started and not known.gated and is_same(known) and (judged is None or judged.permission == "allow"):
             self._mcp_calls.permit(known)
             self.touched += not call.custom
+            self.permitted(call)
             return Allow()
         try:
             await self._apply(decide)
@@ -127,6 +130,7 @@ class CallGate:
         if isinstance(verdicts[0], Allow):
             self._mcp_calls.permit(known)
             self.touched += not call.custom
+            self.permitted(call)
         return verdicts[0]
 
     async def result(self, tool_use_id: str) -> ToolOutcome:

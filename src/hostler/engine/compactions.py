@@ -13,6 +13,7 @@ from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
 from hostler.engine import inputs, kept_words
+from hostler.engine.about import about
 from hostler.engine.archives import Archives
 from hostler.engine.profile import pattern_of, transcript_id
 from hostler.engine.records import Applied, Records
@@ -41,14 +42,14 @@ class Compactions:
         Raises InvalidRequest when there is nothing to compact or the budget is used up, Conflict when one waits or runs
         already.
         """
-        compaction_id = new_id("cmpn")
+        compaction_id, trace = new_id("cmpn"), about().traceparent
 
         def unit(conn: Connection) -> tuple[Applied, CompactionRow | None]:
             session = get_session(conn, workspace, session_id)
             _refuse_ephemeral(session)
             if not archive_rows.ends(conn, session_id, transcript_id(session_id)).get(""):
                 raise InvalidRequest("Nothing was said in this session yet, so there is nothing to compact.")
-            ask = Ask(id=compaction_id, trigger="manual", instructions=wanted.instructions or None)
+            ask = Ask(id=compaction_id, trigger="manual", instructions=wanted.instructions or None, trace=trace)
             applied = ask_in(self._records, conn, session, ask)
             rows.create(
                 conn,

@@ -79,6 +79,27 @@ No resolver knows it; the session's egress road does.
 """
 
 
+TELEMETRY_HOST = "telemetry.hostler.internal"
+"""The host name under which a sandbox reaches whoever takes the spans of its harness, where somebody does."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeAnswer:
+    """What the harness is told."""
+
+    status: int
+    body: bytes
+    """JSON."""
+
+
+class TelemetryIntake(Protocol):
+    """Who takes the spans of sessions' harnesses."""
+
+    def take(self, session_id: str, body: bytes) -> IntakeAnswer:
+        """One export, as it came over the session's road: OTLP as JSON, or anything. Quick; waits for nobody."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class McpRoute:
     """A remote MCP server of one session."""

@@ -24,6 +24,7 @@ from hostler.engine.process import LiveProcess
 from hostler.engine.profile import TurnLimits
 from hostler.engine.runner_parts import Apply, RunnerParts
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn
+from hostler.engine.trace_port import NO_TURN
 from hostler.engine.turns import RunEnd
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
@@ -50,6 +51,8 @@ class Follower:
         """Of the process that the run is in."""
         self.ended: SessionRow | None = None
         """The session as it was when the last run had just ended. Whoever has looked at it takes it away."""
+        self.trace = NO_TURN
+        """Of the run."""
         self._lease = lease
         self._parts = parts
         self._lodging = lodging
@@ -191,6 +194,7 @@ class Follower:
         for event in (*self._gate.failures(), *notices, *batch):
             if event is None:
                 continue
+            self.trace.told(event)
             if isinstance(event, runs.Ended):
                 if (rest := self._denials.rest()) is not None:
                     pending += [op for op in self.composer.compose(rest) if not isinstance(op, Preview)]
@@ -246,6 +250,7 @@ class Follower:
             stop = self._stopping
             end = RunEnd(stop.how, stop.error, stop.message, limit=stop.limit, closed_by_harness=by_harness)
         stopped, self._stopping = self._stopping is not None, None
+        self.trace.ending(end.how, end.error if end.how in ("failed", "lost") else "")
         self.composer.dropping_errors = False
 
         def finish(state: SessionState, at: Moment, totals: Totals) -> Step:

@@ -38,8 +38,12 @@ from hostler.engine.state import (
 from hostler.engine.turns import RunEnd, run_ended
 
 
-def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Mapping[str, Any]]) -> Step:
+def submit(
+    state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Mapping[str, Any]], trace: str = ""
+) -> Step:
     """Input from a client, all or nothing. `bodies` are validated wire events without `id` and `processed_at`.
+
+    `trace` is the context that they came with (`traceparent`): what follows from them goes on with it.
 
     Raises InvalidRequest when any of them can't be accepted in this state.
     """
@@ -57,7 +61,7 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
                 run = [body]
                 while index + len(run) < len(stamped) and stamped[index + len(run)]["type"] == "user.message":
                     run.append(stamped[index + len(run)])
-                step = _message(step, at, run)
+                step = _message(step, at, run, trace)
                 index += len(run)
             case "user.interrupt":
                 step = _interrupt(step, at, totals, body)
@@ -68,7 +72,7 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
                     "in a cloud environment the built-in tools run in the session's own sandbox."
                 )
             case "user.tool_confirmation" | "user.custom_tool_result" | "user.tool_result":
-                step = _answer(step, at, body)
+                step = _answer(step, at, body, trace)
                 index += 1
             case other:
                 raise InvalidRequest(f"events[{index}]: {other} is not supported by this server yet.")
@@ -120,14 +124,14 @@ def _with(
     )
 
 
-def _message(step: Step, at: Moment, messages: Sequence[Body]) -> Step:
+def _message(step: Step, at: Moment, messages: Sequence[Body], trace: str) -> Step:
     state = step.state
     if state.turn is None:
-        state, events = start_turn(state, at, messages)
+        state, events = start_turn(state, at, messages, trace)
         return _with(step, state, events, events[: len(messages)], wanted=True)
     if len(state.queue) + len(messages) > QUEUE_LIMIT:
         raise InvalidRequest(f"{QUEUE_LIMIT} messages already wait in this session; wait for it to become idle.")
-    state = state.model_copy(update={"queue": (*state.queue, *(Queued(body=m) for m in messages))})
+    state = state.model_copy(update={"queue": (*state.queue, *(Queued(body=m, trace=trace) for m in messages))})
     waiting = [Event(m) for m in messages]
     return _with(step, state, (), waiting, queued=waiting)
 
@@ -163,7 +167,7 @@ _WAITS_FOR = {
 }
 
 
-def _answer(step: Step, at: Moment, body: Body) -> Step:
+def _answer(step: Step, at: Moment, body: Body, trace: str) -> Step:
     """A verdict or a result. Taken once; the same again is the same event, anything else for that call is refused."""
     state = step.state
     kind = str(body["type"])
@@ -176,6 +180,7 @@ def _answer(step: Step, at: Moment, body: Body) -> Step:
         message=body.get("deny_message"),
         content=tuple(body.get("content") or ()),
         is_error=bool(body.get("is_error")),
+        trace=trace,
     )
     call = next((c for c in state.calls if c.event_id == target), None)
     past = next((s for s in state.settled if s.event_id == target), None)

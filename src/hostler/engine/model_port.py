@@ -56,6 +56,8 @@ class Asked:
     purpose: Purpose = "turn"
     results: tuple[tuple[str, int], ...] = ()
     """Of tools, that it brings to the model: the tool, as the harness names it, and the bytes of each."""
+    trace: str = ""
+    """`traceparent`, as the harness says it, which may be anything."""
 
 
 # ------------------------------------------------------------------------------------------------------- which model
@@ -206,6 +208,13 @@ class Ended:
     costly: bool = False
     """Whether the upstream may charge for it although it came to nothing: it had begun to answer, or worked on it for
     as long as it was given."""
+    first_byte: float | None = None
+    """Seconds from its begin to the first byte of the answer; None: there was none."""
+    stop_reason: str | None = None
+    """Of a whole answer."""
+    upstream_request_id: str = ""
+    gone: bool = False
+    """The harness hung up before its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,4 +313,6 @@ class Watcher(Protocol):
         """Before the next attempt, or for room."""
         ...
 
-    def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None: ...
+    def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None:
+        """An attempt has ended, also one that the harness did not wait for."""
+        ...

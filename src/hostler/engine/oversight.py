@@ -41,6 +41,7 @@ class Oversight:
     allowing         which rule would have allowed what was denied; None: nobody says.
     spares           figures of the started sandboxes that wait for sessions here; None: no worker in this process.
     upstreams        how those do that are asked for models; None: no gateway in this process.
+    traces           figures of the spans that this server has made; None: traces are off.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -55,6 +56,7 @@ class Oversight:
         spares: Callable[[], Mapping[str, int]] | None = None,
         guards: Guards | None = None,
         upstreams: Callable[[], tuple[UpstreamHealth, ...]] | None = None,
+        traces: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._database = database
         self._label = label
@@ -65,6 +67,7 @@ class Oversight:
         self._spares = spares
         self._guards = guards
         self._upstreams = upstreams
+        self._traces = traces
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -166,6 +169,7 @@ class Oversight:
             "spares": None if self._spares is None else dict(self._spares()),
             "guards": None if self._guards is None else dict(self._guards.figures()),
             "upstreams": None if self._upstreams is None else [upstream_views.view(one, now) for one in upstreams],
+            "traces": None if self._traces is None else dict(self._traces()),
         }
 
 

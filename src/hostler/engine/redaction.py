@@ -98,15 +98,15 @@ class Replacer:
     def _value(self, value: Any) -> Any:
         match value:
             case str():
-                return self._text(value)
+                return self.text(value)
             case dict():
-                return {self._text(key): self._value(item) for key, item in value.items()}
+                return {self.text(key): self._value(item) for key, item in value.items()}
             case list() | tuple():
                 return [self._value(item) for item in value]
             case _:
                 return value
 
-    def _text(self, text: str) -> str:
+    def text(self, text: str) -> str:
         for form in self._longest_first:
             if form in text:
                 text = text.replace(form, self._forms[form])

@@ -18,6 +18,8 @@ from hostler.domain.compaction import Compaction
 from hostler.domain.errors import HostlerError, LeaseLost, NotFound, StoreBusy
 from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
+from hostler.engine.about import About
+from hostler.engine.about import begin as begin_about
 from hostler.engine.budget import used_up
 from hostler.engine.call_gate import CallGate
 from hostler.engine.composer import composer_of
@@ -35,6 +37,7 @@ from hostler.engine.runner_parts import RunnerParts
 from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.single_task import SingleTask
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
+from hostler.engine.turn_traces import traced
 from hostler.engine.turns import Plan, RunEnd
 from hostler.engine.waiting import Waiting
 from hostler.engine.waiting_turns import Errand
@@ -93,6 +96,9 @@ class SessionRunner:
         """True when the state as last seen has something to do."""
         self._profile: Profile | None = None
         self._session: SessionRow | None = None
+        self._about = About(session_id=lease.session_id)
+        self._taken: Applied | None = None
+        """What taking up its turn has recorded."""
         self._asking: tuple[SessionRow, Caller] | None = None
         """The session as its requests show it, read once for each row."""
         self._memory = Memory(lease, parts.ledger, parts.around.harness, self._apply, parts.profile_of)
@@ -142,6 +148,7 @@ class SessionRunner:
 
     async def serve(self) -> None:
         """Until the session needs nobody, or the lease is lost. Afterwards there is no process."""
+        begin_about(self._about)
         try:
             with self._parts.denials.heard_by(self.lease.session_id, self._follower.on_denied):
                 async with asyncio.TaskGroup() as tasks:
@@ -296,8 +303,8 @@ class SessionRunner:
                 return step
             return replace(step, state=step.state.model_copy(update={"stays": stays}))
 
-        applied = await self._apply(decide)
-        self._session = applied.session
+        applied = self._taken = await self._apply(decide)
+        self._session, self._about.workspace_id = applied.session, applied.session.workspace_id
         self._profile = self._parts.profile_of(applied.session)
         if applied.state.status == "terminated":
             await self._lodging.close()
@@ -305,6 +312,12 @@ class SessionRunner:
         return plans[0]
 
     async def _turn(self, plan: Plan) -> None:
+        assert self._taken is not None, "a plan was asked for first"
+        with traced(self._parts.tracing, self._about, self._known_session(), plan, self._taken) as trace:
+            self._follower.trace, self._gate.permitted = trace, trace.permitted
+            await self._run(plan)
+
+    async def _run(self, plan: Plan) -> None:
         turn = plan.turn
         assert turn is not None, "a plan to act has a turn"
         self._follower.begin()
@@ -383,10 +396,15 @@ class SessionRunner:
         """One that serves for what counts now. None: a person interrupted the turn while it was being made ready."""
         assert self._profile is not None
         self._profile = await self._at_present(self._known_session(), self._profile)
-        kept = self._lodging.process
+        kept, since = self._lodging.process, monotonic()
         process = await self._lodging.process_for(
             self._known_session(), self._profile, self._wake, self._follower.interrupt_waits
         )
+        if process is not kept and process is not None:
+            self._follower.trace.process_started(monotonic() - since)
+        variables = self._lodging.variables
+        if self._follower.trace.wants_content and variables is not None:
+            self._follower.trace.redact = (await variables.replacer()).text
         if process is not kept:
             self._follower.composer = composer_of(self._profile)
             if self._care is not None:

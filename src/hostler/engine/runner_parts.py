@@ -21,6 +21,7 @@ from hostler.engine.records import Applied, Decide, Records
 from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
 from hostler.engine.spares import Spares
+from hostler.engine.trace_port import UNTRACED, Tracing
 from hostler.engine.variables import VariableBroker
 from hostler.store.sessions import SessionRow
 
@@ -68,6 +69,7 @@ class RunnerParts:
     reconciler: Reconciler | None = None
     """Who compares what was recorded with what the harness says; None: nobody."""
     terms: LeaseTerms = LeaseTerms()
+    tracing: Tracing = UNTRACED
     awake: Awake = field(default_factory=Awake)
     """What keeps sessions awake although no turn runs."""
     background_seconds: float = 600.0

@@ -30,6 +30,7 @@ from hostler.domain.sessions import (
 from hostler.domain.sessions import Position as ListPosition
 from hostler.domain.values import merge_metadata
 from hostler.engine import budget, content, inputs, labels, skills, state, turns
+from hostler.engine.about import about
 from hostler.engine.agents import patched_snapshot, session_agent
 from hostler.engine.audit_trail import abandoned
 from hostler.engine.environments import session_environment
@@ -96,6 +97,7 @@ class Sessions:
         survey = await self._placement.survey()
         bodies = [wire_fields(event) for event in params.initial_events]
         session_id, thread_id = new_id("sesn"), new_id("sthr")
+        trace = about().traceparent
 
         def unit(connection: Connection) -> tuple[SessionRow, Applied | None]:
             now = self._database.now(connection)
@@ -145,7 +147,7 @@ class Sessions:
             if not bodies:
                 return rows.get_session(connection, workspace, session_id), None
             applied = self._records.apply_in(
-                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies), workspace=workspace
+                connection, session_id, lambda s, at, t, _: inputs.submit(s, at, t, bodies, trace), workspace=workspace
             )
             return applied.session, applied
 
@@ -277,11 +279,12 @@ class Sessions:
         With `token_id`, a worker sends, and is refused (PermissionDenied) when it has lost its work item.
         """
         bodies = [wire_fields(event) for event in events]
+        trace = about().traceparent
 
         def unit(connection: Connection) -> Applied:
             def decide(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
                 self._bounds.admit_input(connection, row, bodies)
-                return inputs.submit(state, at, totals, bodies)
+                return inputs.submit(state, at, totals, bodies, trace)
 
             applied = self._records.apply_in(connection, session_id, decide, workspace=workspace)
             if token_id is not None and not holds_claim(connection, self._database.now(connection), token_id):

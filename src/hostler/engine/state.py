@@ -49,6 +49,8 @@ class Answer(_Frozen):
     message: str | None = None
     content: tuple[dict[str, Any], ...] = ()
     is_error: bool = False
+    trace: str = ""
+    """Context of the trace that it came with (`traceparent`); empty: of none."""
 
 
 class OpenCall(_Frozen):
@@ -99,6 +101,8 @@ class Settled(_Frozen):
 class Prompt(_Frozen):
     event_id: str
     content: tuple[dict[str, Any], ...]
+    trace: str = ""
+    """Context of the trace that it came with (`traceparent`); empty: of none."""
 
 
 class Ask(_Frozen):
@@ -108,6 +112,8 @@ class Ask(_Frozen):
     """`cmpn_…`, of its row."""
     trigger: Literal["manual", "scheduled"]
     instructions: str | None = None
+    trace: str = ""
+    """As of a prompt."""
 
 
 class Turn(_Frozen):
@@ -134,6 +140,8 @@ class Queued(_Frozen):
     """Input that waits for its moment: the wire event, still without `processed_at`."""
 
     body: dict[str, Any]
+    trace: str = ""
+    """As of a prompt."""
 
 
 class Unclosed(_Frozen):
@@ -262,14 +270,15 @@ def processed(body: Mapping[str, Any], at: Moment) -> Event:
     return Event({**body, "processed_at": at.text})
 
 
-def prompt_of(message: Mapping[str, Any]) -> Prompt:
-    return Prompt(event_id=str(message["id"]), content=tuple(message["content"]))
+def prompt_of(message: Mapping[str, Any], trace: str) -> Prompt:
+    return Prompt(event_id=str(message["id"]), content=tuple(message["content"]), trace=trace)
 
 
 def start_turn(
-    state: SessionState, at: Moment, messages: Sequence[Mapping[str, Any]]
+    state: SessionState, at: Moment, messages: Sequence[Mapping[str, Any]], trace: str = ""
 ) -> tuple[SessionState, list[Event]]:
-    prompts = tuple(prompt_of(m) for m in messages)
+    """`trace`: the context that they came with (`traceparent`)."""
+    prompts = tuple(prompt_of(m, trace) for m in messages)
     turn = Turn(id=new_id("turn"), prompts=(*state.unsent, *prompts))
     following, events = go_running(state.model_copy(update={"turn": turn, "unsent": ()}), at)
     return following, [*(processed(m, at) for m in messages), *events]
@@ -281,7 +290,7 @@ def start_queued(state: SessionState, at: Moment) -> tuple[SessionState, list[Ev
     if not state.queue:
         return (state, []) if state.ask is None else start_compaction(state, at, state.ask)
     first, *rest = state.queue
-    return start_turn(state.model_copy(update={"queue": tuple(rest)}), at, [first.body])
+    return start_turn(state.model_copy(update={"queue": tuple(rest)}), at, [first.body], first.trace)
 
 
 def start_compaction(state: SessionState, at: Moment, ask: Ask) -> tuple[SessionState, list[Event]]:
@@ -341,7 +350,7 @@ def settle(state: SessionState, call: OpenCall) -> SessionState:
 
 
 def digest(answer: Answer) -> str:
-    return ev.to_text(answer.model_dump(exclude={"event_id"}))
+    return ev.to_text(answer.model_dump(exclude={"event_id", "trace"}))
 
 
 def close_calls(

@@ -238,7 +238,7 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     unsent = turn.prompts if turn.phase == "fresh" else ()
     if end.how == "failed" and state.queue:
         events += [processed(queued.body, at) for queued in state.queue]
-        unsent = (*unsent, *(prompt_of(queued.body) for queued in state.queue))
+        unsent = (*unsent, *(prompt_of(queued.body, queued.trace) for queued in state.queue))
         state = state.model_copy(update={"queue": ()})
     state = state.model_copy(update={"turn": None, "unsent": unsent})
     state, idle = go_idle(state, at, totals, stop, end.details if end.how == "refused" else None)

@@ -141,10 +141,10 @@ class Attempts:
                 if relay is not None:
                     await self._follow_up(relay, session)
                 relay = await self._attempt(step, request, body, changes, split=split)
-                if self._gone.is_set():
-                    self._settle(relay)
-                    return relay
                 ended = self._ended(relay)
+                if self._gone.is_set():
+                    self._watch(ended, self._settle(relay))
+                    return relay
                 self._tell(ended, relay)
                 step = course.after(ended)
                 if step is None and (ended.begun or not ended.failure):
@@ -292,10 +292,16 @@ class Attempts:
             self._loop.time() - self._began,
             relay.should_retry,
             not relay.complete and (relay.status == 200 or relay.silent),
+            first_byte=None if relay.first_byte_at is None else relay.first_byte_at - self._began,
+            stop_reason=relay.tap.stop_reason if relay.complete else None,
+            upstream_request_id=dict(relay.received).get(b"request-id", b"").decode("latin-1"),
+            gone=self._gone.is_set() and not relay.complete and not relay.failure,
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:
-        usage = self._settle(relay)
+        self._watch(ended, self._settle(relay))
+
+    def _watch(self, ended: Ended, usage: Usage) -> None:
         for watcher in self._desk.watchers:
             watcher.ended(self._asked, ended, usage)
 

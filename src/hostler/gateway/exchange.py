@@ -282,4 +282,5 @@ def asked_of(caller: Caller, request: Request, body: MessagesBody) -> Asked:
         thread=said(b"x-claude-code-agent-id") or (kind if kind in ("subagent", "workflow") else ""),
         agent_type=said(b"x-claude-code-agent-type"),
         purpose=purpose,
+        trace=said(b"traceparent"),
     )

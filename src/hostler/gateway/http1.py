@@ -25,8 +25,6 @@ _REQUEST_HEADERS = frozenset(
         b"anthropic-version",
         b"content-type",
         b"idempotency-key",
-        b"traceparent",
-        b"tracestate",
         b"user-agent",
         b"x-app",
         b"x-client-request-id",

@@ -200,5 +200,7 @@ class Metrics:
         self._waits.inc(max(0.0, seconds))
 
     def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None:
+        if ended.gone:  # It says nothing about the upstream.
+            return
         self._attempts.labels(ended.target.upstream, outcome_of(ended)).inc()
         self._attempt_seconds.labels(ended.target.upstream).observe(ended.seconds)

@@ -351,6 +351,14 @@ class Upstream(Answer):
     models: list[UpstreamTrouble]
 
 
+class HealthTraces(Answer):
+    sent: int
+    dropped: int
+    failed: int
+    waiting: int
+    refused: int
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -362,6 +370,7 @@ class Health(Answer):
     spares: Spares | None
     guards: HealthGuards | None
     upstreams: list[Upstream] | None
+    traces: HealthTraces | None
 
 
 class WebhookEndpoint(Answer):

@@ -1,0 +1,138 @@
+"""A collector that is down, slow or full of errors costs spans, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from time import monotonic
+from typing import Literal
+
+import pytest
+
+from hostler.telemetry.otlp import OtlpExporter, Target
+from hostler.telemetry.pipeline import Figures, Pipeline
+from hostler.telemetry.spans import Context, Event, Span
+from hostler.testing.otlp import OtlpReceiver
+
+
+def span(number: int = 1) -> Span:
+    return Span(
+        "work", "ab" * 16, f"{number:016x}", "", 10, 20, {"a": "text", "b": 7, "c": True, "d": 1.5, "e": ("x", "y")},
+        links=(Context("cd" * 16, "ef" * 8, True),), events=(Event("began", 11, {"n": 1}),), failed=True,
+    )  # fmt: skip
+
+
+async def close(pipeline: Pipeline, seconds: float = 5.0) -> float:
+    """How long it took."""
+    since = monotonic()
+    await asyncio.to_thread(pipeline.close, seconds)
+    return monotonic() - since
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+async def test_spans_arrive_as_they_are(gzip: bool) -> None:
+    async with OtlpReceiver() as collector:
+        target = Target(collector.url, {"x-key": "k"}, resource={"service.name": "hostler"}, gzip=gzip)
+        pipeline = Pipeline(lambda: OtlpExporter(target), every_seconds=0.01)
+        pipeline.put(span())
+        [got] = await collector.until(lambda spans: len(spans) == 1)
+        await close(pipeline)
+    assert (got.name, got.trace_id, got.span_id, got.parent_id) == ("work", "ab" * 16, f"{1:016x}", "")
+    assert got.attributes == {"a": "text", "b": 7, "c": True, "d": 1.5, "e": ["x", "y"]}
+    assert (got.start, got.end, got.error, got.events) == (10, 20, True, ("began",))
+    assert got.links == (("cd" * 16, "ef" * 8),)
+    assert got.resource["service.name"] == "hostler"
+    assert collector.headers[0]["x-key"] == "k"
+    assert pipeline.figures() == Figures(sent=1, dropped=0, failed=0, waiting=0)
+
+
+@pytest.mark.parametrize("answering", ["never", 400, 503])
+async def test_a_collector_that_fails_loses_spans_and_holds_nobody_up(answering: Literal["never", 400, 503]) -> None:
+    async with OtlpReceiver(answering) as collector:
+        pipeline = Pipeline(
+            lambda: OtlpExporter(Target(collector.url, seconds=60.0)), most=100, batch=10, every_seconds=0.01
+        )
+        pipeline.put(span())
+        await collector.asked(1)
+        since = monotonic()
+        for number in range(1000):
+            pipeline.put(span(number))
+        assert monotonic() - since < 1.0
+        assert pipeline.figures().waiting <= 100 + 10  # and those that are on their way
+        took = await close(pipeline, 0.2)
+    assert took < 5.0
+    figures = pipeline.figures()
+    assert figures.sent == 0
+    assert figures.dropped + figures.failed + figures.waiting == 1001
+
+
+async def test_nobody_there_at_all() -> None:
+    async with OtlpReceiver() as collector:
+        url = collector.url
+    pipeline = Pipeline(lambda: OtlpExporter(Target(url, seconds=0.2)), every_seconds=0.01)
+    pipeline.put(span())
+    assert await close(pipeline, 3.0) < 6.0
+    assert pipeline.figures() == Figures(sent=0, dropped=0, failed=1, waiting=0)
+
+
+async def test_stopping_sends_what_waits() -> None:
+    async with OtlpReceiver() as collector:
+        pipeline = Pipeline(lambda: OtlpExporter(Target(collector.url)), every_seconds=3600.0)
+        for number in range(1, 1201):
+            pipeline.put(span(number))
+        await close(pipeline, 20.0)
+        assert len({got.span_id for got in collector.spans}) == 1200
+        pipeline.put(span())
+        assert pipeline.figures().dropped == 1
+
+
+class BreaksOnce:
+    """An exporter that raises for its first batch."""
+
+    def __init__(self) -> None:
+        self.got: list[Span] = []
+        self.done = threading.Event()
+        self._broke = False
+
+    def export(self, spans: Sequence[Span]) -> bool:
+        if not self._broke:
+            self._broke = True
+            raise RuntimeError("a span that can't be written")
+        self.got += spans
+        self.done.set()
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_batch_that_breaks_the_exporter_is_not_the_last_one() -> None:
+    exporter = BreaksOnce()
+    pipeline = Pipeline(lambda: exporter, batch=1, every_seconds=0.01)
+    pipeline.put(span(1))
+    pipeline.put(span(2))
+    assert await asyncio.to_thread(exporter.done.wait, 20.0)
+    await close(pipeline)
+    assert pipeline.figures() == Figures(sent=1, dropped=0, failed=1, waiting=0)
+
+
+async def test_an_exporter_that_can_not_be_made_loses_spans() -> None:
+    def fails() -> BreaksOnce:
+        raise ImportError("no exporter")
+
+    pipeline = Pipeline(fails, every_seconds=0.01)
+    assert await close(pipeline) < 5.0
+    pipeline.put(span())
+    assert pipeline.figures().dropped == 1
+
+
+def test_nothing_of_opentelemetry_is_loaded_where_traces_are_off() -> None:
+    program = (
+        "import sys, hostler.compose, hostler.compose.telemetry\n"
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.strip() == "[]"
