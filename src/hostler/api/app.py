@@ -13,6 +13,7 @@ from starlette.routing import Route
 from hostler.api import (
     administration,
     agents,
+    budgets,
     bundles,
     checkpoints,
     compactions,
@@ -67,6 +68,7 @@ _OWN_ROUTERS = (
     compactions.router,
     environment_keys.router,
     oversight.router,
+    budgets.router,
     policies.router,
     places.router,
     previews.router,

@@ -11,6 +11,7 @@ from hostler.domain.sessions import CreateSession, EventQuery, Frame, SessionLin
 from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
+from hostler.engine.budgets import Budgets
 from hostler.engine.bundle_port import Bundles
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
@@ -128,6 +129,7 @@ class ApiServices:
     credential_probe: CredentialProbe
     webhooks: Webhooks
     policies: Policies
+    budgets: Budgets
     compactions: Compactions
     archives: Archives
     checkpoints: Checkpoints

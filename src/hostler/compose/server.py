@@ -71,6 +71,8 @@ from hostler.engine.archives import Archives
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.boundary import Boundary
+from hostler.engine.budget_keeper import BudgetKeeper
+from hostler.engine.budgets import Budgets
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compaction import CompactionCares
 from hostler.engine.compaction_clock import CompactionClock
@@ -104,6 +106,7 @@ from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
+from hostler.engine.purse import StoredPurse
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.reach import StoredReach
 from hostler.engine.records import Records
@@ -218,7 +221,9 @@ async def running(
             places = homes(settings, kept_on)
             remove_tree(places.sockets)
             places.sockets.mkdir(parents=True, mode=0o711)
-            gateway = ModelGateway(await open_desk(settings, stack))
+            prices = price_table(settings)
+            purse = StoredPurse(database, prices)
+            gateway = ModelGateway(await open_desk(settings, stack, purse))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
@@ -256,8 +261,9 @@ async def running(
             placement = await open_placement(settings, provider, harness, verified or gate)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
-            hub, models, prices = Hub(), model_catalogue(settings), price_table(settings)
+            hub, models = Hub(), model_catalogue(settings)
             records = Records(database, hub)
+            budget_keeper = BudgetKeeper(database, records, purse)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
@@ -298,7 +304,7 @@ async def running(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms, prices),
+                ledger=runner_ledger(database, terms, prices, purse),
                 around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
@@ -349,6 +355,7 @@ async def running(
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
                 policies=Policies(database, trials),
+                budgets=Budgets(database),
                 compactions=Compactions(database, records, archives),
                 archives=archives,
                 previews=previews,
@@ -420,6 +427,7 @@ async def running(
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(clock.run()),
+                    tasks.create_task(budget_keeper.run()),
                     tasks.create_task(retention.run()),
                     tasks.create_task(neighbours.run()),
                     tasks.create_task(gate.run()),

@@ -16,6 +16,7 @@ from hostler.engine.denials import Denials
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
+from hostler.engine.purse import StoredPurse
 from hostler.engine.runner_parts import LeaseTerms
 from hostler.engine.together import Together
 from hostler.gateway.sequence import without_unannounced
@@ -109,7 +110,7 @@ class StoredDecisions:
         )
 
 
-def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledger:
+def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices, purse: StoredPurse) -> Ledger:
     async def extend(lease: Lease) -> bool:
         return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
 
@@ -132,21 +133,26 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices) -> Ledg
         names = (name for name in ledger.RequestFacts.__slots__ if name != "price_version")
         facts = ledger.RequestFacts(**{name: getattr(record, name) for name in names})
 
-        def unit(connection: Connection) -> Any:
-            return ledger.record_model_request(
+        used = priced(prices, record.model, record.usage)
+
+        def unit(connection: Connection) -> None:
+            now = database.now(connection)
+            row = ledger.record_model_request(
                 connection,
-                database.now(connection),
+                now,
                 session_id=record.session_id,
                 model=record.model,
                 status=record.status,
-                usage=priced(prices, record.model, record.usage),
+                usage=used,
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
                 facts=facts,
             )
+            purse.settle_in(connection, now, record, row.workspace_id, used.list_cost_nanos)
 
         await database.write(unit)
+        purse.freed()
 
     async def forget_held(lease: Lease, announced: frozenset[str]) -> None:
         held = StoredSequence(database, lease)

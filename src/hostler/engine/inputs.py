@@ -45,7 +45,7 @@ def submit(state: SessionState, at: Moment, totals: Totals, bodies: Sequence[Map
     """
     if state.status == "terminated":
         raise InvalidRequest("This session is archived; it accepts no more events. Create a new session.")
-    if totals.capped:
+    if totals.capped or is_paused(state):
         _refuse_at_cap(bodies)
     stamped = [{"id": new_id("sevt"), **body, "processed_at": None} for body in bodies]
     step = Step(state)
@@ -82,7 +82,7 @@ def compact(state: SessionState, at: Moment, totals: Totals, ask: Ask) -> Step:
     """
     if state.status == "terminated":
         raise InvalidRequest("This session is archived and can't be compacted.")
-    if totals.capped:
+    if totals.capped or is_paused(state):
         raise InvalidRequest(
             "The budget of this session is used up, and a compaction costs a model request. Raise or remove the budget "
             "by updating the session, then ask again."

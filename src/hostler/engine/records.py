@@ -7,7 +7,8 @@ and tells readers and workers after the commit: nothing is announced before it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,6 +17,7 @@ from hostler.domain import events as ev
 from hostler.domain.sessions import Frame
 from hostler.domain.webhooks import told_by
 from hostler.engine.budget import totals
+from hostler.engine.budget_pauses import keep_pause, lacks
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
 from hostler.engine.runs import Notice
@@ -90,7 +92,11 @@ class Records:
         def run(view: LogView) -> Change:
             before = SessionState.model_validate_json(view.session.state)
             at = Moment(view.now, view.now_text)
-            step = decide(before, at, totals(view.session, _budget(view.session, update)), view.session)
+            budget = _budget(view.session, update)
+            used = replace(
+                totals(view.session, budget), lacks=partial(lacks, connection, view.now, view.session, budget)
+            )
+            step = decide(before, at, used, view.session)
             outcome[:] = [(step, at, before, view.webhook_events)]
             return Change(
                 state=step.state.model_dump_json(),
@@ -108,6 +114,7 @@ class Records:
         )
         step, at, before, interest = outcome[0]
         _keep_inbox(connection, at, appended.session, before, step.state)
+        keep_pause(connection, at.unix, appended.session.id, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]

@@ -24,6 +24,7 @@ from hostler.gateway.upstream import UpstreamConnection, UpstreamLimits, Upstrea
 from hostler.store.sessions import Usage
 
 Record = Callable[[ModelRequestRecord], Awaitable[None]]
+Again = Callable[[], Awaitable[Grant]]
 
 
 class Attempts:
@@ -45,6 +46,7 @@ class Attempts:
         self._target = Target("", asked.model, asked.model)
         self._number = 0
         self._sent = False
+        self._owes = False
 
     @property
     def relay(self) -> Relay | None:
@@ -52,9 +54,14 @@ class Attempts:
         return self._relay
 
     @property
-    def any(self) -> bool:
-        """Whether any upstream may have seen the request."""
-        return self._number > 0
+    def grant(self) -> Grant:
+        """What is set aside for the attempt that runs, or would be next."""
+        return self._grant
+
+    @property
+    def owes(self) -> bool:
+        """Whether an attempt was begun that is not recorded yet."""
+        return self._owes
 
     # --------------------------------------------------------------------------------------------- while it goes on
 
@@ -84,15 +91,23 @@ class Attempts:
     # --------------------------------------------------------------------------------------------------- the course
 
     async def run(
-        self, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool, record: Record | None
+        self,
+        request: Request,
+        body: MessagesBody,
+        changes: Mapping[str, Any],
+        *,
+        split: bool,
+        record: Record | None,
+        again: Again | None = None,
     ) -> Relay | None:
         """The attempt whose answer counts; None: the client is gone and nothing was asked.
 
         changes  fields of the body that are not sent as they came.
         split    answers are to have one call each; the others are held.
         record   takes each attempt that another one follows; None: they are not written down.
+        again    sets money aside for one more attempt, after one that may have cost what was set aside.
 
-        Raises Refusal when nobody could be asked.
+        Raises Refusal when nobody could be asked, and what `again` raises.
         """
         course = self._desk.upstreams.persist(self._asked, self._choice)
         step = course.first()
@@ -114,7 +129,12 @@ class Attempts:
             else:
                 self.abort()
             if record is not None:
-                await record(self.record(relay, last=False))
+                written = self.record(relay, last=False)
+                await record(written)
+                self._owes = False
+                if again is not None and self._grant.id and written.may_have_cost:
+                    self._grant = Grant()
+                    self._grant = await again()
 
     async def _ready_for(self, step: Next) -> bool:
         """Waits until it is time and there is room. False: the client has gone meanwhile."""
@@ -139,10 +159,12 @@ class Attempts:
         self._target = target
         self._number += 1
         self._sent = False
+        self._owes = True
         channel = self._desk.channels[target.upstream]
         changes = dict(changes)
         if target.spelled != body.model:
             changes["model"] = target.spelled
+        changes.update(self._grant.changes)
         if self._grant.max_tokens is not None:
             changes["max_tokens"] = self._grant.max_tokens
         outgoing = body.rewritten(changes) if changes else request.body
@@ -222,7 +244,7 @@ class Attempts:
             rule=self._choice.rule,
             why=self._choice.why,
             waited_ms=self._waited * 1000,
-            complete=relay.complete or relay.status not in (0, 200) or not self._sent,
+            complete=relay.counted or relay.status not in (0, 200) or not self._sent,
             grant=self._grant,
             last=last,
         )

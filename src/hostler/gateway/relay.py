@@ -70,6 +70,11 @@ class Relay:
                 return seconds
         return None
 
+    @property
+    def counted(self) -> bool:
+        """Whether the answer has said all that it has used. One without its last event may have used more."""
+        return self.complete and (self._stopped if self.streaming else self.tap.counted)
+
     def body(self) -> bytes:
         """The whole answer, when it wasn't a stream."""
         return b"".join(self._parts)
