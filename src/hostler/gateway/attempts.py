@@ -47,6 +47,7 @@ class Attempts:
         self._number = 0
         self._sent = False
         self._owes = False
+        self._stale = False
 
     @property
     def relay(self) -> Relay | None:
@@ -120,7 +121,10 @@ class Attempts:
             if self._gone.is_set():
                 return relay
             ended = self._ended(relay)
-            step = course.after(ended) if ended.failure and not ended.begun else None
+            if self._stale:
+                step = Next(step.target)
+            else:
+                step = course.after(ended) if ended.failure and not ended.begun else None
             self._tell(ended, relay)
             if step is None:
                 return relay
@@ -169,7 +173,7 @@ class Attempts:
             changes["max_tokens"] = self._grant.max_tokens
         outgoing = body.rewritten(changes) if changes else request.body
         fields = {**body.fields, **changes}
-        fresh = False
+        fresh, self._stale = self._stale, False
         while True:
             splitter = Splitter() if split else None
             relay = self._relay = self._relay_with(channel.limits, splitter)
@@ -191,7 +195,12 @@ class Attempts:
             connection.ask(head, payload, channel.reading(relay, stream=body.stream))
             await relay.wait()
             if relay.lost_unseen and stale:
-                fresh = True  # An idle connection that the upstream had closed meanwhile: nothing was asked yet.
+                # An idle connection that the upstream had closed meanwhile. Most likely nothing was asked yet; where a
+                # budget counts that is not enough, and what was asked now counts as an attempt of its own.
+                if self._grant.id:
+                    self._stale = True
+                    return relay
+                fresh = True
                 continue
             return relay
 

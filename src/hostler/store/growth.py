@@ -153,8 +153,8 @@ STORES: Final[tuple[Store, ...]] = (
         ("budgets", "reservations", "budget_pauses"),
         "one row for each session with a budget and for each budget of an agent or workspace; a row for each model "
         "request under way",
-        "1,000 budgets of a workspace besides those of sessions, which go with them; reservations go with their request, "
-        "or when its server is gone",
+        "1,000 budgets of a workspace besides those of sessions, which go with them; reservations go with their "
+        "request, or when its server is gone",
         ("archived_sessions",),
         "`/hostler/v1/budgets`",
     ),

@@ -209,7 +209,8 @@ def settle(
     gone: dict[str, int] = {}
     if grant_id:
         freed = reservations.delete().where(reservations.c.grant_id == grant_id)
-        gone = dict(conn.execute(freed.returning(reservations.c.budget_id, reservations.c.nanos)).tuples().all())
+        found = conn.execute(freed.returning(reservations.c.budget_id, reservations.c.nanos))
+        gone = {row.budget_id: row.nanos for row in found}
         if not gone:
             return
     for (budget_id,) in conn.execute(sa.select(budgets.c.id).where(*_of(whose)).order_by(budgets.c.id)).all():
