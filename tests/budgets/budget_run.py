@@ -259,7 +259,7 @@ class Run:
 
     async def _kill(self) -> None:
         """Up to three times some gateway is killed, whatever it is doing."""
-        for _ in range(self.random.choice((0, 1, 1, 2, 3))):
+        for _ in range(self.random.choice((0, 0, 1, 1, 2))):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.random.uniform(0.01, 0.3)):
                     await self.over.wait()
