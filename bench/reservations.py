@@ -1,8 +1,8 @@
 """What does it cost to set money aside? Run: `python bench/reservations.py` (about 20 s; needs PostgreSQL's programs).
 
 One reservation and one settlement at a time on SQLite and PostgreSQL, with durable commits, beside `SELECT 1` in the
-same run; then 16 writers on one budget. All of it rests on what the disk needs to flush, so that is measured first, in the
-folder where the databases are.
+same run; then 16 writers on one budget. All of it rests on what the disk needs to flush, so that is measured first, in
+the folder where the databases are.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files, FileTerms
 from hostler.engine.forks import Forks
+from hostler.engine.guards import Guards, GuardTerms
 from hostler.engine.hub import Hub
 from hostler.engine.idle import Awake
 from hostler.engine.keys import Keys, StoredKeys
@@ -143,6 +144,9 @@ class RunningServer:
         self._thread = threading.Thread(target=self._run, name="api-server")
         self._failure: BaseException | None = None
         self.hub = Hub()
+        self.free: dict[str, int | None] = {"disk": 1 << 40, "memory": 1 << 40}
+        """What is left on the host, in bytes, as the guards see it when they are told to `look`."""
+        self.guards = Guards(GuardTerms(), lambda: self.free["disk"], lambda: self.free["memory"])
         self.terms = Terms()
         self.clock_skew = 0.0
         """Seconds that the database's clock is ahead."""
@@ -260,12 +264,13 @@ class RunningServer:
                 previews=Previews(self.database, lambda label: f"http://{label}.localhost:1", lambda _: None, Awake()),
                 rooms=RoomList(self.database),
                 places=Places(self.database, Admission()),
+                guards=self.guards,
                 environment_keys=EnvironmentKeys(self.database),
                 work_queue=WorkQueue(self.database, self.hub, self.terms),
                 models=models,
                 sessions=self.sessions,
                 administration=Administration(self.database, quotas),
-                oversight=Oversight(self.database, allowing=Allowing(PolicyTrials())),
+                oversight=Oversight(self.database, allowing=Allowing(PolicyTrials()), guards=self.guards),
                 quotas=quotas,
                 reach=self.make_reach(),
                 memory_stores=MemoryStores(self.database),

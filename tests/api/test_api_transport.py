@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import anthropic
 import pytest
-from apikit_raw import send
+from apikit_raw import RawAnswer, send
 from apikit_server import ORGANIZATION, Access, RunningServer
 
 from hostler.domain.errors import Busy
@@ -308,3 +311,21 @@ def test_page_tokens_do_not_cross_lists(client: anthropic.Anthropic, access: Acc
         assert answer.error["message"].startswith("page:")
     late = f"/v1/agents?page={agents}&created_at[gte]=2999-01-01T00:00:00Z"
     assert "outside the created_at filter" in send(access.base_url, "GET", late, key=access.key).error["message"]
+
+
+def test_a_request_under_way_when_the_server_stops_gets_the_envelope(tmp_path: Path) -> None:
+    with RunningServer(f"sqlite:///{tmp_path / 'hostler.db'}") as running:
+        _, key = running.new_workspace()
+        connection = http.client.HTTPConnection(urlsplit(running.base_url).netloc, timeout=60)
+        connection.putrequest("POST", "/v1/sessions")
+        connection.putheader("authorization", f"Bearer {key}")
+        connection.putheader("content-length", "100")
+        connection.endheaders(b"{")  # and never the rest
+        deadline = time.monotonic() + 30
+        while ("POST", "/v1/sessions") not in running.requests:
+            assert time.monotonic() < deadline
+    answer = connection.getresponse()
+    found = RawAnswer(answer.status, answer.headers, answer.read())
+    connection.close()
+    assert (found.status, found.error["type"]) == (503, "api_error")
+    assert found.headers["x-should-retry"] == "false", "it may have been carried out"

@@ -22,7 +22,7 @@ from chaos_client import Body, token_of
 from chaos_plan import SessionPlan
 from sqlalchemy import Connection
 
-from hostler.domain.events import INTERRUPTED, OUTCOME_UNKNOWN
+from hostler.domain.events import INTERRUPTED, NOT_RECORDED, OUTCOME_UNKNOWN
 from hostler.store import tables
 from hostler.store.database import Database
 
@@ -167,6 +167,10 @@ def _statuses(log: Sequence[Body]) -> Iterator[str]:
             if before is not None and before["type"] == "session.status_running":
                 yield f"running at {at + 1} follows a running"
             before = event
+        elif event["type"] == "session.status_rescheduled":  # it waits for a place, and runs again from there
+            if before is None or before["type"] != "session.status_running":
+                yield f"rescheduled at {at + 1} does not follow a running"
+            before = event
 
 
 def _end(story: Story) -> Iterator[str]:
@@ -254,6 +258,8 @@ def _effects(story: Story, log: Sequence[Body]) -> Iterator[str]:
         elif denied:
             if done[token] or words not in ("No.", INTERRUPTED):
                 yield f"{token} was denied, took effect {done[token]} times, and says {words!r}"
+        elif words == NOT_RECORDED and not done[token]:
+            continue
         elif words not in (OUTCOME_UNKNOWN, INTERRUPTED):
             yield f"{token} failed with {words!r}"
         elif words == INTERRUPTED and done[token] and not story.interrupted:

@@ -41,6 +41,12 @@ class Address:
     up: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+def sure(answer: httpx.Response) -> bool:
+    """False: the server has no time now, or it stops and can't say what came of the request."""
+    stopping = answer.status_code == 503 and "The server is stopping" in answer.text
+    return answer.status_code != OVERLOADED and not stopping
+
+
 class Api:
     """The few requests that a session needs. What raises one of UNSURE may have happened, or not."""
 
@@ -63,7 +69,7 @@ class Api:
 
     async def post(self, path: str, body: Body) -> Any:
         answer = await self.http.post(await self.url(path), json=body)
-        if answer.status_code == OVERLOADED:
+        if not sure(answer):
             raise Unsure(answer.text)
         if answer.status_code != 200:
             raise Refused(f"POST {path} {json.dumps(body)[:300]}: {answer.status_code} {answer.text[:500]}")
@@ -76,7 +82,7 @@ class Api:
             except httpx.TransportError:
                 await asyncio.sleep(0.01)  # it died under us; the next one announces itself
                 continue
-            if answer.status_code == OVERLOADED:
+            if not sure(answer):
                 await asyncio.sleep(0.05)
                 continue
             if answer.status_code != 200:
@@ -120,10 +126,11 @@ class Follower:
             last = max(self.seen, default=0)
             try:
                 async with api.http.stream("GET", url, headers={"last-event-id": str(last)}) as answer:
-                    if answer.status_code == OVERLOADED:
-                        raise Unsure("no stream")
                     if answer.status_code != 200:
-                        raise Refused(f"stream: {answer.status_code} {(await answer.aread())[:300]!r}")
+                        said = await answer.aread()
+                        if not sure(answer):
+                            raise Unsure("no stream")
+                        raise Refused(f"stream: {answer.status_code} {said[:300]!r}")
                     await self._read(answer)
             except UNSURE:
                 await asyncio.sleep(0.01)

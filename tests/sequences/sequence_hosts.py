@@ -98,10 +98,6 @@ class Hosts:
         """Of the server that is asked for, or of the other while that is away."""
         return self.apis[home if self.servers[home].address.up.is_set() else 1 - home]
 
-    def stopping(self, api: Api) -> bool:
-        """Whether its server is not to be believed: it was told to stop, and cuts off what it is asked."""
-        return not self.servers[self.apis.index(api)].address.up.is_set()
-
     async def one_is_up(self) -> None:
         while not any(server.address.up.is_set() for server in self.servers):  # noqa: ASYNC110 - either of two events
             await asyncio.sleep(LOOK_SECONDS)

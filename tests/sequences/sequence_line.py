@@ -84,9 +84,7 @@ class Line(Follower):
             api = self.hosts.api(self.home)
             try:
                 return await api.post(path, body)
-            except (*UNSURE, Refused) as error:
-                if isinstance(error, Refused) and not (": 500 " in str(error) and self.hosts.stopping(api)):
-                    raise
+            except UNSURE:
                 await asyncio.sleep(0.05)
                 found = await known()
                 if found is not None:

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from sequence_plan import WAITS, Kind
 
-from hostler.domain.events import INTERRUPTED, OUTCOME_UNKNOWN
+from hostler.domain.events import INTERRUPTED, NOT_RECORDED, OUTCOME_UNKNOWN
 from hostler.testing.rehearsal import Step, prompt, step, text, tool
 
 Body = dict[str, Any]
@@ -199,7 +199,7 @@ def _after_call(place: Place, mark: str, event: Body, problems: list[str]) -> Pl
         results = {**place.results, mark: words}
         if words == OUTCOME_UNKNOWN:  # nobody knows: with it, or without
             return _with(place, results=results, files=place.files | {(*files, mark) for files in place.files})
-        if words not in (INTERRUPTED, DENIAL):
+        if words not in (INTERRUPTED, NOT_RECORDED, DENIAL):
             problems.append(f"the call {mark} failed: {words!r}")
         return _with(place, results=results)
     found = tuple(CALLED.findall(words))

@@ -37,8 +37,10 @@ from hostler.api import (
     webhook_endpoints,
     work,
 )
+from hostler.api.context import caller_of, services_of
 from hostler.api.contract import BY_METHOD, Endpoint
 from hostler.api.descriptions import DOCUMENTS, describe
+from hostler.api.errors import plain_answer
 from hostler.api.own_contract import OWN_BY_NAME, OwnEndpoint
 from hostler.api.rendering import json_response
 from hostler.api.routing import refuse_unguarded
@@ -94,6 +96,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app = FastAPI(title="Hostler", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services
     app.add_route("/healthz", _healthz, methods=["GET"], name="healthz")
+    app.add_route("/readyz", _readyz, methods=["GET"], name="readyz")
     for path in DOCUMENTS:
         app.add_route(path, describe, methods=["GET"], name=path)
     routers = (*_ROUTERS, *_OWN_ROUTERS, unsupported_router(served_methods()))
@@ -106,6 +109,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app.add_middleware(
         Transport,
         organization_id=services.organization_id,
+        watch=services.watch_requests,
         larger_bodies=dict(
             [
                 _body_limit(BY_METHOD["files.upload"], services.files.terms.most_bytes + files.FORM_BYTES),
@@ -124,6 +128,15 @@ def _body_limit(endpoint: Endpoint | OwnEndpoint, most: int) -> tuple[tuple[str,
 
 async def _healthz(request: Request) -> Response:
     return json_response({"status": "ok"})
+
+
+async def _readyz(request: Request) -> Response:
+    why = await services_of(request).oversight.hindrance()
+    if why is not None:
+        message = f"This server takes no requests now: {why}."
+        refused = plain_answer(503, "api_error", message, caller_of(request).request_id)
+        return Response(refused.body, refused.status, media_type="application/json")
+    return json_response({"status": "ready"})
 
 
 async def _pass_on(request: Request, error: Exception) -> Response:

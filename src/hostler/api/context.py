@@ -18,6 +18,8 @@ class Caller:
 
     request_id: str
     known: Principal | None = None
+    endpoint: str | None = None
+    """What it asks for, once that is found."""
     old_generation: bool = False
     """The client speaks the shapes of 2023-06-01: a few fields were required then that may be null now."""
 

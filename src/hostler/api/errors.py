@@ -58,6 +58,19 @@ def plain_answer(
 _NO_RETRY: Final = (b"x-should-retry", b"false")
 
 
+def stopped(verb: str, request_id: str) -> Answer:
+    """The answer to a request that was under way when the server stopped."""
+    if verb in ("GET", "HEAD"):
+        return plain_answer(503, "api_error", "The server is stopping. Ask again.", request_id)
+    return plain_answer(
+        503,
+        "api_error",
+        "The server is stopping. Whether the request was carried out is not known: look before you send it again.",
+        request_id,
+        headers=(_NO_RETRY,),
+    )
+
+
 def answer(error: HostlerError, request_id: str) -> Answer:
     """The answer to `error`. Errors that no caller can act on are a 500 without detail."""
     status, kind, headers = 500, "api_error", ()

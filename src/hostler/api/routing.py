@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from hostler.api.access import Rule, authorise, rule_of
+from hostler.api.context import caller_of, services_of
 from hostler.api.context import path_value as path_value
 from hostler.api.contract import BY_METHOD
 from hostler.api.own_contract import OWN_BY_NAME
@@ -22,6 +23,19 @@ from hostler.api.own_contract import OWN_BY_NAME
 Handler = Callable[[Request], Awaitable[Response]]
 
 _MARK: Final = "hostler_rule"
+
+BEGINS: Final = frozenset(
+    {
+        "sessions.create",
+        "files.upload",
+        "skills.create",
+        "skills.versions.create",
+        "memory_stores.create",
+        "memory_stores.memories.create",
+    }
+)
+"""What begins something that needs room. Messages are let through: a session that has begun is to come to its end."""
+OWN_BEGINS: Final = frozenset({"sessions.fork", "sessions.import", "sessions.checkpoints.create"})
 
 
 class ContractRouter(APIRouter):
@@ -33,7 +47,8 @@ class ContractRouter(APIRouter):
         rule = rule_of(method)
 
         def add(handler: Handler) -> Handler:
-            self.add_route(endpoint.path, _guarded(handler, rule), methods=[endpoint.verb, *also], name=method)
+            guarded = _guarded(handler, rule, method, begins=method in BEGINS)
+            self.add_route(endpoint.path, guarded, methods=[endpoint.verb, *also], name=method)
             return handler
 
         return add
@@ -48,15 +63,19 @@ class OwnRouter(APIRouter):
         rule = rule_of(endpoint)
 
         def add(handler: Handler) -> Handler:
-            self.add_route(endpoint.path, _guarded(handler, rule), methods=[endpoint.verb], name=endpoint.route)
+            guarded = _guarded(handler, rule, endpoint.route, begins=name in OWN_BEGINS)
+            self.add_route(endpoint.path, guarded, methods=[endpoint.verb], name=endpoint.route)
             return handler
 
         return add
 
 
-def _guarded(handler: Handler, rule: Rule) -> Handler:
+def _guarded(handler: Handler, rule: Rule, name: str, *, begins: bool) -> Handler:
     async def guarded(request: Request) -> Response:
+        caller_of(request).endpoint = name
         await authorise(request, rule)
+        if begins:
+            services_of(request).guards.admit()
         return await handler(request)
 
     setattr(guarded, _MARK, rule)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from hostler.engine.environment_keys import EnvironmentKeys
 from hostler.engine.environments import Environments
 from hostler.engine.files import Files
 from hostler.engine.forks import Forks
+from hostler.engine.guards import Guards
 from hostler.engine.keys import Keys
 from hostler.engine.measures import Measures
 from hostler.engine.memory_stores import MemoryStores
@@ -141,6 +142,9 @@ class ApiServices:
     measures: Measures
     retention: Retention
     places: Places
+    guards: Guards
+    watch_requests: Callable[[str | None, int, float | None], None] | None = None
+    """Told of each request; see `api.transport`."""
     allowed_hosts: frozenset[str] | None = field(default=LOOPBACK_HOSTS)
     """Names the server answers to, without port, lower case. None: every name; only behind a proxy that checks."""
     keep_alive_seconds: float = 15.0

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hostler.api.body import BodyTimeout
 from hostler.api.context import Caller
 from hostler.api.descriptions import DOCUMENTS
-from hostler.api.errors import Answer, answer, plain_answer
+from hostler.api.errors import Answer, answer, plain_answer, stopped
 from hostler.api.throttle import Throttle
 from hostler.domain.errors import HostlerError, InvalidRequest, PermissionDenied, TooLarge, Unauthenticated
 from hostler.domain.ids import new_id
@@ -37,8 +37,13 @@ MAX_BODY_BYTES: Final = 32 << 20
 DRAIN_BYTES: Final = 64 << 20
 """How much of a refused body is still read, so that the client sees the answer instead of a reset connection."""
 DRAIN_SECONDS: Final = 10.0
-OPEN_PATHS: Final = frozenset({"/healthz", *DOCUMENTS})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", *DOCUMENTS})
 """Paths that need no key. They tell that the server runs, and what the documentation says."""
+
+
+RequestWatch = Callable[[str | None, int, float | None], None]
+"""Told of each request that was answered: what it came to (None: to nothing), the status, and the seconds that it took
+(None: it was a stream)."""
 
 
 def _headers(scope: Scope, name: bytes) -> list[str]:
@@ -49,10 +54,16 @@ class Transport:
     """Gives every request an id and every failure an envelope. Sees every exception; nothing passes it."""
 
     def __init__(
-        self, app: ASGIApp, *, organization_id: str, larger_bodies: Mapping[tuple[str, re.Pattern[str]], int]
+        self,
+        app: ASGIApp,
+        *,
+        organization_id: str,
+        larger_bodies: Mapping[tuple[str, re.Pattern[str]], int],
+        watch: RequestWatch | None = None,
     ) -> None:
         """`larger_bodies`: how many bytes the body may have where it may have more than others, by verb and path."""
         self._app = app
+        self._watch = watch
         self._organization = organization_id.encode()
         self._larger = dict(larger_bodies)
 
@@ -60,6 +71,26 @@ class Transport:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._watch is None:
+            await self._serve(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def noted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._serve(scope, receive, noted_send)
+        finally:
+            if status:  # else the client has gone
+                endpoint = scope["hostler.caller"].endpoint
+                streams = endpoint is not None and endpoint.endswith(".stream")
+                self._watch(endpoint, status, None if streams else time.perf_counter() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         version = _headers(scope, b"anthropic-version")
         caller = Caller(request_id=new_id("req"), old_generation=version == ["2023-06-01"])
         scope["hostler.caller"] = caller
@@ -110,6 +141,10 @@ class Transport:
             )  # fmt: skip
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the server stops, and has waited for as long as it may
+            if not started:
+                await _answer(marked_send, stopped(scope["method"], caller.request_id))
+            raise
         except Exception:
             self._report(scope, caller)
             result = plain_answer(500, "api_error", "Internal server error.", caller.request_id)

@@ -20,7 +20,7 @@ import uvicorn
 from hostler.api.app import create_app
 from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
-from hostler.compose.admission import memory_use, wait_terms, worker_settings
+from hostler.compose.admission import guards, memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
@@ -29,6 +29,7 @@ from hostler.compose.database import has_key, open_database
 from hostler.compose.gateway import open_desk
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
+from hostler.compose.metrics import exposed, open_metrics, watch
 from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
@@ -223,7 +224,10 @@ async def running(
             places.sockets.mkdir(parents=True, mode=0o711)
             prices = price_table(settings)
             purse = StoredPurse(database, prices)
-            gateway = ModelGateway(await open_desk(settings, stack, purse))
+            desk = await open_desk(settings, stack, purse)
+            metrics = open_metrics(desk.channels)
+            stack.enter_context(exposed(settings, metrics))
+            gateway = ModelGateway(desk.watched_by(metrics))
             stack.push_async_callback(gateway.close)
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
@@ -262,7 +266,7 @@ async def running(
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
             hub, models = Hub(), model_catalogue(settings)
-            records = Records(database, hub)
+            records = Records(database, hub, metrics.happened)
             budget_keeper = BudgetKeeper(database, records, purse)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
@@ -304,7 +308,7 @@ async def running(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms, prices, purse),
+                ledger=runner_ledger(database, terms, prices, purse, metrics.recorded),
                 around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
@@ -346,6 +350,15 @@ async def running(
             if preview_socket is not None:
                 await door.open(preview_socket)
             stack.push_async_callback(door.close)
+            watched = guards(settings)
+            metrics.show_guards(watched)
+            metrics.show("hostler_sessions_live", "Sessions that have a process on this server.", lambda: worker.live())
+            metrics.show_all(
+                "hostler_spares",
+                "Started sandboxes for new sessions.",
+                "state",
+                {each: lambda each=each: spares.figures()[each] for each in ("waiting", "starting")},  # type: ignore[misc]
+            )
             sessions = Sessions(database, hub, records, models, kinds, quotas, prices, placement, bounds)
             measures = Measures(database, quotas, shown_limits(settings))
             retention = Retention(owner, database, sessions, measures, retention_terms(settings))
@@ -361,6 +374,8 @@ async def running(
                 previews=previews,
                 rooms=RoomList(database),
                 places=Places(database, worker.admission),
+                guards=watched,
+                watch_requests=metrics.answered,
                 environment_keys=EnvironmentKeys(database),
                 work_queue=WorkQueue(
                     database, hub, Terms(settings.queue.lease_seconds, settings.queue.release_idle_seconds)
@@ -388,6 +403,7 @@ async def running(
                     provider,
                     allowing,
                     spares.figures,
+                    watched,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),
@@ -433,6 +449,8 @@ async def running(
                     tasks.create_task(gate.run()),
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                     tasks.create_task(spares.run()),
+                    tasks.create_task(watched.watch()),
+                    tasks.create_task(watch(settings, metrics, database)),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -24,7 +24,7 @@ from hostler.store import catalog, eventlog, ledger, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
 from hostler.store.sequences import load_sequence, save_sequence
-from hostler.store.sessions import SessionRow
+from hostler.store.sessions import SessionRow, Usage
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
 
@@ -110,7 +110,15 @@ class StoredDecisions:
         )
 
 
-def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices, purse: StoredPurse) -> Ledger:
+def runner_ledger(
+    database: Database,
+    terms: LeaseTerms,
+    prices: Prices,
+    purse: StoredPurse,
+    told: Callable[[Usage], None] | None = None,
+) -> Ledger:
+    """`told` hears what each model request has used and cost, once it is written down."""
+
     async def extend(lease: Lease) -> bool:
         return await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
 
@@ -153,6 +161,8 @@ def runner_ledger(database: Database, terms: LeaseTerms, prices: Prices, purse: 
 
         await database.write(unit)
         purse.freed()
+        if told is not None:
+            told(used)
 
     async def forget_held(lease: Lease, announced: frozenset[str]) -> None:
         held = StoredSequence(database, lease)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 
+from hostler.config.guards import GuardSettings
+from hostler.config.metrics import MetricSettings
 from hostler.config.section import Section
 from hostler.domain.errors import InvalidRequest
 
@@ -578,6 +580,8 @@ class Settings(Section):
     webhooks: Webhooks = Webhooks()
     worker: Worker = Worker()
     admission: Admission = Admission()
+    guards: GuardSettings = GuardSettings()
+    metrics: MetricSettings = MetricSettings()
     spares: Spares = Spares()
     queue: Queue = Queue()
     quotas: Quotas = Quotas()

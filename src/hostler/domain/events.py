@@ -21,6 +21,12 @@ StopReason = dict[str, Any]
 INTERRUPTED = "Tool execution was interrupted before completion. Please retry."
 """What a tool call gets as its result when a person stops the turn (wording of the contract)."""
 
+TRANSCRIPT_FAULT = "The transcript could not be stored"
+"""How the message of a `session.error` begins when the mirror of a transcript failed."""
+
+NOT_RECORDED = "This tool call did not run, because the server could not write it down. Make it again."
+"""What a tool call gets that was allowed, while the database was away."""
+
 OUTCOME_UNKNOWN = (
     "This tool call was cut off before its result was recorded, so its outcome is unknown. "
     "Check whether it took effect before relying on it or running it again."

@@ -7,6 +7,7 @@ MCP server (`McpGate`). Whatever isn't known to be allowed is refused.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from hostler.domain import events as ev
@@ -19,6 +20,8 @@ from hostler.engine.runner_parts import Apply
 from hostler.engine.runs import Allow, Defer, Deny, ToolOutcome, Verdict
 from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.store.sessions import SessionRow
+
+log = logging.getLogger("hostler.engine")
 
 ANNOUNCE_SECONDS = 20.0
 """How long a call may wait for its own announcement before it is refused."""
@@ -116,7 +119,11 @@ class CallGate:
             self._mcp_calls.permit(known)
             self.touched += not call.custom
             return Allow()
-        await self._apply(decide)
+        try:
+            await self._apply(decide)
+        except Exception:
+            log.exception("call_not_recorded", extra={"tool_use_id": tool_use_id})
+            return Deny(ev.NOT_RECORDED)
         if isinstance(verdicts[0], Allow):
             self._mcp_calls.permit(known)
             self.touched += not call.custom

@@ -202,6 +202,8 @@ class Ended:
     """Whether the harness has seen anything of it: then nothing can be tried again."""
     since: float
     """Seconds since the request came."""
+    seconds: float = 0.0
+    """How long this attempt took."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from hostler.domain.errors import HostlerError
 from hostler.domain.sessions import Position
 from hostler.engine import labels
 from hostler.engine.denials import Allowing
+from hostler.engine.guards import Guards
 from hostler.engine.sandbox_port import IsolationLabel, Rungs, Technology
 from hostler.store import ledger, variables, waiting
 from hostler.store.database import Database
@@ -23,6 +25,9 @@ from hostler.store.variables import UseRow
 from hostler.store.waiting import WaitingRow
 
 log = logging.getLogger("hostler.oversight")
+
+READY_SECONDS = 2.0
+"""How long the database may take to say that it is there."""
 View = dict[str, Any]
 
 
@@ -46,6 +51,7 @@ class Oversight:
         rungs: Rungs | None = None,
         allowing: Allowing | None = None,
         spares: Callable[[], Mapping[str, int]] | None = None,
+        guards: Guards | None = None,
     ) -> None:
         self._database = database
         self._label = label
@@ -54,6 +60,7 @@ class Oversight:
         self._rungs = rungs
         self._allowing = allowing
         self._spares = spares
+        self._guards = guards
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -108,6 +115,17 @@ class Oversight:
             "created_at": row.created_at,
         }
 
+    async def hindrance(self) -> str | None:
+        """Why this server is to be sent no requests now; None: it may. For whoever spreads requests over servers."""
+        if self._worker_is_well is not None and not self._worker_is_well():
+            return "the server is stopping, or its worker has ended"
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._database.read(self._database.now)
+        except (HostlerError, OSError, TimeoutError):
+            return "the database does not answer"
+        return None
+
     async def health(self) -> View:
         """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
         reasons: list[str] = []
@@ -128,6 +146,8 @@ class Oversight:
                 "servers: the connection that hears other servers is broken; streams of sessions that run there "
                 "stand still until it is back"
             )
+        if self._guards is not None:
+            reasons += self._guards.reasons()
         return {
             "type": "health",
             "status": "degraded" if reasons else "ok",
@@ -137,6 +157,7 @@ class Oversight:
             "rungs": {} if self._rungs is None else _rungs(await self._rungs.rungs()),
             "worker": None if working is None else {"ok": working},
             "spares": None if self._spares is None else dict(self._spares()),
+            "guards": None if self._guards is None else dict(self._guards.figures()),
         }
 
 

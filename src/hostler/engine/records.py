@@ -33,6 +33,9 @@ from hostler.store.work import Lease, Need
 Decide = Callable[[SessionState, Moment, Totals, SessionRow], Step]
 
 
+EventWatch = Callable[[str, str], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What was recorded."""
@@ -50,9 +53,11 @@ class Applied:
 class Records:
     """The log of every session, as the engine writes it."""
 
-    def __init__(self, database: Database, hub: Hub) -> None:
+    def __init__(self, database: Database, hub: Hub, watch: EventWatch | None = None) -> None:
+        """`watch` is told of each event that is recorded here: its type, and the whole of it as JSON text."""
         self._database = database
         self._hub = hub
+        self._watch = watch
 
     async def apply(
         self,
@@ -135,6 +140,10 @@ class Records:
         """After the commit: readers hear of the events, a worker hears that it is wanted."""
         if applied.frames:
             self._hub.publish(session_id, applied.frames)
+            if self._watch is not None:
+                for frame in applied.frames:
+                    if frame.seq is not None:
+                        self._watch(frame.name, frame.data)
         if applied.step.wanted and not by_worker:
             self._hub.work(session_id)
         if applied.queued:

@@ -217,6 +217,7 @@ class Attempts:
             relay.retry_after,
             relay.begun,
             self._loop.time() - self._started,
+            self._loop.time() - self._began,
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncio import Event
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hostler.engine.model_port import (
     Asked,
@@ -93,6 +93,10 @@ class Desk:
     purse: Purse = field(default_factory=NoBudgets)
     throttle: Throttle = field(default_factory=NoLimits)
     watchers: tuple[Watcher, ...] = ()
+
+    def watched_by(self, watcher: Watcher) -> Desk:
+        """The same, and one more is told of every request."""
+        return replace(self, watchers=(*self.watchers, watcher))
 
     async def close(self) -> None:
         """Drops every connection."""

@@ -28,7 +28,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from hostler.domain.events import Body, ErrorType, text_block
+from hostler.domain.events import TRANSCRIPT_FAULT, Body, ErrorType, text_block
 from hostler.engine import runs
 from hostler.engine.runs import RunEvent
 from hostler.harness.tools import to_wire_input, to_wire_name
@@ -72,7 +72,7 @@ class Translator:
             case UserMessage(parent_tool_use_id=None, content=list() as content):
                 return self._user(content)
             case MirrorErrorMessage(error=error):
-                text = f"The transcript could not be stored, so the turn was stopped: {error}"
+                text = f"{TRANSCRIPT_FAULT}, so the turn was stopped: {error}"
                 return [*self._end_request(True), runs.Ended("failed", "unknown_error", text, alive=False)]
             case SystemMessage():
                 return self._system(message)

@@ -309,6 +309,19 @@ class Spares(Answer):
     failed: int
 
 
+class LoopDelay(Answer):
+    p50: float | None
+    p99: float | None
+    max: float | None
+
+
+class HealthGuards(Answer):
+    admits: bool
+    disk_free_bytes: int | None
+    memory_available_bytes: int | None
+    loop_delay_ms: LoopDelay
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -318,6 +331,7 @@ class Health(Answer):
     rungs: dict[str, HealthRung]
     worker: HealthWorker | None
     spares: Spares | None
+    guards: HealthGuards | None
 
 
 class WebhookEndpoint(Answer):
