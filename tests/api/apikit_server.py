@@ -38,6 +38,7 @@ from hostler.engine.admission import Admission
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.budgets import Budgets
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
@@ -258,6 +259,7 @@ class RunningServer:
                 keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database, PLACEMENT),
+                budgets=Budgets(self.database),
                 policies=Policies(self.database, PolicyTrials()),
                 compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
                 archives=Archives(self.database),
