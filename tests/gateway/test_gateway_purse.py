@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway_fakes import Purse, Seen, Wire, answers_json, bench, hello
+from gateway_fakes import Purse, Seen, Wire, answers_json, answers_sse, bench, hello, sse_message
 
 from hostler.engine.model_port import Grant
 
@@ -78,3 +78,11 @@ async def test_an_answer_without_usage_is_not_complete(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_json(200, {"hello": "there"})) as b:
         await (await b.client()).post(hello(stream=False))
         assert not b.listener.records[0].complete
+
+
+async def test_a_stream_that_ends_before_its_last_event_may_have_cost_more(tmp_path: Path) -> None:
+    events = sse_message([{"type": "text", "text": "hi"}])
+    for some, complete in ((events, True), (events[:-1], False), (events[:3], False)):
+        async with bench(tmp_path, answers_sse(some)) as b:
+            await (await b.client()).post(hello())
+            assert b.listener.records[0].complete is complete

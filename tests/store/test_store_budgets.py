@@ -101,14 +101,6 @@ async def test_a_reservation_is_settled_once_and_stays_for_an_attempt_that_cost_
     assert (await rows(db))["session"].reserved_nanos == 0
 
 
-async def test_an_attempt_that_cost_something_gives_the_rest_back_at_once(db: Database) -> None:
-    await arrange(db)
-    await take(db, "grnt_1", 300_000_000)
-    await settle(db, "grnt_1", 10_000_000, 290_000_000, over=False)
-    row = (await rows(db))["session"]
-    assert (row.spent_nanos, row.uncertain_nanos, row.reserved_nanos) == (10_000_000, 290_000_000, 0)
-
-
 async def test_what_began_before_there_was_a_budget_counts_in_it(db: Database) -> None:
     await arrange(db, budget=None)
     assert (await take(db, "grnt_1", 300_000_000)) == Taken(True, ())

@@ -121,7 +121,8 @@ class StoredPurse:
         """
         whose = Subjects(workspace_id, record.session_id, record.agent_id, 0)
         uncertain = beyond(self._prices, record, cost)
-        reservations.settle(conn, now, record.grant.id, whose, cost=cost, uncertain=uncertain, over=record.last)
+        over = record.last or record.may_have_cost  # Another attempt has then set aside anew.
+        reservations.settle(conn, now, record.grant.id, whose, cost=cost, uncertain=uncertain, over=over)
 
     def freed(self) -> None:
         """Something was given back: whoever waits looks again."""

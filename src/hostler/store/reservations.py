@@ -193,12 +193,12 @@ def settle(
 
     cost       nanos that are known.
     uncertain  nanos that the upstream may have counted besides.
-    over       False: another attempt follows, for which the reservation stays, unless this one may have cost anything.
+    over       False: another attempt follows, for which the reservation stays.
 
     A request for which nothing had to be set aside counts in budgets that were made meanwhile. One whose reservation is
     gone was counted already. Warnings that are due are told in this transaction.
     """
-    if not (over or cost > 0 or uncertain > 0):
+    if not over:
         return
     subjects = (whose.workspace_id, whose.session_id, whose.agent_id)
     if conn.dialect.name == "postgresql":
