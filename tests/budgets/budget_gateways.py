@@ -20,7 +20,18 @@ from typing import Any
 from hostler.compose.stored import runner_ledger
 from hostler.domain.prices import Prices
 from hostler.engine.memory import Ledger
-from hostler.engine.model_port import Asked, Caller, Choice, Ended, Next, Persistence, Shortage, Target
+from hostler.engine.model_port import (
+    Asked,
+    Caller,
+    Choice,
+    Ended,
+    Next,
+    Persistence,
+    Shortage,
+    Target,
+    UpstreamHealth,
+    Wait,
+)
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.purse import PurseTerms, StoredPurse
 from hostler.engine.runner_parts import LeaseTerms
@@ -59,10 +70,19 @@ class Thrice:
         return Next(Target("model", self.models[0], self.models[0]))
 
     def after(self, ended: Ended) -> Next | None:
-        if ended.number >= 3:
+        if ended.number >= 3 or ended.begun or not ended.failure:
             return None
         model = self.models[-1 if ended.number == 2 else 0]
-        return Next(Target("model", model, model), 0.002)
+        return Next(Target("model", model, model))
+
+    def waited(self) -> Next | None:
+        raise AssertionError("nothing here waits")
+
+    def began(self) -> None:
+        pass
+
+    def over(self) -> None:
+        pass
 
 
 class Persistent:
@@ -70,6 +90,9 @@ class Persistent:
 
     def persist(self, asked: Asked, choice: Choice) -> Persistence:
         return Thrice(choice.models)
+
+    def health(self) -> tuple[UpstreamHealth, ...]:
+        return ()
 
 
 @dataclass
@@ -87,6 +110,12 @@ class Listener:
 
     async def on_budget_reached(self, why: str, short: Shortage) -> None:
         say({"reached": self.caller.session_id})
+
+    def on_waiting(self, wait: Wait) -> None:
+        pass
+
+    def on_going_on(self) -> None:
+        pass
 
 
 def say(value: Any) -> None:

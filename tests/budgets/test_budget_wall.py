@@ -34,7 +34,7 @@ def url(request: pytest.FixtureRequest, migrated_file: Path, tmp_path: Path) -> 
 
 async def test_three_runs_against_a_dollar(url: str, tmp_path: Path) -> None:
     tally = await runs(url, tmp_path, 3, SEED)
-    assert tally.charged > 0.3 * 3 * DOLLAR
+    assert tally.charged > 0.1 * 3 * DOLLAR
 
 
 @pytest.mark.budget_runs
@@ -46,7 +46,7 @@ async def test_a_thousand_runs_against_a_dollar(url: str, tmp_path: Path, capsys
         kind = url.partition(":")[0]
         print(f"\n{kind}, seed {SEED}, {time.monotonic() - since:.0f} s: {tally}", flush=True)
     # Otherwise nothing of this was shown.
-    assert tally.charged > 0.3 * COUNT * DOLLAR
+    assert tally.charged > 0.2 * COUNT * DOLLAR
     assert tally.kills > COUNT / 4
     assert {"cut", "early cut", "reset", "no end", "counted"} <= set(tally.answers)
 

@@ -407,6 +407,27 @@ def test_a_busy_upstream_shows_once_and_the_next_answer_shows_that_it_is_over() 
     assert made == [*RUNNING, "span.model_request_start"]
 
 
+def test_a_request_that_waits_for_the_model_shows_and_so_does_its_end() -> None:
+    session = Session()
+    error = ev.error("t", "model_overloaded_error", "busy", "retrying")
+    assert session.do(turns.waits_for_model(session.state, session.moment(), error)) == [], "no turn runs"
+    assert session.do(turns.goes_on(session.state, session.moment())) == []
+    session.say("a")
+    session.take_up()
+    session.do(turns.request_started(session.state, session.moment(), ev.request_start("t", "sevt_s")))
+    beside = session.do(turns.waits_for_model(session.state, session.moment(), error))
+    assert beside == ["session.error"], "an answer is under way: it is a sub-agent that waits"
+    assert session.state.open_request == "sevt_s"
+    assert session.do(turns.goes_on(session.state, session.moment())) == []
+    session.do(turns.request_ended(session.state, ev.request_end("t", "sevt_s", {}, False)))
+    waits = session.do(turns.waits_for_model(session.state, session.moment(), error))
+    assert waits == ["session.error", "session.status_rescheduled", "session.thread_status_rescheduled"]
+    assert session.state.running_since is None
+    assert session.do(turns.goes_on(session.state, session.moment())) == RUNNING
+    session.do(turns.waits_for_model(session.state, session.moment(), error))
+    assert session.end("failed") == ["session.error", *IDLE]
+
+
 def test_an_archived_session_takes_nothing_and_a_running_one_is_not_archived() -> None:
     session = Session()
     session.say("a")
@@ -526,6 +547,18 @@ class Machine(RuleBasedStateMachine):
             session.do(turns.request_started(session.state, session.moment(), ev.request_start("t", new_id("sevt"))))
             self.open_request = True
 
+    @rule(goes_on=st.booleans())
+    def wait_for_model(self, goes_on: bool) -> None:
+        """A request waits, of whichever thread, or none does any more. What the gateway tells may come late."""
+        session = self.session
+        if not self.live:
+            return
+        if goes_on:
+            session.do(turns.goes_on(session.state, session.moment()))
+        else:
+            error = ev.error("t", "model_overloaded_error", "busy", "retrying")
+            session.do(turns.waits_for_model(session.state, session.moment(), error))
+
     @precondition(lambda self: self.live)
     @rule(kind=st.sampled_from(["free", "held", "gated", "custom", "hosted", "hosted, asks"]))
     def call(self, kind: str) -> None:
@@ -556,8 +589,6 @@ class Machine(RuleBasedStateMachine):
     def end(self, how: str, harness: bool) -> None:
         if how == "completed" and self.session.state.calls:
             how = "deferred" if any(c.gated for c in self.session.state.calls) else "interrupted"
-        if how == "deferred" and self.status == "rescheduled":
-            how = "lost"  # only an answer of the model ends in a call that waits
         self.session.end(how, closed_by_harness=harness)
         self.live = self.open_request = False
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, Shortage
+from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, Shortage, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits, one_upstream
 
@@ -167,6 +167,8 @@ class Listener:
     fail_calls: int = 0
     caller: Caller = field(default_factory=lambda: Caller("sesn_1"))
     told: asyncio.Event = field(default_factory=asyncio.Event)
+    waits: list[Wait] = field(default_factory=list)
+    waited: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         if self.fail_calls:
@@ -209,6 +211,14 @@ class Purse:
 
     async def release(self, grant: Grant) -> None:
         self.released.append(grant)
+
+    def on_waiting(self, wait: Wait) -> None:
+        self.order.append("waiting")
+        self.waits.append(wait)
+        self.waited.set()
+
+    def on_going_on(self) -> None:
+        self.order.append("going on")
 
 
 @dataclass

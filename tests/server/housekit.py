@@ -274,6 +274,8 @@ async def open_house(
                 "store__url": store_url,
                 "model__base_url": model.url,
                 "model__retries": 2,
+                "attempts__base_seconds": 0.1,
+                "attempts__harness_retries": 2,
                 **settings,
             },
             model,

@@ -248,6 +248,17 @@ async def test_summary_that_always_fails_is_a_state_and_not_a_loop(tmp_path: Pat
 
 
 @pytest.mark.one_database
+async def test_a_summary_that_was_asked_for_twice_is_one_request(tmp_path: Path, store_url: str) -> None:
+    async with open_house(tmp_path, store_url, scripted(step("<summary>Short.</summary>", error=529))) as house:
+        session = await house.session(extra_body={"compaction": {"threshold_tokens": 70_000}})
+        await house.turn(session, "Hello.")
+        events = await house.turn(session, "Work.")
+        assert "agent.thread_context_compacted" in types(events)
+        assert len(summaries(house)) == 2
+        assert (await newest(house, session))["requests"] == 1
+
+
+@pytest.mark.one_database
 async def test_nothing_is_compacted_that_could_not_be_archived(tmp_path: Path, store_url: str) -> None:
     async with open_house(tmp_path, store_url, scripted(step("<summary>Short.</summary>"))) as house:
         session = await house.session(extra_body={"compaction": {"threshold_tokens": 70_000}})

@@ -349,6 +349,25 @@ async def test_a_hanging_answer_hangs_until_the_client_leaves(stream: bool) -> N
         assert (await _ask(client, [_user(said)], stream=stream)).content[0].text == "fine"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_reset_connection_says_no_word(stream: bool) -> None:
+    said = prompt([step("fine", reset=True)])
+    async with RehearsalModel() as model, _client(model) as client:
+        with pytest.raises(anthropic.APIConnectionError):
+            await _ask(client, [_user(said)], stream=stream)
+        assert (await _ask(client, [_user(said)], stream=stream)).content[0].text == "fine"
+        assert [request.failure for request in model.message_requests] == ["reset", None]
+
+
+async def test_a_failure_can_be_for_some_models_only() -> None:
+    said = prompt([step("fine", error=529, times="always", for_models=["claude-opus-5-5"])])
+    async with RehearsalModel() as model, _client(model) as client:
+        with pytest.raises(anthropic.APIStatusError):
+            await client.messages.create(model="claude-opus-5-5", max_tokens=9, messages=[_user(said)])
+        other = await client.messages.create(model="claude-haiku-4-5", max_tokens=9, messages=[_user(said)])
+        assert other.content[0].text == "fine"
+
+
 async def test_a_refusal_says_why() -> None:
     said = prompt([step("I", stop_details={"category": "cyber", "explanation": "no"}), step(stop_reason="max_tokens")])
     async with RehearsalModel() as model, _client(model) as client:

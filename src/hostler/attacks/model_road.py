@@ -16,7 +16,7 @@ from typing import Any
 from hostler.attacks.canary import Met
 from hostler.attacks.cases import Case, CouldNotRun, OnProxy, Severity
 from hostler.attacks.grounds import ProxyGround, first_line, heard
-from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, Purse, Shortage
+from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, Purse, Shortage, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 
 KEY = "sk-canary-of-the-gateway"
@@ -41,6 +41,12 @@ class _Listener:
         self.records.append(record)
 
     async def on_budget_reached(self, why: str, short: Shortage) -> None:
+        pass
+
+    def on_waiting(self, wait: Wait) -> None:
+        pass
+
+    def on_going_on(self) -> None:
         pass
 
 

@@ -55,11 +55,12 @@ class Finding:
     """What to do; empty when there is nothing to do."""
 
 
-def doctor(settings: Settings, *, as_json: bool) -> int:
+def doctor(settings: Settings, *, probe: bool, as_json: bool) -> int:
+    """probe: upstreams are connected to, and credentials fetched."""
     findings: list[Finding] = []
     rungs: Rungs = {}
     console = terminal.out()
-    for finding in examine(settings, rungs):
+    for finding in examine(settings, rungs, probe=probe):
         findings.append(finding)
         if not as_json:
             style = {"ok": "green", "off": "dim", "warn": "yellow", "fail": "bold red"}[finding.verdict]
@@ -82,7 +83,7 @@ def _rung(found: IsolationLabel | str) -> dict[str, Any]:
     return {"available": True, "why": None, "isolation": words.isolation_facts(found)}
 
 
-def examine(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
+def examine(settings: Settings, rungs: Rungs, *, probe: bool = False) -> Iterator[Finding]:
     """All checks, in the order in which one would repair. `rungs` is filled with what was found of them."""
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
@@ -97,7 +98,7 @@ def examine(settings: Settings, rungs: Rungs) -> Iterator[Finding]:
         yield check()
     yield _state_folder(settings)
     yield _database(settings)
-    yield _model(settings)
+    yield from _upstreams(settings, probe)
     yield from _sandbox(settings, rungs)
     yield _packages(settings)
     yield _server(settings)
@@ -248,6 +249,21 @@ def _database(settings: Settings) -> Finding:
     except OSError as error:
         return Finding("database", "fail", f"{shown}: {error}", "check --store-url and the database server")
     return Finding("database", "ok", f"{shown} answers")
+
+
+def _upstreams(settings: Settings, probe: bool) -> Iterator[Finding]:
+    from hostler.cli import upstreams
+
+    if settings.rehearsing or not settings.upstreams:
+        found = _model(settings)
+        why = upstreams.reach_model(settings) if probe and not settings.rehearsing else ""
+        yield (
+            Finding("model", "fail", f"{found.found}: {why}", "check model.base_url and the network") if why else found
+        )
+        return
+    for each in settings.upstreams:
+        verdict, said, advice = upstreams.look_at(each, settings, probe=probe)
+        yield Finding(f"upstream {each.name}", verdict, said, advice)
 
 
 def _model(settings: Settings) -> Finding:

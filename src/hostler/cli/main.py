@@ -344,6 +344,9 @@ def doctor(
     technology: Annotated[
         Technology | None, typer.Option("--technology", help="With --attack: only this isolation technology.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also connect to every upstream, with its credentials. Costs nothing there.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check what isolation this host gives, and what is missing."""
@@ -353,13 +356,15 @@ def doctor(
             next_command="hostler doctor --attack --technology TECHNOLOGY",
             code=WRONG,
         )
+    if probe and attack:
+        raise Problem("--probe is not for --attack", next_command="hostler doctor --probe", code=WRONG)
     if attack:
         from hostler.cli.attack import attack as attack_now
 
         raise typer.Exit(attack_now(_settings(state_dir, config, store_url), technology=technology, as_json=as_json))
     from hostler.cli.doctor import doctor as examine
 
-    raise typer.Exit(examine(_settings(state_dir, config, store_url), as_json=as_json))
+    raise typer.Exit(examine(_settings(state_dir, config, store_url), probe=probe, as_json=as_json))
 
 
 @app.command()

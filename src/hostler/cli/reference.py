@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from hostler.cli.main import app
 from hostler.config import PREFIX, Settings
+from hostler.config.upstreams import KINDS
 
 FOLDER = Path("docs/reference")
 _NOTE = "<!-- Made by scripts/generate-docs. Change the code, not this page. -->\n"
@@ -60,8 +61,9 @@ _DELIVERY = (
 )
 
 SHAPES: dict[str, str] = {
-    "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url"}, "isolation": {"technology", '
-    '"host_user", "limits_by", "missing": []}, "state_dir"}`, one line, as soon as it listens. Logs are JSON lines on '
+    "hostler serve": '`{"type": "serving", "base_url", "model": {"rehearsal", "base_url", "upstreams": '
+    '[{"name", "kind"}, …]}, "isolation": {"technology", "host_user", "limits_by", "missing": []}, "state_dir"}`, one '
+    "line, as soon as it listens. Logs are JSON lines on "
     "standard error.",
     "hostler start": "The line of `hostler serve`; then one line for each event of the demo session, as the API "
     'shows it; at its end `{"type": "demo.result", "session_id", "stop_reason", "usage", "ok"}`.',
@@ -231,6 +233,7 @@ def configuration_page() -> str:
         'url = "postgresql://hostler@db.example.com/hostler"',
         "```",
         *_section(Settings, ""),
+        *_upstreams(),
     ]
     return "\n".join(lines) + "\n"
 
@@ -255,12 +258,38 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
         yield from _section(inner, f"{path}{name}.")
 
 
+def _upstreams() -> Iterator[str]:
+    yield from (
+        "",
+        "## upstreams: who is asked for models",
+        "",
+        "One table `[[upstreams]]` for each, with its `kind`. In the environment, `HOSTLER_UPSTREAMS` is a JSON list "
+        "of objects. [How to use them](../how-to/use-other-upstreams.md).",
+    )
+    for kind in KINDS:
+        (name,) = get_args(kind.model_fields["kind"].annotation)
+        yield from ("", f'### kind = "{name}": {(kind.__doc__ or "").strip().rstrip(".")}', "")
+        yield from ("| option | type | default | |", "|---|---|---|---|")
+        for option, found in kind.model_fields.items():
+            if option != "kind":
+                default = found.get_default()
+                shown = "required" if found.is_required() else f"`{default}`" if isinstance(default, int) else ""
+                shown = f"`{default}`" if option == "auth" else shown
+                yield f"| `{option}` | {_upstream_type(option, found)} | {shown} | {_cell(found.description or '')} |"
+
+
+def _upstream_type(option: str, found: FieldInfo) -> str:
+    return {"models": "table of text", "betas": "list of text"}.get(option) or _type(found)
+
+
 def _model(found: FieldInfo) -> type[BaseModel] | None:
     kind = found.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _setting(path: str, found: FieldInfo) -> str:
+    if path == "upstreams":
+        return f"| `{path}`<br>`{PREFIX}UPSTREAMS` | list of tables | | {_cell(found.description or '')} |"
     variable = PREFIX + path.upper().replace(".", "__")
     if found.is_required():
         value = "`~/.local/state/hostler`"

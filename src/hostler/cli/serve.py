@@ -175,7 +175,7 @@ def _announce(hostler: Hostler, client: ClientFile, how: Served) -> None:
     table.add_row("base URL", client.base_url if how.demo else hostler.base_url)
     if how.demo:
         table.add_row("API key", client.api_key)
-    table.add_row("model", words.model(settings.model.base_url, rehearsing=hostler.rehearsing))
+    table.add_row("model", words.model(settings, rehearsing=hostler.rehearsing))
     table.add_row("isolation", words.isolation(hostler.label))
     for promise in hostler.label.missing:
         table.add_row("", f"missing: {promise}")
@@ -205,7 +205,11 @@ def _facts(hostler: Hostler, state_dir: Path) -> dict[str, Any]:
     return {
         "type": "serving",
         "base_url": hostler.base_url,
-        "model": {"rehearsal": hostler.rehearsing, "base_url": hostler.settings.model.base_url},
+        "model": {
+            "rehearsal": hostler.rehearsing,
+            "base_url": None if hostler.settings.upstreams else hostler.settings.model.base_url,
+            "upstreams": [{"name": upstream.name, "kind": upstream.kind} for upstream in hostler.settings.upstreams],
+        },
         "isolation": words.isolation_facts(hostler.label),
         "state_dir": str(state_dir),
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hostler.engine import labels
 from hostler.engine.sandbox_port import IsolationLabel
+
+if TYPE_CHECKING:
+    from hostler.config import Settings
 
 _KERNELS = {
     "host": "the host's kernel",
@@ -65,10 +68,13 @@ def session_isolation(shown: Mapping[str, Any]) -> str:
     return f"{preset}{open_}; {isolation_of(sandbox)}{version}"
 
 
-def model(base_url: str, *, rehearsing: bool) -> str:
+def model(settings: Settings, *, rehearsing: bool) -> str:
     if rehearsing:
         return (
             "REHEARSAL: no model answers, a script does (tools and files are real). "
             "Set ANTHROPIC_API_KEY for the real model."
         )
-    return f"real, at {base_url}"
+    if settings.upstreams:
+        ordered = sorted(settings.upstreams, key=lambda upstream: upstream.order)
+        return "real, at " + ", ".join(f"{upstream.name} ({upstream.kind})" for upstream in ordered)
+    return f"real, at {settings.model.base_url}"

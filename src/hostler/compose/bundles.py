@@ -9,6 +9,7 @@ from hostler.bundles.importing import Importer
 from hostler.bundles.limits import BundleLimits
 from hostler.bundles.service import StoredBundles
 from hostler.compose.terms import file_terms
+from hostler.compose.upstreams import upstream_keys
 from hostler.config import Settings
 from hostler.domain.prices import Prices
 from hostler.engine.checkpoints import Checkpoints
@@ -42,7 +43,7 @@ def session_bundles(
     prices: Prices,
 ) -> StoredBundles:
     folder, limits = settings.state_dir / "bundles", bundle_limits(settings)
-    own = {settings.upstream_key: "the server's key for the model"} if settings.upstream_key else {}
+    own = dict.fromkeys(upstream_keys(settings), "the server's key for the model")
     exporter = Exporter(
         database,
         checkpoints,

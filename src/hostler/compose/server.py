@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvicorn
 
@@ -22,11 +22,12 @@ from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import guards, memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
+from hostler.compose.attempts import harness_settings
 from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
-from hostler.compose.gateway import open_desk
+from hostler.compose.gateway import MakeDesk, open_desk
 from hostler.compose.hibernation import home_copies, home_keeping
 from hostler.compose.listening import Server, is_loopback, listen
 from hostler.compose.metrics import exposed, open_metrics, watch
@@ -58,6 +59,7 @@ from hostler.compose.terms import (
     webhook_lease_seconds,
     webhook_rules,
 )
+from hostler.compose.upstreams import reaches_clouds
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
 from hostler.domain.ids import new_id
@@ -193,12 +195,14 @@ async def running(
     verified: Verified | None = None,
     resolver: Resolver | None = None,
     objects: Objects | None = None,
+    desks: MakeDesk = open_desk,
 ) -> AsyncIterator[Hostler]:
     """A server that listens and works until the block is left. Leaving it ends every process.
 
     `mcp_credentials` holds the secrets for MCP servers; None: the vaults do. `verified` knows what the attack corpus
     has shown here; None: what `hostler doctor --attack` has kept. `resolver` turns the names that sessions ask for
     into addresses; None: the system does. `objects` keeps what must outlive every host; None: what is configured.
+    `desks` says what the gateway asks around a request, and whom.
     """
     with only_one(settings):
         async with contextlib.AsyncExitStack() as stack:
@@ -224,7 +228,7 @@ async def running(
             places.sockets.mkdir(parents=True, mode=0o711)
             prices = price_table(settings)
             purse = StoredPurse(database, prices)
-            desk = await open_desk(settings, stack, purse)
+            desk = replace(await desks(settings, stack), purse=purse)
             metrics = open_metrics(desk.channels)
             stack.enter_context(exposed(settings, metrics))
             gateway = ModelGateway(desk.watched_by(metrics))
@@ -260,7 +264,7 @@ async def running(
             dispatcher = WebhookDispatcher(
                 owner, database, courier, DispatcherSettings(lease_seconds=webhook_lease_seconds(settings))
             )
-            harness = ClaudeHarness()
+            harness = ClaudeHarness(only_what_clouds_take=reaches_clouds(settings))
             gate = AttackGate(settings)
             placement = await open_placement(settings, provider, harness, verified or gate)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
@@ -286,7 +290,7 @@ async def running(
                 model_roads=gateway,
                 egress_roads=egress,
                 homes=places,
-                settings={"CLAUDE_CODE_MAX_RETRIES": str(settings.model.retries)},
+                settings=harness_settings(settings),
                 allowed_models=models.helpers(),
                 placement=placement,
                 road_secrets=InjectingSecrets,
@@ -404,6 +408,7 @@ async def running(
                     allowing,
                     spares.figures,
                     watched,
+                    gateway.health,
                 ),
                 quotas=quotas,
                 reach=StoredReach(database, session_of_work),

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from hostler.config.attempts import Attempts
 from hostler.config.guards import GuardSettings
 from hostler.config.metrics import MetricSettings
 from hostler.config.section import Section
+from hostler.config.upstreams import UpstreamList, different_names
 from hostler.domain.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
@@ -68,7 +70,11 @@ class Model(Section):
     auth: Literal["x-api-key", "bearer"] = Field("x-api-key", description="How the key is sent.")
     rehearse: bool = Field(False, description="Use the rehearsal model even if there is a key.")
     retries: int = Field(
-        10, ge=0, le=15, description="How often a failed model request is repeated before the turn ends."
+        20,
+        ge=0,
+        le=100,
+        description="How often a failed model request is asked again at most, all upstreams together, before the turn "
+        "ends.",
     )
 
 
@@ -559,6 +565,10 @@ class Settings(Section):
     server: Server = Server()
     store: Store = Store()
     model: Model = Model()
+    upstreams: UpstreamList = Field(
+        (), description="Who is asked for models, in place of `model`: a list of tables, `[[upstreams]]`, see below."
+    )
+    attempts: Attempts = Attempts()
     models: Models = Models()
     prices: Prices = Prices()
     sandbox: Sandbox = Sandbox()
@@ -599,7 +609,15 @@ class Settings(Section):
     def rehearsing(self) -> bool:
         """Whether the rehearsal model answers: when asked for, or when there is neither a key nor a server of yours."""
         own_server = self.model.base_url != Model.model_fields["base_url"].default
-        return self.model.rehearse or not (self.upstream_key or own_server)
+        return self.model.rehearse or not (self.upstreams or self.upstream_key or own_server)
+
+    @model_validator(mode="after")
+    def _one_list_of_upstreams(self) -> Settings:
+        different_names(self.upstreams)
+        plain = Model()
+        if self.upstreams and (self.model.base_url, self.model.auth) != (plain.base_url, plain.auth):
+            raise ValueError("model.base_url and model.auth say nothing where there are upstreams: make it one of them")
+        return self
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -632,7 +650,7 @@ def load(environ: Mapping[str, str] | None = None, file: Path | None = None, **o
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in found["loc"])
+        option = ".".join(str(part) for part in found["loc"]) or "upstreams"
         raise InvalidRequest(f"option {option}: {found['msg']} (see docs/reference/configuration.md)") from None
     return settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})
 

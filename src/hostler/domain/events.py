@@ -213,6 +213,19 @@ class Limit:
     """What it is now, in the unit of the field; None: not known here."""
 
 
+def error_type(status: object) -> ErrorType:
+    """The wire's error type for the HTTP status of a failed model request; None or 0 when there was no answer."""
+    match status:
+        case 429:
+            return "model_rate_limited_error"
+        case 529 | 503:
+            return "model_overloaded_error"
+        case 402:
+            return "billing_error"
+        case _:
+            return "model_request_failed_error"
+
+
 def error(at: str, type_: ErrorType, message: str, retry: RetryStatus, limit: Limit | None = None) -> Event:
     body: Body = {"type": type_, "message": message, "retry_status": {"type": retry}}
     if limit is not None:

@@ -69,6 +69,11 @@ def derived_uuid(*parts: str) -> str:
     return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
+def chance() -> float:
+    """A random number from 0 to 1 (exclusive), for waiting times that are not to be the same everywhere."""
+    return secrets.randbits(53) / (1 << 53)
+
+
 def new_uuid() -> str:
     """A random UUID, for formats that ask for one (transcript entries)."""
     return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))

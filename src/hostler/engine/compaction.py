@@ -138,9 +138,10 @@ class CompactionCare:
         return self._open is not None
 
     async def on_request(self, record: ModelRequestRecord) -> None:
-        """A model request has ended. While a compaction is under way the main thread asks for nothing else."""
+        """A model request has ended. While a compaction is under way the main thread asks for nothing else; sub-agents
+        and what the harness asks besides may. An attempt that another one followed is the same request."""
         here = self._open
-        if here is not None:
+        if here is not None and record.last and not record.thread and record.purpose != "auxiliary":
             usage = record.usage
             read = usage.input_tokens + usage.cache_read_input_tokens
             read += usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens

@@ -130,6 +130,11 @@ class Composer:
                 return [
                     lambda s, at, _: turns.rescheduled(s, at, ev.error(at.text, kind, message, "retrying")),
                 ]
+            case runs.Waiting(error=failure, message=words):
+                # Not `_discard`: what is being answered now is another request.
+                return [lambda s, at, _: turns.waits_for_model(s, at, ev.error(at.text, failure, words, "retrying"))]
+            case runs.GoingOn():
+                return [lambda s, at, _: turns.goes_on(s, at)]
             case runs.Ended():
                 return []
 

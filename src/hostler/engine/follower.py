@@ -61,7 +61,7 @@ class Follower:
         self._limits: TurnLimits | None = None
         self._told: tuple[str, set[str]] = ("", set())
         """A turn, and the limits that its user was told of."""
-        self._notices: list[runs.Notice] = []
+        self._notices: list[runs.Notice | runs.Waiting | runs.GoingOn] = []
         """What the user is to be told with the next records."""
         self._arrived: asyncio.Queue[runs.RunEvent | None] | None = None
         """What the run under way says; None in it: look at the notices."""
@@ -75,6 +75,13 @@ class Follower:
         self._notices.append(told)
         if self._arrived is not None:
             with suppress(asyncio.QueueFull):  # then somebody is about to look anyway
+                self._arrived.put_nowait(None)
+
+    def tell(self, what: runs.Waiting | runs.GoingOn) -> None:
+        """Of the turn that runs; otherwise nobody needs it any more."""
+        if self._arrived is not None:
+            self._notices.append(what)
+            with suppress(asyncio.QueueFull):
                 self._arrived.put_nowait(None)
 
     def on_denied(self, decision: EgressDecision) -> None:
@@ -111,6 +118,8 @@ class Follower:
             async for event in process.run.events():
                 await arrived.put(event)
 
+        # What an earlier turn's requests waited for is nothing to this one.
+        self._notices = [told for told in self._notices if isinstance(told, runs.Notice)]
         self._lodging.busy, self._lodging.used, self._arrived = True, True, arrived
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())

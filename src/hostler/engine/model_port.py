@@ -204,33 +204,98 @@ class Ended:
     """Seconds since the request came."""
     seconds: float = 0.0
     """How long this attempt took."""
+    should_retry: bool | None = None
+    """What the upstream says of that. None: nothing."""
+    costly: bool = False
+    """Whether the upstream may charge for it although it came to nothing: it had begun to answer, or worked on it for
+    as long as it was given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What is tried now."""
+    """What is tried now, or after a pause."""
 
     target: Target
     after: float = 0.0
-    """Seconds from now."""
+    """Seconds from now. More than 0: nobody is asked yet, and after that time `waited` says who is."""
+    within: float | None = None
+    """Seconds until the harness must have seen something of the answer. None: as the upstream's limits say."""
+    why: str = ""
+    """Why it is not the first model at the first upstream, for a person. Empty: it is."""
 
 
 class Persistence(Protocol):
-    """Says who is asked next, for one request."""
+    """Says who is asked next, for one request. Each `Next` without a pause is asked at once."""
 
     def first(self) -> Next | None:
-        """None: nobody can be asked now."""
+        """None: nobody can be asked, now or within the time that a request has."""
+        ...
+
+    def waited(self) -> Next | None:
+        """The pause of the last `Next` is over. Things may have changed meanwhile. None: as for `after`."""
+        ...
+
+    def began(self) -> None:
+        """The harness sees the answer now: whatever comes, nothing is tried again."""
         ...
 
     def after(self, ended: Ended) -> Next | None:
-        """None: the harness gets the answer that it is, or the failure."""
+        """An attempt has ended. None: the harness gets the answer that it is, or the failure."""
         ...
+
+    def over(self) -> None:
+        """The request has ended, however it did. What was held for it is free. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A model that an upstream does not answer for as it should."""
+
+    model: str
+    state: Literal["open", "half_open", "resting"]
+    """open: it is not asked · half_open: one request tries it · resting: others are asked first, since it wants to be
+    left alone or refuses our credentials."""
+    why: str
+    """For a person. Holds no addresses."""
+    failures: int
+    """In a row."""
+    since_seconds: float
+    """For how long."""
+    next_trial_seconds: float | None
+    """Until it is tried again, or is asked like the others. None: now."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHealth:
+    """How an upstream does, as this process sees it."""
+
+    name: str
+    order: int
+    weight: int
+    troubles: tuple[Trouble, ...] = ()
 
 
 class Upstreams(Protocol):
     """Who there is, and how they do."""
 
     def persist(self, asked: Asked, choice: Choice) -> Persistence: ...
+
+    def health(self) -> tuple[UpstreamHealth, ...]:
+        """In the order in which they are asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A model request that waits to be asked again. Nothing of its answer has been seen."""
+
+    request_id: str
+    status: int
+    """Of the answer that came instead. 0: there was none."""
+    message: str
+    """For the user of the session."""
+    seconds: float
 
 
 class Watcher(Protocol):

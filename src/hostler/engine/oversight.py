@@ -12,9 +12,10 @@ from sqlalchemy import Connection
 from hostler.domain.clock import parse_rfc3339
 from hostler.domain.errors import HostlerError
 from hostler.domain.sessions import Position
-from hostler.engine import labels
+from hostler.engine import labels, upstream_views
 from hostler.engine.denials import Allowing
 from hostler.engine.guards import Guards
+from hostler.engine.model_port import UpstreamHealth
 from hostler.engine.sandbox_port import IsolationLabel, Rungs, Technology
 from hostler.store import ledger, variables, waiting
 from hostler.store.database import Database
@@ -39,6 +40,7 @@ class Oversight:
     rungs            what every technology gives on this host; None: no sandboxes here.
     allowing         which rule would have allowed what was denied; None: nobody says.
     spares           figures of the started sandboxes that wait for sessions here; None: no worker in this process.
+    upstreams        how those do that are asked for models; None: no gateway in this process.
     hears_others     whether what other servers record is heard of at once; None: there are no other servers.
     """
 
@@ -52,6 +54,7 @@ class Oversight:
         allowing: Allowing | None = None,
         spares: Callable[[], Mapping[str, int]] | None = None,
         guards: Guards | None = None,
+        upstreams: Callable[[], tuple[UpstreamHealth, ...]] | None = None,
     ) -> None:
         self._database = database
         self._label = label
@@ -61,6 +64,7 @@ class Oversight:
         self._allowing = allowing
         self._spares = spares
         self._guards = guards
+        self._upstreams = upstreams
 
     async def approvals(self, workspace: str, *, limit: int, after: Position | None) -> tuple[list[View], bool]:
         """What waits for a person in this workspace, oldest first, and whether more follow."""
@@ -129,8 +133,9 @@ class Oversight:
     async def health(self) -> View:
         """`ok`, or `degraded` with reasons. Holds no paths, addresses or secrets."""
         reasons: list[str] = []
+        now = None
         try:
-            await self._database.read(self._database.now)
+            now = await self._database.read(self._database.now)
             database = True
         except (HostlerError, OSError):
             log.exception("health_database")
@@ -148,6 +153,8 @@ class Oversight:
             )
         if self._guards is not None:
             reasons += self._guards.reasons()
+        upstreams = () if self._upstreams is None else self._upstreams()
+        reasons += [text for upstream in upstreams for text in upstream_views.reasons(upstream)]
         return {
             "type": "health",
             "status": "degraded" if reasons else "ok",
@@ -158,6 +165,7 @@ class Oversight:
             "worker": None if working is None else {"ok": working},
             "spares": None if self._spares is None else dict(self._spares()),
             "guards": None if self._guards is None else dict(self._guards.figures()),
+            "upstreams": None if self._upstreams is None else [upstream_views.view(one, now) for one in upstreams],
         }
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from sqlalchemy import Connection
 
-from hostler.engine.model_port import Caller, Grant, Purpose, Shortage
+from hostler.engine.model_port import Caller, Grant, Purpose, Shortage, Wait
 from hostler.store.sessions import Usage
 
 # --------------------------------------------------------------------------------------------------------- two roads
@@ -94,6 +94,14 @@ class ModelRoadListener(Protocol):
 
     async def on_budget_reached(self, why: str, short: Shortage) -> None:
         """A request has no room in a budget and does not go upstream: the listener stops the run that made it."""
+        ...
+
+    def on_waiting(self, wait: Wait) -> None:
+        """A request waits before it is asked again. May come several times for one. Does not wait, does not fail."""
+        ...
+
+    def on_going_on(self) -> None:
+        """No request of the road waits any more. Does not wait, does not fail."""
         ...
 
 

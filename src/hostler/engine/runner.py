@@ -25,7 +25,7 @@ from hostler.engine.follower import Follower
 from hostler.engine.layers import LayerFailed
 from hostler.engine.lodging import Lodging
 from hostler.engine.memory import Memory
-from hostler.engine.model_port import Caller, Shortage
+from hostler.engine.model_port import Caller, Shortage, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile
@@ -437,6 +437,12 @@ class SessionRunner:
         if short.scope != "session" and not self._follower.is_stopping:  # the wire tells of the session's own
             self.notice(reached(why, short))
         self._follower.stop(RunEnd("capped", short=short_of(short)))
+
+    def on_waiting(self, wait: Wait) -> None:
+        self._follower.tell(runs.Waiting(ev.error_type(wait.status), wait.message))
+
+    def on_going_on(self) -> None:
+        self._follower.tell(runs.GoingOn())
 
 
 def caller_of(session: SessionRow, epoch: int) -> Caller:

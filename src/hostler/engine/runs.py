@@ -243,6 +243,19 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A model request waits before it is asked again. Not from the run: it sees nothing of that."""
+
+    error: ErrorType
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GoingOn:
+    """No model request waits any more. Not from the run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The run stopped working on the prompt. Nothing more comes until the next prompt."""
 
@@ -269,6 +282,8 @@ RunEvent = (
     | McpFailed
     | Notice
     | Retrying
+    | Waiting
+    | GoingOn
     | Ended
 )
 

@@ -177,6 +177,23 @@ def rescheduled(state: SessionState, at: Moment, error: Event) -> Step:
     return Step(state, (*spans, error, *waiting))
 
 
+def waits_for_model(state: SessionState, at: Moment, error: Event) -> Step:
+    """A model request waits before it is asked again. While another one of the turn is being answered, that is all."""
+    if state.turn is None or state.status not in ("running", "rescheduling"):
+        return Step(state)
+    if state.open_request is not None:
+        return Step(state, (error,))
+    return rescheduled(state, at, error)
+
+
+def goes_on(state: SessionState, at: Moment) -> Step:
+    """No model request waits any more."""
+    if state.turn is None or state.status != "rescheduling":
+        return Step(state)
+    state, running = go_running(state, at)
+    return Step(state, tuple(running))
+
+
 @dataclass(frozen=True, slots=True)
 class RunEnd:
     """How a run of the harness ended."""

@@ -9,22 +9,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
-from hostler.engine.model_port import Asked, Choice, Ended, Grant, Next, Target, Throttled
+from hostler.engine.model_port import Asked, Choice, Ended, Grant, Next, Persistence, Target, Throttled, Wait
 from hostler.engine.ports import ModelRequestRecord
+from hostler.gateway.backoff import is_final
 from hostler.gateway.body import MessagesBody
 from hostler.gateway.client import ClientConnection
 from hostler.gateway.desk import Desk
-from hostler.gateway.errors import Refusal, unavailable
+from hostler.gateway.errors import Refusal
 from hostler.gateway.http1 import Request, request_headers
 from hostler.gateway.relay import Relay
 from hostler.gateway.response import Splitter
 from hostler.gateway.upstream import UpstreamConnection, UpstreamLimits, UpstreamUnreachable
 from hostler.store.sessions import Usage
 
-Record = Callable[[ModelRequestRecord], Awaitable[None]]
 Again = Callable[[], Awaitable[Grant]]
+
+
+class Told(Protocol):
+    """Who hears of what happens before there is an answer."""
+
+    async def record(self, record: ModelRequestRecord) -> None: ...
+
+    def waiting(self, wait: Wait) -> None: ...
+
+    def going_on(self, request_id: str, *, quiet: bool) -> None: ...
 
 
 class Attempts:
@@ -39,7 +50,17 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._began = self._started
+        self._over: float | None = None
         self._waited = 0.0
+        self._waits = 0.0
+        """Seconds since the last attempt, or since the request came."""
+        self._queueing: asyncio.Timeout | None = None
+        """While it waits for room."""
+        self._why = ""
+        self._told_of = -1
+        """After which attempt a pause was told of last."""
+        self._session: Told | None = None
+        self._course: Persistence | None = None
         self._gone = asyncio.Event()
         self._relay: Relay | None = None
         self._connection: UpstreamConnection | None = None
@@ -48,6 +69,7 @@ class Attempts:
         self._sent = False
         self._owes = False
         self._stale = False
+        self._again: Again | None = None
 
     @property
     def relay(self) -> Relay | None:
@@ -64,10 +86,18 @@ class Attempts:
         """Whether an attempt was begun that is not recorded yet."""
         return self._owes
 
+    @property
+    def so_far(self) -> str:
+        """What was tried, for whoever gets the failure."""
+        times = "once" if self._number == 1 else f"{self._number} times"
+        return f"It was asked {times} in {self._loop.time() - self._started:.0f} s."
+
     # --------------------------------------------------------------------------------------------- while it goes on
 
     def client_gone(self) -> None:
         self._gone.set()
+        if self._queueing is not None:
+            self._queueing.reschedule(self._loop.time())
         if self._relay is not None:
             self._relay.client_gone()
         if self._connection is not None:
@@ -98,70 +128,131 @@ class Attempts:
         changes: Mapping[str, Any],
         *,
         split: bool,
-        record: Record | None,
+        session: Told | None,
         again: Again | None = None,
     ) -> Relay | None:
         """The attempt whose answer counts; None: the client is gone and nothing was asked.
 
         changes  fields of the body that are not sent as they came.
         split    answers are to have one call each; the others are held.
-        record   takes each attempt that another one follows; None: they are not written down.
+        session  takes each attempt that another one follows, and is told of pauses; None: nothing is written down, and
+                 nothing is worth a pause.
         again    sets money aside for one more attempt, after one that may have cost what was set aside.
 
         Raises Refusal when nobody could be asked, and what `again` raises.
         """
-        course = self._desk.upstreams.persist(self._asked, self._choice)
-        step = course.first()
-        while True:
-            if step is None:
-                raise unavailable("No upstream of the gateway can be asked for this model now.")
-            if not await self._ready_for(step):
-                return None
-            relay = await self._attempt(step.target, request, body, changes, split=split)
-            if self._gone.is_set():
-                return relay
-            ended = self._ended(relay)
-            if self._stale:
-                step = Next(step.target)
-            else:
-                step = course.after(ended) if ended.failure and not ended.begun else None
-            self._tell(ended, relay)
-            if step is None:
-                return relay
-            if relay.complete:
-                self.give_back()
-            else:
-                self.abort()
-            if record is not None:
-                written = self.record(relay, last=False)
-                await record(written)
-                self._owes = False
-                if again is not None and self._grant.id and written.may_have_cost:
-                    self._grant = Grant()
-                    self._grant = await again()
-
-    async def _ready_for(self, step: Next) -> bool:
-        """Waits until it is time and there is room. False: the client has gone meanwhile."""
-        waiting_since = self._loop.time()
-        if step.after > 0:
-            for watcher in self._desk.watchers:
-                watcher.waits(self._asked, "an attempt failed", step.after)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(step.after):
-                    await self._gone.wait()
+        self._session = session
+        self._again = again
+        course = self._course = self._desk.upstreams.persist(self._asked, self._choice)
+        relay: Relay | None = None
         try:
-            await self._desk.throttle.wait(self._asked, step.target)
-        except Throttled as error:
-            raise Refusal(429, "rate_limit_error", str(error), retry=True) from error
-        self._began = self._loop.time()
-        self._waited = self._began - waiting_since
+            step = course.first()
+            while True:
+                while step is not None and step.after > 0:
+                    if session is None:
+                        step = None
+                    elif await self._pause(step, session):
+                        step = course.waited()
+                    else:
+                        return relay
+                if step is None:
+                    return self._given_up(relay)
+                if not await self._has_room(step, relay):
+                    return relay
+                if relay is not None:
+                    await self._follow_up(relay, session)
+                relay = await self._attempt(step, request, body, changes, split=split)
+                if self._gone.is_set():
+                    return relay
+                ended = self._ended(relay)
+                self._tell(ended, relay)
+                step = replace(step, after=0.0) if self._stale else course.after(ended)
+                if step is None and (ended.begun or not ended.failure):
+                    return relay
+        finally:
+            course.over()
+            if session is not None:
+                failed = relay is None or self._gone.is_set() or self._ended(relay).failure != ""
+                session.going_on(self._asked.id, quiet=failed and not self._asked.thread)
+
+    def _given_up(self, relay: Relay | None) -> Relay:
+        """The last answer, with the word that all has been tried that could be."""
+        if relay is None:
+            raise Refusal(
+                503,
+                "api_error",
+                f"No upstream of the gateway has the model {self._choice.models[0]}, or can be asked for it now.",
+            )
+        if relay.complete and is_final(relay.status):
+            relay.say_no_retry()
+        return relay
+
+    async def _pause(self, step: Next, session: Told) -> bool:
+        """Waits until it is time. False: the client has gone meanwhile."""
+        since = self._loop.time()
+        for watcher in self._desk.watchers:
+            watcher.waits(self._asked, step.why, step.after)
+        # What is only a look at how things are now was told before.
+        if self._told_of != self._number:
+            self._told_of = self._number
+            session.waiting(self._wait(step))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(step.after):
+                await self._gone.wait()
+        self._waits += self._loop.time() - since
         return not self._gone.is_set()
 
+    def _wait(self, step: Next) -> Wait:
+        status = 0 if self._relay is None else self._relay.status
+        what = f"HTTP {status}" if status > 200 else "no connection" if status == 0 else "no answer"
+        if self._number == 0:
+            what = "it failed for others just now"
+        text = f"The model did not answer ({what}); asking again in {step.after:.1f} s (attempt {self._number + 1})."
+        return Wait(self._asked.id, status, text, step.after)
+
+    async def _has_room(self, step: Next, before: Relay | None) -> bool:
+        """Waits for room in the limits. False: the client has gone, or there is an answer instead."""
+        since = self._loop.time()
+        try:
+            async with asyncio.timeout(None) as self._queueing:
+                await self._desk.throttle.wait(self._asked, step.target)
+        except TimeoutError:
+            if not self._gone.is_set():
+                raise
+        except Throttled as error:
+            if before is not None:  # what was set aside is settled with it
+                self._given_up(before)
+                return False
+            raise Refusal(429, "rate_limit_error", str(error), retry=True) from error
+        finally:
+            self._queueing = None
+        self._waits += self._loop.time() - since
+        return not self._gone.is_set()
+
+    async def _follow_up(self, relay: Relay, session: Told | None) -> None:
+        """Another attempt follows this one: what it was is written down."""
+        if relay.complete:
+            self.give_back()
+        else:
+            self.abort()
+        if session is not None:
+            # What can't be written down now is kept, and comes before the last attempt's record: that one decides.
+            written = self.record(relay, last=False)
+            with suppress(Exception):
+                await session.record(written)
+            self._owes = False
+            if self._again is not None and self._grant.id and written.may_have_cost:
+                self._grant = Grant()
+                self._grant = await self._again()
+
     async def _attempt(
-        self, target: Target, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool
+        self, step: Next, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool
     ) -> Relay:
-        self._target = target
+        target = self._target = step.target
+        self._why = step.why
         self._number += 1
+        self._began, self._over = self._loop.time(), None
+        self._waited, self._waits = self._waits, 0.0
         self._sent = False
         self._owes = True
         channel = self._desk.channels[target.upstream]
@@ -176,7 +267,7 @@ class Attempts:
         fresh, self._stale = self._stale, False
         while True:
             splitter = Splitter() if split else None
-            relay = self._relay = self._relay_with(channel.limits, splitter)
+            relay = self._relay = self._relay_with(channel.limits, splitter, step.within)
             try:
                 head, payload = await channel.prepare(
                     target, request.target, request_headers(request.headers), outgoing, fields
@@ -194,6 +285,7 @@ class Attempts:
             stale = connection.reused
             connection.ask(head, payload, channel.reading(relay, stream=body.stream))
             await relay.wait()
+            self._over = self._loop.time()
             if relay.lost_unseen and stale:
                 # An idle connection that the upstream had closed meanwhile. Most likely nothing was asked yet; where a
                 # budget counts that is not enough, and what was asked now counts as an attempt of its own.
@@ -204,11 +296,17 @@ class Attempts:
                 continue
             return relay
 
-    def _relay_with(self, limits: UpstreamLimits, splitter: Splitter | None) -> Relay:
-        return Relay(self._client, limits, splitter)
+    def _relay_with(self, limits: UpstreamLimits, splitter: Splitter | None, within: float | None) -> Relay:
+        return Relay(self._client, limits, splitter, within=within, on_begun=self._has_begun)
+
+    def _has_begun(self) -> None:
+        if self._course is not None:
+            self._course.began()
+        if self._session is not None:
+            self._session.going_on(self._asked.id, quiet=False)
 
     def _ended(self, relay: Relay) -> Ended:
-        failure = relay.failure if not relay.complete else f"status {relay.status}" if relay.status >= 400 else ""
+        failure = relay.failure if not relay.complete else f"status {relay.status}" if relay.status >= 300 else ""
         return Ended(
             self._target,
             self._number,
@@ -218,6 +316,8 @@ class Attempts:
             relay.begun,
             self._loop.time() - self._started,
             self._loop.time() - self._began,
+            relay.should_retry,
+            not relay.complete and (relay.status == 200 or relay.silent),
         )
 
     def _tell(self, ended: Ended, relay: Relay) -> None:
@@ -231,14 +331,15 @@ class Attempts:
     def record(self, relay: Relay, *, last: bool = True) -> ModelRequestRecord:
         """What is written down of the attempt that `relay` was."""
         asked, caller, first = self._asked, self._asked.caller, relay.first_byte_at
-        gone = self._gone.is_set() and not relay.complete
+        gone = self._gone.is_set() and not relay.complete and not relay.failure
+        over = self._loop.time() if self._over is None else self._over
         return ModelRequestRecord(
             session_id=caller.session_id,
             model=self._target.model,
             status=499 if gone else relay.status,
             usage=relay.tap.usage if relay.status == 200 else Usage(),
             stop_reason=relay.tap.stop_reason if relay.complete else None,
-            duration_ms=(self._loop.time() - self._began) * 1000,
+            duration_ms=(over - self._began) * 1000,
             first_byte_ms=None if first is None else (first - self._began) * 1000,
             request_id=asked.id,
             attempt=self._number,
@@ -252,7 +353,7 @@ class Attempts:
             agent_version=caller.agent_version,
             environment_id=caller.environment_id,
             rule=self._choice.rule,
-            why=self._choice.why,
+            why=self._why or self._choice.why,
             waited_ms=self._waited * 1000,
             complete=relay.counted or relay.status not in (0, 200) or not self._sent,
             grant=self._grant,

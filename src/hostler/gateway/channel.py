@@ -6,12 +6,15 @@ names of models) and reads the answer back. The plain one, for whoever speaks th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from hostler.engine.model_port import Target
+from hostler.gateway.cloud import FIRST_VERSION, Dialect
 from hostler.gateway.http1 import Headers
 from hostler.gateway.upstream import AnswerSink, Upstream, UpstreamConnection, UpstreamLimits, UpstreamPool
+
+_BETA = b"anthropic-beta"
 
 
 class Channel(Protocol):
@@ -41,14 +44,30 @@ class Channel(Protocol):
         """Who takes in the answer, so that `sink` gets it as the Messages API would have said it."""
         ...
 
+    async def probe(self) -> None:
+        """Whether a request could be sent now: the credentials are there, and a connection can be made.
+
+        Costs nothing. Raises UpstreamUnreachable.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
 class MessagesChannel:
     """An upstream that speaks the Messages API itself."""
 
-    def __init__(self, upstream: Upstream, limits: UpstreamLimits | None = None) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        limits: UpstreamLimits | None = None,
+        *,
+        name: str = "model",
+        betas: Collection[str] | None = None,
+    ) -> None:
+        """betas: those that pass; None: all do, whatever their names."""
         self._pool = UpstreamPool(upstream, limits or UpstreamLimits())
+        self._dialect = None if betas is None else Dialect(name, FIRST_VERSION, betas)
 
     @property
     def limits(self) -> UpstreamLimits:
@@ -57,6 +76,11 @@ class MessagesChannel:
     async def prepare(
         self, target: Target, path: bytes, headers: Headers, body: bytes, fields: Mapping[str, Any]
     ) -> tuple[bytes, bytes]:
+        if self._dialect is not None:
+            known = ",".join(self._dialect.betas(headers)).encode()
+            headers = [(name, value) for name, value in headers if name != _BETA]
+            if known:
+                headers.append((_BETA, known))
         return self._pool.request_head(path, headers, len(body)), body
 
     async def take(self, *, fresh: bool) -> UpstreamConnection:
@@ -64,6 +88,9 @@ class MessagesChannel:
 
     def reading(self, sink: AnswerSink, *, stream: bool) -> AnswerSink:
         return sink
+
+    async def probe(self) -> None:
+        await self._pool.probe()
 
     async def close(self) -> None:
         await self._pool.close()

@@ -79,15 +79,18 @@ class TokenCount:
 
     async def count(self, model: str) -> int | None:
         """Tokens, as the model's own upstream says. None: it does not say, or not in time."""
-        step = self._desk.upstreams.persist(self._asked, Choice((model,))).first()
-        if step is None:
-            return None
+        course = self._desk.upstreams.persist(self._asked, Choice((model,)))
         try:
+            step = course.first()
+            if step is None or step.after > 0:
+                return None
             async with asyncio.timeout(SECONDS):
                 return await self._ask(step)
         except (TimeoutError, UpstreamUnreachable, OSError):
             _log.info("gateway.not_counted", extra={"session_id": self._asked.caller.session_id})
             return None
+        finally:
+            course.over()
 
     async def _ask(self, step: Next) -> int | None:
         target: Target = step.target

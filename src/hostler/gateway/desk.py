@@ -22,6 +22,7 @@ from hostler.engine.model_port import (
     Router,
     Target,
     Throttle,
+    UpstreamHealth,
     Upstreams,
     Watcher,
 )
@@ -68,8 +69,17 @@ class OneAttempt:
     def first(self) -> Next | None:
         return Next(self.target)
 
+    def waited(self) -> Next | None:
+        return None
+
+    def began(self) -> None:
+        pass
+
     def after(self, ended: Ended) -> Next | None:
         return None
+
+    def over(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,9 @@ class OneUpstream:
 
     def persist(self, asked: Asked, choice: Choice) -> Persistence:
         return OneAttempt(Target(self.name, choice.models[0], choice.models[0]))
+
+    def health(self) -> tuple[UpstreamHealth, ...]:
+        return (UpstreamHealth(self.name, 0, 1),)
 
 
 @dataclass(frozen=True, slots=True)

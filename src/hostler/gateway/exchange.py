@@ -9,7 +9,6 @@ knows, must not be acted on.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from hostler.engine.model_port import (
     Purpose,
     Shortage,
     Throttled,
+    Wait,
 )
 from hostler.engine.ports import ModelRequestRecord
 from hostler.gateway.attempts import Attempts
@@ -67,6 +67,14 @@ class Session(Protocol):
 
     async def budget_reached(self, why: str, short: Shortage) -> None:
         """This request must not go upstream, and the run that makes it is to be stopped."""
+        ...
+
+    def waiting(self, wait: Wait) -> None:
+        """A request waits before it is asked again."""
+        ...
+
+    def going_on(self, request_id: str, *, quiet: bool) -> None:
+        """It does not wait any more. `quiet`: nobody need be told, since what follows says so."""
         ...
 
     async def settle_records(self) -> None:
@@ -142,7 +150,7 @@ class Exchange:
         """Asks how many tokens a prompt has: costs nothing, and nobody writes it down."""
         asked = asked_of(self._session.caller, self._request, body)
         attempts = self._attempts = Attempts(self._desk, asked, Choice((body.model,)), Grant(), self._client)
-        relay = await attempts.run(self._request, body, {}, split=False, record=None)
+        relay = await attempts.run(self._request, body, {}, split=False, session=None)
         if relay is not None:
             await self._conclude(attempts, relay, None)
 
@@ -168,9 +176,13 @@ class Exchange:
                     body,
                     changes,
                     split=self._session.one_call_at_a_time,
-                    record=self._session.record,
+                    session=self._session,
                     again=lambda: self._granted(reserve),
                 )
+            except Exception:
+                if attempts.owes and attempts.relay is not None:  # what was set aside is settled with its record
+                    await self._record(attempts.record(attempts.relay))
+                raise
             finally:
                 if not attempts.owes:
                     await desk.purse.release(attempts.grant)
@@ -220,7 +232,7 @@ class Exchange:
         if self._gone.is_set():
             return
         if not relay.complete:
-            self._tell_failure(relay)
+            self._tell_failure(attempts, relay)
         elif relay.streaming:
             attempts.give_back()
             self._client.send_end(relay.held_back())
@@ -229,12 +241,8 @@ class Exchange:
             self._client.send_whole(relay.status, relay.headers, whole)
 
     def _whole_answer(self, relay: Relay) -> tuple[bytes, list[Call]]:
-        raw = relay.body()
-        try:
-            message = json.loads(raw)
-        except (ValueError, RecursionError):
-            return raw, []
-        if relay.status != 200 or not isinstance(message, dict):
+        raw, message = relay.body(), relay.message
+        if message is None:
             return raw, []
         relay.tap.observe_message(message)
         if relay.splitter is None:
@@ -249,11 +257,11 @@ class Exchange:
             _log.exception("gateway.usage_not_recorded", extra={"session_id": self._session.session_id})
             raise unavailable("The usage of this request could not be recorded.") from error
 
-    def _tell_failure(self, relay: Relay) -> None:
+    def _tell_failure(self, attempts: Attempts, relay: Relay) -> None:
         if relay.begun:
             self._client.break_off(relay.held_back())
         else:
-            raise unavailable(relay.failure)
+            raise Refusal(502, "api_error", f"{relay.failure} {attempts.so_far}")
 
     def _say(self, refusal: Refusal) -> None:
         if self._gone.is_set():

@@ -1,13 +1,18 @@
 """How does an answer cross from the upstream to the harness while it is still being made?
 
-Everything of a stream that is complete goes on at once, in one write for each piece that the network gave. Only the
-end is kept back (`message_stop`, and `message_delta` too when calls are held): what must happen before the harness
-may act on the answer happens in between. An answer that isn't a stream is collected.
+Everything of a stream that is complete goes on at once, in one write for each piece that the network gave. Only its two
+ends are kept back. The start (the head, and what comes before `message_start`), since until then another attempt can
+still take the place of this one: an `error` that comes first is the error answer that it should have been. And the end
+(`message_stop`, and `message_delta` too when calls are held): what must happen before the harness may act on the answer
+happens in between. An answer that isn't a stream is collected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Final
 
 from hostler.gateway.client import ClientConnection
 from hostler.gateway.http1 import Headers, response_headers
@@ -16,11 +21,42 @@ from hostler.gateway.sse import SseFramer, event_data, event_type
 from hostler.gateway.upstream import UpstreamLimits
 from hostler.gateway.usage import UsageTap
 
+_STATUS_OF: Final = {
+    b"invalid_request_error": 400,
+    b"authentication_error": 401,
+    b"billing_error": 402,
+    b"permission_error": 403,
+    b"not_found_error": 404,
+    b"request_too_large": 413,
+    b"rate_limit_error": 429,
+    b"timeout_error": 504,
+    b"overloaded_error": 529,
+}
+"""What an error would have had for a status, had it come before the stream. Any other: 500."""
+_BLOCKS: Final = (b"content_block_start", b"content_block_delta", b"content_block_stop")
+_NOT_FIRST: Final = (*_BLOCKS, b"message_delta", b"message_stop")
+
+
+def _nobody() -> None:
+    pass
+
 
 class Relay:
-    """The AnswerSink of one request."""
+    """The AnswerSink of one request.
 
-    def __init__(self, client: ClientConnection, limits: UpstreamLimits, splitter: Splitter | None) -> None:
+    within    seconds until the harness must have seen something. None: as the limits say.
+    on_begun  called when the harness sees the first of it.
+    """
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        limits: UpstreamLimits,
+        splitter: Splitter | None,
+        *,
+        within: float | None = None,
+        on_begun: Callable[[], None] = _nobody,
+    ) -> None:
         self._client = client
         self._limits = limits
         self._loop = asyncio.get_running_loop()
@@ -33,8 +69,13 @@ class Relay:
         self._size = 0
         self._keeping = False
         self._stopped = False
+        self._on_begun = on_begun
+        self._started = False
+        """Whether the message has."""
         self._heard_at = self._loop.time()
-        self._timer = self._loop.call_later(limits.first_byte_seconds, self._check_silence)
+        first = limits.first_byte_seconds if within is None else min(within, limits.first_byte_seconds)
+        self._first_by = self._heard_at + first
+        self._timer = self._loop.call_at(self._first_by, self._check_silence)
         self.splitter = splitter
         self.tap = UsageTap()
         self.status = 0
@@ -50,6 +91,10 @@ class Relay:
         """Whether all of the answer came."""
         self.failure = ""
         """Why not, for a person."""
+        self.message: dict[str, Any] | None = None
+        """The answer with status 200 that wasn't a stream, decoded."""
+        self.silent = False
+        """Whether it was given up for having said nothing for too long."""
         self.lost_unseen = False
         """Whether the connection broke before the upstream said a word."""
 
@@ -74,6 +119,16 @@ class Relay:
     def counted(self) -> bool:
         """Whether the answer has said all that it has used. One without its last event may have used more."""
         return self.complete and (self._stopped if self.streaming else self.tap.counted)
+
+    @property
+    def should_retry(self) -> bool | None:
+        """What the upstream says of asking again. None: nothing."""
+        return {b"true": True, b"false": False}.get(dict(self.received).get(b"x-should-retry", b"").strip().lower())
+
+    def say_no_retry(self) -> None:
+        """The harness is told not to ask again by itself: whatever could be tried has been."""
+        self.headers = [field for field in self.headers if field[0] != b"x-should-retry"]
+        self.headers.append((b"x-should-retry", b"false"))
 
     def body(self) -> bytes:
         """The whole answer, when it wasn't a stream."""
@@ -117,6 +172,8 @@ class Relay:
         try:
             for event in self._framer.feed(data):
                 self._take_event(event)
+                if self._done.done():
+                    return
         except (ValueError, RecursionError, KeyError):
             self._fail("The model's API sent a stream that can't be understood.")
 
@@ -124,8 +181,10 @@ class Relay:
         self._heard_at = self._loop.time()
         if self._done.done():
             return
-        if self._head or self._out:
-            self.begun = True
+        if self._started and (self._head or self._out):
+            if not self.begun:
+                self.begun = True
+                self._on_begun()
             self._client.send_chunk(self._head, b"".join(self._out))
             self._head = b""
             self._out.clear()
@@ -139,9 +198,14 @@ class Relay:
             rest = self._framer.rest()
             if rest:
                 self._kept.append(rest)
+            if not self._started:
+                self._fail("The model's API ended a stream before its beginning.")
+                return
             if not self._stopped and self.splitter is not None and len(self.splitter.calls) > 1:
                 self._fail("The model's API ended a stream before its end.")
                 return
+        elif self.status == 200 and not self._is_message():
+            return
         self._end_well()
 
     def answer_lost(self) -> None:
@@ -153,6 +217,13 @@ class Relay:
 
     def _take_event(self, event: bytes) -> None:
         name = event_type(event)
+        if not self._started:
+            if name == b"error":
+                self._refused(event_data(event))
+                return
+            if name in _NOT_FIRST:
+                raise ValueError("a stream without its beginning")
+            self._started = name == b"message_start"
         if name in (b"message_start", b"message_delta"):
             self.tap.observe_event(name, event_data(event))
         if self.splitter is not None:
@@ -162,6 +233,38 @@ class Relay:
         if name == b"message_stop":
             self._keeping = self._stopped = True
         (self._kept if self._keeping else self._out).append(event)
+
+    def _refused(self, envelope: bytes) -> None:
+        """An error came in place of an answer, although the status said that there would be one."""
+        try:
+            value = json.loads(envelope)
+            kind = str(value["error"]["type"]).encode()
+        except (ValueError, RecursionError, KeyError, TypeError):
+            kind = b""
+        self.status = _STATUS_OF.get(kind, 500)
+        self.streaming = False
+        self._head = b""
+        self._out.clear()
+        self._parts = [envelope]
+        self.headers = [field for field in self.headers if field[0] != b"content-type"]
+        self.headers.append((b"content-type", b"application/json"))
+        self._end_well()
+
+    def _is_message(self) -> bool:
+        """False: it can't be, and how this attempt ended is settled."""
+        raw = self.body()
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            self._fail("The model's API sent an answer that can't be understood.")
+            return False
+        if value.get("type") == "error":
+            self._refused(raw)
+            return False
+        self.message = value
+        return True
 
     def _end_well(self) -> None:
         self.complete = True
@@ -179,9 +282,13 @@ class Relay:
 
     def _check_silence(self) -> None:
         """One timer for the whole answer, set again only when it fires: nothing is paid for each piece."""
-        limit = self._limits.first_byte_seconds if self.first_byte_at is None else self._limits.silence_seconds
-        left = self._heard_at + limit - self._loop.time()
-        if left > 0.001:
-            self._timer = self._loop.call_later(left, self._check_silence)
+        by = self._first_by
+        if self.begun:
+            by = self._heard_at + self._limits.silence_seconds
+        elif self.first_byte_at is not None and not self.streaming:
+            by = min(by, self._heard_at + self._limits.silence_seconds)
+        if by - self._loop.time() > 0.001:
+            self._timer = self._loop.call_at(by, self._check_silence)
         else:
+            self.silent = True
             self._fail("The model's API fell silent.")

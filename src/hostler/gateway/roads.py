@@ -15,7 +15,7 @@ from pathlib import Path
 from socket import socket as BoundSocket
 from typing import Any
 
-from hostler.engine.model_port import Caller, Shortage
+from hostler.engine.model_port import Caller, Shortage, UpstreamHealth, Wait
 from hostler.engine.ports import ModelRequestRecord, ModelRoadListener, SequenceStore
 from hostler.engine.sockets import remove_stale_socket
 from hostler.engine.tasks import Tasks
@@ -60,6 +60,10 @@ class ModelGateway:
         self._client_limits = client_limits or ClientLimits()
         self._socket_mode = socket_mode
         self._roads: set[ModelRoad] = set()
+
+    def health(self) -> tuple[UpstreamHealth, ...]:
+        """How the upstreams do, in the order in which they are asked."""
+        return self._desk.upstreams.health()
 
     async def open(
         self,
@@ -133,6 +137,8 @@ class ModelRoad:
         self._state_lock = asyncio.Lock()
         self._listener_lock = asyncio.Lock()
         self._unrecorded: deque[ModelRequestRecord] = deque()
+        self._waiting: set[str] = set()
+        """Ids of requests that wait before they are asked again."""
         self._server: asyncio.Server | None = None
         self._socket: Path | None = None
         self._closed = False
@@ -234,6 +240,16 @@ class ModelRoad:
 
     async def budget_reached(self, why: str, short: Shortage) -> None:
         await self._listener.on_budget_reached(why, short)
+
+    def waiting(self, wait: Wait) -> None:
+        self._waiting.add(wait.request_id)
+        self._listener.on_waiting(wait)
+
+    def going_on(self, request_id: str, *, quiet: bool) -> None:
+        if request_id in self._waiting:
+            self._waiting.discard(request_id)
+            if not self._waiting and not quiet:
+                self._listener.on_going_on()
 
     async def settle_records(self) -> None:
         if not self._unrecorded:

@@ -43,8 +43,9 @@ class UpstreamLimits:
 
     connect_seconds: float = 10.0
     first_byte_seconds: float = 600.0
-    silence_seconds: float = 600.0
-    """Longest pause between two pieces of one answer."""
+    silence_seconds: float = 240.0
+    """Longest pause between two pieces of one answer. Shorter than the 300 s after which `claude` gives a stream up: so
+    it is known here, and counts, that the upstream has fallen silent."""
     idle_seconds: float = 30.0
     """How long an unused connection is kept."""
     idle_connections: int = 64
@@ -230,7 +231,11 @@ class UpstreamPool:
             self._tls = ssl.create_default_context(cafile=upstream.ca_file)
             self._tls.set_alpn_protocols(["http/1.1"])
         self._prefix = parts.path.rstrip("/").encode()
-        authority = parts.netloc.rpartition("@")[2].encode()
+        self.prefix = self._prefix.decode()
+        """What comes before every path."""
+        self.authority = authority = parts.netloc.rpartition("@")[2].encode()
+        """For the header `host`."""
+        self.origin = f"{parts.scheme}://{authority.decode()}"
         key = upstream.api_key.encode()
         own = (b"x-api-key", key) if upstream.auth == "x-api-key" else (b"authorization", b"Bearer " + key)
         self._own_headers: Headers = [(b"host", authority), own, (b"accept-encoding", b"identity")]
@@ -260,6 +265,10 @@ class UpstreamPool:
             raise UpstreamUnreachable(f"The model's API can't be reached: {error.strerror or error}.") from error
         self._open.add(connection)
         return connection
+
+    async def probe(self) -> None:
+        """Connects, with TLS where there is, and hangs up. Raises UpstreamUnreachable."""
+        (await self.take(fresh=True)).abort()
 
     def give_back(self, connection: UpstreamConnection) -> None:
         if len(self._idle) >= self.limits.idle_connections:

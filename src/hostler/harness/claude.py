@@ -69,8 +69,10 @@ _INSIDE_STATE = "/home/agent/.claude"
 class ClaudeHarness:
     """Runs the `claude` binary that the pinned Agent SDK brings along."""
 
-    def __init__(self, program: Path | None = None) -> None:
+    def __init__(self, program: Path | None = None, *, only_what_clouds_take: bool = False) -> None:
+        """only_what_clouds_take: requests have nothing in them that only the Claude API itself understands."""
         self._program = program or Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+        self._betas = {"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1"} if only_what_clouds_take else {}
 
     @property
     def program(self) -> Path:
@@ -120,6 +122,7 @@ class ClaudeHarness:
             "CLAUDE_AGENT_SDK_VERSION": claude_agent_sdk.__version__,
             "CLAUDE_CODE_SDK_READS_SESSION_STATE": "1",
             "PWD": "/workspace",
+            **self._betas,
             **threshold_environment(spec),
             **spec.settings,
         }

@@ -28,7 +28,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from hostler.domain.events import TRANSCRIPT_FAULT, Body, ErrorType, text_block
+from hostler.domain.events import TRANSCRIPT_FAULT, Body, error_type, text_block
 from hostler.engine import runs
 from hostler.engine.runs import RunEvent
 from hostler.harness.tools import to_wire_input, to_wire_name
@@ -53,6 +53,8 @@ class _Request:
     stop_reason: str | None = None
     stop_details: Body | None = None
     held: bool = False
+    whole: bool = False
+    """It came in one piece, as the harness asks for it when streams have failed: nothing of it can be missing."""
 
 
 class Translator:
@@ -128,7 +130,8 @@ class Translator:
             self._refusal = _refusal(request.stop_details)
         if request.held:
             return []
-        return [runs.RequestEnded(request.usage, is_error, request.stop_reason, request.stop_details)]
+        failed = is_error and not request.whole
+        return [runs.RequestEnded(request.usage, failed, request.stop_reason, request.stop_details)]
 
     # -- whole blocks
 
@@ -141,6 +144,7 @@ class Translator:
             out += self._start_request(message_id, message.usage or {})
             if self._request is not None:
                 self._request.stop_reason = message.stop_reason
+                self._request.whole = True
         for block in message.content:
             match block:
                 case TextBlock(text=str() as text):
@@ -230,19 +234,6 @@ def _mcp_failures(servers: object) -> list[RunEvent]:
 
 def _status(status: object) -> str:
     return f"HTTP {status}" if status else "no connection"
-
-
-def error_type(status: object) -> ErrorType:
-    """The wire's error type for the HTTP status of a failed model request; None when there was no answer."""
-    match status:
-        case 429:
-            return "model_rate_limited_error"
-        case 529 | 503:
-            return "model_overloaded_error"
-        case 402:
-            return "billing_error"
-        case _:
-            return "model_request_failed_error"
 
 
 def _count(into: dict[str, int], usage: Mapping[str, Any]) -> None:

@@ -322,6 +322,23 @@ class HealthGuards(Answer):
     loop_delay_ms: LoopDelay
 
 
+class UpstreamTrouble(Answer):
+    model: str
+    state: Literal["open", "half_open", "resting"]
+    reason: str
+    failures: int
+    since: str | None
+    next_trial_at: str | None
+
+
+class Upstream(Answer):
+    name: str
+    state: Literal["ok", "degraded"]
+    order: int
+    weight: int
+    models: list[UpstreamTrouble]
+
+
 class Health(Answer):
     type: Literal["health"]
     status: Literal["ok", "degraded"]
@@ -332,6 +349,7 @@ class Health(Answer):
     worker: HealthWorker | None
     spares: Spares | None
     guards: HealthGuards | None
+    upstreams: list[Upstream] | None
 
 
 class WebhookEndpoint(Answer):

@@ -53,7 +53,9 @@ class Chooser:
         step = position.step
         if step is None:
             return Plan(script_is_over(position), position.index, _UNSCRIPTED, position.origin, None)
-        failure = self._failure_now(step, (conversation.key, position.script_id, position.index))
+        failure = None
+        if step.for_models is None or conversation.model in step.for_models:
+            failure = self._failure_now(step, (conversation.key, position.script_id, position.index))
         return Plan(step, position.index, position.script_id, position.origin, failure)
 
     def _remember(self, thread: str, position: Position | None) -> Position | None:

@@ -146,6 +146,10 @@ class Delivery:
             case _:
                 self._connection.respond(200, body, headers, keep_alive=self._request.keep_alive)
 
+    def reset(self) -> None:
+        """No answer: the connection is reset."""
+        self._connection.reset()
+
     def refuse(self, step: Step) -> None:
         headers = dict(step.headers)
         if step.retry_after is not None:

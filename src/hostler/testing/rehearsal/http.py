@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -37,6 +39,8 @@ class Request:
     keep_alive: bool = True
     body: bytes = b""
     too_large: bool = False
+    target: str = ""
+    """Path and query as they were sent, nothing decoded."""
 
 
 Handler = Callable[[Request, "Connection"], Awaitable[None]]
@@ -135,6 +139,7 @@ class Connection(asyncio.Protocol):
             keep_alive=self._parser.should_keep_alive() and not too_large,
             body=b"".join(now.chunks),
             too_large=too_large,
+            target=now.url.decode("latin-1"),
         )
         if len(self._waiting) >= _MAX_WAITING:
             self.abort()
@@ -198,6 +203,14 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Ends the connection at once."""
         if self._transport is not None:
+            self._transport.abort()
+
+    def reset(self) -> None:
+        """Ends the connection at once, and in the way that the client's kernel calls a reset."""
+        if self._transport is not None:
+            endpoint = self._transport.get_extra_info("socket")
+            if endpoint.family in (socket.AF_INET, socket.AF_INET6):
+                endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
 
     async def hang(self) -> None:

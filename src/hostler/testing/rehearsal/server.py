@@ -205,6 +205,9 @@ class RehearsalModel:
         step = plan.step
         if step.delay_ms:
             await asyncio.sleep(step.delay_ms / 1000)
+        if plan.failure == "reset":
+            delivery.reset()
+            return
         if plan.failure in ("error", "prompt_too_long"):
             delivery.refuse(step)
             return

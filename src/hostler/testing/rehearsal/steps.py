@@ -141,7 +141,7 @@ class TooLong(_Value):
 StopReason = Literal[
     "end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal", "model_context_window_exceeded"
 ]
-_FAILURES = ("error", "prompt_too_long", "cut", "garbage", "hang", "sse_error")
+_FAILURES = ("error", "prompt_too_long", "cut", "garbage", "hang", "sse_error", "reset")
 
 
 class Step(_Value):
@@ -150,9 +150,9 @@ class Step(_Value):
     Templates in texts and in the strings of tool inputs: `{{last_tool_result}}`, `{{last_user_text}}`, `{{model}}`,
     `{{n}}` (number of the step, from 1).
 
-    At most one failure: `error`, `prompt_too_long`, `cut`, `garbage`, `hang`, `sse_error`. It happens `times` times for
-    this step of this conversation, then the step gives its content. Without `times`: once if there is content, always
-    if there is none.
+    At most one failure: `error`, `prompt_too_long`, `cut`, `garbage`, `hang`, `sse_error`, `reset`. It happens `times`
+    times for this step of this conversation, then the step gives its content. Without `times`: once if there is
+    content, always if there is none. With `for_models`: only in requests for these models; the others get the content.
     """
 
     content: tuple[Block, ...] = ()
@@ -182,7 +182,11 @@ class Step(_Value):
     """After this many SSE events send nothing more, and keep the connection."""
     sse_error: int | None = Field(default=None, ge=0)
     """After this many SSE events send an `error` event (`type`, `message`; default overloaded_error) and end."""
+    reset: Literal[True] | None = None
+    """Reset the connection before a byte of the answer."""
     times: int | Literal["always"] | None = None
+    for_models: tuple[str, ...] | None = None
+    """Models that the failure is for. None: all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -207,6 +211,11 @@ class Step(_Value):
             return tuple({"type": "text", "text": item} if isinstance(item, str) else item for item in value)
         return value
 
+    @field_validator("for_models", mode="before")
+    @classmethod
+    def _models(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Step:
         failures = [name for name in _FAILURES if getattr(self, name) is not None]
@@ -215,7 +224,7 @@ class Step(_Value):
         if not failures:
             if not self.content and self.stop_reason is None:
                 raise ValueError("an empty step: give `content`, a `stop_reason` or a failure")
-            for name in ("times", "type", "message", "retry_after"):
+            for name in ("times", "type", "message", "retry_after", "for_models"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"`{name}` belongs to a failure ({', '.join(_FAILURES)}), and there is none")
         if isinstance(self.times, int) and self.times < 0:
