@@ -24,7 +24,7 @@ from typing import cast
 import httptools
 import uvloop
 
-from hostler.engine.model_port import Caller
+from hostler.engine.model_port import Caller, Shortage
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.gateway import ModelGateway, Upstream, one_upstream
 
@@ -85,10 +85,7 @@ class Silent:
     async def on_calls_held(self, calls: Sequence[HeldCall]) -> None:
         return
 
-    async def may_request(self) -> bool:
-        return True
-
-    async def on_budget_reached(self, why: str) -> None:
+    async def on_budget_reached(self, why: str, short: Shortage) -> None:
         return
 
     async def on_model_request(self, record: ModelRequestRecord) -> None:

@@ -40,6 +40,7 @@ from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.audit_log import AuditLog
 from hostler.engine.bearers import VaultBroker
+from hostler.engine.budgets import Budgets
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
 from hostler.engine.credentials import Credentials
@@ -266,6 +267,7 @@ class RunningServer:
                 keys=self.make_keys(),
                 agents=self.agents,
                 environments=Environments(self.database, PLACEMENT),
+                budgets=Budgets(self.database),
                 policies=Policies(self.database, PolicyTrials()),
                 compactions=Compactions(self.database, Records(self.database, self.hub), Archives(self.database)),
                 archives=Archives(self.database),

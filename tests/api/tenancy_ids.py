@@ -254,6 +254,9 @@ MAKERS: dict[str, Callable[[Owner], str]] = {
     "endpoint_id": _webhook_endpoint,
     "delivery_id": _webhook_delivery,
     "preview_id": _preview,
+    "budget_id": lambda owner: str(
+        owner.post("/hostler/v1/budgets", b'{"scope":"workspace","limit":{"amount":"99999999","currency":"USD"}}')["id"]
+    ),
     "run_id": lambda owner: str(owner.post("/hostler/v1/retention/runs", b'{"dry_run":true}')["id"]),
 }
 
@@ -283,6 +286,7 @@ SHOWN: dict[str, str] = {
     "fork_id": "/v1/sessions/{fork_id}",
     "preview_id": "/hostler/v1/sessions/{session_id}/previews",
     "room_id": "/hostler/v1/rooms/{room_id}",
+    "budget_id": "/hostler/v1/budgets/{budget_id}",
     "run_id": "/hostler/v1/retention/runs/{run_id}",
 }
 
@@ -350,6 +354,8 @@ BODIES: dict[str, Any] = {
     "memory_stores.memories.update": {"content": "mine now"},
     "hostler.workspaces.update": {"name": "mine now"},
     "hostler.webhook_endpoints.update": {"name": "mine now"},
+    "hostler.budgets.create": {"scope": "workspace", "limit": {"amount": "99999999", "currency": "USD"}},
+    "hostler.budgets.update": {"warn_at": [80]},
     "hostler.webhook_endpoints.rotate_secret": {"grace_seconds": 0},
     "hostler.webhook_endpoints.test": {},
     "hostler.workspaces.quotas.update": {"live_sessions": 1},
@@ -390,6 +396,18 @@ def _theirs(name: str, mine: Ids, theirs: Ids) -> dict[str, str]:
 
 
 REFERENCES: dict[tuple[str, str], Callable[[Ids, Ids], list[Sent]]] = {
+    ("hostler.budgets.create", "agent_id"): lambda mine, theirs: [
+        Sent(
+            body={
+                "scope": "agent",
+                "agent_id": theirs["agent_id"],
+                "limit": {"amount": "99999999", "currency": "USD"},
+            }
+        )
+    ],
+    ("hostler.budgets.list", "agent_id"): lambda mine, theirs: [
+        Sent(query={"agent_id": theirs["agent_id"]}, answer="empty")
+    ],
     ("hostler.policy.test", "environment_id"): lambda mine, theirs: [
         Sent(body={"environment_id": theirs["environment_id"]})
     ],
@@ -558,6 +576,11 @@ OWN_PARAMETERS: dict[str, tuple[str, ...]] = {
     "keys.list": ("workspace_id",),
     "keys.retrieve": (),
     "keys.revoke": (),
+    "budgets.create": ("agent_id",),
+    "budgets.list": ("agent_id",),
+    "budgets.retrieve": (),
+    "budgets.update": (),
+    "budgets.delete": (),
     "rooms.list": (),
     "rooms.retrieve": (),
     "rooms.conflicts.list": (),

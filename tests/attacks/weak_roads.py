@@ -273,7 +273,7 @@ class CarelessSecrets:
 class OpenModels:
     """Passes everything on as it came, and shows its key to whoever asks. Implements `ModelsUnderAttack`."""
 
-    def __init__(self, upstream: str, key: str) -> None:
+    def __init__(self, upstream: str, key: str, purse: Any = None) -> None:
         self._port = int(upstream.rpartition(":")[2])
         self._key = key
         self._servers: list[asyncio.Server] = []

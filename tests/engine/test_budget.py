@@ -14,7 +14,7 @@ from hostler.domain.prices import Prices
 from hostler.engine import inputs, turns
 from hostler.engine.budget import check_change, check_priced, list_cost, priced, used_up
 from hostler.engine.models import CATALOGUE, Models
-from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals
+from hostler.engine.state import Moment, OpenCall, SessionState, Short, Step, Totals
 from hostler.engine.turns import RunEnd
 from hostler.store.sessions import Usage
 
@@ -198,3 +198,20 @@ def test_a_message_that_waited_does_not_begin_at_the_cap() -> None:
     step, plan = turns.take_up(ended.state, AT, CAPPED)
     assert (said(step), plan.do) == (IDLE, "nothing")
     assert turns.take_up(turns.budget_changed(step.state, AT, ROOM).state, AT, ROOM)[1].do == "start"
+
+
+def test_a_run_stopped_for_what_its_next_request_may_cost_waits_until_there_is_so_much() -> None:
+    short = Short(budget="bdgt_1", scope="workspace", needs=5)
+    lacking = Totals({}, None, lacks=lambda asked: asked == short)
+    end = RunEnd("capped", closed_by_harness=True, short=short)
+    paused = turns.run_ended(begun(), AT, lacking, end)
+    assert said(paused) == IDLE
+    with pytest.raises(InvalidRequest, match="budget"):
+        inputs.submit(paused.state, AT, lacking, [{"type": "user.message", "content": []}])
+    assert said(turns.budget_changed(paused.state, AT, lacking)) == []
+    raised = turns.budget_changed(paused.state, AT, ROOM)
+    assert (said(raised), raised.wanted) == (RUNNING, True)
+    assert raised.state.turn is not None
+    assert raised.state.turn.short is None
+    # Raised while the run was being stopped.
+    assert (said(turns.run_ended(begun(), AT, ROOM, end)), turns.run_ended(begun(), AT, ROOM, end).wanted) == ([], True)

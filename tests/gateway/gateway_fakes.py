@@ -9,11 +9,11 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from hostler.engine.model_port import Caller, Wait
+from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, Shortage, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.gateway import ClientLimits, ModelGateway, ModelRoad, Upstream, UpstreamLimits, one_upstream
 
@@ -165,7 +165,6 @@ class Listener:
     order: list[str] = field(default_factory=list)
     fail_records: int = 0
     fail_calls: int = 0
-    may: bool = True
     caller: Caller = field(default_factory=lambda: Caller("sesn_1"))
     told: asyncio.Event = field(default_factory=asyncio.Event)
     waits: list[Wait] = field(default_factory=list)
@@ -186,11 +185,32 @@ class Listener:
         self.records.append(record)
         self.told.set()
 
-    async def may_request(self) -> bool:
-        return self.may
-
-    async def on_budget_reached(self, why: str) -> None:
+    async def on_budget_reached(self, why: str, short: Shortage) -> None:
         self.order.append("budget")
+        self.told.set()
+
+
+@dataclass
+class Purse:
+    """Has room for nothing while `empty`. Keeps what it is asked; counts when it is told to."""
+
+    empty: bool = False
+    grant: Grant = field(default_factory=Grant)
+    counts: bool = False
+    counted: list[int | None] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    released: list[Grant] = field(default_factory=list)
+
+    async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: asyncio.Event) -> Grant:
+        self.asked.append(asked)
+        if self.counts:
+            self.counted.append(await count(models[0]))
+        if self.empty:
+            raise BudgetReached("Nothing is left.", Shortage("bdgt_1", "session", "total", 0, 1))
+        return self.grant
+
+    async def release(self, grant: Grant) -> None:
+        self.released.append(grant)
 
     def on_waiting(self, wait: Wait) -> None:
         self.order.append("waiting")
@@ -317,12 +337,11 @@ async def bench(
     store: Store | None = None,
     client_limits: ClientLimits | None = None,
     upstream_limits: UpstreamLimits | None = None,
+    purse: Purse | None = None,
 ) -> AsyncIterator[Bench]:
     async with FakeUpstream(script).running() as upstream:
-        gateway = ModelGateway(
-            one_upstream(Upstream(f"http://127.0.0.1:{upstream.port}", KEY), upstream_limits),
-            client_limits=client_limits,
-        )
+        desk = one_upstream(Upstream(f"http://127.0.0.1:{upstream.port}", KEY), upstream_limits)
+        gateway = ModelGateway(desk if purse is None else replace(desk, purse=purse), client_limits=client_limits)
         listener = listener or Listener()
         store = store or Store()
         road = await gateway.open(

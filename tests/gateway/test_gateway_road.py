@@ -15,6 +15,7 @@ from gateway_fakes import (
     SSE_HEAD,
     FakeUpstream,
     Listener,
+    Purse,
     RoadClient,
     Seen,
     Store,
@@ -427,15 +428,15 @@ async def test_a_hang_up_before_the_first_byte_aborts_too(tmp_path: Path) -> Non
 
 async def test_a_request_that_may_not_be_made_never_goes_out_and_is_not_answered(tmp_path: Path) -> None:
     """The listener stops the run that made it; an answer would become part of the conversation."""
-    async with bench(tmp_path, answers_json(200, {"input_tokens": 12})) as b:
-        b.listener.may = False
+    purse = Purse(empty=True)
+    async with bench(tmp_path, answers_json(200, {"input_tokens": 12}), purse=purse) as b:
         held = await b.client()
         held.writer.write(request_bytes(hello()))
         # Counting tokens costs nothing, and what comes later on another connection is answered meanwhile.
         counted = await (await b.client()).post(hello(), path="/v1/messages/count_tokens?beta=true")
         assert counted.json == {"input_tokens": 12}
         await held.close()
-        b.listener.may = True
+        purse.empty = False
         await (await b.client()).post(hello(stream=False))
         assert [seen.line.split()[1].split("?")[0] for seen in b.upstream.seen] == [
             "/v1/messages/count_tokens",

@@ -1,4 +1,8 @@
-"""A budget on the whole server: shown, kept to, raised and removed through the official client."""
+"""A budget on the whole server: shown, kept to, raised and removed through the official client.
+
+The wire lets the last request overshoot; we promise that none does. A session pauses before the request that has no
+room, so these budgets have room for one request of `claude`, and not for a second one.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ async def begin(house: House, budget: Any, tools: Any = None, model: str = "clau
 async def test_a_turn_pauses_at_the_cap_and_goes_on_by_itself_when_it_is_raised(house: House) -> None:
     session = await begin(house, limit(30))
     steps = [
-        step(tool("bash", command="echo one >> log"), usage=costs(40)),
+        step(tool("bash", command="echo one >> log"), usage=costs(28)),
         step(tool("bash", command="echo two >> log")),
         step("Done."),
     ]
@@ -53,9 +57,13 @@ async def test_a_turn_pauses_at_the_cap_and_goes_on_by_itself_when_it_is_raised(
     ]
     assert events[-1].stop_reason.type == events[-3].stop_reason.type == "budget_reached"
     assert events[-2].budget.max_list_cost.amount == "30"
-    assert int(events[-2].usage.list_cost.amount) >= 40
-    # Not one request more than the one that reached the cap, and its tool has run.
+    assert events[-2].usage.list_cost.amount == "28"
+    # Not one request more than the one that there was room for, and its tool has run.
     assert types(events).count("span.model_request_start") == 1
+    asked = house.model.message_requests
+    assert len(asked) == 1
+    assert asked[0].body["max_tokens"] < 30 * 500  # less than all of the budget: the prompt costs, too
+    assert any(request.path.endswith("count_tokens") for request in house.model.requests)
     assert not events[-4].is_error
     assert (house.workspace(session) / "log").read_text() == "one\n"
 
@@ -66,7 +74,7 @@ async def test_a_turn_pauses_at_the_cap_and_goes_on_by_itself_when_it_is_raised(
     assert (await house.events(session))[-1].id == events[-1].id
 
     with pytest.raises(anthropic.BadRequestError) as low:
-        await house.client.beta.sessions.update(session, budget=limit(40))
+        await house.client.beta.sessions.update(session, budget=limit(28))
     assert "budget_not_raised" in str(low.value.body)
 
     before = len(await house.events(session))
@@ -83,8 +91,8 @@ async def test_a_turn_pauses_at_the_cap_and_goes_on_by_itself_when_it_is_raised(
 
 @pytest.mark.one_database
 async def test_removing_the_budget_goes_on_and_can_not_be_taken_back(house: House) -> None:
-    session = await begin(house, limit(1))
-    events = await house.turn(session, [step(tool("bash", command="true"), usage=costs(2)), step("Done.")])
+    session = await begin(house, limit(30))
+    events = await house.turn(session, [step(tool("bash", command="true"), usage=costs(28)), step("Done.")])
     assert events[-1].stop_reason.type == "budget_reached"
     before = len(await house.events(session))
     removed = await house.client.beta.sessions.update(session, budget=None)
@@ -99,8 +107,8 @@ async def test_removing_the_budget_goes_on_and_can_not_be_taken_back(house: Hous
 
 @pytest.mark.one_database
 async def test_an_approval_at_the_cap_is_taken_and_its_call_runs_once_the_budget_is_raised(house: House) -> None:
-    session = await begin(house, limit(1), ASK_FOR_BASH)
-    script = [step(tool("bash", command="echo x >> log"), usage=costs(2)), step("Done.")]
+    session = await begin(house, limit(30), ASK_FOR_BASH)
+    script = [step(tool("bash", command="echo x >> log"), usage=costs(30)), step("Done.")]
     events = await house.turn(session, script)
     assert events[-1].stop_reason.type == "requires_action"
     call = next(e for e in events if e.type == "agent.tool_use")
@@ -117,8 +125,8 @@ async def test_an_approval_at_the_cap_is_taken_and_its_call_runs_once_the_budget
 
 
 async def test_a_paused_session_waits_through_a_restart(house: House) -> None:
-    session = await begin(house, limit(1))
-    await house.turn(session, [step(tool("bash", command="echo x >> log"), usage=costs(2)), step("Done.")])
+    session = await begin(house, limit(30))
+    await house.turn(session, [step(tool("bash", command="echo x >> log"), usage=costs(28)), step("Done.")])
     before = len(await house.events(session))
     await house.restart()
     shown = await house.client.beta.sessions.retrieve(session)
@@ -159,3 +167,53 @@ async def test_a_model_without_a_price_takes_no_budget(house: House) -> None:
         await begin(house, limit(10), model="some-other-model")
     assert "model_not_budgetable" in str(refused.value.body)
     assert [s async for s in house.client.beta.sessions.list()] == []
+
+
+async def own(house: House, path: str = "", **body: Any) -> dict[str, Any]:
+    """Our own endpoints of budgets: read without a body, changed with one."""
+    client, path = house.client, f"/hostler/v1/budgets{path}"
+    if body:
+        return await client.post(path, body=body, cast_to=dict[str, Any])
+    return await client.get(path, cast_to=dict[str, Any])
+
+
+@pytest.mark.parametrize("scope", ["agent", "workspace"])
+async def test_a_budget_of_ours_pauses_the_session_says_which_and_goes_on_when_it_is_raised(
+    house: House, scope: str
+) -> None:
+    session = await begin(house, None)
+    agent = (await house.client.beta.sessions.retrieve(session)).agent.id
+    whose = {"agent_id": agent} if scope == "agent" else {}
+    limit = {"amount": "30", "currency": "USD"}
+    made = await own(house, scope=scope, period="month", limit=limit, warn_at=[50, 90], **whose)
+    steps = [step(tool("bash", command="echo one >> log"), usage=costs(28)), step("Done.")]
+    events = await house.turn(session, steps)
+    assert events[-1].stop_reason.type == "budget_reached"
+    (told,) = [event for event in events if event.type == "session.error"]
+    assert told.error.to_dict()["hostler"] == {
+        "type": "budget_reached",
+        "budget_id": made["id"],
+        "scope": scope,
+        "period": "month",
+        "limit": limit,
+    }
+    with pytest.raises(anthropic.BadRequestError, match="budget"):
+        await house.say(session, "x")
+    shown = await own(house, f"/{made['id']}")
+    assert (shown["spent_nanos"], shown["reserved_nanos"], shown["paused_sessions"]) == (280_000_000, 0, 1)
+    assert shown["warned_at"] == 90
+    before = len(await house.events(session))
+    await own(house, f"/{made['id']}", limit={"amount": "31", "currency": "USD"})  # still too little
+    await own(house, f"/{made['id']}", limit={"amount": "5000", "currency": "USD"})
+    more = await house.until_idle(session, before)
+    assert types(more)[:2] == ["session.status_running", "session.thread_status_running"]
+    assert more[-1].stop_reason.type == "end_turn"
+    assert (await own(house, f"/{made['id']}"))["paused_sessions"] == 0
+
+
+@pytest.mark.one_database
+async def test_where_a_budget_of_ours_counts_a_model_without_a_price_makes_no_session(house: House) -> None:
+    await own(house, scope="workspace", limit={"amount": "30", "currency": "USD"})
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        await begin(house, None, model="some-other-model")
+    assert "model_not_budgetable" in str(refused.value.body)

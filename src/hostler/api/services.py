@@ -12,6 +12,7 @@ from hostler.engine.administration import Administration
 from hostler.engine.agents import Agents
 from hostler.engine.archives import Archives
 from hostler.engine.audit_log import AuditLog
+from hostler.engine.budgets import Budgets
 from hostler.engine.bundle_port import Bundles
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compactions import Compactions
@@ -134,6 +135,7 @@ class ApiServices:
     credential_probe: CredentialProbe
     webhooks: Webhooks
     policies: Policies
+    budgets: Budgets
     compactions: Compactions
     archives: Archives
     checkpoints: Checkpoints

@@ -21,6 +21,7 @@ from hostler.engine.egress_port import (
     RoadSecrets,
     SessionVariables,
 )
+from hostler.engine.model_port import Purse
 from hostler.engine.ports import ModelRoads
 
 DEADLINE = 5.0
@@ -152,8 +153,9 @@ def is_denial(answer: bytes) -> bool:
 
 
 class MakeModels(Protocol):
-    def __call__(self, upstream: str, key: str) -> ModelsUnderAttack:
-        """The product's gateway, in front of the server at `upstream`, to which it shows `key`."""
+    def __call__(self, upstream: str, key: str, purse: Purse | None = None) -> ModelsUnderAttack:
+        """The product's gateway, in front of the server at `upstream`, to which it shows `key`. `purse`: who says
+        whether a request may be paid; None: whatever it costs."""
         ...
 
 

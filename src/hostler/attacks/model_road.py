@@ -16,7 +16,7 @@ from typing import Any
 from hostler.attacks.canary import Met
 from hostler.attacks.cases import Case, CouldNotRun, OnProxy, Severity
 from hostler.attacks.grounds import ProxyGround, first_line, heard
-from hostler.engine.model_port import Caller, Wait
+from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, Purse, Shortage, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 
 KEY = "sk-canary-of-the-gateway"
@@ -28,12 +28,11 @@ def _case(id_: str, title: str, attack: OnProxy, severity: Severity = "critical"
 
 
 class _Listener:
-    """Implements `ModelRoadListener`. `allows`: whether the budget does."""
+    """Implements `ModelRoadListener`."""
 
-    def __init__(self, *, allows: bool = True) -> None:
+    def __init__(self) -> None:
         self.records: list[ModelRequestRecord] = []
         self.caller = Caller("sesn_canary")
-        self._allows = allows
 
     async def on_calls_held(self, shown: str, calls: Sequence[HeldCall]) -> None:
         pass
@@ -41,16 +40,23 @@ class _Listener:
     async def on_model_request(self, record: ModelRequestRecord) -> None:
         self.records.append(record)
 
-    async def may_request(self) -> bool:
-        return self._allows
-
-    async def on_budget_reached(self, why: str) -> None:
+    async def on_budget_reached(self, why: str, short: Shortage) -> None:
         pass
 
     def on_waiting(self, wait: Wait) -> None:
         pass
 
     def on_going_on(self) -> None:
+        pass
+
+
+class _EmptyPurse:
+    """Implements `Purse`: nothing is left."""
+
+    async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: asyncio.Event) -> Grant:
+        raise BudgetReached("Nothing is left.", Shortage("bdgt_canary", "session", "total", 0, 1))
+
+    async def release(self, grant: Grant) -> None:
         pass
 
 
@@ -108,14 +114,14 @@ async def _answers(met: Met, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 
 @asynccontextmanager
-async def _road(ground: ProxyGround, *, allows: bool = True) -> AsyncIterator[tuple[Path, _Listener]]:
+async def _road(ground: ProxyGround, *, purse: Purse | None = None) -> AsyncIterator[tuple[Path, _Listener]]:
     if ground.tools.make_models is None:
         raise CouldNotRun("no gateway was given to the attack")
     ground.canaries.forget()
     ground.canaries.answer = _answers
-    gateway = ground.tools.make_models(f"http://127.0.0.1:{ground.canaries.port}", KEY)
+    gateway = ground.tools.make_models(f"http://127.0.0.1:{ground.canaries.port}", KEY, purse)
     ground.opened += 1
-    socket, listener = ground.place / f"m{ground.opened}.sock", _Listener(allows=allows)
+    socket, listener = ground.place / f"m{ground.opened}.sock", _Listener()
     try:
         await gateway.open(
             "sesn_attack",
@@ -196,7 +202,7 @@ async def _no_key_back(ground: ProxyGround) -> Sequence[str]:
 
 async def _budget(ground: ProxyGround) -> Sequence[str]:
     """Requests when the session may make none any more: none is sent, however many come at once."""
-    async with _road(ground, allows=False) as (socket, _):
+    async with _road(ground, purse=_EmptyPurse()) as (socket, _):
         async with asyncio.TaskGroup() as tasks:
             for _ in range(8):
                 tasks.create_task(_say(socket, request(), 1.0))

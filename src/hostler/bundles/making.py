@@ -37,6 +37,7 @@ from hostler.engine.vaults import session_vaults
 from hostler.store import bundles as rows
 from hostler.store import files as file_rows
 from hostler.store import webhooks
+from hostler.store.budgets import counts_for
 from hostler.store.bundles import EntryFacts, EventFacts
 from hostler.store.files import NewFile, OutputRow
 from hostler.store.jsontext import encode
@@ -102,7 +103,7 @@ class Making:
                 "environment: sessions of the pattern `shared` live in a folder with others, and a bundle can't be put "
                 "there; name an environment of another pattern"
             )
-        if shown.budget is not None:
+        if shown.budget is not None or counts_for(conn, self.workspace, chosen.agent["id"]):
             agent = chosen.agent
             budget.check_priced(self.parts.prices, self.parts.models, agent["model"]["id"], routing_of(agent))
         self_hosted = chosen.config.type == "self_hosted"

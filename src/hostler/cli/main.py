@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hostler.cli.advisecommand import register as register_advise_command
+from hostler.cli.budgetcommands import register as register_budget_commands
 from hostler.cli.bundlecommands import register as register_bundle_commands
 from hostler.cli.checkpointcommands import register as register_checkpoint_commands
 from hostler.cli.compactioncommands import register as register_compaction_commands
@@ -293,6 +294,7 @@ register_key_commands(app)
 register_advise_command(app)
 register_policy_commands(app)
 register_routing_commands(app, sessions_app)
+register_budget_commands(app)
 register_environment_commands(app)
 register_image_commands(app)
 register_webhook_commands(app)

@@ -66,6 +66,11 @@ _WEBHOOK = (
     '"id", "type": "webhook_endpoint", "url", "name", "description", "enabled_events", "state", "disabled_reason", '
     '"consecutive_failures", "old_secret_expires_at", "created_at", "updated_at"'
 )
+_BUDGET = (
+    '"id", "type": "budget", "scope", "agent_id", "period", "month", "limit": {"amount", "currency"}, "spent_nanos", '
+    '"uncertain_nanos", "reserved_nanos", "available_nanos", "warn_at": [], "warned_at", "paused_sessions", '
+    '"created_at", "updated_at"'
+)
 _PREVIEW = '"id", "type": "preview", "session_id", "port", "url", "created_at", "expires_at", "revoked_at"'
 _DELIVERY = (
     '"id", "type": "webhook_delivery", "endpoint_id", "event_id", "event_type", "state", "test", "next_attempt_at", '
@@ -137,6 +142,11 @@ SHAPES: dict[str, str] = {
     "hostler image remove": '`{"removed": "<digest>", "layers": ["<key>", …]}`',
     "hostler workspace create": f"`{{{_WORKSPACE}}}`",
     "hostler workspace list": f'`{{"workspaces": [{{{_WORKSPACE}}}, …]}}`',
+    "hostler budget create": f"`{{{_BUDGET}}}`",
+    "hostler budget list": f'`{{"budgets": [{{{_BUDGET}}}, …]}}`, newest first.',
+    "hostler budget show": f"`{{{_BUDGET}}}`",
+    "hostler budget change": f"`{{{_BUDGET}}}`",
+    "hostler budget remove": '`{"id", "type": "budget_deleted"}`',
     "hostler webhook create": f'`{{{_WEBHOOK}, "signing_secret"}}`',
     "hostler webhook list": f'`{{"webhooks": [{{{_WEBHOOK}}}, …]}}`, newest first.',
     "hostler webhook test": f"`{{{_DELIVERY}}}`",

@@ -12,6 +12,7 @@ import importlib.metadata
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -32,6 +33,7 @@ from hostler.egress.injection import InjectingSecrets
 from hostler.egress.limits import EgressLimits
 from hostler.egress.proxy import EgressProxy
 from hostler.engine.egress_port import EgressRecorder
+from hostler.engine.model_port import Purse
 from hostler.engine.sandbox_port import IsolationLabel, Technology
 from hostler.engine.skill_bundles import unpacked
 from hostler.gateway.roads import ModelGateway, one_upstream
@@ -99,8 +101,9 @@ def _proxy(
     )
 
 
-def _models(upstream: str, key: str) -> ModelsUnderAttack:
-    return ModelGateway(one_upstream(Upstream(upstream, key)))
+def _models(upstream: str, key: str, purse: Purse | None = None) -> ModelsUnderAttack:
+    desk = one_upstream(Upstream(upstream, key))
+    return ModelGateway(desk if purse is None else replace(desk, purse=purse))
 
 
 def _unpack(archive: bytes) -> Mapping[str, bytes]:

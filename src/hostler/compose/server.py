@@ -13,7 +13,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvicorn
 
@@ -79,6 +79,8 @@ from hostler.engine.archives import Archives
 from hostler.engine.attachments import Attachments
 from hostler.engine.bearers import VaultBroker
 from hostler.engine.boundary import Boundary
+from hostler.engine.budget_keeper import BudgetKeeper
+from hostler.engine.budgets import Budgets
 from hostler.engine.checkpoints import Checkpoints
 from hostler.engine.compaction import CompactionCares
 from hostler.engine.compaction_clock import CompactionClock
@@ -112,6 +114,7 @@ from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
+from hostler.engine.purse import StoredPurse
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import StoredReach
@@ -236,7 +239,10 @@ async def running(
             owner = worker_name(settings)
             traces = open_traces(settings, owner, stack)
             throttle = await open_throttle(settings, database, stack)
-            desk = traces.watching(limited(await desks(settings, stack), settings, throttle))
+            prices = price_table(settings)
+            purse = StoredPurse(database, prices)
+            desk = replace(limited(await desks(settings, stack), settings, throttle), purse=purse)
+            desk = traces.watching(desk)
             metrics = open_metrics(desk.channels)
             stack.enter_context(exposed(settings, metrics))
             gateway = ModelGateway(desk.watched_by(metrics))
@@ -278,9 +284,10 @@ async def running(
             placement = await open_placement(settings, provider, harness, verified or gate)
             layers = await stack.enter_async_context(package_layers(settings, places.sockets, resolver))
             swept += tuple(await asyncio.to_thread(layer_folder(settings).sweep))
-            hub, models, prices = Hub(), routed_catalogue(settings), price_table(settings)
+            hub, models = Hub(), routed_catalogue(settings)
             records = Records(database, hub, metrics.happened, runtime_price(settings))
             reconciler = Reconciler(database, prices)
+            budget_keeper = BudgetKeeper(database, records, purse)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
@@ -322,7 +329,7 @@ async def running(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms, prices, metrics.recorded),
+                ledger=runner_ledger(database, terms, prices, purse, metrics.recorded),
                 around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
@@ -385,6 +392,7 @@ async def running(
                 agents=Agents(database, models),
                 environments=Environments(database, placement),
                 policies=Policies(database, trials),
+                budgets=Budgets(database),
                 compactions=Compactions(database, records, archives),
                 archives=archives,
                 previews=previews,
@@ -465,6 +473,7 @@ async def running(
                     tasks.create_task(mounted_skills.keep_swept()),
                     tasks.create_task(dispatcher.run()),
                     tasks.create_task(clock.run()),
+                    tasks.create_task(budget_keeper.run()),
                     tasks.create_task(retention.run()),
                     tasks.create_task(audit.run()),
                     tasks.create_task(neighbours.run()),

@@ -16,6 +16,7 @@ from hostler.engine.denials import Denials
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.memory import Ledger
 from hostler.engine.ports import ModelRequestRecord
+from hostler.engine.purse import StoredPurse
 from hostler.engine.runner_parts import LeaseTerms
 from hostler.engine.together import Together
 from hostler.gateway.sequence import without_unannounced
@@ -110,7 +111,11 @@ class StoredDecisions:
 
 
 def runner_ledger(
-    database: Database, terms: LeaseTerms, prices: Prices, told: Callable[[Usage], None] | None = None
+    database: Database,
+    terms: LeaseTerms,
+    prices: Prices,
+    purse: StoredPurse,
+    told: Callable[[Usage], None] | None = None,
 ) -> Ledger:
     """`told` hears what each model request has used and cost, once it is written down."""
 
@@ -143,25 +148,29 @@ def runner_ledger(
             price_version=prices.version,
         )
 
-        def unit(connection: Connection) -> Any:
+        def unit(connection: Connection) -> Usage:
             now = database.now(connection)
-            return ledger.record_model_request(
+            used = priced(prices, record.model, record.usage, now)
+            row = ledger.record_model_request(
                 connection,
                 now,
                 session_id=record.session_id,
                 model=record.model,
                 status=record.status,
-                usage=priced(prices, record.model, record.usage, now),
+                usage=used,
                 stop_reason=record.stop_reason,
                 duration_ms=record.duration_ms,
                 first_byte_ms=record.first_byte_ms,
                 facts=facts,
                 results=record.results,
             )
+            purse.settle_in(connection, now, record, row.workspace_id, used.list_cost_nanos)
+            return used
 
-        written = await database.write(unit)
+        used = await database.write(unit)
+        purse.freed()
         if told is not None:
-            told(written.usage)
+            told(used)
 
     async def forget_held(lease: Lease, announced: frozenset[str]) -> None:
         held = StoredSequence(database, lease)

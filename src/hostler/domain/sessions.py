@@ -131,7 +131,7 @@ def _whole_cents(amount: str) -> str:
     return amount
 
 
-class _Amount(Value):
+class Amount(Value):
     amount: Annotated[str, AfterValidator(_whole_cents)]
     currency: Literal["USD"]
 
@@ -140,7 +140,7 @@ class BudgetLimit(Value):
     """How much a session may cost, at list price."""
 
     type: Literal["limit"]
-    max_list_cost: _Amount
+    max_list_cost: Amount
 
     def wire(self) -> dict[str, Any]:
         return self.model_dump()

@@ -49,6 +49,7 @@ EVENT_TYPES: Final = (
     "memory_store.created",
     "memory_store.archived",
     "memory_store.deleted",
+    "budget.threshold_reached",
 )
 """What this server tells."""
 
@@ -205,10 +206,13 @@ def example(type_: str) -> dict[str, str]:
         "vault": "vlt",
         "vault_credential": "vcrd",
         "memory_store": "memstore",
+        "budget": "bdgt",
     }[kind]
     data = {"id": f"{prefix}_test"}
     if type_.startswith("session.thread_"):
         data["session_thread_id"] = "sthr_test"
+    if kind == "budget":
+        data |= {"percent": "80", "scope": "workspace", "subject_id": "wrkspc_test"}
     if kind == "vault_credential":
         data["vault_id"] = "vlt_test"
     return data

@@ -93,8 +93,13 @@ def priced(prices: Prices, model: str, used: Usage, at: float | None = None) -> 
     return replace(used, unpriced_requests=1) if cost is None else replace(used, list_cost_nanos=cost)
 
 
-def check_change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, used: Usage) -> None:
-    """Raises InvalidRequest unless a session with the budget `before` may have the budget `after` from now on."""
+def check_change(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any] | None, used: Usage, uncertain_nanos: int = 0
+) -> None:
+    """Raises InvalidRequest unless a session with the budget `before` may have the budget `after` from now on.
+
+    uncertain_nanos  what answers that broke off may have cost besides.
+    """
     if after is None:
         return
     if before is None:
@@ -109,10 +114,13 @@ def check_change(before: Mapping[str, Any] | None, after: Mapping[str, Any] | No
             "with null, or give the model a price in the file of `prices.file` and create a new session",
             code="model_not_budgetable",
         )
-    if cents(after) * NANOS_OF_A_CENT <= used.list_cost_nanos:
-        spent = used.list_cost_nanos // NANOS_OF_A_CENT
+    gone = used.list_cost_nanos + uncertain_nanos
+    if cents(after) * NANOS_OF_A_CENT <= gone:
+        spent = gone // NANOS_OF_A_CENT
+        besides = uncertain_nanos // NANOS_OF_A_CENT
+        broken = f" ({besides} of them maybe, for answers that broke off)" if besides else ""
         raise InvalidRequest(
-            f"budget: must be more than the {spent} cents that are used already; send at least {spent + 1}, "
+            f"budget: must be more than the {spent} cents that are used already{broken}; send at least {spent + 1}, "
             "or null to remove the budget",
             code="budget_not_raised",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 
 from hostler.domain import events as ev
@@ -248,7 +249,7 @@ class Follower:
         end = RunEnd(ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness)
         if self._stopping is not None:
             stop = self._stopping
-            end = RunEnd(stop.how, stop.error, stop.message, limit=stop.limit, closed_by_harness=by_harness)
+            end = replace(stop, closed_by_harness=by_harness)
         stopped, self._stopping = self._stopping is not None, None
         self.trace.ending(end.how, end.error if end.how in ("failed", "lost") else "")
         self.composer.dropping_errors = False

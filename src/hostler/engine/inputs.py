@@ -49,7 +49,7 @@ def submit(
     """
     if state.status == "terminated":
         raise InvalidRequest("This session is archived; it accepts no more events. Create a new session.")
-    if totals.capped:
+    if totals.capped or is_paused(state):
         _refuse_at_cap(bodies)
     stamped = [{"id": new_id("sevt"), **body, "processed_at": None} for body in bodies]
     step = Step(state)
@@ -86,7 +86,7 @@ def compact(state: SessionState, at: Moment, totals: Totals, ask: Ask) -> Step:
     """
     if state.status == "terminated":
         raise InvalidRequest("This session is archived and can't be compacted.")
-    if totals.capped:
+    if totals.capped or is_paused(state):
         raise InvalidRequest(
             "The budget of this session is used up, and a compaction costs a model request. Raise or remove the budget "
             "by updating the session, then ask again."

@@ -6,6 +6,7 @@ says in which order.
 
 from __future__ import annotations
 
+from asyncio import Event
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -33,6 +34,8 @@ class Caller:
     """The session's snapshot of its agent, as it is stored."""
     budgeted: bool = False
     """Whether the session has a budget of its own."""
+    epoch: int = 0
+    """Of the lease under which it is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,30 @@ class Fitter(Protocol):
 # ---------------------------------------------------------------------------------------------------- may it be paid
 
 
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Which budget has no room, and how much there would have to be."""
+
+    budget_id: str
+    scope: str
+    """session: its own, which the wire knows · agent · workspace."""
+    period: str
+    """total · month."""
+    limit_nanos: int
+    needs_nanos: int
+    """The least with which the request could be made. It is not there even when all that is reserved is given back."""
+
+
 class BudgetReached(Exception):
     """The request has no room in a budget, even when all that is reserved is given back. The message names it."""
+
+    def __init__(self, message: str, short: Shortage) -> None:
+        super().__init__(message)
+        self.short = short
+
+
+class NotBounded(Exception):
+    """A budget counts, and nobody can say what the request may cost at most. The message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +130,29 @@ class Grant:
     """The worst case, in billionths of a dollar."""
     max_tokens: int | None = None
     """No more output than this may be asked for. None: as much as was asked."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of the body that are not sent as they came, so that the worst case holds."""
+    output_tokens: int = 0
+    """How much output is paid for."""
+    searches: int = 0
+    """How many web searches are."""
+
+
+Count = Callable[[str], Awaitable[int | None]]
+"""Asks how many tokens the prompt has for a model. None: nobody says."""
 
 
 class Purse(Protocol):
     """Sets money aside before it is spent."""
 
-    async def reserve(self, asked: Asked, models: Sequence[str], count: Callable[[], Awaitable[int | None]]) -> Grant:
+    async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: Event) -> Grant:
         """The worst case of the dearest of the models, atomically in every budget that counts for the caller.
 
-        count  asks the upstream how many tokens the prompt has; None: it does not say. For when the bound that the
-               size gives does not fit.
+        count  for when the bound that the size gives does not fit.
+        gone   set when nobody wants the answer any more: then there is nothing to wait for.
 
-        Raises BudgetReached.
+        Waits while there is no room only because of what is reserved for others. Raises BudgetReached, NotBounded;
+        Throttled when others have not become ready in time.
         """
         ...
 

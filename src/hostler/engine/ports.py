@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from sqlalchemy import Connection
 
-from hostler.engine.model_port import Caller, Grant, Purpose, Wait
+from hostler.engine.model_port import Caller, Grant, Purpose, Shortage, Wait
 from hostler.store.sessions import Usage
 
 # --------------------------------------------------------------------------------------------------------- two roads
@@ -65,6 +65,11 @@ class ModelRequestRecord:
     results: tuple[tuple[str, int], ...] = ()
     """Of tools, that it brought to the model: the tool, and the bytes of each."""
 
+    @property
+    def may_have_cost(self) -> bool:
+        """Whether what was set aside for it is, or may be, used in part."""
+        return not self.complete or self.usage != Usage()
+
 
 @dataclass(frozen=True, slots=True)
 class HeldCall:
@@ -93,11 +98,7 @@ class ModelRoadListener(Protocol):
 
     async def on_model_request(self, record: ModelRequestRecord) -> None: ...
 
-    async def may_request(self) -> bool:
-        """Asked before each request goes upstream. False: it must not; the listener stops the run that asks."""
-        ...
-
-    async def on_budget_reached(self, why: str) -> None:
+    async def on_budget_reached(self, why: str, short: Shortage) -> None:
         """A request has no room in a budget and does not go upstream: the listener stops the run that made it."""
         ...
 

@@ -7,7 +7,8 @@ and tells readers and workers after the commit: nothing is announced before it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,6 +19,7 @@ from hostler.domain.webhooks import told_by
 from hostler.engine import running_time
 from hostler.engine.audit_trail import acts, stamped
 from hostler.engine.budget import totals
+from hostler.engine.budget_pauses import keep_pause, lacks
 from hostler.engine.hub import Hub
 from hostler.engine.profile import pattern_of
 from hostler.engine.runs import Notice
@@ -112,8 +114,10 @@ class Records:
             if span is not None:  # booked while this waited for the session
                 at = Moment(max(at.unix, span.seen_at), at.text)
             before = running_time.as_worked(was, span, lease, at.unix)
-            used = running_time.with_unbooked(view.session, span, lease, at.unix)
-            step = decide(before, at, totals(used, _budget(view.session, update)), view.session)
+            worked = running_time.with_unbooked(view.session, span, lease, at.unix)
+            budget = _budget(view.session, update)
+            used = replace(totals(worked, budget), lacks=partial(lacks, connection, view.now, view.session, budget))
+            step = decide(before, at, used, view.session)
             step = stamped(before, step, at)
             outcome[:] = [(step, at, before, span, view.webhook_events)]
             trail[:] = acts(before, step, at, view.session, acting(connection) if lease is None else SERVER, update)
@@ -134,6 +138,7 @@ class Records:
         step, at, before, span, interest = outcome[0]
         running_time.keep(connection, appended.session, span, lease, before, step.state, at.unix, self._rate)
         _keep_inbox(connection, at, appended.session, before, step.state)
+        keep_pause(connection, at.unix, appended.session.id, before, step.state)
         if interest != "[]":
             self._tell(connection, at, appended.session, step, interest)
         if trail:

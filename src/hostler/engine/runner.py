@@ -20,14 +20,14 @@ from hostler.domain.ids import derived_uuid
 from hostler.engine import runs, turns
 from hostler.engine.about import About
 from hostler.engine.about import begin as begin_about
-from hostler.engine.budget import used_up
+from hostler.engine.budget_pauses import reached, short_of
 from hostler.engine.call_gate import CallGate
 from hostler.engine.composer import composer_of
 from hostler.engine.follower import Follower
 from hostler.engine.layers import LayerFailed
 from hostler.engine.lodging import Lodging
 from hostler.engine.memory import Memory
-from hostler.engine.model_port import Caller, Wait
+from hostler.engine.model_port import Caller, Shortage, Wait
 from hostler.engine.ports import HeldCall, ModelRequestRecord
 from hostler.engine.process import LiveProcess
 from hostler.engine.profile import Profile
@@ -458,11 +458,13 @@ class SessionRunner:
     def caller(self) -> Caller:
         session = self._known_session()
         if self._asking is None or self._asking[0] is not session:
-            self._asking = (session, caller_of(session))
+            self._asking = (session, caller_of(session, self.lease.epoch))
         return self._asking[1]
 
-    async def on_budget_reached(self, why: str) -> None:
-        self._follower.stop(RunEnd("capped"))
+    async def on_budget_reached(self, why: str, short: Shortage) -> None:
+        if short.scope != "session" and not self._follower.is_stopping:  # the wire tells of the session's own
+            self.notice(reached(why, short))
+        self._follower.stop(RunEnd("capped", short=short_of(short)))
 
     def on_waiting(self, wait: Wait) -> None:
         self._follower.tell(runs.Waiting(ev.error_type(wait.status), wait.message))
@@ -470,21 +472,8 @@ class SessionRunner:
     def on_going_on(self) -> None:
         self._follower.tell(runs.GoingOn())
 
-    async def may_request(self) -> bool:
-        """Before each model request: is there room for it in the budget? If not, the run is stopped here.
 
-        Only creation gives a session a budget, so one that had none when its turn began needs no look.
-        """
-        if self._session is None or self._session.budget_json is None:
-            return True
-        row = await self._parts.ledger.read_state(self.lease.session_id)
-        if not used_up(row.budget, row.usage):
-            return True
-        self._follower.stop(RunEnd("capped"))
-        return False
-
-
-def caller_of(session: SessionRow) -> Caller:
+def caller_of(session: SessionRow, epoch: int) -> Caller:
     """Whose requests the session's are."""
     return Caller(
         session.id,
@@ -496,6 +485,7 @@ def caller_of(session: SessionRow) -> Caller:
         session.metadata,
         session.agent,
         session.budget_json is not None,
+        epoch,
     )
 
 

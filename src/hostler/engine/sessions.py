@@ -47,10 +47,12 @@ from hostler.engine.state import Moment, SessionState, Step, Totals
 from hostler.engine.vaults import session_vaults
 from hostler.store import audit, eventlog, runtime, webhooks
 from hostler.store import sessions as rows
+from hostler.store.budgets import counts_for, limit_session, of_session
 from hostler.store.database import Database
 from hostler.store.jsontext import encode
 from hostler.store.moments import moment
 from hostler.store.pages import Position, Range
+from hostler.store.reservations import abandon
 from hostler.store.sessions import KEEP, NewSession, SessionRow, SessionUpdate
 from hostler.store.skills import note_session
 from hostler.store.work_items import holds_claim
@@ -103,7 +105,7 @@ class Sessions:
             now = self._database.now(connection)
             self._quotas.admit_session(connection, now, workspace)
             agent, snapshot = session_agent(connection, workspace, params.agent, self._models)
-            if params.budget is not None:
+            if params.budget is not None or counts_for(connection, workspace, agent.id):
                 budget.check_priced(self._prices, self._models, snapshot["model"]["id"], routing_of(snapshot))
             environment, config = session_environment(connection, workspace, params.environment_id)
             survey.check(config)
@@ -169,7 +171,8 @@ class Sessions:
 
         def unit(connection: Connection) -> Applied | SessionRow:
             row = rows.lock_session(connection, workspace, session_id)
-            update, changed = _changes(row, patch)
+            held = None if row.budget is None else of_session(connection, session_id)
+            update, changed = _changes(row, patch, 0 if held is None else held.uncertain_nanos)
             if not changed:
                 return row
 
@@ -186,7 +189,10 @@ class Sessions:
                 on = turns.budget_changed(before, at, after)
                 return Step(on.state, (*told.events, *on.events), on.wanted)
 
-            return self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
+            applied = self._records.apply_in(connection, session_id, decide, workspace=workspace, update=update)
+            if "budget" in changed:
+                limit_session(connection, self._database.now(connection), workspace, session_id, patch.wire_budget)
+            return applied
 
         done = await self._database.write(unit)
         if isinstance(done, SessionRow):
@@ -257,6 +263,8 @@ class Sessions:
         inputs.refuse_while_running(state, "deleted")
         self._resources.detach(connection, workspace, session_id, row.resources)
         now = self._database.now(connection)
+        while abandon(connection, now, session_id):
+            pass
         rows.delete_session(connection, workspace, session_id)
         audit.append(connection, now, workspace, abandoned(state, Moment(now, moment(now)), session_id))
         audit.forget_session(connection, now, workspace, session_id)
@@ -508,7 +516,7 @@ def _range(bounds: TimeRange) -> Range:
     return Range(**bounds.texts())
 
 
-def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict[str, Any]]:
+def _changes(row: SessionRow, patch: UpdateSession, uncertain_nanos: int) -> tuple[SessionUpdate, dict[str, Any]]:
     """What the patch changes: for the store, and for the `session.updated` event."""
     changed: dict[str, Any] = {}
     title: Any = KEEP
@@ -525,6 +533,6 @@ def _changes(row: SessionRow, patch: UpdateSession) -> tuple[SessionUpdate, dict
     if patch.agent is not None and (following := patched_snapshot(row.agent, patch.agent)) != row.agent:
         agent = changed["agent"] = following
     if "budget" in patch.model_fields_set and patch.wire_budget != row.budget:
-        budget.check_change(row.budget, patch.wire_budget, row.usage)
+        budget.check_change(row.budget, patch.wire_budget, row.usage, uncertain_nanos)
         limit = changed["budget"] = patch.wire_budget
     return SessionUpdate(title=title, metadata=metadata, agent=agent, budget=limit), changed

@@ -15,7 +15,7 @@ that appends the events, so state and log agree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,6 +116,16 @@ class Ask(_Frozen):
     """As of a prompt."""
 
 
+class Short(_Frozen):
+    """Which budget had no room for a model request, and how much there has to be before it is worth trying again."""
+
+    budget: str
+    """`bdgt_…`"""
+    scope: Literal["session", "agent", "workspace"]
+    needs: int
+    """Billionths of a dollar."""
+
+
 class Turn(_Frozen):
     """From input to idle. `phase` says what a worker that finds it must do."""
 
@@ -130,6 +140,8 @@ class Turn(_Frozen):
     """How often it was taken up again after its worker or process died."""
     pauses: int = 0
     """How often its run was stopped by the budget."""
+    short: Short | None = None
+    """With `paused` or `handed`: what its next request lacked when its run was stopped."""
     ask: Ask | None = None
     """Set: there are no prompts; the context is compacted, and that is all."""
     waits: bool = False
@@ -205,6 +217,8 @@ class Totals:
     budget: Body | None = None
     capped: bool = False
     """True: the budget is used up, so no more model requests."""
+    lacks: Callable[[Short], bool] = lambda short: False
+    """Whether a budget still has no room for this, as things are in the transaction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from hostler.engine.state import (
     Moment,
     OpenCall,
     SessionState,
+    Short,
     Step,
     Totals,
     Turn,
@@ -206,6 +207,8 @@ class RunEnd:
     """With `refused`: the wire's stop details."""
     limit: ev.Limit | None = None
     """With `failed`: the limit that ended it."""
+    short: Short | None = None
+    """With `capped`: which budget, and what it lacks."""
     closed_by_harness: bool = False
     """True: the harness is alive and has ended the open calls in its transcript by itself."""
 
@@ -233,7 +236,7 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     state, closing = close_calls(state, at, in_transcript=end.closed_by_harness)
     events += closing
     if end.how == "capped":
-        return _paused(state, at, totals, turn, events, clean=end.closed_by_harness)
+        return _paused(state, at, totals, turn, events, end)
     stop = {"failed": RETRIES_EXHAUSTED, "refused": REFUSAL}.get(end.how, END_TURN)
     unsent = turn.prompts if turn.phase == "fresh" else ()
     if end.how == "failed" and state.queue:
@@ -246,12 +249,13 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     return Step(state, (*events, *idle, *following), wanted=bool(following))
 
 
-def _paused(state: SessionState, at: Moment, totals: Totals, turn: Turn, events: list[Event], *, clean: bool) -> Step:
+def _paused(state: SessionState, at: Moment, totals: Totals, turn: Turn, events: list[Event], end: RunEnd) -> Step:
     """The run stopped before a model request that the budget has no room for. A run that did not stop by itself leaves
     the turn as a lost process does: whoever goes on must look first how far it came."""
-    update = {"phase": "paused" if clean else "handed", "pauses": turn.pauses + 1}
+    phase = "paused" if end.closed_by_harness else "handed"
+    update = {"phase": phase, "pauses": turn.pauses + 1, "short": end.short}
     state = state.model_copy(update={"turn": turn.model_copy(update=update)})
-    if not totals.capped:  # raised while the run was being stopped
+    if not _waits(totals, end.short):  # raised while the run was being stopped
         return Step(state, tuple(events), wanted=True)
     state, idle = go_idle(state, at, totals, BUDGET_REACHED)
     return Step(state, (*events, *idle), wanted=False)
@@ -259,10 +263,16 @@ def _paused(state: SessionState, at: Moment, totals: Totals, turn: Turn, events:
 
 def budget_changed(state: SessionState, at: Moment, totals: Totals) -> Step:
     """The budget was raised or removed: a turn that waits for that goes on. `totals`: with the new budget."""
-    if not is_paused(state) or totals.capped:
+    if not is_paused(state) or state.turn is None or _waits(totals, state.turn.short):
         return Step(state)
+    state = state.model_copy(update={"turn": state.turn.model_copy(update={"short": None})})
     state, events = go_running(state, at)
     return Step(state, tuple(events), wanted=True)
+
+
+def _waits(totals: Totals, short: Short | None) -> bool:
+    """Whether a budget has no room, its own or another that its last request lacked something of."""
+    return totals.capped or (short is not None and totals.lacks(short))
 
 
 def _deferred(state: SessionState, at: Moment, totals: Totals, turn: Turn, events: list[Event]) -> Step:

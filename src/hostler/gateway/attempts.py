@@ -7,8 +7,9 @@ not the last is recorded here, as it ends; the last one is its caller's, who doe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from hostler.engine.model_port import Asked, Choice, Ended, Grant, Next, Persistence, Target, Throttled, Wait
@@ -23,6 +24,8 @@ from hostler.gateway.relay import Relay
 from hostler.gateway.response import Splitter
 from hostler.gateway.upstream import UpstreamConnection, UpstreamLimits, UpstreamUnreachable
 from hostler.store.sessions import Usage
+
+Again = Callable[[], Awaitable[Grant]]
 
 
 class Told(Protocol):
@@ -62,6 +65,9 @@ class Attempts:
         self._target = Target("", asked.model, asked.model)
         self._number = 0
         self._sent = False
+        self._owes = False
+        self._stale = False
+        self._again: Again | None = None
 
     @property
     def relay(self) -> Relay | None:
@@ -69,9 +75,14 @@ class Attempts:
         return self._relay
 
     @property
-    def any(self) -> bool:
-        """Whether any upstream may have seen the request."""
-        return self._number > 0
+    def grant(self) -> Grant:
+        """What is set aside for the attempt that runs, or would be next."""
+        return self._grant
+
+    @property
+    def owes(self) -> bool:
+        """Whether an attempt was begun that is not recorded yet."""
+        return self._owes
 
     @property
     def so_far(self) -> str:
@@ -110,7 +121,14 @@ class Attempts:
     # --------------------------------------------------------------------------------------------------- the course
 
     async def run(
-        self, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool, session: Told | None
+        self,
+        request: Request,
+        body: MessagesBody,
+        changes: Mapping[str, Any],
+        *,
+        split: bool,
+        session: Told | None,
+        again: Again | None = None,
     ) -> Relay | None:
         """The attempt whose answer counts; None: the client is gone and nothing was asked.
 
@@ -118,10 +136,12 @@ class Attempts:
         split    answers are to have one call each; the others are held.
         session  takes each attempt that another one follows, and is told of pauses; None: nothing is written down, and
                  nothing is worth a pause.
+        again    sets money aside for one more attempt, after one that may have cost what was set aside.
 
-        Raises Refusal when nobody could be asked.
+        Raises Refusal when nobody could be asked, and what `again` raises.
         """
         self._session = session
+        self._again = again
         course = self._course = self._desk.upstreams.persist(self._asked, self._choice)
         relay: Relay | None = None
         try:
@@ -146,7 +166,7 @@ class Attempts:
                     self._watch(ended, self._settle(relay))
                     return relay
                 self._tell(ended, relay)
-                step = course.after(ended)
+                step = replace(step, after=0.0) if self._stale else course.after(ended)
                 if step is None and (ended.begun or not ended.failure):
                     return relay
         finally:
@@ -221,8 +241,13 @@ class Attempts:
             self.abort()
         if session is not None:
             # What can't be written down now is kept, and comes before the last attempt's record: that one decides.
+            written = self.record(relay, last=False)
             with suppress(Exception):
-                await session.record(self.record(relay, last=False))
+                await session.record(written)
+            self._owes = False
+            if self._again is not None and self._grant.id and written.may_have_cost:
+                self._grant = Grant()
+                self._grant = await self._again()
 
     async def _attempt(
         self, step: Next, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool
@@ -233,17 +258,19 @@ class Attempts:
         self._began, self._over = self._loop.time(), None
         self._waited, self._waits = self._waits, 0.0
         self._sent = False
+        self._owes = True
         channel = self._desk.channels[target.upstream]
         changes = dict(changes)
         if target.spelled != body.model:
             changes["model"] = target.spelled
+        changes.update(self._grant.changes)
         if self._grant.max_tokens is not None:
             changes["max_tokens"] = self._grant.max_tokens
         if target.model != body.model:
             changes |= self._desk.fitter.changes(target.model, {**body.fields, **changes})
         outgoing = body.rewritten(changes) if changes else request.body
         fields = {**body.fields, **changes}
-        fresh = False
+        fresh, self._stale = self._stale, False
         while True:
             splitter = Splitter() if split else None
             relay = self._relay = self._relay_with(channel.limits, splitter, step.within)
@@ -266,7 +293,12 @@ class Attempts:
             await relay.wait()
             self._over = self._loop.time()
             if relay.lost_unseen and stale:
-                fresh = True  # An idle connection that the upstream had closed meanwhile: nothing was asked yet.
+                # An idle connection that the upstream had closed meanwhile. Most likely nothing was asked yet; where a
+                # budget counts that is not enough, and what was asked now counts as an attempt of its own.
+                if self._grant.id:
+                    self._stale = True
+                    return relay
+                fresh = True
                 continue
             return relay
 
@@ -349,7 +381,7 @@ class Attempts:
             rule=self._choice.rule,
             why=self._why or self._choice.why,
             waited_ms=self._waited * 1000,
-            complete=relay.complete or relay.status not in (0, 200) or not self._sent,
+            complete=relay.counted or relay.status not in (0, 200) or not self._sent,
             request_bytes=asked.size,
             grant=self._grant,
             last=last,

@@ -6,13 +6,15 @@ budget, no limit, one attempt.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from asyncio import Event
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hostler.engine.model_port import (
     Asked,
     Choice,
+    Count,
     Ended,
     Fitter,
     Grant,
@@ -51,7 +53,7 @@ class AsItCame:
 class NoBudgets:
     """Implements `Purse`: nothing is set aside."""
 
-    async def reserve(self, asked: Asked, models: Sequence[str], count: Callable[[], Awaitable[int | None]]) -> Grant:
+    async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: Event) -> Grant:
         return Grant()
 
     async def release(self, grant: Grant) -> None:

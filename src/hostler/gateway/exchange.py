@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from hostler.domain.ids import new_id
-from hostler.engine.model_port import Asked, BudgetReached, Caller, Choice, Grant, Purpose, Wait
+from hostler.engine.model_port import (
+    Asked,
+    BudgetReached,
+    Caller,
+    Choice,
+    Grant,
+    NotBounded,
+    Purpose,
+    Shortage,
+    Throttled,
+    Wait,
+)
 from hostler.engine.ports import ModelRequestRecord
 from hostler.gateway.attempts import Attempts
 from hostler.gateway.body import MessagesBody, dump, parse, reaches_outside
 from hostler.gateway.client import ClientConnection
+from hostler.gateway.counting import TokenCount
 from hostler.gateway.desk import Desk
 from hostler.gateway.errors import Refusal, error_event, unavailable
 from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request
@@ -55,11 +67,7 @@ class Session(Protocol):
 
     async def record(self, record: ModelRequestRecord) -> None: ...
 
-    async def may_request(self) -> bool:
-        """False: this request must not go upstream, and the run that makes it is being stopped."""
-        ...
-
-    async def budget_reached(self, why: str) -> None:
+    async def budget_reached(self, why: str, short: Shortage) -> None:
         """This request must not go upstream, and the run that makes it is to be stopped."""
         ...
 
@@ -138,16 +146,7 @@ class Exchange:
                 return
             if plan.action.messages is not None:
                 changes["messages"] = plan.action.messages
-        if not await self._may_ask():
-            await self._gone.wait()  # any answer would become part of the conversation
-            return
         await self._ask(body, changes, after)
-
-    async def _may_ask(self) -> bool:
-        try:
-            return await self._session.may_request()
-        except Exception as error:
-            raise unavailable("Whether the session may make this request can't be found out.") from error
 
     async def _count(self, body: MessagesBody) -> None:
         """Asks how many tokens a prompt has: costs nothing, and nobody writes it down."""
@@ -158,39 +157,58 @@ class Exchange:
             await self._conclude(attempts, relay, None)
 
     async def _ask(self, body: MessagesBody, changes: Mapping[str, Any], after: str | None) -> None:
-        asked = asked_of(self._session.caller, self._request, body)
+        asked = asked_of(self._session.caller, self._request, body, changes)
         asked = replace(asked, results=results_of(changes.get("messages", body.messages)))
         desk = self._desk
         choice = await desk.router.choose(asked)
+        asking = TokenCount(desk, asked, self._request, body, changes)
+
+        async def reserve() -> Grant:
+            return await desk.purse.reserve(asked, choice.models, asking.count, self._gone)
+
         try:
-            grant = await desk.purse.reserve(asked, choice.models, self._nobody_counts)
+            grant = await self._granted(reserve)
+            for watcher in desk.watchers:
+                watcher.asked(asked, choice, grant)
+            attempts = self._attempts = Attempts(desk, asked, choice, grant, self._client)
+            if self._gone.is_set():
+                attempts.client_gone()
+            try:
+                relay = await attempts.run(
+                    self._request,
+                    body,
+                    changes,
+                    split=self._session.one_call_at_a_time,
+                    session=self._session,
+                    again=lambda: self._granted(reserve),
+                )
+            except Exception:
+                if attempts.owes and attempts.relay is not None:  # what was set aside is settled with its record
+                    await self._record(attempts.record(attempts.relay))
+                raise
+            finally:
+                if not attempts.owes:
+                    await desk.purse.release(attempts.grant)
         except BudgetReached as error:
-            await self._session.budget_reached(str(error))
-            await self._gone.wait()
+            await self._session.budget_reached(str(error), error.short)
+            await self._gone.wait()  # any answer would become part of the conversation
             return
-        except Exception as error:
-            raise unavailable("Whether a budget has room for this request can't be found out.") from error
-        for watcher in desk.watchers:
-            watcher.asked(asked, choice, grant)
-        attempts = self._attempts = Attempts(desk, asked, choice, grant, self._client)
-        if self._gone.is_set():
-            attempts.client_gone()
-        try:
-            relay = await attempts.run(
-                self._request, body, changes, split=self._session.one_call_at_a_time, session=self._session
-            )
-        except Exception:
-            if attempts.any and attempts.relay is not None:  # what was set aside is settled with its record
-                await self._record(attempts.record(attempts.relay))
-            raise
-        finally:
-            if not attempts.any:
-                await desk.purse.release(grant)
         if relay is not None:
             await self._conclude(attempts, relay, after, recorded=True)
 
-    async def _nobody_counts(self) -> int | None:
-        return None
+    async def _granted(self, reserve: Callable[[], Awaitable[Grant]]) -> Grant:
+        """Raises BudgetReached; Refusal."""
+        try:
+            return await reserve()
+        except BudgetReached:
+            raise
+        except NotBounded as error:
+            raise Refusal(400, "invalid_request_error", str(error)) from error
+        except Throttled as error:
+            raise Refusal(429, "rate_limit_error", str(error), retry=True) from error
+        except Exception as error:
+            _log.exception("gateway.not_reserved", extra={"session_id": self._session.session_id})
+            raise unavailable("Whether a budget has room for this request can't be found out.") from error
 
     def _answer_held(self, call: Call, body: MessagesBody, number: int) -> None:
         if not self._gone.is_set():
@@ -258,8 +276,11 @@ class Exchange:
             self._client.send_whole(*refusal.render())
 
 
-def asked_of(caller: Caller, request: Request, body: MessagesBody) -> Asked:
-    """The request as those understand it who are asked about it. What the harness says of itself may be untrue."""
+def asked_of(caller: Caller, request: Request, body: MessagesBody, changes: Mapping[str, Any] | None = None) -> Asked:
+    """The request as those understand it who are asked about it. What the harness says of itself may be untrue.
+
+    changes  fields that are not sent as they came.
+    """
     headers = dict(request.headers)
 
     def said(name: bytes) -> str:
@@ -276,8 +297,8 @@ def asked_of(caller: Caller, request: Request, body: MessagesBody) -> Asked:
         new_id("mreq"),
         caller,
         body.model,
-        body.fields,
-        len(request.body),
+        {**body.fields, **changes} if changes else body.fields,
+        len(request.body) + (len(dump(changes)) if changes else 0),
         body.stream,
         thread=said(b"x-claude-code-agent-id") or (kind if kind in ("subagent", "workflow") else ""),
         agent_type=said(b"x-claude-code-agent-type"),

@@ -116,6 +116,11 @@ class Relay:
         return None
 
     @property
+    def counted(self) -> bool:
+        """Whether the answer has said all that it has used. One without its last event may have used more."""
+        return self.complete and (self._stopped if self.streaming else self.tap.counted)
+
+    @property
     def should_retry(self) -> bool | None:
         """What the upstream says of asking again. None: nothing."""
         return {b"true": True, b"false": False}.get(dict(self.received).get(b"x-should-retry", b"").strip().lower())

@@ -15,7 +15,7 @@ from pathlib import Path
 from socket import socket as BoundSocket
 from typing import Any
 
-from hostler.engine.model_port import Caller, UpstreamHealth, Wait
+from hostler.engine.model_port import Caller, Shortage, UpstreamHealth, Wait
 from hostler.engine.ports import ModelRequestRecord, ModelRoadListener, SequenceStore
 from hostler.engine.sockets import remove_stale_socket
 from hostler.engine.tasks import Tasks
@@ -238,11 +238,8 @@ class ModelRoad:
     def caller(self) -> Caller:
         return self._listener.caller
 
-    async def may_request(self) -> bool:
-        return await self._listener.may_request()
-
-    async def budget_reached(self, why: str) -> None:
-        await self._listener.on_budget_reached(why)
+    async def budget_reached(self, why: str, short: Shortage) -> None:
+        await self._listener.on_budget_reached(why, short)
 
     def waiting(self, wait: Wait) -> None:
         self._waiting.add(wait.request_id)

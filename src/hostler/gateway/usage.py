@@ -34,6 +34,11 @@ class UsageTap:
             web_search_requests=counts.get("web_search", 0),
         )
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything was said of the output."""
+        return "output" in self._counts
+
     def observe_event(self, name: bytes, data: bytes) -> None:
         """Takes in one event; only `message_start` and `message_delta` carry usage. Garbage counts as nothing."""
         try:

@@ -157,6 +157,16 @@ STORES: Final[tuple[Store, ...]] = (
         "`hostler usage`",
     ),
     Store(
+        "budgets",
+        ("budgets", "reservations", "budget_pauses"),
+        "one row for each session with a budget and for each budget of an agent or workspace; a row for each model "
+        "request under way",
+        "1,000 budgets of a workspace besides those of sessions, which go with them; reservations go with their "
+        "request, or when its server is gone",
+        ("archived_sessions",),
+        "`/hostler/v1/budgets`",
+    ),
+    Store(
         "egress_decisions",
         ("egress_decisions",),
         "every request of a session to the network, allowed or denied",

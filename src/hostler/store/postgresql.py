@@ -38,6 +38,7 @@ class PostgresBackend:
     def __init__(self, engine: AsyncEngine, listener_arguments: dict[str, Any]) -> None:
         self._engine = engine
         self._reading = engine.execution_options(isolation_level="AUTOCOMMIT", **{ONLY_READS: True})
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._listener_arguments = listener_arguments
 
     @staticmethod
@@ -111,6 +112,21 @@ class PostgresBackend:
             except (OSError, PoolTimeout) as error:
                 raise StoreBusy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
             await asyncio.sleep(0.002 * 2**attempt)
+
+    async def write_one(self, fn: Callable[[Connection], T]) -> T:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with self._single.connect() as connection:
+                    return await connection.run_sync(fn)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in _COLLISIONS or attempt == _ATTEMPTS:
+                    raise _translated(error) from error
+            except StatementError as error:
+                raise _translated(error) from error
+            except (OSError, PoolTimeout) as error:
+                raise StoreBusy(f"the database can't be reached: {error}", retry_after_seconds=2) from error
+            await asyncio.sleep(0.002 * 2**attempt)
+        raise AssertionError("unreachable")
 
     def listener(self, sender: str) -> Listener:
         """A connection outside of the pool; there is none before it runs."""

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from hostler.domain.errors import NotFound
 from hostler.store.acting import acting
 from hostler.store.audit import Act, append
+from hostler.store.budgets import limit_session, unlimit_session
 from hostler.store.jsontext import decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Order, Page, Position, Range, page
@@ -251,6 +252,8 @@ def create_session(conn: Connection, now: float, new: NewSession) -> SessionRow:
         if "foreign key" not in str(error.orig).lower():
             raise
         raise NotFound("the workspace, agent or environment of this session does not exist") from error
+    if new.budget is not None:
+        limit_session(conn, now, new.workspace_id, new.id, new.budget)
     for resource in new.resources:
         if resource["type"] == "memory_store":
             note_memory_store(conn, new.id, resource["memory_store_id"])
@@ -364,6 +367,7 @@ def delete_session(conn: Connection, workspace_id: str | None, session_id: str) 
     get_session(conn, workspace_id, session_id)
     # First the row that everybody else locks first, so that nobody is met half-way.
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update())
+    unlimit_session(conn, session_id)
     for table in (waiting_calls, session_homes, snapshots, work, events, sequences, session_memory_stores):
         conn.execute(table.delete().where(table.c.session_id == session_id))
     leave_room(conn, session_id)

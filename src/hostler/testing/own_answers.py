@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hostler.domain.administration import CreateKey, NameWorkspace
 from hostler.domain.audit_requests import RedactAudit
 from hostler.domain.auditing import KINDS
+from hostler.domain.budgets import CreateBudget, UpdateBudget
 from hostler.domain.checkpoints import CreateCheckpoint, ForkSession, Rewind
 from hostler.domain.compaction import RequestCompaction
 from hostler.domain.environment_keys import CreateEnvironmentKey
@@ -78,6 +79,35 @@ class EnvironmentKey(Answer):
 
 class NewEnvironmentKey(EnvironmentKey):
     secret: str
+
+
+class Dollars(Answer):
+    amount: str
+    currency: Literal["USD"]
+
+
+class Budget(Answer):
+    id: str
+    type: Literal["budget"]
+    scope: Literal["agent", "workspace"]
+    agent_id: str | None
+    period: Literal["month", "total"]
+    month: str | None
+    limit: Dollars
+    spent_nanos: int
+    uncertain_nanos: int
+    reserved_nanos: int
+    available_nanos: int
+    warn_at: list[int]
+    warned_at: int | None
+    paused_sessions: int
+    created_at: str
+    updated_at: str
+
+
+class DeletedBudget(Answer):
+    id: str
+    type: Literal["budget_deleted"]
 
 
 class Approval(Answer):
@@ -986,6 +1016,11 @@ SHAPES: dict[str, tuple[type[BaseModel] | None, type[BaseModel], dict[str, dict[
     "environments.keys.create": (CreateEnvironmentKey, NewEnvironmentKey, {}),
     "environments.keys.list": (None, Page[EnvironmentKey], _PAGE),
     "environments.keys.revoke": (None, EnvironmentKey, {}),
+    "budgets.create": (CreateBudget, Budget, {}),
+    "budgets.list": (None, Page[Budget], {**_PAGE, "agent_id": {"type": "string"}}),
+    "budgets.retrieve": (None, Budget, {}),
+    "budgets.update": (UpdateBudget, Budget, {}),
+    "budgets.delete": (None, DeletedBudget, {}),
     "approvals.list": (None, Page[Approval], _PAGE),
     "live_sessions.list": (None, Page[LiveSession], _PAGE),
     "waiting_sessions.list": (None, Page[WaitingSession], _PAGE),
