@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hostler.api.app import own_endpoints, served_methods
 from hostler.compose.metrics import open_metrics
 from hostler.engine.guards import Guards, GuardTerms
-from hostler.engine.model_port import Asked, Caller, Ended, Target
+from hostler.engine.model_port import Asked, Caller, Ended, Target, Trouble, UpstreamHealth
 from hostler.store.sessions import Usage
 from hostler.telemetry.metrics import NO_ENDPOINT, OUTCOMES, STATUS_CLASSES, Metrics
 
@@ -32,7 +32,6 @@ def made() -> Metrics:
     metrics.show_guards(Guards(GuardTerms(), lambda: 5, lambda: None))
     metrics.show("hostler_sessions_live", "Live.", lambda: 0)
     metrics.show_all("hostler_spares", "Spares.", "state", {"waiting": lambda: 0.0})
-    metrics.show_all("hostler_upstream_open", "Open.", "upstream", {"first": lambda: 0.0})
     return metrics
 
 
@@ -97,6 +96,16 @@ def test_what_is_used_becomes_tokens_and_dollars() -> None:
     assert found[("hostler_cost_usd_total", ())] == 2.5
     assert found[("hostler_model_tokens_total", (("kind", "output"),))] == 4
     assert found[("hostler_model_unpriced_requests_total", ())] == 1
+
+
+def test_an_open_breaker_shows_until_it_is_closed() -> None:
+    metrics = made()
+    trouble = Trouble("m", "open", "status 529", 5, 1.0, None)
+    metrics.upstreams([UpstreamHealth("first", 0, 1, (trouble,)), UpstreamHealth("second", 1, 1)])
+    assert samples(metrics)[("hostler_upstream_open", (("upstream", "first"),))] == 1
+    assert samples(metrics)[("hostler_upstream_open", (("upstream", "second"),))] == 0
+    metrics.upstreams([UpstreamHealth("first", 0, 1)])
+    assert samples(metrics)[("hostler_upstream_open", (("upstream", "first"),))] == 0
 
 
 def _expressions(value: Any) -> list[str]:

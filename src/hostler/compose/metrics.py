@@ -14,6 +14,8 @@ from sqlalchemy import Connection
 from hostler.api.app import own_endpoints, served_methods
 from hostler.config import Settings
 from hostler.domain.errors import HostlerError, InvalidRequest
+from hostler.engine.model_port import Upstreams
+from hostler.engine.reconciling import Reconciler
 from hostler.store import admission
 from hostler.store.database import Database
 from hostler.telemetry.metrics import Metrics
@@ -50,8 +52,11 @@ def exposed(settings: Settings, metrics: Metrics) -> Iterator[int | None]:
         thread.join()
 
 
-async def watch(settings: Settings, metrics: Metrics, database: Database) -> None:
-    """Until cancelled: what waits, and whether the database answers."""
+async def watch(
+    settings: Settings, metrics: Metrics, database: Database, upstreams: Upstreams, reconciler: Reconciler
+) -> None:
+    """Until cancelled: what waits, whether the database answers, how upstreams do, and whether ledgers agree."""
+    differed = 0
 
     def unit(conn: Connection) -> tuple[int, float]:
         now = database.now(conn)
@@ -59,6 +64,9 @@ async def watch(settings: Settings, metrics: Metrics, database: Database) -> Non
         return len(found), max((now - row.since for row in found), default=0.0)
 
     while True:
+        metrics.upstreams(upstreams.health())
+        metrics.differed(reconciler.mismatched - differed)
+        differed = reconciler.mismatched
         try:
             waiting, oldest = await database.read(unit)
         except (HostlerError, OSError):

@@ -481,7 +481,7 @@ async def running(
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                     tasks.create_task(spares.run()),
                     tasks.create_task(watched.watch()),
-                    tasks.create_task(watch(settings, metrics, database)),
+                    tasks.create_task(watch(settings, metrics, database, desk.upstreams, reconciler)),
                 ]
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()

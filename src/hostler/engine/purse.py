@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from hostler.domain.clock import Clock, SystemClock
 from hostler.domain.errors import HostlerError
 from hostler.domain.ids import new_id
 from hostler.domain.prices import Price, Prices
@@ -46,9 +46,12 @@ class PurseTerms:
 class StoredPurse:
     """The purse of all sessions of this process. Implements `Purse`; belongs to one event loop."""
 
-    def __init__(self, database: Database, prices: Prices, terms: PurseTerms | None = None) -> None:
+    def __init__(
+        self, database: Database, prices: Prices, terms: PurseTerms | None = None, clock: Clock | None = None
+    ) -> None:
         self._database = database
         self._prices = prices
+        self._clock = clock or SystemClock()
         self._terms = terms or PurseTerms()
         self._waiting: set[asyncio.Event] = set()
 
@@ -57,7 +60,7 @@ class StoredPurse:
     async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: asyncio.Event) -> Grant:
         whose = subjects_of(asked.caller)
         try:
-            now = time.time()
+            now = self._clock.now().timestamp()
             case = _Case(asked, self._priced(models, now), self._prices.search_nanos(now))
             if case.unbounded:
                 if not await self._counts(whose):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from hostler.domain.errors import HostlerError
 
-HEAD = "0021"
+HEAD = "0020"
 """The revision that this program works with: the last one in `migrations/versions`."""
 
 _LOCK = 0x686F73746C6572  # "hostler"

@@ -13,7 +13,6 @@ from hostler.store import tables_previews as tables_previews
 from hostler.store import tables_rates as tables_rates
 from hostler.store import tables_retention as tables_retention
 from hostler.store import tables_rooms as tables_rooms
-from hostler.store import tables_routing as tables_routing
 from hostler.store import tables_runtime as tables_runtime
 from hostler.store import tables_skills as tables_skills
 from hostler.store import tables_snapshots as tables_snapshots

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from hostler.domain.events import TRANSCRIPT_FAULT
 from hostler.engine.guards import Guards
-from hostler.engine.model_port import Asked, Choice, Ended, Grant
+from hostler.engine.model_port import Asked, Choice, Ended, Grant, UpstreamHealth
 from hostler.store.sessions import Usage
 
 REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -95,7 +95,14 @@ class Metrics:
         self._unpriced = Counter(
             "hostler_model_unpriced_requests", "Model requests whose model has no price.", registry=registry
         )
+        self._open = Gauge(
+            "hostler_upstream_open",
+            "Whether some model is not asked for there any more.",
+            ("upstream",),
+            registry=registry,
+        )
         for upstream in upstreams:
+            self._open.labels(upstream)
             self._attempt_seconds.labels(upstream)
             for outcome in OUTCOMES:
                 self._attempts.labels(upstream, outcome)
@@ -180,9 +187,13 @@ class Metrics:
             if tokens:
                 self._tokens.labels(kind).inc(tokens)
 
-    def differs(self) -> None:
-        """The ledgers of a session do not agree."""
-        self._mismatches.inc()
+    def differed(self, times: int) -> None:
+        """So many more times the ledgers of a session did not agree."""
+        self._mismatches.inc(times)
+
+    def upstreams(self, found: Iterable[UpstreamHealth]) -> None:
+        for each in found:
+            self._open.labels(each.name).set(any(trouble.state == "open" for trouble in each.troubles))
 
     def queue(self, waiting: int, oldest_seconds: float) -> None:
         self._waiting.set(waiting)

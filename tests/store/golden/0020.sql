@@ -8,7 +8,7 @@ CREATE TABLE agent_versions (
 	CONSTRAINT pk_agent_versions PRIMARY KEY (agent_id, version), 
 	CONSTRAINT fk_agent_versions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id)
 );
-INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T18:13:48.483168Z');
+INSERT INTO "agent_versions" VALUES('agent_1',1,'Coder','{"n":1}','2026-11-21T19:47:06.370180Z');
 CREATE TABLE agents (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -19,12 +19,12 @@ CREATE TABLE agents (
 	CONSTRAINT pk_agents PRIMARY KEY (id), 
 	CONSTRAINT fk_agents_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T18:13:48.483168Z','2026-11-21T18:13:48.483168Z',NULL);
+INSERT INTO "agents" VALUES('agent_1','wrkspc_default',1,'2026-11-21T19:47:06.370180Z','2026-11-21T19:47:06.370180Z',NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0021');
+INSERT INTO "alembic_version" VALUES('0020');
 CREATE TABLE api_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -65,22 +65,96 @@ CREATE TABLE archives (
 	CONSTRAINT fk_archives_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_archives_session_id_number UNIQUE (session_id, number)
 );
+CREATE TABLE audit_chains (
+	workspace_id TEXT NOT NULL, 
+	seq BIGINT NOT NULL, 
+	hash TEXT NOT NULL, 
+	signed_seq BIGINT NOT NULL, 
+	signed_at DOUBLE NOT NULL, 
+	start_seq BIGINT NOT NULL, 
+	CONSTRAINT pk_audit_chains PRIMARY KEY (workspace_id)
+);
+CREATE TABLE audit_checkpoints (
+	workspace_id TEXT NOT NULL, 
+	seq BIGINT NOT NULL, 
+	hash TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	signer TEXT NOT NULL, 
+	signature TEXT NOT NULL, 
+	CONSTRAINT pk_audit_checkpoints PRIMARY KEY (workspace_id, seq)
+);
 CREATE TABLE audit_entries (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
+	strand TEXT NOT NULL, 
+	number BIGINT NOT NULL, 
+	kind TEXT NOT NULL, 
 	actor_kind TEXT NOT NULL, 
 	actor_id TEXT NOT NULL, 
 	act TEXT NOT NULL, 
 	target_id TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	sealed TEXT NOT NULL, 
 	details TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
+	seq BIGINT, 
+	hash TEXT, 
 	CONSTRAINT pk_audit_entries PRIMARY KEY (id)
 );
+INSERT INTO "audit_entries" VALUES('audit_RpqaNDaQt0mfv2YA2PhswCvn','wrkspc_default','sesn_golden',1,'administration','server','hostler','session.create','sesn_golden','','','{"agent_id":"agent_1","agent_version":1,"environment_id":"env_1"}','2026-11-21T19:47:06.373458Z',NULL,NULL);
+INSERT INTO "audit_entries" VALUES('audit_RpqaNDbpGXvqWDzc739cW7b3','wrkspc_default','sesn_golden',2,'egress','session','sesn_golden','egress.decided','sesn_golden','','','{"rows":1,"denied":1,"digest":"f67cd0171f2220f36d7a82dd50ee2d74369e7deb3f0c8d885a2e37a9b963fa01"}','2026-11-21T19:47:06.377476Z',NULL,NULL);
+CREATE TABLE audit_signers (
+	id TEXT NOT NULL, 
+	public_key TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	endorsed_by TEXT NOT NULL, 
+	endorsement TEXT NOT NULL, 
+	CONSTRAINT pk_audit_signers PRIMARY KEY (id)
+);
+CREATE TABLE audit_subjects (
+	workspace_id TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	id TEXT NOT NULL, 
+	"key" TEXT NOT NULL, 
+	entries BIGINT NOT NULL, 
+	chained BIGINT NOT NULL, 
+	last_at TEXT NOT NULL, 
+	CONSTRAINT pk_audit_subjects PRIMARY KEY (workspace_id, subject), 
+	CONSTRAINT uq_audit_subjects_id UNIQUE (id)
+);
+INSERT INTO "audit_subjects" VALUES('wrkspc_default','sesn_golden','asub_EaEKQPHNM9HyvFKsD8Nm05nW','G9gKcPgE0cFoNvv2oZifmk4YA07iVZonPObPSBM2UgA=',2,0,'2026-11-21T19:47:06.377476Z');
 CREATE TABLE blob_objects (
 	sha256 TEXT NOT NULL, 
 	object_name TEXT NOT NULL, 
 	put_at DOUBLE NOT NULL, 
 	CONSTRAINT pk_blob_objects PRIMARY KEY (sha256)
+);
+CREATE TABLE budget_pauses (
+	session_id TEXT NOT NULL, 
+	budget_id TEXT NOT NULL, 
+	needs_nanos BIGINT NOT NULL, 
+	paused_at TEXT NOT NULL, 
+	CONSTRAINT pk_budget_pauses PRIMARY KEY (session_id), 
+	CONSTRAINT fk_budget_pauses_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE budgets (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	scope TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	period TEXT NOT NULL, 
+	month TEXT NOT NULL, 
+	limit_nanos BIGINT NOT NULL, 
+	spent_nanos BIGINT DEFAULT 0 NOT NULL, 
+	uncertain_nanos BIGINT DEFAULT 0 NOT NULL, 
+	reserved_nanos BIGINT DEFAULT 0 NOT NULL, 
+	warn_at TEXT DEFAULT '[]' NOT NULL, 
+	warned INTEGER DEFAULT 0 NOT NULL, 
+	created_at TEXT NOT NULL, 
+	updated_at TEXT NOT NULL, 
+	CONSTRAINT pk_budgets PRIMARY KEY (id), 
+	CONSTRAINT fk_budgets_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
+	CONSTRAINT uq_budgets_subject_period UNIQUE (subject, period)
 );
 CREATE TABLE checkpoints (
 	id TEXT NOT NULL, 
@@ -145,6 +219,7 @@ CREATE TABLE credential_uses (
 	place TEXT NOT NULL, 
 	outcome TEXT NOT NULL, 
 	created_at TEXT NOT NULL, 
+	audit_id TEXT DEFAULT '' NOT NULL, 
 	CONSTRAINT pk_credential_uses PRIMARY KEY (id)
 );
 CREATE TABLE credentials (
@@ -197,9 +272,10 @@ CREATE TABLE egress_decisions (
 	hint TEXT DEFAULT '' NOT NULL, 
 	environment_id TEXT DEFAULT '' NOT NULL, 
 	created_at TEXT NOT NULL, 
+	audit_id TEXT DEFAULT '' NOT NULL, 
 	CONSTRAINT pk_egress_decisions PRIMARY KEY (id)
 );
-INSERT INTO "egress_decisions" VALUES('egr_RpqMAvbA5aavaCZPg2yrvw0H','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T18:13:48.530429Z');
+INSERT INTO "egress_decisions" VALUES('egr_RpqaNDbpGqaHs0MPVFsyg5JD','sesn_golden','wrkspc_default','CONNECT','x.org',443,'',0,'r','','env_1','2026-11-21T19:47:06.377476Z','audit_RpqaNDbpGXvqWDzc739cW7b3');
 CREATE TABLE environment_keys (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -227,7 +303,7 @@ CREATE TABLE environments (
 	CONSTRAINT uq_environments_workspace_id_name UNIQUE (workspace_id, name), 
 	CONSTRAINT fk_environments_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
 );
-INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T18:13:48.483168Z','2026-11-21T18:13:48.483168Z',NULL);
+INSERT INTO "environments" VALUES('env_1','wrkspc_default','dev1','{}','2026-11-21T19:47:06.370180Z','2026-11-21T19:47:06.370180Z',NULL);
 CREATE TABLE events (
 	session_id TEXT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -339,10 +415,11 @@ CREATE TABLE model_requests (
 	attempt INTEGER DEFAULT 1 NOT NULL, 
 	agent_version BIGINT DEFAULT 0 NOT NULL, 
 	waited_ms DOUBLE DEFAULT 0 NOT NULL, 
+	request_bytes BIGINT DEFAULT 0 NOT NULL, 
 	complete BOOLEAN DEFAULT 1 NOT NULL, 
 	CONSTRAINT pk_model_requests PRIMARY KEY (id)
 );
-INSERT INTO "model_requests" VALUES('mreq_z7CCKC88WgMneDDFEZTfZpcC','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T18:13:48.530429Z','','','','','','','','','','','','',1,0,0.0,1);
+INSERT INTO "model_requests" VALUES('mreq_5pRFzr9dJ48N6QEfAxTBFtc2','sesn_golden','wrkspc_default','m',200,7,5,0,0,0,0,0,0,'end_turn',1.5,0.5,'2026-11-21T19:47:06.377476Z','','','','','','','','','','','','',1,0,0.0,0,1);
 CREATE TABLE orders (
 	id TEXT NOT NULL, 
 	session_id TEXT NOT NULL, 
@@ -368,6 +445,60 @@ CREATE TABLE previews (
 	CONSTRAINT uq_previews_label UNIQUE (label), 
 	CONSTRAINT fk_previews_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT fk_previews_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
+);
+CREATE TABLE rate_buckets (
+	bucket TEXT NOT NULL, 
+	scope TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	level DOUBLE NOT NULL, 
+	at DOUBLE NOT NULL, 
+	configured DOUBLE, 
+	learned DOUBLE, 
+	learned_at DOUBLE, 
+	per_minute DOUBLE, 
+	capacity DOUBLE, 
+	closed_until DOUBLE DEFAULT 0 NOT NULL, 
+	turn TEXT DEFAULT '' NOT NULL, 
+	turn_until DOUBLE DEFAULT 0 NOT NULL, 
+	served TEXT DEFAULT '' NOT NULL, 
+	CONSTRAINT pk_rate_buckets PRIMARY KEY (bucket)
+);
+CREATE TABLE rate_limits (
+	workspace_id TEXT NOT NULL, 
+	agent_id TEXT NOT NULL, 
+	requests BIGINT, 
+	input_tokens BIGINT, 
+	output_tokens BIGINT, 
+	CONSTRAINT pk_rate_limits PRIMARY KEY (workspace_id, agent_id), 
+	CONSTRAINT fk_rate_limits_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id)
+);
+CREATE TABLE request_tools (
+	model_request_id TEXT NOT NULL, 
+	tool TEXT NOT NULL, 
+	results BIGINT NOT NULL, 
+	result_bytes BIGINT NOT NULL, 
+	input_tokens BIGINT NOT NULL, 
+	output_tokens BIGINT NOT NULL, 
+	cache_read_input_tokens BIGINT NOT NULL, 
+	cache_creation_5m_input_tokens BIGINT NOT NULL, 
+	cache_creation_1h_input_tokens BIGINT NOT NULL, 
+	web_search_requests BIGINT NOT NULL, 
+	list_cost_nanos BIGINT NOT NULL, 
+	unpriced_requests BIGINT NOT NULL, 
+	CONSTRAINT pk_request_tools PRIMARY KEY (model_request_id, tool), 
+	CONSTRAINT fk_request_tools_model_request_id FOREIGN KEY(model_request_id) REFERENCES model_requests (id) ON DELETE CASCADE
+);
+CREATE TABLE reservations (
+	grant_id TEXT NOT NULL, 
+	budget_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	epoch BIGINT NOT NULL, 
+	nanos BIGINT NOT NULL, 
+	taken_at DOUBLE NOT NULL, 
+	CONSTRAINT pk_reservations PRIMARY KEY (grant_id, budget_id), 
+	CONSTRAINT fk_reservations_budget_id FOREIGN KEY(budget_id) REFERENCES budgets (id) ON DELETE CASCADE
 );
 CREATE TABLE resource_secrets (
 	session_id TEXT NOT NULL, 
@@ -446,6 +577,23 @@ CREATE TABLE rooms (
 	CONSTRAINT fk_rooms_workspace_id FOREIGN KEY(workspace_id) REFERENCES workspaces (id), 
 	CONSTRAINT fk_rooms_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_rooms_environment_id_name UNIQUE (environment_id, name)
+);
+CREATE TABLE runtime_spans (
+	id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	agent_id TEXT NOT NULL, 
+	environment_id TEXT NOT NULL, 
+	technology TEXT NOT NULL, 
+	epoch BIGINT NOT NULL, 
+	started_at DOUBLE NOT NULL, 
+	seen_at DOUBLE NOT NULL, 
+	ended BOOLEAN NOT NULL, 
+	active_us BIGINT NOT NULL, 
+	nanos_per_hour BIGINT NOT NULL, 
+	list_cost_nanos BIGINT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_runtime_spans PRIMARY KEY (id)
 );
 CREATE TABLE sequences (
 	session_id TEXT NOT NULL, 
@@ -542,7 +690,7 @@ CREATE TABLE sessions (
 	CONSTRAINT fk_sessions_agent_id FOREIGN KEY(agent_id) REFERENCES agents (id), 
 	CONSTRAINT fk_sessions_environment_id FOREIGN KEY(environment_id) REFERENCES environments (id)
 );
-INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T18:13:48.514181Z','2026-11-21T18:13:48.524473Z',NULL,NULL,NULL,1105);
+INSERT INTO "sessions" VALUES('sesn_golden','wrkspc_default','agent_1',1,'env_1',NULL,'sthr_sesn_golden','idle','Täst','{"k":"v"}','{"name":"Coder"}','{"type":"cloud"}','[]','[]',NULL,'{}','{"phase":"idle"}',8,7,5,0,0,0,0,0,0,'2026-11-21T19:47:06.373458Z','2026-11-21T19:47:06.376259Z',NULL,NULL,NULL,1105);
 CREATE TABLE skill_versions (
 	id TEXT NOT NULL, 
 	skill_id TEXT NOT NULL, 
@@ -634,7 +782,16 @@ CREATE TABLE transcripts (
 	bytes BIGINT DEFAULT 0 NOT NULL, 
 	CONSTRAINT pk_transcripts PRIMARY KEY (project_key, session_id, subpath)
 );
-INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795284828546,NULL,58);
+INSERT INTO "transcripts" VALUES('sesn_golden','s','',2,1795290426379,NULL,58);
+CREATE TABLE usage_mismatches (
+	id TEXT NOT NULL, 
+	workspace_id TEXT NOT NULL, 
+	session_id TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	details TEXT NOT NULL, 
+	created_at TEXT NOT NULL, 
+	CONSTRAINT pk_usage_mismatches PRIMARY KEY (id)
+);
 CREATE TABLE vaults (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -719,7 +876,7 @@ CREATE TABLE work (
 	CONSTRAINT pk_work PRIMARY KEY (session_id), 
 	CONSTRAINT fk_work_session_id FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE
 );
-INSERT INTO "work" VALUES('sesn_golden',0,1.79528482851418089865e+09,1.79528482851418089865e+09,NULL,0,NULL,'turn',0,NULL);
+INSERT INTO "work" VALUES('sesn_golden',0,1.79529042637345790864e+09,1.79529042637345790864e+09,NULL,0,NULL,'turn',0,NULL);
 CREATE TABLE work_items (
 	id TEXT NOT NULL, 
 	workspace_id TEXT NOT NULL, 
@@ -779,7 +936,7 @@ CREATE TABLE workspaces (
 	webhook_events TEXT DEFAULT '[]' NOT NULL, 
 	CONSTRAINT pk_workspaces PRIMARY KEY (id)
 );
-INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T18:13:47.693355Z',NULL,'[]');
+INSERT INTO "workspaces" VALUES('wrkspc_default','Default','2026-11-21T19:47:06.265180Z',NULL,'[]');
 CREATE INDEX ix_api_keys_newest ON api_keys (workspace_id, created_at, id);
 CREATE INDEX ix_agents_newest ON agents (workspace_id, created_at, id);
 CREATE INDEX ix_environments_newest ON environments (workspace_id, created_at, id);
@@ -800,7 +957,11 @@ CREATE INDEX ix_model_requests_workspace ON model_requests (workspace_id, create
 CREATE INDEX ix_egress_decisions_session ON egress_decisions (session_id, created_at, id);
 CREATE INDEX ix_egress_decisions_environment ON egress_decisions (environment_id, created_at, id);
 CREATE INDEX ix_egress_decisions_oldest ON egress_decisions (workspace_id, created_at, id);
+CREATE INDEX ix_egress_decisions_audit ON egress_decisions (audit_id);
 CREATE INDEX ix_audit_entries_newest ON audit_entries (workspace_id, created_at, id);
+CREATE INDEX ix_audit_entries_strand ON audit_entries (workspace_id, strand, created_at, id);
+CREATE INDEX ix_audit_entries_chain ON audit_entries (workspace_id, seq);
+CREATE INDEX ix_audit_entries_loose ON audit_entries (workspace_id, created_at, strand, number) WHERE seq IS NULL;
 CREATE INDEX ix_waiting_calls_oldest ON waiting_calls (workspace_id, since, event_id);
 CREATE INDEX ix_files_expires ON files (expires_at);
 CREATE INDEX ix_files_newest ON files (workspace_id, created_at, id);
@@ -817,6 +978,7 @@ CREATE INDEX ix_credentials_newest ON credentials (vault_id, created_at, id);
 CREATE INDEX ix_session_placeholders_credential_id ON session_placeholders (credential_id);
 CREATE INDEX ix_credential_uses_session ON credential_uses (session_id, created_at, id);
 CREATE INDEX ix_credential_uses_oldest ON credential_uses (workspace_id, created_at, id);
+CREATE INDEX ix_credential_uses_audit ON credential_uses (audit_id);
 CREATE INDEX ix_environment_keys_environment ON environment_keys (environment_id, created_at, id);
 CREATE INDEX ix_work_items_session ON work_items (session_id);
 CREATE INDEX ix_work_items_newest ON work_items (environment_id, created_at, id);
@@ -849,4 +1011,16 @@ CREATE INDEX ix_previews_oldest ON previews (workspace_id, expires_at, id);
 CREATE INDEX ix_rooms_workspace ON rooms (workspace_id, created_at, id);
 CREATE INDEX ix_room_conflicts_newest ON room_conflicts (room_id, happened_at, id);
 CREATE INDEX ix_room_conflicts_untold ON room_conflicts (other_session_id, told);
+CREATE INDEX ix_budgets_workspace ON budgets (workspace_id, created_at, id);
+CREATE INDEX ix_reservations_budget ON reservations (budget_id);
+CREATE INDEX ix_reservations_session ON reservations (session_id);
+CREATE INDEX ix_budget_pauses_budget ON budget_pauses (budget_id);
+CREATE INDEX ix_rate_buckets_workspace_id ON rate_buckets (workspace_id);
+CREATE INDEX ix_rate_buckets_at ON rate_buckets (at);
+CREATE INDEX ix_audit_checkpoints_oldest ON audit_checkpoints (workspace_id, created_at);
+CREATE UNIQUE INDEX uq_runtime_spans_open ON runtime_spans (session_id) WHERE ended = 0;
+CREATE INDEX ix_runtime_spans_session ON runtime_spans (session_id, created_at, id);
+CREATE INDEX ix_runtime_spans_workspace ON runtime_spans (workspace_id, created_at, id);
+CREATE INDEX ix_usage_mismatches_session ON usage_mismatches (session_id, created_at, id);
+CREATE INDEX ix_usage_mismatches_workspace ON usage_mismatches (workspace_id, created_at, id);
 COMMIT;

@@ -1,1 +1,0 @@
-"""Which tables keep this? Which model a request gets."""
