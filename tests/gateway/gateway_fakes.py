@@ -189,6 +189,14 @@ class Listener:
         self.order.append("budget")
         self.told.set()
 
+    def on_waiting(self, wait: Wait) -> None:
+        self.order.append("waiting")
+        self.waits.append(wait)
+        self.waited.set()
+
+    def on_going_on(self) -> None:
+        self.order.append("going on")
+
 
 @dataclass
 class Purse:
@@ -211,14 +219,6 @@ class Purse:
 
     async def release(self, grant: Grant) -> None:
         self.released.append(grant)
-
-    def on_waiting(self, wait: Wait) -> None:
-        self.order.append("waiting")
-        self.waits.append(wait)
-        self.waited.set()
-
-    def on_going_on(self) -> None:
-        self.order.append("going on")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from gateway_fakes import (
     sse_message,
 )
 
-from hostler.engine.model_port import Asked, Choice, Grant, OnWait, Target, Throttled
+from hostler.engine.model_port import Asked, Choice, Count, Grant, OnWait, Target, Throttled
 from hostler.gateway import Backoff, BreakerTerms, Desk, Entry, MessagesChannel, ModelGateway, Patience, Roster
 from hostler.gateway.desk import NoLimits
 from hostler.gateway.upstream import Upstream
@@ -116,7 +116,7 @@ class Purse:
 
     released: list[Grant] = field(default_factory=list)
 
-    async def reserve(self, asked: Asked, models: Sequence[str], count: Callable[[], Awaitable[int | None]]) -> Grant:
+    async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: asyncio.Event) -> Grant:
         return Grant("grant_1", 1000)
 
     async def release(self, grant: Grant) -> None:
@@ -200,7 +200,7 @@ async def table(
         purse, listener = Purse(), Listener()
         throttle = room if isinstance(room, NoLimits) else RoomFor(room)
         channels = {name: MessagesChannel(Upstream(address, KEY)) for name, address in addresses.items()}
-        gateway = ModelGateway(Desk(channels, roster, Router(models), purse, throttle))
+        gateway = ModelGateway(Desk(channels, roster, Router(models), purse=purse, throttle=throttle))
         stack.push_async_callback(gateway.close)
         socket = tmp_path / "model.sock"
         await gateway.open("sesn_1", socket, listener, one_call_at_a_time=False, sequence=Store(), allowed_models=None)
@@ -268,7 +268,8 @@ async def test_a_whole_answer_that_breaks_off_is_asked_for_again(tmp_path: Path)
         wire.write(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"type": "me')
         wire.transport.close()
 
-    async with table(tmp_path, then(cut, answers_json(200, {"type": "message", "content": []}))) as t:
+    whole = {"type": "message", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}
+    async with table(tmp_path, then(cut, answers_json(200, whole))) as t:
         answer = await (await t.client()).post(hello(stream=False))
         assert answer.json["type"] == "message"
         assert [(r.status, r.complete, r.last) for r in t.listener.records] == [(200, False, False), (200, True, True)]
