@@ -87,9 +87,6 @@ class Listener:
         if self.record is not None:
             await self.record(record)
 
-    async def may_request(self) -> bool:
-        return True
-
     async def on_budget_reached(self, why: str, *more: object) -> None:
         raise SystemExit(f"a budget of the benchmark is used up: {why}")
 

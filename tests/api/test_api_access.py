@@ -72,7 +72,7 @@ ATTACHED_STORES = {
 }
 FOR_SESSION_TOKENS = SAME_SESSION_ENDPOINTS | OWN_WORK | (SKILLS_READ - {"skills.list"}) | ATTACHED_STORES
 
-ONLY_ASK = {"hostler.policy.test", "hostler.policy.suggest"}
+ONLY_ASK = {"hostler.policy.test", "hostler.policy.suggest", "hostler.routing.explain", "hostler.routing.compare"}
 """Sent as POST because of their bodies; they change nothing."""
 TAKE_ALL = {"hostler.sessions.bundle"}
 """They read, and need more than that: a whole session with its files can be run elsewhere."""
@@ -235,6 +235,7 @@ def test_api_key_of_each_scope_opens_what_the_contract_says(
         "hostler.workspaces.archive",
         "hostler.workspaces.quotas.update",
         "hostler.retention.update",
+        "hostler.rate_limits.update",
     }
     answer = place.status(row, place.keys[scope], {})
     if may and name_of(row) in of_the_installation:
