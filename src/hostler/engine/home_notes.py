@@ -86,8 +86,8 @@ class HomeNotes:
     def sessions(self) -> Sequence[str]:
         """Whose homes have a note, the one that was used least recently first."""
         found = []
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(self.folder):
+        with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            for entry in entries:
                 if entry.name.endswith(".json"):
                     with suppress(FileNotFoundError):
                         found.append((entry.stat().st_mtime, entry.name.removesuffix(".json")))

@@ -156,10 +156,11 @@ class SharedBlobs(Blobs):
     def _by_use(self) -> list[tuple[float, int, str]]:
         found = []
         for folder in self._folders():
-            for entry in os.scandir(folder):
-                with suppress(FileNotFoundError):
-                    seen = entry.stat()
-                    found.append((seen.st_mtime, seen.st_size, entry.name))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        seen = entry.stat()
+                        found.append((seen.st_mtime, seen.st_size, entry.name))
         return sorted(found)
 
     async def _share_all(self) -> None:
