@@ -53,6 +53,8 @@ class Applied:
     """For the streams, once it is committed."""
     queued: bool = False
     """True: a work item waits for a worker of the session's self-hosted environment."""
+    wanted_since: float | None = None
+    """When the session, which was running before this, became so; or when its time was counted last."""
 
 
 class Records:
@@ -103,7 +105,7 @@ class Records:
         update: SessionUpdate | None = None,
     ) -> Applied:
         """The same within a transaction of the caller, who calls `announce` after the commit."""
-        outcome: list[tuple[Step, Moment, SessionState, OpenSpan | None, str]] = []
+        outcome: list[tuple[Step, Moment, SessionState, OpenSpan | None, str, float | None]] = []
         trail: list[Act] = []
 
         def run(view: LogView) -> Change:
@@ -119,7 +121,7 @@ class Records:
             used = replace(totals(worked, budget), lacks=partial(lacks, connection, view.now, view.session, budget))
             step = decide(before, at, used, view.session)
             step = stamped(before, step, at)
-            outcome[:] = [(step, at, before, span, view.webhook_events)]
+            outcome[:] = [(step, at, before, span, view.webhook_events, was.running_since)]
             trail[:] = acts(before, step, at, view.session, acting(connection) if lease is None else SERVER, update)
             return Change(
                 state=step.state.model_dump_json(),
@@ -135,7 +137,7 @@ class Records:
         appended = transact(
             connection, self._database.now(connection), session_id, run, lease=lease, workspace_id=workspace
         )
-        step, at, before, span, interest = outcome[0]
+        step, at, before, span, interest, wanted_since = outcome[0]
         running_time.keep(connection, appended.session, span, lease, before, step.state, at.unix, self._rate)
         _keep_inbox(connection, at, appended.session, before, step.state)
         keep_pause(connection, at.unix, appended.session.id, before, step.state)
@@ -146,7 +148,7 @@ class Records:
         frames = [Frame(event.type, event.body, event.seq) for event in appended.events]
         frames += [Frame(event.type, event.text()) for event in step.queued]
         queued = follow(connection, at.unix, appended.session, before, step.state, step.events)
-        return Applied(step, appended.session, step.state, at, tuple(frames), queued)
+        return Applied(step, appended.session, step.state, at, tuple(frames), queued, wanted_since)
 
     @staticmethod
     def _tell(connection: Connection, at: Moment, session: SessionRow, step: Step, interest: str) -> None:

@@ -45,7 +45,7 @@ def answered_by(state: SessionState) -> list[str]:
 
 def waited(applied: Applied) -> float:
     """Seconds since a worker was wanted for the turn that was just taken up."""
-    since = applied.state.running_since
+    since = applied.wanted_since
     return 0.0 if since is None else max(0.0, applied.at.unix - since)
 
 
