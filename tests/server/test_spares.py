@@ -84,15 +84,14 @@ def homes(house: House) -> list[str]:
 async def test_a_new_session_gets_the_process_that_was_there_and_goes_on_without_it(ready: House) -> None:
     session = await agent_with_spares(ready, tools=ASK_FOR_BASH, idle_timeout_seconds=0)
     spare = waiting(ready)[0]
-    was, name = pid_of(spare.run), spare.name
+    name = spare.name
     check_that_it_has_nothing(ready, spare)
     made = await session()
     write = tool("write", file_path="/workspace/file", content="kept")
     out = tool("write", file_path="/mnt/session/outputs/report.txt", content="out")
     await ready.say(made, [step(write), step(out), step(tool("bash", command="cat file")), step("Done.")])
     call = next(e for e in await ready.until_idle(made) if e.type == "agent.tool_use" and e.name == "bash")
-    assert pid_of(spare.run) == was
-    assert spares_of(ready).figures()["claimed"] == 1
+    assert spares_of(ready).figures()["claimed"] == 1  # its process may have ended by now: nothing runs while one waits
     assert (await ready.client.beta.sessions.retrieve(made)).status == "idle"
     before = len(await ready.events(made))
     await ready.answer(made, deny(call, "Not this one."))
