@@ -13,6 +13,9 @@ SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
 STORE: Store = "postgresql" if os.environ.get("CHAOS_STORE") == "postgresql" else "sqlite"
 
 
+# The database is killed under connections, which the driver then finds unclosed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning")
 @pytest.mark.chaos
 @pytest.mark.needs_root
 async def test_a_killed_server_loses_and_repeats_nothing(capsys: pytest.CaptureFixture[str]) -> None:
