@@ -483,6 +483,7 @@ async def running(
                     tasks.create_task(watched.watch()),
                     tasks.create_task(watch(settings, metrics, database, desk.upstreams, reconciler)),
                 ]
+                await neighbours.begun()
                 serving = tasks.create_task(server.serve(sockets=[listener]))
                 gc.collect()
                 gc.freeze()

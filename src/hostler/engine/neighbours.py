@@ -10,6 +10,7 @@ here has to be exact. Workers, polls and webhooks are woken the same way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _AT_ONCE: Final = 32
 """Sessions in one query."""
 _MOST_WAITING: Final = 256
 _RETRY_SECONDS: Final = 1.0
+_FIRST_SECONDS: Final = 5.0
+"""Of waiting for the first connection: the database answered a moment ago."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,13 @@ class Neighbours:
     def hears_others(self) -> bool:
         """Whether what others record is heard of at once."""
         return self._listener is None or self._listener.listening
+
+    async def begun(self) -> None:
+        """Returns when `run` hears others, or has found that it can't now: it keeps trying."""
+        if self._listener is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_SECONDS):
+                    await self._listener.tried()
 
     async def run(self) -> None:
         """Until cancelled."""

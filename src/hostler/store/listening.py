@@ -38,8 +38,13 @@ class Listener:
         self._arguments = arguments
         self._sender = sender
         self._strange = False
+        self._tried = asyncio.Event()
         self.listening = False
         """Whether news arrives now."""
+
+    async def tried(self) -> None:
+        """Returns when the first attempt to listen has succeeded or failed."""
+        await self._tried.wait()
 
     async def run(self, heard: Callable[[News], None], look: Callable[[], None]) -> None:
         """Until cancelled. Both are called in this loop and must return at once.
@@ -59,6 +64,7 @@ class Listener:
                 log.warning("listener_broken", extra={"reason": f"{type(error).__name__}: {error}", "pause": pause})
             finally:
                 self.listening = False
+                self._tried.set()
             await asyncio.sleep(pause)
 
     async def _listen(self, heard: Callable[[News], None], look: Callable[[], None]) -> None:
@@ -68,6 +74,7 @@ class Listener:
             connection.add_termination_listener(lambda _: closed.set())
             await connection.add_listener(CHANNEL, lambda *told: self._take(str(told[3]), heard))
             self.listening = True
+            self._tried.set()
             log.info("listener_ready")
             look()
             while not closed.is_set():
