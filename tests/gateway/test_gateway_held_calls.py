@@ -25,6 +25,7 @@ from gateway_fakes import (
 )
 
 from hostler.engine.ports import HeldCall
+from hostler.gateway import close_held_text
 
 CALLS = [{"type": "tool_use", "id": i, "name": "Bash", "input": {"command": f"écho {i}"}} for i in ("a", "b", "c")]
 PARALLEL = sse_message([{"type": "text", "text": "three"}, *CALLS], stop_reason="tool_use")
@@ -231,12 +232,17 @@ async def test_token_counting_changes_nothing(tmp_path: Path) -> None:
         assert b.store.state == before
 
 
-async def test_calls_closed_by_a_person_are_skipped_and_survive_a_restart(tmp_path: Path) -> None:
+async def test_calls_that_were_closed_while_no_road_was_open_are_skipped(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_sse(PARALLEL), one_call_at_a_time=True) as b:
         client, history = await b.client(), [{"role": "user", "content": "go"}]
         await turn(client, history)
-        await b.road.close_held({"b": ([{"type": "text", "text": "no"}], True)})
-        assert json.loads(b.store.state or "")["groups"][0]["closed"].keys() == {"b"}
+        await client.close()
+        await b.road.close()
+        b.store.state = close_held_text(b.store.state, {"b": ([{"type": "text", "text": "no"}], True)})
+        b.road = await b.gateway.open(
+            "sesn_1", b.socket, b.listener, one_call_at_a_time=True, sequence=b.store, allowed_models=None
+        )
+        client = await b.client()
         history.append({"role": "user", "content": [result("a")]})
         assert (await turn(client, history))["content"] == [CALLS[2]]
         history.append({"role": "user", "content": [result("c")]})

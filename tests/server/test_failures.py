@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
-from housekit import DEADLINE, House, open_house, types
+from housekit import ALLOW_ALL, DEADLINE, House, custom, open_house, result, types
 
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, text, tool
@@ -116,6 +117,34 @@ async def test_killed_process_is_replaced_and_the_turn_ends(house: House) -> Non
 
 
 @pytest.mark.one_database
+@pytest.mark.parametrize("source", ["text", "file"])
+async def test_an_answer_that_was_given_is_heard_although_another_call_of_its_group_was_lost(
+    house: House, source: str
+) -> None:
+    session = await house.session([*ALLOW_ALL, custom("lookup")])
+    uploaded = await house.client.beta.files.upload(file=("answer.txt", b"ans-second", "text/plain"))
+    file: dict[str, Any] = {"type": "document", "source": {"type": "file", "file_id": uploaded.id}}
+    long = "touch begun; sleep 600"
+    calls = [tool("lookup", key="first"), tool("bash", command=long), tool("lookup", key="second")]
+    await house.say(session, [step(*calls), step("Done.")])
+    events = await house.until_idle(session)
+    first, second = (event for event in events if event.type == "agent.custom_tool_use")
+    given = {"type": "text", "text": "ans-second"} if source == "text" else file
+    await house.answer(session, {**result(second, ""), "content": [given]})
+    await house.answer(session, result(first, "ans-first"))
+    async with asyncio.timeout(DEADLINE):
+        while not (house.workspace(session) / "begun").exists():  # noqa: ASYNC110 - nobody announces what runs
+            await asyncio.sleep(0.01)
+    for pid in processes_of(house):
+        os.kill(pid, signal.SIGKILL)
+    events = await house.until_idle(session, len(events))
+    assert events[-1].stop_reason.type == "end_turn"
+    asked = json.dumps(house.model.requests[-1].body["messages"])
+    assert asked.count("ans-second") == asked.count("ans-first") == 1
+    assert "outcome is unknown" in asked
+    assert "interrupted before completion" not in asked
+
+
 async def test_nothing_is_reachable_without_a_rule_and_the_denial_is_recorded(house: House) -> None:
     session = await house.session()
     look = (

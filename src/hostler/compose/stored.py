@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -19,7 +19,7 @@ from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.purse import StoredPurse
 from hostler.engine.runner_parts import LeaseTerms
 from hostler.engine.together import Together
-from hostler.gateway.sequence import without_unannounced
+from hostler.gateway.sequence import close_held_text, without_unannounced
 from hostler.store import catalog, eventlog, ledger, runtime, work
 from hostler.store import sessions as session_rows
 from hostler.store.database import Database
@@ -172,6 +172,12 @@ def runner_ledger(
         if told is not None:
             told(used)
 
+    async def close_held(lease: Lease, results: Mapping[str, tuple[Any, bool]]) -> None:
+        held = StoredSequence(database, lease)
+        state = await held.load()
+        if state is not None:
+            await held.save(close_held_text(state, results))
+
     async def forget_held(lease: Lease, announced: frozenset[str]) -> None:
         held = StoredSequence(database, lease)
         left = without_unannounced(await held.load(), announced)
@@ -187,5 +193,6 @@ def runner_ledger(
         record_request=record_request,
         transcripts=lambda lease: TranscriptStore(database, session_id=lease.session_id, lease=lease),
         sequence=lambda lease: StoredSequence(database, lease),
+        close_held=close_held,
         forget_held=forget_held,
     )

@@ -6,7 +6,7 @@ the log lacks. `Memory` brings the two together while no process runs: a process
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,8 @@ class Ledger:
     """async: durable when it returns."""
     transcripts: Callable[[Lease], Transcripts]
     sequence: Callable[[Lease], SequenceStore]
+    close_held: Callable[[Lease, Mapping[str, tuple[Any, bool]]], Any]
+    """async: calls that the road holds get these results: content, and whether it is an error, by id."""
     forget_held: Callable[[Lease, frozenset[str]], Any]
     """async: of the calls that the road holds, those of the newest answer that are not among these ids, which are all
     that the log has of the turn."""
@@ -138,15 +140,19 @@ class Memory:
         await self._ledger.forget_held(self._lease, frozenset(known))
 
     async def close(self, unclosed: Sequence[Unclosed]) -> None:
-        """End in the transcript what is ended in the log."""
+        """End in the transcript, and for the road that may hold it, what is ended in the log."""
         entries = await self._entries()
         at = (await self._apply(lambda s, at, t, _: Step(s))).at.text
+        results = {}
         for call in unclosed:
-            entry = closing_entry(entries, call.tool_use_id, call.text, at)
+            content = call.text if call.content is None else list(call.content)
+            results[call.tool_use_id] = (content, call.is_error)
+            entry = closing_entry(entries, call.tool_use_id, content, at, is_error=call.is_error)
             if entry is not None:
                 await self.transcripts.append_entry(self._key, entry)
                 entries.append(entry)
-        ids = frozenset(call.tool_use_id for call in unclosed)
+        await self._ledger.close_held(self._lease, results)
+        ids = frozenset(results)
         await self._apply(lambda s, at, t, _: turns.closed_in_transcript(s, ids))
 
     async def ready_to_resume(self) -> bool:

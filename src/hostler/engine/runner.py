@@ -36,7 +36,7 @@ from hostler.engine.redaction import Replacer
 from hostler.engine.runner_parts import RunnerParts
 from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.single_task import SingleTask
-from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, is_paused
+from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, Unclosed, is_paused
 from hostler.engine.turn_traces import traced
 from hostler.engine.turns import Plan, RunEnd
 from hostler.engine.waiting import Waiting
@@ -311,6 +311,12 @@ class SessionRunner:
             return Plan("nothing")
         return plans[0]
 
+    async def _with_files(self, call: Unclosed) -> Unclosed:
+        if call.content is None:
+            return call
+        content = await self._parts.content.resolve(self._known_session().workspace_id, call.content)
+        return call.model_copy(update={"content": tuple(content)})
+
     async def _turn(self, plan: Plan) -> None:
         assert self._taken is not None, "a plan was asked for first"
         with traced(self._parts.tracing, self._about, self._known_session(), plan, self._taken) as trace:
@@ -329,7 +335,7 @@ class SessionRunner:
                 await self._apply(lambda s, at, totals, _: turns.resume_failed(s, at, totals, end))
                 return
             if plan.do != "resume" and plan.unclosed:
-                await self._memory.close(plan.unclosed)
+                await self._memory.close([await self._with_files(call) for call in plan.unclosed])
             if turn.ask is not None and plan.do == "recover":
                 await self._lodging.close()
                 if self._care is None or await self._care.is_done(turn.ask.id):

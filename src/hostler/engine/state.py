@@ -157,10 +157,14 @@ class Queued(_Frozen):
 
 
 class Unclosed(_Frozen):
-    """A call that is closed here and still open in the harness's transcript, with the text it is to get there."""
+    """A call that is closed here and still open in the harness's transcript, with what it is to get there."""
 
     tool_use_id: str
     text: str
+    """Of an error, when there is no `content`."""
+    content: tuple[dict[str, Any], ...] | None = None
+    """What a client or a worker has sent for it. The files in it are still references."""
+    is_error: bool = True
 
 
 class SessionState(_Frozen):
@@ -372,11 +376,18 @@ def close_calls(
 ) -> tuple[SessionState, list[Event]]:
     """End every open call with an error result, in the log and (unless it is there already) in the transcript.
 
-    `lost`: the process went away, so that nobody knows what became of the calls that had begun.
+    `lost`: the process went away, so that nobody knows what became of the calls that had begun. Those that run
+    elsewhere and were answered already keep their answer.
     """
     events: list[Event] = []
     unclosed = list(state.unclosed)
     for call in state.calls:
+        known = call.answer if lost and call.kind in ("custom", "hosted") else None
+        if known is not None:
+            kept = Unclosed(tool_use_id=call.tool_use_id, text="", content=known.content, is_error=known.is_error)
+            unclosed.append(kept)
+            state = settle(state, call)
+            continue
         text = ev.OUTCOME_UNKNOWN if lost and call.started else ev.INTERRUPTED
         if not in_transcript:
             unclosed.append(Unclosed(tool_use_id=call.tool_use_id, text=text))

@@ -47,12 +47,14 @@ def look_up(entries: Sequence[Mapping[str, Any]], tool_use_id: str) -> Known:
     return Known(used, has_result, is_deferred)
 
 
-def closing_entry(entries: Sequence[Mapping[str, Any]], tool_use_id: str, text: str, timestamp: str) -> Entry | None:
-    """The entry that ends the call with an error result; None when there is nothing to end."""
+def closing_entry(
+    entries: Sequence[Mapping[str, Any]], tool_use_id: str, content: Any, timestamp: str, *, is_error: bool = True
+) -> Entry | None:
+    """The entry that ends the call with this result; None when there is nothing to end."""
     known = look_up(entries, tool_use_id)
     if known.used is None or known.has_result:
         return None
-    result = {"type": "tool_result", "tool_use_id": tool_use_id, "content": text, "is_error": True}
+    result = {"type": "tool_result", "tool_use_id": tool_use_id, "content": content, "is_error": is_error}
     return {
         **_linked(entries, known.used, derived_uuid("closing", tool_use_id, str(known.used.get("uuid"))), timestamp),
         "type": "user",

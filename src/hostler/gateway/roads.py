@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from socket import socket as BoundSocket
 from typing import Any
@@ -179,16 +178,6 @@ class ModelRoad:
                 await self.settle_records()
         if self._unrecorded:
             raise UsageNotRecorded(tuple(self._unrecorded))
-
-    async def close_held(self, results: Mapping[str, tuple[Any, bool]]) -> None:
-        """Gives held calls their results, `{call id: (content, is_error)}`, so that they are never shown or executed.
-
-        Durable when it returns. Calls that the harness has already been shown keep the harness's own result.
-        """
-        async with self._state_lock:
-            state = sequence.close_held(self._state, results)
-            await self._store.save(sequence.dump(state))
-            self._state = state
 
     # ------------------------------------------------------------------------------------------ Host of connections
 
