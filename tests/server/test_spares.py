@@ -22,7 +22,7 @@ from hostler.engine.profile import transcript_id
 from hostler.engine.spare_process import PREFIX, SpareProcess
 from hostler.engine.spares import Spares
 from hostler.store.database import Database
-from hostler.testing.rehearsal import RehearsalModel, step, tool
+from hostler.testing.rehearsal import RehearsalModel, gate, step, tool
 
 pytestmark = pytest.mark.one_database
 MakeSession = Callable[..., Awaitable[str]]
@@ -84,14 +84,18 @@ def homes(house: House) -> list[str]:
 async def test_a_new_session_gets_the_process_that_was_there_and_goes_on_without_it(ready: House) -> None:
     session = await agent_with_spares(ready, tools=ASK_FOR_BASH, idle_timeout_seconds=0)
     spare = waiting(ready)[0]
-    name = spare.name
+    was, name = pid_of(spare.run), spare.name
     check_that_it_has_nothing(ready, spare)
     made = await session()
     write = tool("write", file_path="/workspace/file", content="kept")
     out = tool("write", file_path="/mnt/session/outputs/report.txt", content="out")
-    await ready.say(made, [step(write), step(out), step(tool("bash", command="cat file")), step("Done.")])
+    last = tool("bash", command="cat file")
+    await ready.say(made, [step(write), step(gate("look"), out), step(last), step("Done.")])
+    await ready.model.reached_gate("look")
+    assert pid_in(ready, made) == was
+    assert spares_of(ready).figures()["claimed"] == 1
+    ready.model.open_gate("look")
     call = next(e for e in await ready.until_idle(made) if e.type == "agent.tool_use" and e.name == "bash")
-    assert spares_of(ready).figures()["claimed"] == 1  # its process may have ended by now: nothing runs while one waits
     assert (await ready.client.beta.sessions.retrieve(made)).status == "idle"
     before = len(await ready.events(made))
     await ready.answer(made, deny(call, "Not this one."))
