@@ -14,8 +14,6 @@ STORE: Store = "postgresql" if os.environ.get("CHAOS_STORE") == "postgresql" els
 
 
 # The database is killed under connections, which the driver then finds unclosed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning")
 @pytest.mark.chaos
 @pytest.mark.needs_root
 async def test_a_killed_server_loses_and_repeats_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ class Hosts:
         folder: Path,
         servers: list[Server],
         apis: list[Api],
-        url: str,
+        database: Database,
         told: Told,
         cluster: PostgresCluster,
     ) -> None:
@@ -85,8 +85,7 @@ class Hosts:
         self.apis = apis
         self.told = told
         self.cluster = cluster
-        self._url = url
-        self._database: Database | None = None
+        self._database = database
 
     async def begin(self) -> None:
         for server in self.servers:
@@ -126,8 +125,6 @@ class Hosts:
 
         while True:
             with contextlib.suppress(HostlerError, OSError, sa.exc.DBAPIError):
-                if self._database is None:
-                    self._database = await Database.open(self._url)
                 return await self._database.read(unit)
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -181,8 +178,6 @@ class Hosts:
     async def end(self) -> list[str]:
         """Stop both as an operator does. What is left of them."""
         left: list[str] = []
-        if self._database is not None:
-            await self._database.close()
         for server, uids in zip(self.servers, UIDS, strict=True):
             traces = server.sandboxes()
             status = await server.stop()
@@ -207,8 +202,8 @@ async def two_hosts() -> AsyncIterator[Hosts]:
         cluster = stack.enter_context(PostgresCluster(durable=True))
         url = cluster.create_database("sequences")
         database = await Database.open(url)
+        stack.push_async_callback(database.close)
         _, key = await create_key(database, "sequences")
-        await database.close()
         told = Told()
         model = await stack.enter_async_context(RehearsalModel(recorder=told))
         servers, apis = [], []
@@ -234,7 +229,7 @@ async def two_hosts() -> AsyncIterator[Hosts]:
             stack.push_async_callback(server.kill)
             apis.append(Api(server.address, key))
             stack.push_async_callback(apis[-1].close)
-        hosts = Hosts(folder, servers, apis, url, told, cluster)
+        hosts = Hosts(folder, servers, apis, database, told, cluster)
         await hosts.begin()
         try:
             yield hosts

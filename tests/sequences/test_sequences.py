@@ -17,8 +17,6 @@ REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
 
 
 # The database is killed under connections, which the driver then finds unclosed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning")
 @pytest.mark.sequences
 @pytest.mark.needs_root
 @pytest.mark.timeout(0)
