@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -235,3 +236,26 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(databases
             await database.close()
             assert [each.seq for each in stored] == list(range(1, len(stored) + 1))
             assert len(stored) in (told, told + 1)
+
+
+@pytest.mark.slow
+async def test_a_server_that_froze_before_a_statement_gives_its_locks_back(databases: Databases) -> None:
+    url = databases.fresh("postgresql")
+    program = str(Path(__file__).with_name("freezing_writer.py"))
+    async with contextlib.AsyncExitStack() as stack:
+        db = await Database.open(url)
+        stack.push_async_callback(db.close)
+        await add_catalog(db)
+        await add_session(db, "sesn_1")
+        frozen = await asyncio.create_subprocess_exec(sys.executable, program, url, "sesn_1")
+        stack.push_async_callback(frozen.wait)
+        stack.callback(frozen.kill)
+        listener = db.listener()
+        assert listener is not None
+        listening = asyncio.create_task(listener.run(lambda _: None, lambda: None))
+        stack.callback(listening.cancel)
+        status = await asyncio.to_thread(os.waitid, os.P_PID, frozen.pid, os.WSTOPPED | os.WNOWAIT)
+        assert status is not None
+        async with asyncio.timeout(DEADLINE):
+            await append(db, add(event(1)))
+    databases.drop(url)

@@ -2,6 +2,8 @@
 
 The connection is made again, after pauses that grow, for as long as the server runs. Whatever was told while there was
 none is lost; so whoever listens is asked to look once each time it is there again.
+
+The same connection looks for servers that froze in the middle of a write: their locks would hold up everybody else.
 """
 
 from __future__ import annotations
@@ -20,8 +22,15 @@ log = logging.getLogger("hostler.store")
 
 APPLICATION: Final = "hostler-listener"
 """The connection's name in pg_stat_activity."""
-_PROBE_SECONDS: Final = 15.0
+_PROBE_SECONDS: Final = 5.0
 """A connection that was cut without a word is noticed after this time and the next."""
+_END_FROZEN: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user AND application_name = 'hostler'
+    AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '10 seconds'
+"""
+"""Ends connections that began a statement and left it there: frozen between its preparation and its execution, which no
+time limit of PostgreSQL 15 ends. Elsewhere in a transaction `idle_in_transaction_session_timeout` does."""
 _ANSWER_SECONDS: Final = 10.0
 _PAUSES: Final = (0.05, 5.0)
 _FAILURES: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -83,7 +92,9 @@ class Listener:
                         await closed.wait()
                 except TimeoutError:
                     async with asyncio.timeout(_ANSWER_SECONDS):
-                        await connection.execute("SELECT 1")
+                        ended = len(await connection.fetch(_END_FROZEN))
+                    if ended:
+                        log.warning("frozen_writers_ended", extra={"connections": ended})
             raise ConnectionResetError("the database closed the connection")
         finally:
             connection.terminate()

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _OLDEST = 150000
 _ATTEMPTS = 6
+_TOOK_TOO_LONG = "57014"
 _COLLISIONS = frozenset({"40001", "40P01"})
 """serialization_failure, deadlock_detected: the server rolled back, and asks to try again."""
 _CONNECT_SECONDS = 10
@@ -153,6 +154,8 @@ def _translated(error: StatementError) -> Exception:
     state = getattr(error.orig, "sqlstate", None) or ""
     if state == "3D000" or state.startswith("28"):
         return InvalidRequest(f"the database refuses us: {error.orig}")
+    if state == _TOOK_TOO_LONG:
+        return StoreBusy(f"the database did not finish within {_STATEMENT_SECONDS} s; try again", retry_after_seconds=5)
     if state == "53100":
         return StoreBusy("the disk that holds the database is full", retry_after_seconds=30)
     if (
