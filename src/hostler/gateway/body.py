@@ -1,8 +1,8 @@
 """What is in the body of a request, and how is a part of it replaced without touching the rest?
 
-The outermost object is walked by hand (its values by the C scanner): a key given twice is refused, since the gateway
-and the upstream could take a different one of the two, and the place of `messages` is kept, so that rewriting the
-history leaves every other byte as it came.
+The outermost object is walked by hand (its values by the C scanner): a key given twice, wherever it is, is refused,
+since the gateway and the upstream could take a different one of the two, and the place of `messages` is kept, so that
+rewriting the history leaves every other byte as it came.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from hostler.gateway.errors import Refusal
 
+MOST_VALUES: Final = 2_000_000
+"""Of a body, counted as brackets and commas, also those in texts. A token of text has about one at most, and no model
+reads so many. Others cost many times their bytes in memory, and keep everybody waiting for seconds."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -24,7 +27,14 @@ def _no_constants(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_scan = json.JSONDecoder(parse_constant=_no_constants).scan_once  # type: ignore[attr-defined]
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+_scan = json.JSONDecoder(parse_constant=_no_constants, object_pairs_hook=_once).scan_once  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)
@@ -68,7 +78,9 @@ class MessagesBody:
 
 
 def parse(raw: bytes) -> MessagesBody:
-    """Raises Refusal (400) when `raw` isn't one JSON object with a model, each key once."""
+    """Raises Refusal: 400 when `raw` isn't one JSON object with a model, each key once; 413 for too many values."""
+    if len(raw) > MOST_VALUES and sum(map(raw.count, (b"[", b"{", b","))) > MOST_VALUES:
+        raise Refusal(413, "request_too_large", "The body has too many values.")
     try:
         text = raw.decode()
         fields, spans = _walk(text)
