@@ -32,9 +32,10 @@ TEXT = sse_message([{"type": "text", "text": "hello"}])
         b'"tools":[{"type":"web_fetch_20250910","name":"a","type":"custom"}]',
         b'"tools":[{"type":"web_search_20250305","name":"web_search","max_uses":50,"max_uses":1}]',
         b'"thinking":{"type":"enabled","budget_tokens":90000,"budget_tokens":1024}',
+        b'"Model":"another"',
     ],
 )
-async def test_a_key_given_twice_further_inside_is_400_too(tmp_path: Path, hidden: bytes) -> None:
+async def test_a_key_given_twice_further_inside_or_in_other_letters_is_400_too(tmp_path: Path, hidden: bytes) -> None:
     async with bench(tmp_path, answers_sse(TEXT)) as b:
         answer = await (await b.client()).post(b'{"model":"m","messages":[],' + hidden + b"}")
         assert answer.status == 400

@@ -114,6 +114,7 @@ def reaches_outside(body: MessagesBody) -> str | None:
 def _walk(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
     fields: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}
+    seen: set[str] = set()
 
     def skip(at: int) -> int:
         found = _SPACE.match(text, at)
@@ -129,8 +130,10 @@ def _walk(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
         if fields:
             at = skip(expect(at, ","))
         key, at = scanstring(text, expect(at, '"'), True)
-        if key in fields:
+        folded = key.casefold()  # Some upstreams make no difference, and take the last: `Model` for `model`.
+        if folded in seen:
             raise ValueError("a key is given twice")
+        seen.add(folded)
         start = skip(expect(skip(at), ":"))
         fields[key], end = _scan(text, start)
         spans[key] = (start, end)
