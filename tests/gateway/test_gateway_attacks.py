@@ -10,6 +10,7 @@ import pytest
 from gateway_fakes import (
     DEADLINE,
     SSE_HEAD,
+    Purse,
     Seen,
     Wire,
     answers_sse,
@@ -78,3 +79,14 @@ async def test_the_body_of_many_values_is_refused_before_it_is_read(tmp_path: Pa
     async with bench(tmp_path, answers_sse(TEXT)) as b:
         answer = await (await b.client()).post(b'{"model":"m","messages":[' + b"[]," * 2_000_000 + b"[]]}")
         assert (answer.status, answer.json["error"]["type"]) == (413, "request_too_large")
+
+
+async def test_more_output_than_any_model_writes_is_not_asked_for(tmp_path: Path) -> None:
+    purse = Purse()
+    async with bench(tmp_path, answers_sse(TEXT), purse=purse) as b:
+        client = await b.client()
+        for most in (10**7, 10**30, 10**4_000):
+            answer = await client.post(hello(max_tokens=most))
+            assert (answer.status, answer.json["error"]["message"][:10]) == (400, "max_tokens")
+        assert not purse.asked
+        assert (await client.post(hello(max_tokens=1_000_000))).status == 200

@@ -20,6 +20,9 @@ from hostler.gateway.errors import Refusal
 MOST_VALUES: Final = 2_000_000
 """Of a body, counted as brackets and commas, also those in texts. A token of text has about one at most, and no model
 reads so many. Others cost many times their bytes in memory, and keep everybody waiting for seconds."""
+MOST_OUTPUT: Final = 1_000_000
+"""Tokens, more than any model writes. Who asked for more would set aside all that is left of a budget, or of a rate
+limit, and others that share it would wait."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -88,6 +91,9 @@ def parse(raw: bytes) -> MessagesBody:
         raise Refusal(400, "invalid_request_error", "The body is not a JSON object.") from error
     if not isinstance(fields.get("model"), str):
         raise Refusal(400, "invalid_request_error", "model: Field required")
+    most = fields.get("max_tokens")
+    if isinstance(most, int) and most > MOST_OUTPUT:
+        raise Refusal(400, "invalid_request_error", f"max_tokens: no model writes more than {MOST_OUTPUT:,}")
     return MessagesBody(text, fields, spans)
 
 
