@@ -256,7 +256,7 @@ async def test_whoever_trusts_one_key_trusts_those_that_follow_it(log: Log) -> N
     stranger = Log(log.db, [MasterKey(b"s" * 32)])
     await stranger.append(tool("sesn_1", 31))
     lines = await stranger.export()
-    assert found(check(lines, trusted=[first])) == {"signer"}
+    assert found(check(lines, trusted=[first])) == {"signer", "unsigned"}
     assert check(lines).intact  # nobody has said whom to trust
     pinned = [first, stranger.signer.public_keys("")[0].public_key]
     assert check(lines, trusted=pinned).intact

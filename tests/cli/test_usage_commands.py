@@ -43,11 +43,13 @@ def test_what_a_session_cost_is_shown_in_every_form(server: Server, tmp_path: Pa
     assert server.hostler("prices", "--json").json["type"] == "prices"
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "|x", "%x", "a\n=1"])
+@pytest.mark.parametrize(
+    "name", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1", "|x", "%x", "a\n=1", "\u200b=1", "\uff1d1", "\x1b[2J"]
+)
 def test_no_name_becomes_a_formula(name: str) -> None:
     """Attack E3."""
     assert harmless(name).startswith("'")
-    assert not set("\r\n\t") & set(harmless(name))
+    assert not set("\r\n\t\x1b") & set(harmless(name))
     file = io.StringIO()
     numbers: dict[str, Any] = {}
     write_csv(file, ["model"], [_row({"model": name}, numbers)])

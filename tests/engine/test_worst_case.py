@@ -42,6 +42,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
     ("fields", "said"),
     [
         ({"speed": "fast"}, "speed"),
+        ({"speed": {}}, "speed"),
         ({"inference_geo": "us"}, "inference_geo"),
         ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
         ({"something_new": 1}, "something_new"),
@@ -152,6 +153,12 @@ def test_a_thinking_budget_stays_below_the_lowered_output() -> None:
         paid = Ask(None, output, 0, "plain", 31_999)
         assert 1024 <= changes(fields, whole, paid)["thinking"]["budget_tokens"] < output
     assert changes(fields, whole, Ask(None, 32_000, 0, "plain", 31_999)) == {}
+
+
+def test_a_thinking_budget_beyond_the_output_is_made_smaller_although_all_is_paid() -> None:
+    fields = request(max_tokens=4000, thinking={"type": "enabled", "budget_tokens": 100_000})
+    asked = read(fields, 100)
+    assert changes(fields, asked, asked) == {"thinking": {"type": "enabled", "budget_tokens": 2000}}
 
 
 def test_a_search_that_names_no_number_gets_one_and_fewer_are_paid_for_by_fewer_uses() -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "/hostler/v1/audit"
 _PIECE: Final = 1 << 20
+_LONGEST: Final = 16 << 20
+"""Bytes of a line. What is longer is no export: it must not fill the memory."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
@@ -90,7 +92,7 @@ def export(address: Address, workspace: str | None, target: Path, *, force: bool
         print(json.dumps({"file": str(target), **facts}))
         return
     console = terminal.out()
-    console.print(f"{target}: {report.entries:,} entries of {report.workspace}, {size:,} bytes.")
+    console.print(f"{target}: {report.entries:,} entries of {plain_line(report.workspace, 100)}, {size:,} bytes.")
     console.print(f"Keep this where nobody of this server gets at it: {anchor}", highlight=False)
     if not report.intact:
         terminal.err().print(f"{len(report.findings)} things are wrong: {spelled(f'hostler audit verify {target}')}")
@@ -125,7 +127,7 @@ def verify(
     if not report.intact:
         return 1
     console.print(
-        f"Intact: {report.entries:,} entries of {report.workspace}, {report.first} to {report.seq}; "
+        f"Intact: {report.entries:,} entries of {plain_line(report.workspace, 100)}, {report.first} to {report.seq}; "
         f"{report.rows:,} rows that they answer for; {report.checkpoints:,} checkpoints, signed up to "
         f"{report.signed_seq}.",
         highlight=False,
@@ -218,7 +220,7 @@ def _lines_of(file: Path) -> Iterator[Iterable[bytes]]:
             packed = raw.read(4) == _ZSTD
             raw.seek(0)
             if not packed:
-                yield raw
+                yield _split(iter(lambda: raw.read(_PIECE), b""))
                 return
             with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(raw) as plain:
                 yield _split(iter(lambda: plain.read(_PIECE), b""))
@@ -233,6 +235,11 @@ def _split(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         lines = (rest + piece).split(b"\n")
         rest = lines.pop()
+        if len(rest) > _LONGEST:
+            raise Problem(
+                "this is no export of an audit log: it has a line without end",
+                next_command="hostler audit export -o FILE",
+            )
         yield from lines
     if rest:
         yield rest

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from hostler.cli.client import Address, connected
 from hostler.cli.costplot import Bar, draw
 from hostler.cli.oversight import rows_of
 from hostler.cli.problem import WRONG, Problem
-from hostler.cli.terminal import plain_line
+from hostler.cli.terminal import plain, plain_line
 from hostler.domain.clock import SystemClock, parse_rfc3339, rfc3339
 
 _PAGE = 1000
@@ -87,9 +88,11 @@ def write_csv(file: Any, by: Sequence[str], rows: Sequence[Mapping[str, Any]]) -
 
 
 def harmless(text: str) -> str:
-    """The text as a spreadsheet shows it, and never runs it (attack E3)."""
-    shown = "".join(" " if char in "\r\n\t" else char for char in text)
-    return "'" + shown if shown.lstrip().startswith(("=", "+", "-", "@", "|", "%")) or shown != text else shown
+    """The text as a spreadsheet shows it, and never runs it, and as a terminal may be told it (attack E3)."""
+    shown = plain(text).replace("\n", " ").replace("\t", " ")
+    # Some take the wide forms of these signs for them, too.
+    first = unicodedata.normalize("NFKC", shown[:64]).lstrip()
+    return "'" + shown if first.startswith(("=", "+", "-", "@", "|", "%")) or shown != text else shown
 
 
 def show_mismatches(address: Address, workspace: str | None, session: str | None, *, limit: int, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
@@ -31,6 +31,7 @@ View = dict[str, Any]
 _PAGE: Final = 1_000
 """Entries that are read for an export at a time."""
 _MOST_STRAYS: Final = 100
+_TRIES: Final = 5
 
 
 class Signer(Protocol):
@@ -157,14 +158,29 @@ class AuditLog:
         workspace = _reach(by, workspace_id)
         await self._database.read(lambda conn: keys.get_workspace(conn, workspace))
         await self._publish_keys()
-        while await self._link(workspace, now=True):
-            pass
-        return workspace, self._pieces(workspace)
+        return workspace, self._pieces(workspace, *await self._signed(workspace))
 
-    async def _pieces(self, workspace: str) -> AsyncIterator[bytes]:
-        def begin(conn: Connection) -> tuple[Chain, int, list[str], str]:
+    async def _signed(self, workspace: str) -> tuple[Chain, int]:
+        """The chain with all that is committed by now, and up to where it is signed: to its end. Another server may
+        lengthen it between the two."""
+
+        def unit(conn: Connection) -> tuple[int, Chain]:
             newest = audit_chain.newest_checkpoint(conn, workspace)  # before the chain, which only grows
             chain = audit_chain.get_chain(conn, workspace) or _empty(workspace)
+            return 0 if newest is None else newest.seq, chain
+
+        for _ in range(_TRIES):
+            while await self._link(workspace, now=True):
+                pass
+            signed, chain = await self._database.read(unit)
+            if signed == chain.seq:
+                break
+        return chain, signed
+
+    async def _pieces(self, workspace: str, upto: Chain, signed: int) -> AsyncIterator[bytes]:
+        def begin(conn: Connection) -> tuple[Chain, list[str], str]:
+            now = audit_chain.get_chain(conn, workspace) or _empty(workspace)
+            chain = replace(upto, start_seq=now.start_seq)
             start = audit_chain.get_checkpoints(conn, workspace, first=chain.start_seq, last=chain.start_seq)
             before = start[0].hash if start else genesis(workspace).hex()
             head = {
@@ -175,9 +191,9 @@ class AuditLog:
             }
             lines = [encode(head), *(encode({"signer": asdict(key)}) for key in audit_chain.get_signers(conn))]
             lines += map(_checkpoint, start)
-            return chain, 0 if newest is None else newest.seq, lines, start[0].at if start else ""
+            return chain, lines, start[0].at if start else ""
 
-        chain, signed, lines, since = await self._database.read(begin)
+        chain, lines, since = await self._database.read(begin)
         yield _joined(lines)
         after, more = chain.start_seq, True
         while more:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hostler.domain.auditing import COVERED, Checkpoint, SignerKey, genesis, row_text, rows_digest, signer_id
+from hostler.domain.auditing import COVERED, Checkpoint, SignerKey, genesis, row_text, signer_id
 
 Holds = Callable[[str, str, bytes], bool]
 """Whether a signature over a text was made with a key: (public key, signature, text), the first two hexadecimal."""
@@ -25,10 +25,12 @@ MOST: Final = 1_000
 _ENTRY: Final = b'{"hash":"'
 _BETWEEN: Final = b'","entry":'
 _HEAD: Final = re.compile(
-    rb'\{"v":1,"workspace":"([^"\\]*)","seq":([0-9]+),"strand":"([^"\\]*)","number":([0-9]+),'
+    rb'\{"v":1,"workspace":"([^"\\]*)","seq":([0-9]{1,18}),"strand":"([^"\\]*)","number":([0-9]{1,18}),'
     rb'"id":"([^"\\]*)","at":"([^"\\]*)","kind":"([a-z]*)","act":"([^"\\]*)"'
 )
 _ROWS: Final = b'{"row":'
+_PUBLIC_KEY: Final = re.compile(r"[0-9a-f]{64}\Z")
+_MOST_SIGNERS: Final = 1_000
 _NEEDED: Final = frozenset(kind.encode() for kind in COVERED)
 _PRUNES: Final = {b"audit.prune": "audit", b"egress.prune": "egress", b"credential.prune": "credential"}
 _PRUNE: Final = b".prune"
@@ -40,7 +42,7 @@ class Finding:
 
     what: str
     """changed · removed · inserted · moved · vanished · tail_cut · rewritten · signature · signer · start · anchor ·
-    rows_changed · rows_removed · rows_inserted · form · incomplete."""
+    unsigned · rows_changed · rows_removed · rows_inserted · form · incomplete."""
     where: str
     message: str
 
@@ -97,7 +99,8 @@ class Verifier:
         self._lines = 0
         self._covering: tuple[int, str, str, Mapping[str, Any]] | None = None
         """Place, kind, moment and details of the entry whose rows follow."""
-        self._rows: list[list[Any]] = []
+        self._rows = 0
+        self._rows_hash = hashlib.sha256()
         self._gone: list[tuple[str, str, int, bool]] = []
         """Entries whose rows are not there, or not all: kind, moment, place, none at all."""
         self._pruned: dict[str, str] = {}
@@ -111,7 +114,9 @@ class Verifier:
         """The next line, with or without its line feed."""
         self._lines += 1
         text = raw.rstrip(b"\r\n")
-        if text.startswith(_ENTRY):
+        if self._ended:
+            self._find("form", f"line {self._lines}", "stands behind the end of the export")
+        elif text.startswith(_ENTRY):
             self._entry(text)
         elif text.startswith(_ROWS):
             self._row(text)
@@ -130,6 +135,10 @@ class Verifier:
             self._find("incomplete", f"line {self._lines}", "the file ends before the export did: fetch it again")
         if self._start:
             self._check_start()
+        if report.signed_seq < self._seq and report.entries:
+            first = max(report.first, report.signed_seq + 1)
+            message = "are under no signature: whoever wrote this file can have made them up"
+            self._find("unsigned", f"entries {first} to {self._seq}", message)
         for kind, at, seq, wholly in self._gone:
             if at >= self._pruned.get(kind, ""):
                 missing = "its rows are" if wholly else "some of its rows are"
@@ -163,7 +172,7 @@ class Verifier:
         if hashlib.sha256(self._before + text).digest() != stored:
             self._changed(seq)
         if workspace != self._workspace:
-            self._find("inserted", f"entry {seq}", f"is of another workspace, {workspace.decode(errors='replace')}")
+            self._find("inserted", f"entry {seq}", f"is of another workspace, {_shown(workspace)}")
         last = self._strands.get(strand)
         if number != (last or 0) + 1 and (last is not None or not self._start):
             self._misnumbered(seq, strand, number, last or 0)
@@ -185,7 +194,7 @@ class Verifier:
             self._find("inserted", f"entry {seq}", "stands behind an entry that has this place or a later one")
 
     def _misnumbered(self, seq: int, strand: bytes, number: int, last: int) -> None:
-        of = f"of {strand.decode(errors='replace')}" if strand else "of no session"
+        of = f"of {_shown(strand)}" if strand else "of no session"
         if number > last + 1:
             missing = f"{last + 1}" if number == last + 2 else f"{last + 1} to {number - 1}"
             message = f"is number {number} {of}, and number {missing} is not in the chain: taken away"
@@ -220,14 +229,17 @@ class Verifier:
     def _look_into(self, seq: int, text: bytes, kind: str, at: str, act: bytes) -> None:
         try:
             details = json.loads(text)["details"]
-        except (ValueError, KeyError):
-            self._find("form", f"entry {seq}", "is not JSON")
+            if not isinstance(details, dict):
+                raise TypeError("details")
+            if act == b"audit.prune":
+                self._pruned_through.add((int(details.get("through", 0)), str(details.get("hash"))))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            self._find("form", f"entry {seq}", "is not JSON as an entry has it")
             return
         if kind in COVERED:
-            self._covering, self._rows = (seq, kind, at, details), []
-        elif act == b"audit.prune":
-            self._pruned_through.add((int(details.get("through", 0)), str(details.get("hash"))))
-        elif act in _PRUNES:
+            self._covering = seq, kind, at, details
+            self._rows, self._rows_hash = 0, hashlib.sha256()
+        elif act in _PRUNES and act != b"audit.prune":
             what = _PRUNES[act]
             self._pruned[what] = max(self._pruned.get(what, ""), str(details.get("before", "")))
 
@@ -236,28 +248,29 @@ class Verifier:
     def _row(self, text: bytes) -> None:
         try:
             row = json.loads(text)["row"]
-        except (ValueError, KeyError):
+            written = row_text(row).encode("utf-8", "surrogatepass")
+        except (ValueError, TypeError, KeyError, RecursionError):
             row = None
-        if not isinstance(row, list) or self._covering is None:
+        # Nothing may stand beside what is hashed: another reader could show that.
+        if row is None or self._covering is None or text != _ROWS + written + b"}":
             self._find("form", f"line {self._lines}", "is not in the form of a row, or follows no entry")
             return
         self._report.rows += 1
-        self._rows.append(row)
+        self._rows += 1
+        self._rows_hash.update(written + b"\n")
 
     def _close_rows(self) -> None:
         if self._covering is None:
             return
         seq, kind, at, details = self._covering
-        rows, self._rows, self._covering = self._rows, [], None
+        rows, self._covering = self._rows, None
         wanted = details.get("rows")
-        if len(rows) == wanted and rows_digest(row_text(row) for row in rows) == details.get("digest"):
+        if rows == wanted and self._rows_hash.hexdigest() == details.get("digest"):
             return
-        if isinstance(wanted, int) and len(rows) < wanted:
+        if isinstance(wanted, int) and rows < wanted:
             self._gone.append((kind, at, seq, not rows))
             return
-        message = (
-            f"{COVERED[kind][0]}: its {len(rows)} rows are not the {wanted} that it answers for: changed or put in"
-        )
+        message = f"{COVERED[kind][0]}: its {rows} rows are not the {wanted} that it answers for: changed or put in"
         self._find("rows_changed", f"entry {seq}", message)
 
     # -- everything else
@@ -282,11 +295,16 @@ class Verifier:
                 numbers = f"numbers {body['first']} to {body['last']} of {body['strand'] or 'no session'}"
                 self._find("vanished", numbers, "were written and then taken away, before they were chained")
             elif name == "end":
-                self._ended = True
+                self._end(body)
             else:
                 raise ValueError(name)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             self._find("form", f"line {self._lines}", "is not in the form of an export")
+
+    def _end(self, end: Mapping[str, Any]) -> None:
+        self._ended = True
+        if (end["seq"], end["hash"]) != (self._seq, self._before.hex()):
+            self._find("tail_cut", "end", f"says {str(end['seq'])[:32]}, but the last entry is {self._seq}, or another")
 
     def _head(self, head: Mapping[str, Any]) -> None:
         if self._started or head["hostler_audit"] != 1:
@@ -303,10 +321,9 @@ class Verifier:
         self._seen(self._start, self._before.hex())
 
     def _signer(self, key: SignerKey) -> None:
-        try:
-            derived = signer_id(bytes.fromhex(key.public_key))
-        except ValueError:
-            derived = ""
+        if len(self._keys) >= _MOST_SIGNERS:
+            raise ValueError("too many keys")
+        derived = signer_id(bytes.fromhex(key.public_key)) if _PUBLIC_KEY.match(key.public_key) else ""
         if derived != key.id:
             self._find("signer", f"signer {key.id[:64]}", "is not the id of its public key")
             return
@@ -363,6 +380,10 @@ class Verifier:
             self._report.findings.append(Finding(what, where, message))
         else:
             self._report.more += 1
+
+
+def _shown(text: bytes) -> str:
+    return text[:64].decode(errors="replace")
 
 
 def verified(

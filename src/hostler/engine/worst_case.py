@@ -115,7 +115,7 @@ def read(fields: Mapping[str, Any], size: int, search_nanos: int | None) -> Ask:
     """
     for name, value in fields.items():
         if name in _STANDARD:
-            if value not in _STANDARD[name]:
+            if not isinstance(value, str | None) or value not in _STANDARD[name]:
                 raise NotBounded(f"{name}: {str(value)[:64]!r} has another price than the table; leave it out")
         elif name not in _FIELDS and value is not None:
             raise NotBounded(f"{name[:64]}: what it costs can't be limited; leave it out")
@@ -181,8 +181,10 @@ def changes(fields: Mapping[str, Any], asked: Ask, paid: Ask) -> dict[str, Any]:
     """The fields of the body, besides `max_tokens`, that must be others for the request to keep to what is paid for."""
     changed: dict[str, Any] = {}
     thinking = fields.get("thinking")
-    if asked.thinking is not None and isinstance(thinking, dict) and paid.output < asked.output:
-        # Must be less than `max_tokens`, or the API refuses; half of it is left for the answer.
+    short = asked.thinking is not None and (paid.output < asked.output or asked.thinking >= paid.output)
+    if asked.thinking is not None and short and isinstance(thinking, dict):
+        # Must be less than `max_tokens`; half of it is left for the answer. The API refuses more, but not where a beta
+        # lets the model think between its calls: there the larger of the two holds.
         most = max(LEAST_THINKING, paid.output // 2)
         if asked.thinking > most:
             changed["thinking"] = {**thinking, "budget_tokens": most}

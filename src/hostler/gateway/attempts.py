@@ -102,6 +102,8 @@ class Attempts:
             self._connection.abort()
 
     def client_blocked(self, blocked: bool) -> None:
+        if self._relay is not None:
+            self._relay.client_blocked(blocked)
         if self._connection is not None:
             self._connection.pause(blocked)
 

@@ -1,8 +1,8 @@
 """What is in the body of a request, and how is a part of it replaced without touching the rest?
 
-The outermost object is walked by hand (its values by the C scanner): a key given twice is refused, since the gateway
-and the upstream could take a different one of the two, and the place of `messages` is kept, so that rewriting the
-history leaves every other byte as it came.
+The outermost object is walked by hand (its values by the C scanner): a key given twice, wherever it is, is refused,
+since the gateway and the upstream could take a different one of the two, and the place of `messages` is kept, so that
+rewriting the history leaves every other byte as it came.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from hostler.gateway.errors import Refusal
 
+MOST_VALUES: Final = 2_000_000
+"""Of a body, counted as brackets and commas, also those in texts. A token of text has about one at most, and no model
+reads so many. Others cost many times their bytes in memory, and keep everybody waiting for seconds."""
+MOST_OUTPUT: Final = 1_000_000
+"""Tokens, more than any model writes. Who asked for more would set aside all that is left of a budget, or of a rate
+limit, and others that share it would wait."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -24,7 +30,14 @@ def _no_constants(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_scan = json.JSONDecoder(parse_constant=_no_constants).scan_once  # type: ignore[attr-defined]
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+_scan = json.JSONDecoder(parse_constant=_no_constants, object_pairs_hook=_once).scan_once  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)
@@ -68,7 +81,9 @@ class MessagesBody:
 
 
 def parse(raw: bytes) -> MessagesBody:
-    """Raises Refusal (400) when `raw` isn't one JSON object with a model, each key once."""
+    """Raises Refusal: 400 when `raw` isn't one JSON object with a model, each key once; 413 for too many values."""
+    if len(raw) > MOST_VALUES and sum(map(raw.count, (b"[", b"{", b","))) > MOST_VALUES:
+        raise Refusal(413, "request_too_large", "The body has too many values.")
     try:
         text = raw.decode()
         fields, spans = _walk(text)
@@ -76,6 +91,9 @@ def parse(raw: bytes) -> MessagesBody:
         raise Refusal(400, "invalid_request_error", "The body is not a JSON object.") from error
     if not isinstance(fields.get("model"), str):
         raise Refusal(400, "invalid_request_error", "model: Field required")
+    most = fields.get("max_tokens")
+    if isinstance(most, int) and most > MOST_OUTPUT:
+        raise Refusal(400, "invalid_request_error", f"max_tokens: no model writes more than {MOST_OUTPUT:,}")
     return MessagesBody(text, fields, spans)
 
 
@@ -102,6 +120,7 @@ def reaches_outside(body: MessagesBody) -> str | None:
 def _walk(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
     fields: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}
+    seen: set[str] = set()
 
     def skip(at: int) -> int:
         found = _SPACE.match(text, at)
@@ -117,8 +136,10 @@ def _walk(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
         if fields:
             at = skip(expect(at, ","))
         key, at = scanstring(text, expect(at, '"'), True)
-        if key in fields:
+        folded = key.casefold()  # Some upstreams make no difference, and take the last: `Model` for `model`.
+        if folded in seen:
             raise ValueError("a key is given twice")
+        seen.add(folded)
         start = skip(expect(skip(at), ":"))
         fields[key], end = _scan(text, start)
         spans[key] = (start, end)

@@ -82,6 +82,8 @@ class ClientConnection(asyncio.Protocol):
         self._headers: Headers = []
         self._head_bytes = 0
         self._in_body = False
+        self._besides = 0
+        """Bytes that came since the last one of the body: of what stands behind it."""
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._complete = False
@@ -108,13 +110,18 @@ class ClientConnection(asyncio.Protocol):
             if self._head_bytes == 0:
                 self._arm(self._limits.head_seconds)
             self._head_bytes += len(data)
+        before = self._body_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse("Protocol upgrades are not available here.")
         except httptools.HttpParserError:
             self._refuse("The request is not well-formed HTTP/1.1.")
-        if self._refusal is None and not self._in_body and self._head_bytes > self._limits.head_bytes:
+        self._besides = self._besides + len(data) if self._in_body and self._body_bytes == before else 0
+        if (
+            self._refusal is None
+            and max(self._besides, self._head_bytes * (not self._in_body)) > self._limits.head_bytes
+        ):
             self._refusal = Refusal(431, "invalid_request_error", "The head of the request is too large.")
         if self._refusal is not None:
             self._turn_away(self._refusal)
@@ -155,7 +162,8 @@ class ClientConnection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._in_body:  # Those behind a chunked body were never looked at: they say nothing.
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._refusal is not None:

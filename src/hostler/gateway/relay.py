@@ -68,6 +68,7 @@ class Relay:
         self._parts: list[bytes] = []
         self._size = 0
         self._keeping = False
+        self._blocked = False
         self._stopped = False
         self._on_begun = on_begun
         self._started = False
@@ -118,7 +119,8 @@ class Relay:
     @property
     def counted(self) -> bool:
         """Whether the answer has said all that it has used. One without its last event may have used more."""
-        return self.complete and (self._stopped if self.streaming else self.tap.counted)
+        said = self._stopped if self.streaming else self.tap.counted
+        return self.complete and said and not self.tap.doubtful
 
     @property
     def should_retry(self) -> bool | None:
@@ -144,6 +146,11 @@ class Relay:
 
     def client_gone(self) -> None:
         self._finish()
+
+    def client_blocked(self, blocked: bool) -> None:
+        """Nothing is read meanwhile, so whether the upstream is silent can't be known."""
+        self._blocked = blocked
+        self._heard_at = self._loop.time()
 
     # --------------------------------------------------------------------------------------------------- AnswerSink
 
@@ -216,7 +223,7 @@ class Relay:
     # ----------------------------------------------------------------------------------------------------- internal
 
     def _take_event(self, event: bytes) -> None:
-        name = event_type(event)
+        name, size = event_type(event), len(event)
         if not self._started:
             if name == b"error":
                 self._refused(event_data(event))
@@ -232,6 +239,10 @@ class Relay:
                 self._keeping = True
         if name == b"message_stop":
             self._keeping = self._stopped = True
+        if self._keeping or not self._started or not event:
+            self._size += size
+            if self._size > self._limits.answer_bytes:
+                raise ValueError("too much that is to be kept back")
         (self._kept if self._keeping else self._out).append(event)
 
     def _refused(self, envelope: bytes) -> None:
@@ -289,6 +300,8 @@ class Relay:
             by = min(by, self._heard_at + self._limits.silence_seconds)
         if by - self._loop.time() > 0.001:
             self._timer = self._loop.call_at(by, self._check_silence)
+        elif self._blocked:
+            self._client.abort()  # It reads nothing: that is its own doing, and says nothing of the upstream.
         else:
             self.silent = True
             self._fail("The model's API fell silent.")

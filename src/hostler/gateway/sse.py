@@ -17,11 +17,23 @@ class SseFramer:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = b""
+        self._more: list[bytes] = []
+        """What came behind the rest and did not end it either: looking at it all each time would be quadratic."""
+        self._size = 0
+        self._near = b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes. Raises ValueError when one event grows beyond the limit."""
         if self._rest:
-            data = self._rest + data
+            near = self._near + data  # an empty line has four bytes at most
+            if b"\n\n" not in near and (b"\r" not in near or _GAP.search(near) is None):
+                self._more.append(data)
+                self._near = near[-3:]
+                self._size += len(data)
+                if self._size > self._limit:
+                    raise ValueError("a single event is too large")
+                return []
+            data = self._whole() + data
         if b"\r" in data:
             events, start = [], 0
             for gap in _GAP.finditer(data):
@@ -32,14 +44,21 @@ class SseFramer:
             parts = data.split(b"\n\n")
             self._rest = parts.pop()
             events = [part + b"\n\n" for part in parts]
-        if len(self._rest) > self._limit:
+        self._size, self._near = len(self._rest), self._rest[-3:]
+        if self._size > self._limit:
             raise ValueError("a single event is too large")
         return events
 
     def rest(self) -> bytes:
         """Bytes of an event that never ended."""
-        rest, self._rest = self._rest, b""
+        rest = self._whole()
+        self._rest = b""
         return rest
+
+    def _whole(self) -> bytes:
+        whole = b"".join((self._rest, *self._more))
+        self._more = []
+        return whole
 
 
 def event_type(event: bytes) -> bytes:

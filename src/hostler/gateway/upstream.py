@@ -8,9 +8,11 @@ ended cleanly; one that was cut, aborted or has said more than it was asked is c
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -51,6 +53,10 @@ class UpstreamLimits:
     idle_connections: int = 256
     answer_bytes: int = 64 << 20
     """Largest answer that isn't a stream, and largest single event of one that is."""
+
+
+_MOST_BESIDES: Final = 256 << 10
+"""Bytes of a head, or of what stands behind a body: no answer has more."""
 
 
 class UpstreamUnreachable(Exception):
@@ -94,6 +100,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep = False
         self._excess = False
         self._framed = True
+        self._headed = False
+        self._besides = 0
+        """Bytes that came since the last one of the body."""
         self._busy = True
         self._sink = sink
         # One write for small requests; a large body isn't copied once more only to save a system call.
@@ -151,9 +160,13 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._busy:
             self.abort()  # Nobody asked: whatever this is, it must not become part of the next answer.
             return
+        self._besides += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._lost()
+            return
+        if self._besides > _MOST_BESIDES:
             self._lost()
             return
         sink = self._sink
@@ -193,18 +206,21 @@ class UpstreamConnection(asyncio.Protocol):
             self._excess = True  # A second answer to one question: read by nobody, and the connection is done.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._headed:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200 or self._excess:
             return
+        self._headed = True
         names = {name for name, _ in self._headers}
         self._framed = b"content-length" in names or b"transfer-encoding" in names
         if self._sink is not None:
             self._sink.answer_head(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
+        self._besides = 0
         if self._sink is not None and not self._excess:
             self._sink.answer_body(data)
 
@@ -216,6 +232,15 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._keep = self._parser.should_keep_alive()  # Only true to ask inside this callback.
         self._busy = False
+
+
+def _why(error: OSError) -> str:
+    """In words that hold no address: sandboxes see them, and where an upstream is concerns nobody there."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS, {error.reason or 'no reason given'}"
+    if isinstance(error, socket.gaierror):
+        return "its name can't be resolved"
+    return os.strerror(error.errno) if error.errno else "no connection could be made"
 
 
 class UpstreamPool:
@@ -262,7 +287,7 @@ class UpstreamPool:
         except TimeoutError as error:
             raise UpstreamUnreachable("The model's API did not accept a connection in time.") from error
         except OSError as error:  # Includes ssl.SSLError: a certificate that can't be trusted is unreachable too.
-            raise UpstreamUnreachable(f"The model's API can't be reached: {error.strerror or error}.") from error
+            raise UpstreamUnreachable(f"The model's API can't be reached: {_why(error)}.") from error
         self._open.add(connection)
         return connection
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Final
 
 from hostler.store.sessions import Usage
+
+_MOST: Final = 1 << 30
+"""No answer has more of anything. What can't be stored would never be recorded."""
 
 
 class UsageTap:
@@ -18,6 +22,8 @@ class UsageTap:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self.stop_reason: str | None = None
+        self.doubtful = False
+        """Whether something was said that can't be a count: it may have used more than what is known."""
 
     @property
     def usage(self) -> Usage:
@@ -76,5 +82,7 @@ class UsageTap:
 
     def _set(self, key: str, holder: object, field: str) -> None:
         value = holder.get(field) if isinstance(holder, Mapping) else None
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
             self._counts[key] = value
+        elif value is not None:
+            self.doubtful = True
