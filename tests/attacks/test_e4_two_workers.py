@@ -21,7 +21,8 @@ from housekit import ALLOW_ALL, DEADLINE
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import RehearsalModel, prompt, step
 
-LEASE_SECONDS = 2.0
+LEASE_SECONDS = 5.0
+"""Short, because it is waited for; long enough not to run out by itself on a machine that has much else to do."""
 
 
 @asynccontextmanager
@@ -98,7 +99,7 @@ async def test_a_worker_that_slept_through_its_lease_writes_nothing_and_the_othe
     async with RehearsalModel() as model:
         async with lone_server(**settings(tmp_path, "a", url, model)) as (first, at_first):
             [session] = await new_sessions(at_first, 1)
-            steps = [step(call("bash", {"command": "sleep 3"})), step("Finished.")]
+            steps = [step(call("bash", {"command": "sleep 600"})), step("Finished.")]
             await send(at_first, session, steps)
             await until(at_first, session, "agent.tool_use")
             first.send_signal(signal.SIGSTOP)
