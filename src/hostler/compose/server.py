@@ -502,7 +502,7 @@ async def running(
                         broker,
                         hub,
                         reconciler,
-                        (*swept, *unmounted),
+                        tuple(swept),
                     )
                 finally:
                     worker.drain()
