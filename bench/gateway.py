@@ -129,7 +129,6 @@ async def run_gateway(variant: str, folder: Path, port: int, url: str) -> None:
                 agent_version=1,
                 model=MODEL,
                 agent={"model": {"id": MODEL}},
-                budgeted=variant == "reserved",
                 epoch=1,
             )
             await gateway.open(

@@ -36,8 +36,6 @@ class Store:
     """Where its size can be seen, besides `hostler storage`."""
 
 
-_SESSION = "goes with the session"
-
 STORES: Final[tuple[Store, ...]] = (
     # ---------------------------------------------------------------------------------------------------- sessions
     Store(
