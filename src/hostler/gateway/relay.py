@@ -145,6 +145,10 @@ class Relay:
     def client_gone(self) -> None:
         self._finish()
 
+    def dropped(self) -> None:
+        """Nobody waits for it any more: also when it was never asked. Idempotent."""
+        self._finish()
+
     # --------------------------------------------------------------------------------------------------- AnswerSink
 
     def answer_head(self, status: int, headers: Headers) -> None:
