@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from hostler.domain.auditing import COVERED, Checkpoint, SignerKey, canonical, genesis, row_text
 from hostler.domain.clock import rfc3339_of
 from hostler.domain.errors import HostlerError, NotFound
-from hostler.domain.principals import Principal
+from hostler.domain.principals import Principal, looked_after
 from hostler.store import audit, audit_chain, keys
 from hostler.store.audit_chain import Chain
 from hostler.store.audit_subjects import PERSON
@@ -112,7 +112,7 @@ class AuditLog:
 
     async def show(self, by: Principal, workspace_id: str | None) -> View:
         """How far the chain of a workspace goes, what of it is signed, and with which keys."""
-        workspace = _reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection) -> View:
             keys.get_workspace(conn, workspace)
@@ -133,7 +133,7 @@ class AuditLog:
     async def redact(self, by: Principal, workspace_id: str | None, subject: str) -> View:
         """Destroy the key of what is personal in entries about a subject: a session, the target of an act, or the name
         of somebody who works at this host. Raises NotFound when no entry is about it."""
-        workspace = _reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection) -> str | None:
             keys.get_workspace(conn, workspace)
@@ -152,7 +152,7 @@ class AuditLog:
     async def export(self, by: Principal, workspace_id: str | None) -> tuple[str, AsyncIterator[bytes]]:
         """The workspace, and its whole log as lines of JSON: pieces of many lines. All that is committed when this
         returns is in it, and under a signature."""
-        workspace = _reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
         await self._database.read(lambda conn: keys.get_workspace(conn, workspace))
         await self._publish_keys()
         while await self._link(workspace, now=True):
@@ -229,10 +229,3 @@ def _joined(lines: list[str]) -> bytes:
 
 def _empty(workspace: str) -> Chain:
     return Chain(workspace, 0, genesis(workspace), 0, 0.0, 0)
-
-
-def _reach(by: Principal, workspace_id: str | None) -> str:
-    workspace = workspace_id or by.workspace
-    if workspace != by.workspace and not by.administers_installation:
-        raise NotFound(f"workspace {workspace} does not exist")
-    return workspace
