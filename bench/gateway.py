@@ -24,7 +24,6 @@ import argparse
 import asyncio
 import gc
 import importlib.util
-import inspect
 import json
 import os
 import socket
@@ -35,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +98,6 @@ class NoSequence:
         return
 
 
-def called(function: Callable[..., Any], **offered: object) -> Any:
-    """With those of the arguments that it takes: parts are joined a little differently from version to version."""
-    takes = inspect.signature(function).parameters
-    return function(**{name: value for name, value in offered.items() if name in takes})
-
-
 async def run_gateway(variant: str, folder: Path, port: int, url: str) -> None:
     """`url`: of the database, or of the collector."""
     more = {"telemetry__traces": "otlp", "telemetry__endpoint": url} if variant == "traced" else {}
@@ -112,16 +105,17 @@ async def run_gateway(variant: str, folder: Path, port: int, url: str) -> None:
     settings = load({"HOME": str(folder)}, state_dir=str(folder), **upstream, **more)
     async with AsyncExitStack() as stack:
         sessions = [f"sesn_{number}" for number in range(max(CONNECTIONS))]
-        purse, record = await reserving(url, sessions, stack) if variant == "reserved" else (no_purse(), None)
-        desk = await called(open_desk, settings=settings, stack=stack, purse=purse)
+        desk, record = await open_desk(settings, stack), None
+        if variant == "reserved":
+            purse, record = await reserving(url, sessions, stack)
+            desk = replace(desk, purse=purse)
         desk = desk.watched_by(open_metrics(desk.channels))
         if variant == "traced":
             desk = traced(desk, settings, sessions, stack)
         gateway = ModelGateway(desk)
         stack.push_async_callback(gateway.close)
         for number, session in enumerate(sessions):
-            caller = called(
-                Caller,
+            caller = Caller(
                 session_id=session,
                 workspace_id=DEFAULT_WORKSPACE,
                 environment_id="env_1",
@@ -129,7 +123,6 @@ async def run_gateway(variant: str, folder: Path, port: int, url: str) -> None:
                 agent_version=1,
                 model=MODEL,
                 agent={"model": {"id": MODEL}},
-                budgeted=variant == "reserved",
                 epoch=1,
             )
             await gateway.open(
@@ -145,10 +138,6 @@ async def run_gateway(variant: str, folder: Path, port: int, url: str) -> None:
         gc.set_threshold(50_000, 20, 100)  # As the server does.
         print("ready", flush=True)
         await asyncio.Event().wait()
-
-
-def no_purse() -> Any:
-    return importlib.import_module("hostler.gateway.desk").NoBudgets()
 
 
 async def reserving(url: str, sessions: Sequence[str], stack: AsyncExitStack) -> tuple[Any, Any]:
@@ -179,7 +168,7 @@ async def reserving(url: str, sessions: Sequence[str], stack: AsyncExitStack) ->
 
     await database.write(rows)
     purse = importlib.import_module("hostler.engine.purse").StoredPurse(database, prices)
-    ledger = called(runner_ledger, database=database, terms=LeaseTerms(60.0, 5.0), prices=prices, purse=purse)
+    ledger = runner_ledger(database, LeaseTerms(60.0, 5.0), prices, purse)
     return purse, ledger.record_request
 
 
@@ -189,8 +178,7 @@ def traced(desk: Any, settings: Any, sessions: Sequence[str], stack: AsyncExitSt
     port = importlib.import_module("hostler.engine.trace_port")
     about = importlib.import_module("hostler.engine.about")
     for session in sessions:
-        begun = called(
-            port.TurnBegun,
+        begun = port.TurnBegun(
             turn_id=f"turn_{session}",
             session_id=session,
             workspace_id=DEFAULT_WORKSPACE,

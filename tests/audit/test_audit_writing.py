@@ -9,11 +9,15 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
-from auditkit import ADMIN, WS, Log, check, found, tool
+from auditkit import ADMIN, KEY, WS, Log, check, found, tool
 from storekit import Skew, add_session
 
+from hostler.domain.auditing import SignerKey
 from hostler.domain.errors import NotFound
 from hostler.domain.principals import Actor
+from hostler.engine.audit_log import AuditLog, AuditTerms
+from hostler.sealing.masterkeys import GivenKeys
+from hostler.sealing.signing import AuditSigner
 from hostler.store import audit, audit_chain
 from hostler.store.audit import Act
 from hostler.store.database import Database
@@ -177,3 +181,19 @@ async def test_nothing_is_chained_twice_and_an_idle_log_costs_nothing(db: Databa
     assert chain is not None
     lines = await log.export()
     assert check(lines).intact
+
+
+async def test_nobody_waits_for_the_program_that_guards_the_keys(log: Log) -> None:
+    """It may take half a minute, and nobody may hold a transaction open for so long."""
+    loop = asyncio.get_running_loop()
+
+    class Slow(AuditSigner):
+        """Answers once somebody else has written something."""
+
+        def public_keys(self, at: str) -> list[SignerKey]:
+            asyncio.run_coroutine_threadsafe(log.append(tool("sesn_1", 10)), loop).result(5)
+            return super().public_keys(at)
+
+    slow = AuditLog(log.db, Slow(GivenKeys(KEY)), AuditTerms(every=5, seconds=1e9))
+    await slow.export(ADMIN, None)
+    assert (await log.report()).intact

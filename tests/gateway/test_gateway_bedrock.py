@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from gateway_fakes import FakeUpstream, Seen, Wire, chunk, sse_message
 from hostler.engine.model_port import Target
 from hostler.gateway.bedrock import BedrockChannel
 from hostler.gateway.errors import Refusal
+from hostler.gateway.relay import Relay
 from hostler.gateway.upstream import UpstreamUnreachable
 from hostler.store.sessions import Usage
 from hostler.testing.clouds import BedrockFront
@@ -277,6 +279,16 @@ async def test_an_upstream_is_asked_for_its_models_only(front: BedrockFront, tmp
     async with cloudy(tmp_path, bedrock(front)) as road:
         assert (await road.ask(said(model="claude-of-nobody"))).status != 200
         assert front.requests == []
+
+
+async def test_nothing_is_left_of_a_request_that_was_refused_before_anybody_was_asked(
+    front: BedrockFront, tmp_path: Path
+) -> None:
+    """Its deadline is ten minutes away, and a program in a sandbox can make many."""
+    async with cloudy(tmp_path, bedrock(front)) as road:
+        assert (await road.ask(said(model="claude-of-nobody"))).status == 404
+    gc.collect()
+    assert [each for each in gc.get_objects() if type(each) is Relay] == []
 
 
 async def test_betas_that_pass_are_the_operators_choice(front: BedrockFront, tmp_path: Path) -> None:

@@ -204,3 +204,32 @@ async def test_requests_of_another_workspace_find_no_budget_here(db: Database) -
     strange = Subjects("wrkspc_other", "sesn_1", "agent_1", 1)
     taken = await db.write_one(lambda c: reservations.take(c, db.now(c), "grnt_1", strange, 1))
     assert taken.rooms == ()
+
+
+async def test_nobody_looks_through_all_budgets_of_a_workspace(db: Database) -> None:
+    """Every session may have one, and each of these statements is part of a model request."""
+    if db.dialect != "sqlite":
+        pytest.skip("PostgreSQL decides by what the tables hold")
+
+    def plans(conn: Connection) -> list[str]:
+        said: list[str] = []
+
+        def explain(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+            if not many and "budgets" in statement:
+                rows = conn.connection.driver_connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                said.extend(row[3] for row in rows if " budgets" in row[3])
+
+        sa.event.listen(conn, "before_cursor_execute", explain)
+        try:
+            reservations.take(conn, db.now(conn), "grnt_1", whose(), 1)
+            reservations.rooms(conn, db.now(conn), whose())
+            reservations.settle(conn, db.now(conn), "grnt_1", whose(), cost=1, uncertain=0, over=True)
+            budgets.counts_for(conn, WS, "agent_1")
+        finally:
+            sa.event.remove(conn, "before_cursor_execute", explain)
+        return said
+
+    await arrange(db)
+    found = await db.write(plans)
+    assert len(found) > 4
+    assert [plan for plan in found if not plan.startswith("SEARCH") or "workspace" in plan] == []

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from storekit import Databases
 
 import hostler.store
-from hostler.store import catalog, keys, ledger
+from hostler.store import audit_chain, catalog, keys, ledger
 from hostler.store.database import Database
 from hostler.store.eventlog import list_events, read_events
 from hostler.store.migrate import HEAD, SchemaMismatch
@@ -228,4 +228,5 @@ async def test_the_queue_and_the_lists_use_their_indexes(databases: Databases) -
     assert "ix_sessions_newest" in await plan(f"{newest} ORDER BY created_at DESC, id DESC LIMIT 20")
     one = "SELECT seq FROM events WHERE session_id = 's' AND id = 'e'"
     assert "uq_events_id" in await plan(one)
+    assert "ix_audit_entries_loose" in await plan(audit_chain.WAITING["sqlite"])
     await database.close()

@@ -7,13 +7,12 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.administration import CreateKey, NameWorkspace
 from hostler.domain.quotas import SetQuotas
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -31,13 +30,12 @@ async def list_keys(request: Request) -> Response:
     query = Query(request)
     workspace_id = query.text("workspace_id")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "keys", "desc")
+    after = begins_after(query, "keys")
     query.finish()
     rows, more = await services_of(request).administration.list_keys(
-        caller_of(request).principal, workspace_id, limit=limit, after=cursor.position if cursor else None
+        caller_of(request).principal, workspace_id, limit=limit, after=after
     )
-    after = row_cursor("keys", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows("keys", rows, more)
 
 
 @router.serves("keys.retrieve")
@@ -68,16 +66,15 @@ async def list_workspaces(request: Request) -> Response:
     query = Query(request)
     include_archived = query.boolean("include_archived")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "workspaces", "desc")
+    after = begins_after(query, "workspaces")
     query.finish()
     rows, more = await services_of(request).administration.list_workspaces(
         caller_of(request).principal,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         include_archived=include_archived,
     )
-    after = row_cursor("workspaces", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows("workspaces", rows, more)
 
 
 @router.serves("workspaces.retrieve")

@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import number_cursor, parse_number_cursor, parse_row_cursor, row_cursor
+from hostler.api.cursors import number_cursor, parse_number_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import ContractRouter, path_value
 from hostler.domain.agents import CreateAgent, UpdateAgent
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = ContractRouter()
@@ -46,17 +46,16 @@ async def list_agents(request: Request) -> Response:
     created_at = query.times("created_at", ("gte", "lte"))
     include_archived = query.boolean("include_archived")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "agents", "desc", created_at=created_at)
+    after = begins_after(query, "agents", created_at=created_at)
     query.finish()
     rows, more = await services_of(request).agents.list(
         caller_of(request).workspace,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         created_at=created_at,
         include_archived=include_archived,
     )
-    after = row_cursor("agents", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows("agents", rows, more)
 
 
 @router.serves("agents.archive")

@@ -11,14 +11,13 @@ from starlette.types import Receive, Scope, Send
 
 from hostler.api.body import json_object
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter
 from hostler.api.sending import send_pieces
 from hostler.domain.audit_requests import RedactAudit
 from hostler.domain.auditing import KINDS
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -32,19 +31,18 @@ async def list_audit(request: Request) -> Response:
     kinds = query.some_of("kind", KINDS)
     workspace_id = query.text("workspace_id")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "audit", "desc", created_at=created_at)
+    after = begins_after(query, "audit", created_at=created_at)
     query.finish()
     rows, more = await services_of(request).administration.audit(
         caller_of(request).principal,
         workspace_id,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         created_at=created_at,
         kinds=sorted(kinds),
         **filters,
     )
-    after = row_cursor("audit", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows("audit", rows, more)
 
 
 @router.serves("audit.chain.retrieve")

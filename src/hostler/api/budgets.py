@@ -7,12 +7,11 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.budgets import CreateBudget, UpdateBudget
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -31,13 +30,12 @@ async def list_budgets(request: Request) -> Response:
     limit = query.limit(default=20, most=100)
     agent_id = query.text("agent_id")
     kind = f"budgets:{agent_id or ''}"
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
+    after = begins_after(query, kind)
     query.finish()
     rows, more = await services_of(request).budgets.listed(
-        caller_of(request).workspace, limit=limit, after=cursor.position if cursor else None, agent_id=agent_id
+        caller_of(request).workspace, limit=limit, after=after, agent_id=agent_id
     )
-    last = Position(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-    return page(rows, row_cursor(kind, "desc", last) if last else None)
+    return page_of_rows(kind, rows, more)
 
 
 @router.serves("budgets.retrieve")

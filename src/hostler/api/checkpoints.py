@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hostler.api.body import json_object
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import page_of_session
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.checkpoints import NOW, CreateCheckpoint, DiffQuery, ForkSession, Rewind
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
-from hostler.engine.checkpoints import View
 
 router = OwnRouter()
 
@@ -33,7 +29,7 @@ async def create(request: Request) -> Response:
 
 @router.serves("sessions.checkpoints.list")
 async def list_checkpoints(request: Request) -> Response:
-    return await _listed(request, "checkpoints", services_of(request).checkpoints.listed)
+    return await page_of_session(request, Query(request), "checkpoints", services_of(request).checkpoints.listed)
 
 
 @router.serves("sessions.checkpoints.retrieve")
@@ -62,7 +58,7 @@ async def rewind(request: Request) -> Response:
 
 @router.serves("sessions.rewinds.list")
 async def list_rewinds(request: Request) -> Response:
-    return await _listed(request, "rewinds", services_of(request).checkpoints.rewinds)
+    return await page_of_session(request, Query(request), "rewinds", services_of(request).checkpoints.rewinds)
 
 
 @router.serves("sessions.fork")
@@ -90,17 +86,3 @@ async def diff(request: Request) -> Response:
 
 def _path(request: Request) -> tuple[str, str]:
     return path_value(request, "session_id"), path_value(request, "checkpoint_id")
-
-
-async def _listed(request: Request, topic: str, rows_of: Callable[..., Awaitable[tuple[list[View], bool]]]) -> Response:
-    """A page of what is known of one session, newest first."""
-    query = Query(request)
-    session_id = path_value(request, "session_id")
-    kind = f"{topic}:{session_id}"
-    limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
-    query.finish()
-    position = cursor.position if cursor else None
-    rows, more = await rows_of(caller_of(request).workspace, session_id, limit=limit, after=position)
-    after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)

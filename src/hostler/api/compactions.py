@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import number_cursor, parse_number_cursor, parse_row_cursor, row_cursor
+from hostler.api.cursors import number_cursor, parse_number_cursor
+from hostler.api.paging import page_of_session
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.compaction import RequestCompaction
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -40,17 +40,7 @@ async def state(request: Request) -> Response:
 
 @router.serves("sessions.compactions.list")
 async def list_compactions(request: Request) -> Response:
-    query = Query(request)
-    session_id = path_value(request, "session_id")
-    kind = f"compactions:{session_id}"
-    limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
-    query.finish()
-    rows, more = await services_of(request).compactions.list(
-        caller_of(request).workspace, session_id, limit=limit, after=cursor.position if cursor else None
-    )
-    after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return await page_of_session(request, Query(request), "compactions", services_of(request).compactions.list)
 
 
 @router.serves("sessions.archives.list")

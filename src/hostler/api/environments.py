@@ -9,12 +9,11 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import ContractRouter, path_value
 from hostler.domain.environments import CreateEnvironment, UpdateEnvironment
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = ContractRouter()
@@ -55,16 +54,15 @@ async def list_environments(request: Request) -> Response:
     query = Query(request)
     include_archived = query.boolean("include_archived")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "environments", "desc")
+    after = begins_after(query, "environments")
     query.finish()
     rows, more = await services_of(request).environments.list(
         caller_of(request).workspace,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         include_archived=include_archived,
     )
-    after = row_cursor("environments", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page([_shown(request, row) for row in rows], after)
+    return page_of_rows("environments", [_shown(request, row) for row in rows], more)
 
 
 @router.serves("environments.delete")

@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_path_cursor, parse_row_cursor, path_cursor, row_cursor
+from hostler.api.cursors import parse_path_cursor, path_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import ContractRouter, path_value
@@ -24,7 +25,6 @@ from hostler.domain.memories import (
     VersionQuery,
     View,
 )
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = ContractRouter()
@@ -126,7 +126,7 @@ async def list_versions(request: Request) -> Response:
     view = query.one_of("view", _VIEWS, "basic")
     created_at = query.times("created_at", ("gte", "lte"))
     kind = f"memory_versions:{store_id}"
-    cursor = parse_row_cursor(query.text("page"), kind, "desc", created_at=created_at)
+    after = begins_after(query, kind, created_at=created_at)
     operation = query.text("operation")
     asked = VersionQuery(
         limit=_page_size(query, view),
@@ -137,11 +137,11 @@ async def list_versions(request: Request) -> Response:
         api_key_id=query.text("api_key_id"),
         service_account_id=query.text("service_account_id"),
         created_at=created_at,
-        after=None if cursor is None else cursor.position,
+        after=after,
     )
     query.finish()
     rows, more = await services_of(request).memory_stores.list_versions(caller_of(request).principal, store_id, asked)
-    return page(rows, row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None)
+    return page_of_rows(kind, rows, more)
 
 
 @router.serves("memory_stores.memory_versions.redact")

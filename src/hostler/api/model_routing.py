@@ -7,12 +7,11 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import page_of_session
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
-from hostler.api.routing import OwnRouter, path_value
+from hostler.api.rendering import json_response
+from hostler.api.routing import OwnRouter
 from hostler.domain.routing import CompareRouting, ExplainRouting
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -20,17 +19,7 @@ router = OwnRouter()
 
 @router.serves("sessions.requests.list")
 async def list_requests(request: Request) -> Response:
-    query = Query(request)
-    session_id = path_value(request, "session_id")
-    kind = f"requests:{session_id}"
-    limit = query.limit(default=20, most=1_000)
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
-    query.finish()
-    rows, more = await services_of(request).routing.requests(
-        caller_of(request).workspace, session_id, limit=limit, after=cursor.position if cursor else None
-    )
-    after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return await page_of_session(request, Query(request), "requests", services_of(request).routing.requests, most=1_000)
 
 
 @router.serves("routing.explain")

@@ -7,12 +7,11 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.retention import RunRetention, SetRetention
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 
 router = OwnRouter()
@@ -54,13 +53,12 @@ async def list_runs(request: Request) -> Response:
     query = Query(request)
     workspace_id = query.text("workspace_id")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "retention_runs", "desc")
+    after = begins_after(query, "retention_runs")
     query.finish()
     rows, more = await services_of(request).retention.list_runs(
-        caller_of(request).principal, workspace_id, limit=limit, after=cursor.position if cursor else None
+        caller_of(request).principal, workspace_id, limit=limit, after=after
     )
-    last = Position(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-    return page(rows, row_cursor("retention_runs", "desc", last) if last else None)
+    return page_of_rows("retention_runs", rows, more)
 
 
 @router.serves("retention.runs.retrieve")

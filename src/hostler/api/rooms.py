@@ -6,12 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter, path_value
 from hostler.domain.sessions import Position
-from hostler.engine.room_list import View
 
 router = OwnRouter()
 
@@ -20,7 +19,7 @@ router = OwnRouter()
 async def list_rooms(request: Request) -> Response:
     limit, after = _paging(request, "rooms")
     rows, more = await services_of(request).rooms.listed(caller_of(request).workspace, limit, after)
-    return page(rows, _next("rooms", rows) if more else None)
+    return page_of_rows("rooms", rows, more)
 
 
 @router.serves("rooms.retrieve")
@@ -36,16 +35,12 @@ async def list_conflicts(request: Request) -> Response:
     kind = f"room_conflicts:{room_id}"
     limit, after = _paging(request, kind)
     rows, more = await services_of(request).rooms.conflicts(caller_of(request).workspace, room_id, limit, after)
-    return page(rows, _next(kind, rows) if more else None)
+    return page_of_rows(kind, rows, more)
 
 
 def _paging(request: Request, kind: str) -> tuple[int, Position | None]:
     query = Query(request)
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
+    after = begins_after(query, kind)
     query.finish()
-    return limit, cursor.position if cursor else None
-
-
-def _next(kind: str, rows: list[View]) -> str:
-    return row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"]))
+    return limit, after

@@ -6,12 +6,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import keys_cursor, parse_keys_cursor, parse_row_cursor, row_cursor
+from hostler.api.cursors import keys_cursor, parse_keys_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
 from hostler.api.rendering import json_response, page
 from hostler.api.routing import OwnRouter
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.sessions import Position
 from hostler.domain.values import listed
 from hostler.store.pages import Range
 from hostler.store.usage_report import GROUP_KEYS, Filters, GroupKey
@@ -60,17 +60,16 @@ async def list_mismatches(request: Request) -> Response:
     query = Query(request)
     workspace_id, session_id = query.text("workspace_id"), query.text("session_id")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "usage_mismatches", "desc")
+    after = begins_after(query, "usage_mismatches")
     query.finish()
     rows, more = await services_of(request).usage.mismatches(
         caller_of(request).principal,
         workspace_id,
         session_id,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
     )
-    last = Position(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-    return page(rows, row_cursor("usage_mismatches", "desc", last) if last else None)
+    return page_of_rows("usage_mismatches", rows, more)
 
 
 @router.serves("prices.retrieve")

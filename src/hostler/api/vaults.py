@@ -7,11 +7,10 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import ContractRouter, path_value
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 from hostler.domain.vaults import CreateCredential, CreateVault, UpdateCredential, UpdateVault
 
@@ -46,16 +45,15 @@ async def list_vaults(request: Request) -> Response:
     query = Query(request)
     include_archived = query.boolean("include_archived")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "vaults", "desc")
+    after = begins_after(query, "vaults")
     query.finish()
     rows, more = await services_of(request).vaults.list(
         caller_of(request).workspace,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         include_archived=include_archived,
     )
-    after = row_cursor("vaults", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows("vaults", rows, more)
 
 
 @router.serves("vaults.delete")
@@ -104,17 +102,16 @@ async def list_credentials(request: Request) -> Response:
     query = Query(request)
     include_archived = query.boolean("include_archived")
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "credentials", "desc")
+    after = begins_after(query, "credentials")
     query.finish()
     rows, more = await services_of(request).credentials.list(
         caller_of(request).workspace,
         path_value(request, "vault_id"),
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         include_archived=include_archived,
     )
-    after = row_cursor("credentials", "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows("credentials", rows, more)
 
 
 @router.serves("vaults.credentials.delete")

@@ -7,11 +7,10 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import OwnRouter, path_value
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint
 
@@ -31,13 +30,10 @@ async def create(request: Request) -> Response:
 async def list_endpoints(request: Request) -> Response:
     query = Query(request)
     limit = query.limit(default=20, most=100)
-    cursor = parse_row_cursor(query.text("page"), "webhook_endpoints", "desc")
+    after = begins_after(query, "webhook_endpoints")
     query.finish()
-    rows, more = await services_of(request).webhooks.list(
-        caller_of(request).workspace, limit=limit, after=cursor.position if cursor else None
-    )
-    last = Position(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-    return page(list(rows), row_cursor("webhook_endpoints", "desc", last) if last else None)
+    rows, more = await services_of(request).webhooks.list(caller_of(request).workspace, limit=limit, after=after)
+    return page_of_rows("webhook_endpoints", rows, more)
 
 
 @router.serves("webhook_endpoints.retrieve")
@@ -85,17 +81,16 @@ async def deliveries(request: Request) -> Response:
     states = query.some_of("states", _STATES)
     endpoint_id = path_value(request, "endpoint_id")
     kind = f"webhook_deliveries:{endpoint_id}"
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
+    after = begins_after(query, kind)
     query.finish()
     rows, more = await services_of(request).webhooks.deliveries(
         caller_of(request).workspace,
         endpoint_id,
         limit=limit,
-        after=cursor.position if cursor else None,
+        after=after,
         states=states,
     )
-    last = Position(rows[-1]["created_at"], rows[-1]["id"]) if more else None
-    return page(list(rows), row_cursor(kind, "desc", last) if last else None)
+    return page_of_rows(kind, rows, more)
 
 
 @router.serves("webhook_endpoints.deliveries.retry")

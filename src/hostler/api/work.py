@@ -9,12 +9,11 @@ from starlette.responses import Response
 
 from hostler.api.body import json_object, no_fields
 from hostler.api.context import caller_of, services_of
-from hostler.api.cursors import parse_row_cursor, row_cursor
+from hostler.api.paging import begins_after, page_of_rows
 from hostler.api.query import Query
-from hostler.api.rendering import json_response, page
+from hostler.api.rendering import json_response
 from hostler.api.routing import ContractRouter, path_value
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.sessions import Position
 from hostler.domain.values import parse
 from hostler.domain.work import StopWork, UpdateWork
 from hostler.engine.work_items import RECLAIM_SECONDS, Beat
@@ -63,13 +62,12 @@ async def list_work(request: Request) -> Response:
     limit = query.limit(default=20, most=100)
     environment_id = path_value(request, "environment_id")
     kind = f"work:{environment_id}"
-    cursor = parse_row_cursor(query.text("page"), kind, "desc")
+    after = begins_after(query, kind)
     query.finish()
     rows, more = await services_of(request).work_queue.list(
-        caller_of(request).workspace, environment_id, limit=limit, after=cursor.position if cursor else None
+        caller_of(request).workspace, environment_id, limit=limit, after=after
     )
-    after = row_cursor(kind, "desc", Position(rows[-1]["created_at"], rows[-1]["id"])) if more else None
-    return page(rows, after)
+    return page_of_rows(kind, rows, more)
 
 
 @router.serves("environments.work.retrieve")

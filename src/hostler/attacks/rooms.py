@@ -45,8 +45,6 @@ LIMITS: Final = SandboxLimits(
 )
 """Small, so that a flood that reaches them costs the host nothing."""
 
-PROGRAM_BYTES: Final = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:

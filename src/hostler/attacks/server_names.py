@@ -112,7 +112,6 @@ def _judged(ground: ProxyGround, road: OpenRoad) -> Sequence[str]:
 
 _EVIL = b"evil.tld"
 _GOOD = b"allowed.example"
-_LONGER = _extension(0, b"\0\2\0\0\xff")
 
 _HELLOS: tuple[tuple[str, Callable[[], bytes]], ...] = (
     ("another server name", lambda: hello("evil.tld")),

@@ -29,7 +29,6 @@ from hostler.store import skills as skill_rows
 
 _HOW = "pass create to make what the bundle describes, or name one of yours with {}"
 _OF_AN_AGENT = frozenset(CreateAgent.model_fields)
-_MOST_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from hostler.cli import terminal
 from hostler.cli.keys import in_database
 from hostler.cli.problem import WRONG, Problem, spelled
 from hostler.compose.packages import base_images, layer_folder, package_layers
-from hostler.compose.server import only_one
+from hostler.compose.state_folder import only_one
 from hostler.compose.terminable import run
 from hostler.domain.clock import rfc3339_of
 from hostler.domain.environments import CloudConfig

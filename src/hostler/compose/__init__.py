@@ -4,7 +4,8 @@ from hostler.compose.database import create_key, has_key, open_database
 from hostler.compose.placement import survey
 from hostler.compose.sandboxes import sandbox_provider
 from hostler.compose.secrets import master_keys
-from hostler.compose.server import Hostler, running, until_signal
+from hostler.compose.server import Hostler, running
+from hostler.compose.stopping import until_signal
 from hostler.compose.terms import quota_defaults, webhook_lease_seconds
 
 __all__ = [

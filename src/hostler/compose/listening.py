@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
+from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS
 from hostler.config import Settings
 from hostler.domain.errors import InvalidRequest
@@ -23,6 +25,23 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def api_server(app: ASGIApp) -> Server:
+    """Serves the API. Requests that run when it is to stop have two seconds."""
+    return Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http=BoundedHttpProtocol,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=75,
+            lifespan="off",
+        )
+    )
 
 
 def listen(settings: Settings) -> socket.socket:

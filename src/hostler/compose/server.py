@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
-import logging
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-
-import uvicorn
+from dataclasses import dataclass
 
 from hostler.api.app import create_app
-from hostler.api.connections import BoundedHttpProtocol
 from hostler.api.services import LOOPBACK_HOSTS, ApiServices
 from hostler.compose.admission import guards, memory_use, wait_terms, worker_settings
 from hostler.compose.attack_gate import AttackGate
@@ -28,15 +22,14 @@ from hostler.compose.authorities import own_authorities
 from hostler.compose.bounds import retention_terms, session_limits, shown_limits
 from hostler.compose.bundles import session_bundles
 from hostler.compose.database import has_key, open_database
-from hostler.compose.gateway import MakeDesk, open_desk
+from hostler.compose.gateway import MakeDesk, open_desk, open_gateway
 from hostler.compose.hibernation import home_copies, home_keeping
-from hostler.compose.listening import Server, is_loopback, listen
-from hostler.compose.metrics import exposed, open_metrics, watch
+from hostler.compose.listening import api_server, is_loopback, listen
+from hostler.compose.metrics import watch
 from hostler.compose.objects import open_blobs, open_objects, snapshot_sweep, stored_snapshots
 from hostler.compose.packages import layer_folder, package_layers
 from hostler.compose.placement import open_placement
 from hostler.compose.previews import preview_link, preview_listener
-from hostler.compose.rates import limited, open_throttle
 from hostler.compose.roads import egress_proxy
 from hostler.compose.rooms import open_rooms
 from hostler.compose.routing import operator_routing, routed_catalogue
@@ -50,6 +43,7 @@ from hostler.compose.sandboxes import (
 )
 from hostler.compose.secrets import open_sealer
 from hostler.compose.spares import spare_sandboxes
+from hostler.compose.state_folder import only_one, worker_name
 from hostler.compose.stored import StoredDecisions, runner_ledger
 from hostler.compose.telemetry import open_traces
 from hostler.compose.terms import (
@@ -67,7 +61,6 @@ from hostler.compose.upstreams import reaches_clouds
 from hostler.config import Settings
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.ids import new_id
 from hostler.egress.injection import InjectingSecrets
 from hostler.egress.outgoing import OutgoingClient
 from hostler.egress.resolve import Resolver
@@ -114,7 +107,6 @@ from hostler.engine.policies import Policies
 from hostler.engine.previews import Previews
 from hostler.engine.probes import CredentialProbe
 from hostler.engine.process import Surroundings
-from hostler.engine.purse import StoredPurse
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.engine.rate_limits import RateLimits
 from hostler.engine.reach import StoredReach
@@ -141,7 +133,6 @@ from hostler.engine.webhooks import Webhooks
 from hostler.engine.work_items import Terms
 from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker
-from hostler.gateway.roads import ModelGateway
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
 from hostler.store.checkpoints import needed_snapshots
@@ -151,8 +142,6 @@ from hostler.store.memory_stores import memory_bytes
 from hostler.store.skills import skill_bytes, used_archives
 from hostler.store.webhooks import emit
 from hostler.store.work_items import session_of_work
-
-log = logging.getLogger("hostler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,30 +160,6 @@ class Hostler:
     reconciler: Reconciler
     swept: tuple[str, ...]
     """What was left of an earlier life and is gone now."""
-
-
-@contextlib.contextmanager
-def only_one(settings: Settings) -> Iterator[None]:
-    """Two servers must not share a state folder: they would take each other's sandboxes for left-overs."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-    with (settings.state_dir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InvalidRequest(
-                f"another Hostler uses {settings.state_dir}; stop it, or choose another folder with --state-dir"
-            ) from None
-        yield
-
-
-def worker_name(settings: Settings) -> str:
-    """The name under which this state folder's worker holds leases: the same in its next life, and nobody else's."""
-    if settings.worker.name:
-        return settings.worker.name
-    file = settings.state_dir / "worker-name"
-    if not file.exists():
-        file.write_text(new_id("worker"))
-    return file.read_text().strip()
 
 
 @asynccontextmanager
@@ -238,15 +203,9 @@ async def running(
             places.sockets.mkdir(parents=True, mode=0o711)
             owner = worker_name(settings)
             traces = open_traces(settings, owner, stack)
-            throttle = await open_throttle(settings, database, stack)
             prices = price_table(settings)
-            purse = StoredPurse(database, prices)
-            desk = replace(limited(await desks(settings, stack), settings, throttle), purse=purse)
-            desk = traces.watching(desk)
-            metrics = open_metrics(desk.channels)
-            stack.enter_context(exposed(settings, metrics))
-            gateway = ModelGateway(desk.watched_by(metrics))
-            stack.push_async_callback(gateway.close)
+            gateway = await open_gateway(settings, database, prices, traces, desks, stack)
+            metrics = gateway.metrics
             blobs = open_blobs(settings, database, objects)
             storage = (lambda c, workspace: files_bytes(c, workspace, database.now(c)), memory_bytes, skill_bytes)
             quotas = WorkspaceQuotas(database, quota_defaults(settings), storage=storage)
@@ -287,7 +246,7 @@ async def running(
             hub, models = Hub(), routed_catalogue(settings)
             records = Records(database, hub, metrics.happened, runtime_price(settings))
             reconciler = Reconciler(database, prices)
-            budget_keeper = BudgetKeeper(database, records, purse)
+            budget_keeper = BudgetKeeper(database, records, gateway.purse)
             terms = LeaseTerms(settings.worker.lease_seconds, min(3.0, settings.worker.lease_seconds / 5))
             memory_files = MemoryFiles(database, quotas.admit_bytes)
             mounted_files = MountedFiles(database, blobs, settings.state_dir / "attached")
@@ -303,7 +262,7 @@ async def running(
             around = Surroundings(
                 harness=harness,
                 sandboxes=provider,
-                model_roads=gateway,
+                model_roads=gateway.roads,
                 egress_roads=egress,
                 homes=places,
                 settings={**harness_settings(settings), **(traces.environment or {})},
@@ -329,7 +288,7 @@ async def running(
                 boundary=Boundary(database, records, points),
                 records=records,
                 hub=hub,
-                ledger=runner_ledger(database, terms, prices, purse, metrics.recorded),
+                ledger=runner_ledger(database, terms, prices, gateway.purse, metrics.recorded),
                 around=around,
                 variables=variables,
                 profile_of=profile_reader(settings),
@@ -398,7 +357,7 @@ async def running(
                 previews=previews,
                 rooms=RoomList(database),
                 places=Places(database, worker.admission),
-                rate_limits=RateLimits(database, throttle),
+                rate_limits=RateLimits(database, gateway.throttle),
                 guards=watched,
                 watch_requests=metrics.answered,
                 environment_keys=EnvironmentKeys(database),
@@ -432,7 +391,7 @@ async def running(
                     allowing,
                     spares.figures,
                     watched,
-                    gateway.health,
+                    gateway.roads.health,
                     traces.figures,
                 ),
                 quotas=quotas,
@@ -451,19 +410,7 @@ async def running(
                 allowed_hosts=LOOPBACK_HOSTS
                 | {h.lower() for h in (settings.server.host, *settings.server.allowed_hosts)},
             )
-            server = Server(
-                uvicorn.Config(
-                    create_app(services),
-                    loop="none",
-                    http=BoundedHttpProtocol,
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_graceful_shutdown=2,
-                    timeout_keep_alive=75,
-                    lifespan="off",
-                )
-            )
+            server = api_server(create_app(services))
             async with asyncio.TaskGroup() as tasks:
                 working = tasks.create_task(worker.run())
                 keeping = [
@@ -481,7 +428,7 @@ async def running(
                     *([tasks.create_task(rooms.run())] if rooms is not None else ()),
                     tasks.create_task(spares.run()),
                     tasks.create_task(watched.watch()),
-                    tasks.create_task(watch(settings, metrics, database, desk.upstreams, reconciler)),
+                    tasks.create_task(watch(settings, metrics, database, gateway.upstreams, reconciler)),
                 ]
                 await neighbours.begun()
                 serving = tasks.create_task(server.serve(sockets=[listener]))
@@ -502,7 +449,7 @@ async def running(
                         broker,
                         hub,
                         reconciler,
-                        (*swept, *unmounted),
+                        tuple(swept),
                     )
                 finally:
                     worker.drain()
@@ -511,29 +458,3 @@ async def running(
                     for task in (working, *keeping):
                         task.cancel()
                     await asyncio.wait([serving, working])
-
-
-async def until_signal(hostler: Hostler, draining: Callable[[int], None] | None = None) -> None:
-    """Return on SIGINT or SIGTERM. Idle sessions are given back, running turns may finish; a second one cuts short.
-
-    `draining` is told at the first one how many sessions have a process.
-    """
-    loop = asyncio.get_running_loop()
-    first, second = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (second if first.is_set() else first).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    await first.wait()
-    log.info("draining", extra={"sessions": hostler.worker.live()})
-    if draining is not None:
-        draining(hostler.worker.live())
-    hostler.worker.drain()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(hostler.settings.worker.drain_seconds):
-            while hostler.worker.live() and not second.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.1):
-                        await second.wait()

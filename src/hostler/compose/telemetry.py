@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from time import monotonic
 from typing import Any
@@ -37,7 +37,7 @@ class Traces:
 
     def watching(self, desk: Desk) -> Desk:
         """The same desk, with its requests traced."""
-        return desk if self.watcher is None else replace(desk, watchers=(*desk.watchers, self.watcher))
+        return desk if self.watcher is None else desk.watched_by(self.watcher)
 
     def recording(self, recorder: EgressRecorder) -> EgressRecorder:
         """The same recorder, with its decisions traced."""

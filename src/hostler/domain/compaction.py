@@ -11,7 +11,6 @@ from hostler.domain.schedules import parse_schedule
 from hostler.domain.values import Items, Text, Value, problem
 
 Strategy = Literal["archive_everything", "smart_retention", "hybrid"]
-Trigger = Literal["auto", "manual", "scheduled"]
 
 LEAST_THRESHOLD: Final = 20_000
 """Below that, the system prompt, the tools and one summary could fill the context again and again."""

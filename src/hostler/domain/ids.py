@@ -9,15 +9,6 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Iterator
-from typing import NewType
-
-WorkspaceId = NewType("WorkspaceId", str)
-AgentId = NewType("AgentId", str)
-EnvironmentId = NewType("EnvironmentId", str)
-SessionId = NewType("SessionId", str)
-ThreadId = NewType("ThreadId", str)
-EventId = NewType("EventId", str)
-WorkerId = NewType("WorkerId", str)
 
 _ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 """In the order of their codes, so that texts sort like the numbers that they stand for."""

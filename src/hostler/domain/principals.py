@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from hostler.domain.errors import NotFound
+
 Kind = Literal["api_key", "environment_key", "session_token"]
 Scope = Literal["admin", "operate", "read"]
 
@@ -68,3 +70,11 @@ class Principal:
     def administers_installation(self) -> bool:
         """Whether this key may look after every workspace: an admin key of the default one."""
         return self.kind == "api_key" and "admin" in self.scopes and self.workspace == DEFAULT_WORKSPACE
+
+
+def looked_after(by: Principal, workspace_id: str | None) -> str:
+    """The workspace that is meant; None: the principal's own. Raises NotFound for one that it doesn't look after."""
+    workspace = workspace_id or by.workspace
+    if workspace != by.workspace and not by.administers_installation:
+        raise NotFound(f"workspace {workspace} does not exist")
+    return workspace

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from hostler.domain.administration import CreateKey, NameWorkspace
-from hostler.domain.errors import InvalidRequest, NotFound, PermissionDenied
-from hostler.domain.principals import DEFAULT_WORKSPACE, SCOPES, Actor, Principal
+from hostler.domain.errors import InvalidRequest, PermissionDenied
+from hostler.domain.principals import DEFAULT_WORKSPACE, SCOPES, Actor, Principal, looked_after
 from hostler.domain.quotas import SetQuotas
 from hostler.domain.sessions import Position, TimeRange
 from hostler.engine.quotas import WorkspaceQuotas
@@ -40,7 +40,7 @@ class Administration:
 
     async def create_key(self, by: Principal, wanted: CreateKey) -> View:
         """The key with its secret, which is shown here and never again."""
-        workspace = self._reach(by, wanted.workspace_id or by.workspace)
+        workspace = looked_after(by, wanted.workspace_id)
         return await self._act(lambda conn, now: create_key(conn, now, by.actor, workspace, wanted))
 
     async def get_key(self, by: Principal, key_id: str) -> View:
@@ -50,7 +50,7 @@ class Administration:
         self, by: Principal, workspace_id: str | None, *, limit: int, after: Position | None
     ) -> tuple[list[View], bool]:
         """Newest first, and whether more follow. `workspace_id=None`: the workspace of the key that asks."""
-        workspace = self._reach(by, workspace_id or by.workspace)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection) -> Page[KeyRow]:
             keys.get_workspace(conn, workspace)
@@ -70,7 +70,7 @@ class Administration:
         return await self._act(lambda conn, now: create_workspace(conn, now, by.actor, wanted.name))
 
     async def get_workspace(self, by: Principal, workspace_id: str) -> View:
-        workspace = self._reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
         return workspace_wire(await self._database.read(lambda conn: keys.get_workspace(conn, workspace)))
 
     async def list_workspaces(
@@ -88,7 +88,7 @@ class Administration:
         return [workspace_wire(row) for row in found.rows], found.has_next
 
     async def rename_workspace(self, by: Principal, workspace_id: str, wanted: NameWorkspace) -> View:
-        workspace = self._reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection, now: float) -> View:
             before = keys.get_workspace(conn, workspace)
@@ -102,7 +102,7 @@ class Administration:
 
     async def archive_workspace(self, by: Principal, workspace_id: str) -> View:
         """Its keys stop working within two seconds. Idempotent. Raises InvalidRequest while a session runs there."""
-        workspace = self._reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
         self._need_installation(by, "archive workspaces")
         if workspace == DEFAULT_WORKSPACE:
             raise InvalidRequest("the default workspace can't be archived: it administers the others")
@@ -122,7 +122,7 @@ class Administration:
     # -- quotas
 
     async def quotas(self, by: Principal, workspace_id: str) -> View:
-        workspace = self._reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection) -> View:
             keys.get_workspace(conn, workspace)
@@ -132,7 +132,7 @@ class Administration:
 
     async def set_quotas(self, by: Principal, workspace_id: str, wanted: SetQuotas) -> View:
         """Raises PermissionDenied unless the principal administers the installation: nobody raises their own limits."""
-        workspace = self._reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
         self._need_installation(by, "set quotas")
 
         def unit(conn: Connection, now: float) -> View:
@@ -164,7 +164,7 @@ class Administration:
         kinds: Sequence[str] = (),
     ) -> tuple[list[View], bool]:
         """Entries about one workspace, newest first, and whether more follow. `kinds` empty means every kind."""
-        workspace = self._reach(by, workspace_id or by.workspace)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection) -> Page[AuditRow]:
             keys.get_workspace(conn, workspace)
@@ -202,12 +202,6 @@ class Administration:
     def _only(by: Principal) -> str | None:
         """The one workspace whose things are found; None: all of them."""
         return None if by.administers_installation else by.workspace
-
-    @staticmethod
-    def _reach(by: Principal, workspace_id: str) -> str:
-        if workspace_id != by.workspace and not by.administers_installation:
-            raise NotFound(f"workspace {workspace_id} does not exist")
-        return workspace_id
 
     @staticmethod
     def _need_installation(by: Principal, what: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -28,11 +28,6 @@ class Awake:
 
     def __init__(self) -> None:
         self._reasons: dict[str, Counter[str]] = {}
-        self._told: list[Callable[[str], None]] = []
-
-    def on_release(self, told: Callable[[str], None]) -> None:
-        """`told` is called with a session's id when its last reason has gone."""
-        self._told.append(told)
 
     @contextmanager
     def hold(self, session_id: str, reason: str) -> Iterator[None]:
@@ -48,8 +43,6 @@ class Awake:
             held[reason] -= 1
             if not +held:
                 self._reasons.pop(session_id, None)
-                for told in self._told:
-                    told(session_id)
 
     def reasons(self, session_id: str) -> tuple[str, ...]:
         """Sorted; empty when the session may sleep."""

@@ -9,8 +9,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection
 
 from hostler.domain.clock import rfc3339_of
-from hostler.domain.errors import NotFound
-from hostler.domain.principals import Principal
+from hostler.domain.principals import Principal, looked_after
 from hostler.engine.quotas import WorkspaceQuotas
 from hostler.store import keys, measures
 from hostler.store import retention as rows
@@ -57,9 +56,7 @@ class Measures:
 
         Raises NotFound for a workspace that the principal doesn't look after.
         """
-        workspace = workspace_id or by.workspace
-        if workspace != by.workspace and not by.administers_installation:
-            raise NotFound(f"workspace {workspace} does not exist")
+        workspace = looked_after(by, workspace_id)
         await self._database.read(lambda conn: keys.get_workspace(conn, workspace))
         found, now = await self._known(workspace)
         if not found or (fresh and now - found[0][2] > FRESH_SECONDS):

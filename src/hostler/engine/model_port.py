@@ -32,8 +32,6 @@ class Caller:
     """The session's metadata."""
     agent: Mapping[str, Any] = field(default_factory=dict)
     """The session's snapshot of its agent, as it is stored."""
-    budgeted: bool = False
-    """Whether the session has a budget of its own."""
     epoch: int = 0
     """Of the lease under which it is served."""
 

@@ -54,6 +54,7 @@ class StoredPurse:
         self._clock = clock or SystemClock()
         self._terms = terms or PurseTerms()
         self._waiting: set[asyncio.Event] = set()
+        self._abandoned_at = float("-inf")
 
     # ------------------------------------------------------------------------------------------------------ set aside
 
@@ -191,7 +192,10 @@ class StoredPurse:
 
     async def _wait(self, freed: asyncio.Event, seconds: float) -> None:
         """Until something was given back here, or may have been in another process."""
-        await self.abandon()
+        now = asyncio.get_running_loop().time()
+        if now - self._abandoned_at >= _LOOK_SECONDS:  # one look for all who wait
+            self._abandoned_at = now
+            await self.abandon()
         with suppress(TimeoutError):
             async with asyncio.timeout(min(_LOOK_SECONDS, seconds)):
                 await freed.wait()

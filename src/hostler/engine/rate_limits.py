@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import NotFound, PermissionDenied
-from hostler.domain.principals import Principal
+from hostler.domain.errors import PermissionDenied
+from hostler.domain.principals import Principal, looked_after
 from hostler.domain.rates import Kind, SetRateLimits
 from hostler.engine.throttle import WaitingHere
 from hostler.store import audit, keys
@@ -42,7 +42,7 @@ class RateLimits:
 
     async def show(self, by: Principal, workspace_id: str | None) -> View:
         """What is in force for a workspace, and who waits; None: the workspace of the key that asks."""
-        workspace = _reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
 
         def unit(conn: Connection) -> View:
             keys.get_workspace(conn, workspace)
@@ -53,7 +53,7 @@ class RateLimits:
     async def set(self, by: Principal, wanted: SetRateLimits) -> View:
         """Raises PermissionDenied for a workspace's own unless the principal administers the installation, and NotFound
         for an agent of another workspace."""
-        workspace = _reach(by, wanted.workspace_id)
+        workspace = looked_after(by, wanted.workspace_id)
         agent = wanted.agent_id or ""
         if not agent and not by.administers_installation:
             raise PermissionDenied(
@@ -96,13 +96,6 @@ class RateLimits:
             "complete": len(agents) <= MOST and len(found) <= MOST,
             "waiting": [_waiting(each) for each in waiting],
         }
-
-
-def _reach(by: Principal, workspace_id: str | None) -> str:
-    workspace = workspace_id or by.workspace
-    if workspace != by.workspace and not by.administers_installation:
-        raise NotFound(f"workspace {workspace} does not exist")
-    return workspace
 
 
 _NAMES: Final[tuple[Kind, ...]] = ("requests", "input_tokens", "output_tokens")

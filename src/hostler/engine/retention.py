@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection
 
 from hostler.domain.clock import rfc3339_of
-from hostler.domain.errors import Busy, HostlerError, NotFound, PermissionDenied
-from hostler.domain.principals import Principal
+from hostler.domain.errors import Busy, HostlerError, PermissionDenied
+from hostler.domain.principals import Principal, looked_after
 from hostler.domain.retention import HARMLESS, POLICIES, Days, PolicyName, RunRetention, SetRetention
 from hostler.domain.sessions import Position
 from hostler.engine.measures import Measures
@@ -97,12 +97,12 @@ class Retention:
 
     async def show(self, by: Principal, workspace_id: str | None) -> View:
         """The policies that hold for a workspace. Raises NotFound for one that the principal doesn't look after."""
-        workspace = _reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
         return await self._database.read(lambda conn: self._shown(conn, workspace))
 
     async def set(self, by: Principal, wanted: SetRetention) -> View:
         """Raises PermissionDenied unless the principal administers the installation, as for quotas."""
-        workspace = _reach(by, wanted.workspace_id)
+        workspace = looked_after(by, wanted.workspace_id)
         if not by.administers_installation:
             raise PermissionDenied(
                 "only an admin key of the default workspace may set what is removed; this one administers its own "
@@ -149,7 +149,7 @@ class Retention:
 
     async def ask(self, by: Principal, wanted: RunRetention) -> View:
         """The run, ended or, when it takes long, still running. Raises Conflict while another one removes here."""
-        workspace = _reach(by, wanted.workspace_id)
+        workspace = looked_after(by, wanted.workspace_id)
         ended = asyncio.Event()
         self._ended.add(ended)
         try:
@@ -182,7 +182,7 @@ class Retention:
         self, by: Principal, workspace_id: str | None, *, limit: int, after: Position | None
     ) -> tuple[list[View], bool]:
         """Newest first, and whether more follow."""
-        workspace = _reach(by, workspace_id)
+        workspace = looked_after(by, workspace_id)
         place = StorePosition(*after) if after else None
 
         def unit(conn: Connection) -> tuple[list[View], bool]:
@@ -410,11 +410,3 @@ def run_view(row: RunRow) -> View:
         "created_at": row.created_at,
         "ended_at": row.ended_at,
     }
-
-
-def _reach(by: Principal, workspace_id: str | None) -> str:
-    """The workspace that is meant. Raises NotFound for one that the principal doesn't look after."""
-    workspace = workspace_id or by.workspace
-    if workspace != by.workspace and not by.administers_installation:
-        raise NotFound(f"workspace {workspace} does not exist")
-    return workspace

@@ -490,7 +490,6 @@ def caller_of(session: SessionRow, epoch: int) -> Caller:
         session.agent["model"]["id"],
         session.metadata,
         session.agent,
-        session.budget_json is not None,
         epoch,
     )
 

@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from hostler.domain.clock import rfc3339_of
-from hostler.domain.errors import NotFound
 from hostler.domain.prices import NANOS_OF_A_DOLLAR, Price, Prices
-from hostler.domain.principals import Principal
+from hostler.domain.principals import Principal, looked_after
 from hostler.domain.sessions import Position
 from hostler.store import keys, reconcile, usage_report
 from hostler.store.database import Database
@@ -102,8 +101,7 @@ class UsageReports:
         }
 
     async def _known(self, by: Principal, workspace: str) -> None:
-        if workspace != by.workspace and not by.administers_installation:
-            raise NotFound(f"workspace {workspace} does not exist")
+        looked_after(by, workspace)
         await self._database.read(lambda conn: keys.get_workspace(conn, workspace))
 
 

@@ -8,7 +8,7 @@ from hostler.gateway.desk import Desk
 from hostler.gateway.probing import probing
 from hostler.gateway.roads import ModelGateway, ModelRoad, UsageNotRecorded, one_upstream
 from hostler.gateway.roster import Entry, Patience, Roster
-from hostler.gateway.sequence import close_held_text, closed_calls
+from hostler.gateway.sequence import close_held_text
 from hostler.gateway.upstream import Upstream, UpstreamLimits
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "UpstreamLimits",
     "UsageNotRecorded",
     "close_held_text",
-    "closed_calls",
     "one_upstream",
     "probing",
 ]

@@ -116,6 +116,8 @@ class Attempts:
     def abort(self) -> None:
         """Whatever still runs is not wanted any more. Idempotent."""
         self._desk.throttle.left(self._asked)
+        if self._relay is not None:
+            self._relay.dropped()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()

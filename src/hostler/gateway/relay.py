@@ -152,6 +152,10 @@ class Relay:
         self._blocked = blocked
         self._heard_at = self._loop.time()
 
+    def dropped(self) -> None:
+        """Nobody waits for it any more: also when it was never asked. Idempotent."""
+        self._finish()
+
     # --------------------------------------------------------------------------------------------------- AnswerSink
 
     def answer_head(self, status: int, headers: Headers) -> None:

@@ -183,11 +183,6 @@ def without_unannounced(text: str | None, announced: Collection[str]) -> str | N
     return dump(replace(state, groups=kept))
 
 
-def closed_calls(text: str | None) -> dict[str, tuple[Any, bool]]:
-    """Every call in the stored form that got its result without being shown: `{call id: (content, is_error)}`."""
-    return {key: (c.content, c.is_error) for group in load(text).groups for key, c in group.closed.items()}
-
-
 def held_call(call: Call) -> HeldCall:
     return HeldCall(call.id, call.name, call.input)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from hostler.domain.auditing import WHOLE, Kind, row_text, rows_digest
@@ -24,7 +23,6 @@ from hostler.store.jsontext import cleaned, decode, encode
 from hostler.store.moments import moment
 from hostler.store.pages import Page, Position, Range, page
 from hostler.store.prepared import PreparedInsert
-from hostler.store.tables_audit import audit_subjects as subjects
 from hostler.store.tables_tenancy import audit_entries
 
 PERSONAL: Final = frozenset({"name", "url", "description", "title", "before_name", "email"})
@@ -251,9 +249,3 @@ def forget_session(conn: Connection, now: float, workspace_id: str, session_id: 
     deleted = Act("administration", "session.delete", acting(conn), session_id, session_id)
     append(conn, now, workspace_id, [deleted])
     audit_subjects.destroy(conn, workspace_id, session_id)
-
-
-def strand_count(conn: Connection, workspace_id: str, strand: str) -> int:
-    """How many entries were written about a session, or about no session in particular."""
-    mine = (subjects.c.workspace_id == workspace_id, subjects.c.subject == strand)
-    return int(conn.execute(sa.select(subjects.c.entries).where(*mine)).scalar() or 0)

@@ -101,12 +101,6 @@ class Blobs:
 
         return await self.put(pieces(), most=most)
 
-    async def put_file(self, source: Path, *, most: int) -> Blob:
-        """Keep a copy of a regular file of the host. Follows no link. Raises OSError, TooLarge."""
-        descriptor = await asyncio.to_thread(os.open, source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as content:
-            return await self.put_open(content, most=most)
-
     async def here(self, blob: Blob) -> None:
         """After this the file of `path` is on this host, if the blob is anywhere. Raises StoreDamaged, Busy."""
 

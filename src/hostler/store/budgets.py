@@ -226,8 +226,17 @@ def of_session(conn: Connection, session_id: str) -> BudgetRow | None:
 
 def counts_for(conn: Connection, workspace_id: str, agent_id: str) -> bool:
     """Whether a session of this agent has to keep to a budget of ours."""
-    mine = (budgets.c.workspace_id == workspace_id, budgets.c.subject.in_((workspace_id, agent_id)))
-    return conn.execute(sa.select(budgets.c.id).where(*mine).limit(1)).first() is not None
+    mine = sa.select(budgets.c.id).where(*about(workspace_id, (workspace_id, agent_id)))
+    return conn.execute(mine.limit(1)).first() is not None
+
+
+def about(workspace_id: str, subjects: Sequence[str]) -> Sequence[sa.ColumnElement[bool]]:
+    """Which budgets are of these subjects of a workspace.
+
+    They are looked for by subject. With the plain column SQLite would take the index of the workspace instead, which
+    has a budget for each session.
+    """
+    return budgets.c.subject.in_(subjects), budgets.c.workspace_id.concat("") == workspace_id
 
 
 # -------------------------------------------------------------------------------------------------------------- pauses

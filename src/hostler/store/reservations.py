@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from hostler.store.budgets import month_of, warn_of
+from hostler.store.budgets import about, month_of, warn_of
 from hostler.store.jsontext import plain
 from hostler.store.tables import work
 from hostler.store.tables_budgets import budgets, reservations
@@ -101,7 +101,8 @@ WITH mine AS MATERIALIZED (
 SELECT mine.id, scope, period, limit_nanos, used, reserved_nanos, fits FROM mine, verdict ORDER BY mine.id
 """
 
-_MINE = "subject IN (:session, :agent, :workspace) AND workspace_id = :workspace"
+# The plus: SQLite is to look for the three subjects, and not through a workspace, which has a budget for each session.
+_MINE = "subject IN (:session, :agent, :workspace) AND +workspace_id = :workspace"
 _LITE_TAKE = f"""
 UPDATE budgets SET reserved_nanos = reserved_nanos + :nanos,
     spent_nanos = {_rolled("spent_nanos", ":month")}, uncertain_nanos = {_rolled("uncertain_nanos", ":month")},
@@ -273,8 +274,7 @@ def _left(now: float) -> sa.ColumnElement[bool]:
 
 
 def _of(whose: Subjects) -> Sequence[sa.ColumnElement[bool]]:
-    subjects = (whose.session_id, whose.agent_id, whose.workspace_id)
-    return budgets.c.subject.in_(subjects), budgets.c.workspace_id == whose.workspace_id
+    return about(whose.workspace_id, (whose.session_id, whose.agent_id, whose.workspace_id))
 
 
 def _is_past(month: str) -> sa.ColumnElement[bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -33,8 +33,6 @@ SIGNAL: Final = "webhooks"
 TRIES: Final = 3
 """How often a delivery is attempted before it is given up."""
 _TICK = "hostler.webhook_tick"
-
-EndpointState = Literal["enabled", "disabled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hostler.generated import keep_up, with_table
 from hostler.telemetry.logs import SPELLED
 
 SOURCE: Final = Path(__file__).parents[1]
@@ -75,24 +76,9 @@ def table() -> str:
 
 
 def page(text: str) -> str:
-    """The page with the table as it is now. Raises ValueError for a page without a place for it."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE} has no place for the table")
-    return f"{before}{begin}\n\n{table()}\n\n{end}{after}"
-
-
-def main() -> int:
-    text = PAGE.read_text("utf-8")
-    new = page(text)
-    if "--check" in sys.argv:
-        if new != text:
-            print(f"{PAGE} is stale: scripts/generate-docs", file=sys.stderr)
-        return int(new != text)
-    PAGE.write_text(new, "utf-8")
-    return 0
+    """`text` with the table as it is now. Raises ValueError for a page without a place for it."""
+    return with_table(text, BEGIN, END, table())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep_up(PAGE, page))
