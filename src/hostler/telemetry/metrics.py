@@ -61,7 +61,8 @@ class Metrics:
 
     def __init__(self, version: str, *, endpoints: Iterable[str], upstreams: Iterable[str]) -> None:
         """`endpoints`: the names of all that the API serves. `upstreams`: the names of those that may be asked."""
-        disable_created_metrics()  # a second series for each, of a name that says nothing
+        # No second series for each, of a name that says nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         Info("hostler_build", "Which Hostler this is.", registry=registry).info({"version": version})
         # Requests to the API.
