@@ -120,10 +120,14 @@ def speaks_to_a_server(command: Callable[..., Done]) -> Callable[..., Done]:
         else:
             shown.append(parameter.replace(annotation=hints[name]))
 
-    shown.append(inspect.Parameter("called", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
+    # Typer gives a command one context at most: that of its own, if it asks for one.
+    own = next((parameter.name for parameter in shown if parameter.annotation is typer.Context), None)
+    if own is None:
+        shown.append(inspect.Parameter("called", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
     @functools.wraps(command)
-    def run(*args: Any, url: Url, api_key: ApiKey, state_dir: StateDir, called: typer.Context, **others: Any) -> Done:
+    def run(*args: Any, url: Url, api_key: ApiKey, state_dir: StateDir, **others: Any) -> Done:
+        called: typer.Context = others.pop("called") if own is None else others[own]
         try:
             return command(*args, server=Server(url, api_key, state_dir), **others)
         except Refused as problem:
