@@ -193,6 +193,35 @@ def test_run_shows_a_person_what_happens_without_escape_sequences(server: Server
     assert "hostler sessions tail sesn_" in result.err
 
 
+def test_a_session_that_waits_for_a_budget_is_not_archived(server: Server) -> None:
+    made = server.hostler("budget", "create", "0.01", "--period", "total", "--json").json
+    try:
+        paused = server.hostler("run", prompt(["At last."], "Say it."))
+        assert (paused.code, "budget_reached" in paused.out) == (1, True)
+        assert f"of the workspace ({made['id']}) is reached" in paused.out
+        session = paused.err.rpartition("hostler sessions tail ")[2].split()[0]
+        assert f"hostler sessions tail {session} --follow" in paused.err
+        follower = subprocess.Popen(
+            [sys.executable, "-m", "hostler.cli.main", "sessions", "tail", "--json", "--follow", session],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(HOSTLER_STATE_DIR=str(server.state_dir)),
+        )
+        try:
+            assert server.hostler("budget", "change", made["id"], "--limit", "5").code == 0
+            said = ""
+            while "At last." not in said:
+                said = read_line(follower, 60)
+                assert said, "the stream ended before the session went on"
+        finally:
+            follower.kill()
+            follower.wait()
+            assert follower.stdout is not None
+            follower.stdout.close()
+    finally:
+        server.hostler("budget", "remove", made["id"])
+
+
 def test_kept_session_goes_on_and_agent_and_environment_are_found_again(server: Server) -> None:
     first = server.hostler("run", "--json", "--keep", prompt(["First."], "A"))
     session_id = first.lines[-1]["session_id"]

@@ -11,8 +11,9 @@ def test_limits_are_set_and_shown(server: Server) -> None:
     shown = server.hostler("limits", "show").out
     assert "30,000" in shown
     assert f"workspace {found['workspace_id']}" in shown
-    wrong = server.hostler("limits", "set", "--requests", "many")
-    assert (wrong.code, "is no number" in wrong.err) == (2, True)
+    for text in ("many", "0"):
+        wrong = server.hostler("limits", "set", "--requests", text)
+        assert (wrong.code, f"{text!r} is no whole number above 0, and not none" in wrong.err) == (2, True)
     assert server.hostler("limits", "set").code == 2
     after = server.hostler("limits", "set", "--requests", "none", "--input-tokens", "none", "--json").json
     assert set(after["limits"].values()) == {None}

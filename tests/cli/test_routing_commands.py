@@ -36,6 +36,7 @@ def test_files_and_options_that_say_nothing_are_refused_with_what_to_do(server: 
     for arguments, said in (
         (("compare", "--rules", str(wrong)), "must hold an object with `rules`"),
         (("explain", "--model", "x", "--tag", "a"), "write KEY=VALUE"),
+        (("explain",), "with --agent, or which model it names with --model"),
     ):
         result = server.hostler("routing", *arguments)
         assert result.code in (1, 2)

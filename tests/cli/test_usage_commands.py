@@ -34,9 +34,21 @@ def test_what_a_session_cost_is_shown_in_every_form(server: Server, tmp_path: Pa
     assert int(lines[0]["requests"]) >= 1
     assert server.hostler("usage", "--until", "2026-01-01").out.strip() == "Nothing was used."
     assert server.hostler("usage", "--mismatches").out.strip() == "All ledgers agreed."
-    for wrong in (("--since", "yesterday"), ("--plot", "cost.gif")):
-        assert server.hostler("usage", *wrong).code == 2
-    assert server.hostler("usage", "--by", "moon").code == 1
+    assert server.hostler("usage", "--since", "last-2w", "--json").json["usage"]
+    nowhere = tmp_path / "nowhere" / "cost.svg"
+    for wrong, said in (
+        (("--since", "yesterday"), "is no time"),
+        (("--since", "2026-02-01", "--until", "2026-01-01"), "try: --since 2026-01-01 --until 2026-02-01"),
+        (("--plot", "cost.gif"), "only SVG"),
+        (("--plot", str(nowhere)), f"--plot {nowhere}: can't be written: No such file or directory"),
+        (("--csv", "--json"), "ask for one"),
+        (("--mismatches", "--csv"), "--csv doesn't go with it"),
+    ):
+        refused = server.hostler("usage", *wrong)
+        assert refused.code == 2
+        assert said in refused.err
+    moon = server.hostler("usage", "--by", "moon")
+    assert (moon.code, "try: hostler usage --help" in moon.err) == (1, True)
 
     prices = server.hostler("prices")
     assert (prices.code, "claude-opus-5-5" in prices.out, "running time: 0.08" in prices.out) == (0, True, True)

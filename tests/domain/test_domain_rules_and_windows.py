@@ -95,7 +95,7 @@ def test_what_an_environment_can_not_mean_is_refused(part: dict[str, Any], said:
 
 def test_a_window_is_a_length_or_a_moment() -> None:
     now = 1_800_000_000.0
-    assert since("last-7d", now) == since("last-1w", now) == "2027-01-08T08:00:00.000000Z"
+    assert since("last-7d", now) == since("7d", now) == since("last-1w", now) == "2027-01-08T08:00:00.000000Z"
     assert since("last-90m", now) == "2027-01-15T06:30:00.000000Z"
     whole = parse(TryPolicy, {"environment_id": "env_1", "since": "2026-01-02T03:04:05+01:00"})
     assert since(whole.since, now) == "2026-01-02T02:04:05.000000Z"

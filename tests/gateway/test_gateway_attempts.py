@@ -114,9 +114,13 @@ class Router:
 class Purse:
     """Implements `Purse`; sets the same aside each time, and keeps what is given back."""
 
+    counts: bool = False
+    counted: list[int | None] = field(default_factory=list)
     released: list[Grant] = field(default_factory=list)
 
     async def reserve(self, asked: Asked, models: Sequence[str], count: Count, gone: asyncio.Event) -> Grant:
+        if self.counts:
+            self.counted.append(await count(models[0]))
         return Grant("grant_1", 1000)
 
     async def release(self, grant: Grant) -> None:
@@ -358,6 +362,25 @@ async def test_counting_tokens_waits_for_nobody(tmp_path: Path) -> None:
         answer = await (await t.client()).post(hello(), path="/v1/messages/count_tokens")
         assert (answer.status, answer.headers["x-should-retry"]) == (529, "false")
         assert t.listener.order == []
+
+
+@pytest.mark.parametrize("refused", [0, 1, 2])
+async def test_a_prompt_is_counted_where_somebody_can_be_connected_to(tmp_path: Path, refused: int) -> None:
+    async def script(seen: Seen, wire: Wire) -> None:
+        counting = "count_tokens" in seen.line
+        await (answers_json(200, {"input_tokens": 321}) if counting else answers_sse(TEXT))(seen, wire)
+
+    async with table(tmp_path, script, refused=refused) as t:
+        t.purse.counts = True
+        assert (await (await t.client()).post(hello())).status == 200
+        assert t.purse.counted == [321]
+
+
+async def test_nobody_counts_where_nobody_can_be_connected_to(tmp_path: Path) -> None:
+    async with table(tmp_path, refused=2) as t:
+        t.purse.counts = True
+        assert (await (await t.client()).post(hello())).status >= 500
+        assert t.purse.counted == [None]
 
 
 # ------------------------------------------------------------------------------------------------- while it waits

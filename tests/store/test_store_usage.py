@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 from storekit import Skew, add_catalog, add_session, claim, claim_many
 
+from hostler.domain.clock import SystemClock
 from hostler.engine.hub import Hub
 from hostler.engine.reconciling import disagreements
 from hostler.engine.records import Applied, Decide, Records
 from hostler.engine.state import END_TURN, Moment, SessionState, Step, Totals, go_idle, go_running
-from hostler.store import ledger, reconcile, runtime, usage_report, work
+from hostler.store import budgets, ledger, reconcile, runtime, usage_report, work
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE as WS
 from hostler.store.keys import create_workspace
@@ -106,6 +108,38 @@ async def test_time_is_booked_while_a_worker_has_the_session(worked: Worked, db:
     usage = next(event.body for event in told.step.events if event.type == "session.usage")
     assert usage["usage"]["list_cost"]["amount"] == str(span.list_cost_nanos // 10_000_000) == "4"
     assert await worked.disagree() == []
+
+
+async def test_running_time_counts_in_every_budget_of_the_session(worked: Worked, db: Database, skew: Skew) -> None:
+    skew.seconds += 86_400 * (12 if SystemClock().now().day > 20 else 0)  # no month turns in here
+    made = {}
+    whose: Any = (("workspace", WS, "month"), ("agent", "agent_1", "total"), ("agent", "other", "total"))
+    for scope, subject, period in whose:
+        make = partial(budgets.create, limit_nanos=10**12, scope=scope, subject=subject, period=period)
+        made[subject] = await db.write(lambda c, make=make: make(c, db.now(c), WS))
+    wire = {"max_list_cost": {"amount": "1000", "currency": "USD"}}
+    await db.write(lambda c: budgets.limit_session(c, db.now(c), WS, "sesn_1", wire))
+
+    async def spent(subject: str) -> int:
+        return (await db.read(lambda c: budgets.get(c, WS, made[subject].id))).spent_nanos
+
+    lease = await claim(db, ttl=1e6)
+    await worked.apply(runs, lease)
+    skew.seconds += 900
+    await worked.beat(lease)
+    assert await spent(WS) >= RATE // 4
+    skew.seconds += 900
+    await worked.apply(idles, lease)
+    used = (await worked.row()).usage.list_cost_nanos
+    assert used >= RATE // 2
+    assert [await spent(WS), await spent("agent_1"), await spent("other")] == [used, used, 0]
+    own = await db.read(lambda c: budgets.of_session(c, "sesn_1"))
+    assert own is not None
+    assert own.spent_nanos == used
+    # A month's budget that is made later begins with it.
+    await db.write(lambda c: budgets.delete(c, WS, made[WS].id))
+    again = await db.write(lambda c: budgets.create(c, db.now(c), WS, "workspace", WS, "month", 10**12))
+    assert again.spent_nanos == used
 
 
 async def test_a_killed_worker_ends_at_its_last_known_moment(worked: Worked, db: Database, skew: Skew) -> None:

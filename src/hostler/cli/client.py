@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hostler.cli.clientfile import read_client_file
-from hostler.cli.problem import WRONG, Problem
+from hostler.cli.problem import WRONG, Problem, Refused
 from hostler.cli.terminal import plain_line
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def connected(address: Address) -> Iterator[Anthropic]:
                 f"{address.url} does not know this API key", next_command="hostler key create my-app"
             ) from error
         except anthropic.APIStatusError as error:
-            raise Problem(said_by(error), next_command="hostler sessions list") from error
+            said = said_by(error)
+            # Of all that a command can name, sessions are what is listed most easily.
+            kind = Problem if said.startswith("session ") else Refused
+            raise kind(said, next_command="hostler sessions list") from error
         except anthropic.APIConnectionError as error:
             raise Problem(
                 f"no server answers at {address.url}", next_command="hostler serve   (or: scripts/start)"

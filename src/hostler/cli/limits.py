@@ -37,7 +37,9 @@ def set_limits(
         if text != "none" and not (text.isascii() and text.isdigit() and int(text) > 0):
             option = f"--{name.replace('_', '-')}"
             raise Problem(
-                f"{option} {text!r} is no number", next_command=f"hostler limits set {option} 50|none", code=WRONG
+                f"{option} {text!r} is no whole number above 0, and not none",
+                next_command=f"hostler limits set {option} 50",
+                code=WRONG,
             )
         body[f"{name}_per_minute"] = None if text == "none" else int(text)
     with connected(address) as client:

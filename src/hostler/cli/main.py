@@ -132,7 +132,9 @@ def run(
     session: Annotated[
         str | None, typer.Option("--session", metavar="SESSION", help="Go on with this session.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the session open. Default: it is archived.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the session open. Default: it is archived, unless it waits.")
+    ] = False,
     *,
     server: Server,
     as_json: AsJson = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from hostler.cli.problem import WRONG, Problem
+from hostler.cli.problem import WRONG, Problem, Refused
 
 if TYPE_CHECKING:
     from hostler.cli.client import Address
@@ -120,9 +120,19 @@ def speaks_to_a_server(command: Callable[..., Done]) -> Callable[..., Done]:
         else:
             shown.append(parameter.replace(annotation=hints[name]))
 
+    # Typer gives a command one context at most: that of its own, if it asks for one.
+    own = next((parameter.name for parameter in shown if parameter.annotation is typer.Context), None)
+    if own is None:
+        shown.append(inspect.Parameter("called", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
+
     @functools.wraps(command)
     def run(*args: Any, url: Url, api_key: ApiKey, state_dir: StateDir, **others: Any) -> Done:
-        return command(*args, server=Server(url, api_key, state_dir), **others)
+        called: typer.Context = others.pop("called") if own is None else others[own]
+        try:
+            return command(*args, server=Server(url, api_key, state_dir), **others)
+        except Refused as problem:
+            problem.by(called.command_path)
+            raise
 
     # Typer reads both: the order and the defaults from the one, the types from the other.
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]

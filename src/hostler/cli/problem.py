@@ -27,3 +27,11 @@ class Problem(Exception):
         self.message = message
         self.next_command = spelled(next_command)
         self.code = code
+
+
+class Refused(Problem):
+    """A server refused what a command asked. Whoever knows which command that was names its help as what to read."""
+
+    def by(self, command: str) -> None:
+        """`command`: such as `hostler budget create`."""
+        self.next_command = spelled(f"{command} --help")

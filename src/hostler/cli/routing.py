@@ -112,7 +112,8 @@ def requests(address: Address, session: str, *, limit: int, as_json: bool) -> No
             plain_line(thread, 40),
             plain_line(model, 100),
             plain_line(row["upstream"], 30),
-            str(row["status"]) if row["attempt"] == 1 else f"{row['status']} (attempt {row['attempt']})",
+            (str(row["status"]) if row["status"] else "no answer")
+            + (f" (attempt {row['attempt']})" if row["attempt"] > 1 else ""),
             "unknown" if row["cost_nanos"] is None else dollars(row["cost_nanos"]),
             plain_line(row["rule"] or "", 64),
             plain_line(row["why"], 300),

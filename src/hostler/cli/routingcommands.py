@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hostler.cli.options import AsJson, Server, SessionId, speaks_to_a_server
+from hostler.cli.problem import WRONG, Problem
 
 routing_app = typer.Typer(
     help="Rules that choose the model of each request: try them, and compare what they cost.",
@@ -48,6 +49,9 @@ def routing_explain(
     as_json: AsJson = False,
 ) -> None:
     """Which model would answer a request, by which rule, and why not by another. Asks no model."""
+    if agent is None and model is None:
+        wrong = "say whose request it is with --agent, or which model it names with --model"
+        raise Problem(wrong, next_command="hostler routing explain --model claude-opus-5-5", code=WRONG)
     address = server.address()
     from hostler.cli.routing import explain, rules_of, tags_of
 

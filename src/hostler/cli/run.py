@@ -65,10 +65,10 @@ def run(request: Request, address: Address) -> int:
         show = None if request.as_json else Show(terminal.out())
         session_id = request.session_id or _new_session(beta, request, toolset)
         keep = request.keep or request.session_id is not None
-        code, waiting = FAILED, False
+        code, waits_for = FAILED, ""
         try:
-            code, waiting = _turns(beta, session_id, request, show)
-            keep = keep or waiting
+            code, waits_for = _turns(beta, session_id, request, show)
+            keep = keep or waits_for != ""  # an archived session would not go on
         except KeyboardInterrupt:
             code = INTERRUPTED
             beta.sessions.events.send(session_id, events=[{"type": "user.interrupt"}])
@@ -80,12 +80,14 @@ def run(request: Request, address: Address) -> int:
             beta.sessions.archive(session_id)
         if show is not None:
             show.summary()
-            _afterwards(session_id, keep, waiting)
+            _afterwards(session_id, keep, waits_for)
     return code
 
 
-def _afterwards(session_id: str, keep: bool, waiting: bool) -> None:
-    if waiting:
+def _afterwards(session_id: str, keep: bool, waits_for: str) -> None:
+    if waits_for == "budget_reached":
+        said = f"It goes on by itself. Follow it with: {spelled(f'hostler sessions tail {session_id} --follow')}"
+    elif waits_for:
         said = f"Answer it at a terminal with: {spelled(f'hostler run --session {session_id}')}"
     elif keep:
         said = f'Go on with: {spelled(f"hostler run --session {session_id}")} "…"'
@@ -158,10 +160,10 @@ def _environment(beta: Any, hosts: tuple[str, ...]) -> str:
 # -------------------------------------------------------------------------------------------------------------- a turn
 
 
-def _turns(beta: Any, session_id: str, request: Request, show: Show | None) -> tuple[int, bool]:
+def _turns(beta: Any, session_id: str, request: Request, show: Show | None) -> tuple[int, str]:
     """The turn that waits for answers, if there is one; then the turn of the prompt, if there is one.
 
-    The exit code, and whether the session still waits for somebody.
+    The exit code, and the stop reason that says for what the session still waits: a person, or a budget; "": nothing.
     """
     waits = _waiting_calls(beta, session_id) if request.session_id is not None else {}
     said = request.prompt.strip() != ""
@@ -175,9 +177,9 @@ def _turns(beta: Any, session_id: str, request: Request, show: Show | None) -> t
         for call in waits.values():
             show.event(call)
         answers = [_answer(show, call) for call in waits.values()]
-        code, waiting = _turn(beta, session_id, answers, _Turn(dict(waits), set(waits)), show)
-        if code != 0 or waiting or not said:
-            return code, waiting
+        code, waits_for = _turn(beta, session_id, answers, _Turn(dict(waits), set(waits)), show)
+        if code != 0 or waits_for or not said:
+            return code, waits_for
     elif not said:
         raise Problem(
             f"{session_id} waits for nobody's answer, and there is no prompt",
@@ -206,8 +208,8 @@ def _waiting_calls(beta: Any, session_id: str) -> dict[str, Mapping[str, Any]]:
     return dict(reversed(found.items()))
 
 
-def _turn(beta: Any, session_id: str, sent: list[dict[str, Any]], turn: _Turn, show: Show | None) -> tuple[int, bool]:
-    """Send, and follow until the session is idle. The exit code, and whether it still waits for somebody."""
+def _turn(beta: Any, session_id: str, sent: list[dict[str, Any]], turn: _Turn, show: Show | None) -> tuple[int, str]:
+    """Send, and follow until the session is idle. The exit code, and for what it still waits, as `_turns`."""
     reason, usage, failed = None, {}, False
     deltas = [] if show is None else ["agent.message"]
     with beta.sessions.events.stream(session_id, event_deltas=deltas) as stream:
@@ -252,7 +254,7 @@ def _turn(beta: Any, session_id: str, sent: list[dict[str, Any]], turn: _Turn, s
         )
     if reason == "requires_action":
         terminal.err().print("The agent asks for a person, and this is no terminal. The session waits.")
-    return (0 if ended else FAILED), reason == "requires_action"
+    return (0 if ended else FAILED), reason if reason in ("requires_action", "budget_reached") else ""
 
 
 def _answer(show: Show, call: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,12 @@ def show(address: Address, asked: Asked, *, as_json: bool, as_csv: bool, plot: P
         )
     rows, more = _rows(address, asked)
     if plot is not None:
-        plot.write_text(draw(_title(asked), [_bar(row) for row in rows]), "utf-8")
+        try:
+            plot.write_text(draw(_title(asked), [_bar(row) for row in rows]), "utf-8")
+        except OSError as error:
+            raise Problem(
+                f"--plot {plot}: can't be written: {error.strerror}", next_command=f"--plot {plot.name}", code=WRONG
+            ) from error
     if as_json:
         print(json.dumps({"usage": rows, "more": more}))
     elif as_csv:
@@ -149,8 +154,8 @@ def moment(text: str | None, option: str, now: datetime) -> str | None:
     """A day, a moment or an age, as the API wants it."""
     if text is None:
         return None
-    if found := re.fullmatch(r"([0-9]{1,5})([dhm])", text):
-        unit = {"d": "days", "h": "hours", "m": "minutes"}[found[2]]
+    if found := re.fullmatch(r"(?:last-)?([0-9]{1,5})([wdhm])", text):
+        unit = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes"}[found[2]]
         return rfc3339(now - timedelta(**{unit: int(found[1])}))
     try:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
@@ -165,9 +170,13 @@ def _rows(address: Address, asked: Asked) -> tuple[list[dict[str, Any]], bool]:
     """The groups over all pages, at most as many as asked for, and whether there are more."""
     now = SystemClock().now()
     filters: dict[str, Any] = {name: value for name, value in asked.filters.items() if value is not None}
-    for name, text, option in (("gte", asked.since, "--since"), ("lt", asked.until, "--until")):
-        if (at := moment(text, option, now)) is not None:
-            filters[f"created_at[{name}]"] = at
+    since, until = moment(asked.since, "--since", now), moment(asked.until, "--until", now)
+    if since is not None and until is not None and parse_rfc3339(since) >= parse_rfc3339(until):
+        wrong = (
+            f"nothing is between --since {asked.since} and --until {asked.until}: the first is not before the second"
+        )
+        raise Problem(wrong, next_command=f"--since {asked.until} --until {asked.since}", code=WRONG)
+    filters |= {f"created_at[{name}]": at for name, at in (("gte", since), ("lt", until)) if at is not None}
     rows: list[dict[str, Any]] = []
     after: str | None = None
     with connected(address) as client:

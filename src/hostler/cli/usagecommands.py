@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hostler.cli.options import AsJson, Server, speaks_to_a_server
+from hostler.cli.problem import WRONG, Problem
 
 
 @speaks_to_a_server
@@ -60,7 +61,20 @@ def usage(
     address = server.address()
     from hostler.cli.usage import Asked, show, show_mismatches
 
+    if as_json and as_csv:
+        raise Problem("--json and --csv are two forms; ask for one", next_command="hostler usage --csv", code=WRONG)
     if mismatches:
+        others = {
+            "--by": by, "--since": since, "--until": until, "--agent": agent, "--environment": environment,
+            "--model": model, "--upstream": upstream, "--csv": as_csv, "--plot": plot,
+        }  # fmt: skip
+        for option in (option for option, given in others.items() if given):
+            raise Problem(
+                f"--mismatches is another list: {option} doesn't go with it; only --workspace, --session, --limit "
+                "and --json do",
+                next_command="hostler usage --mismatches",
+                code=WRONG,
+            )
         show_mismatches(address, workspace, session, limit=limit, as_json=as_json)
         return
     filters = {

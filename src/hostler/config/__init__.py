@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from hostler.config.attempts import Attempts
 from hostler.config.audit import Audit
@@ -677,8 +678,24 @@ def load(environ: Mapping[str, str] | None = None, file: Path | None = None, **o
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         option = ".".join(str(part) for part in found["loc"]) or "upstreams"
-        raise InvalidRequest(f"option {option}: {found['msg']} (see docs/reference/configuration.md)") from None
+        raise InvalidRequest(f"option {option}: {_said(found)} (see docs/reference/configuration.md)") from None
     return settings.model_copy(update={"state_dir": settings.state_dir.expanduser().resolve()})
+
+
+def _said(finding: ErrorDetails) -> str:
+    """What is wrong, in words about options: the validator's own are about its models."""
+    context = finding.get("ctx", {})
+    match finding["type"]:
+        case "extra_forbidden":
+            return "there is no such option"
+        case "missing":
+            return "is needed"
+        case "union_tag_invalid":
+            return f"has kind {context.get('tag')!r}; use one of {context.get('expected_tags')}"
+        case "union_tag_not_found":
+            return "needs a kind"
+        case _:
+            return finding["msg"].removeprefix("Value error, ")
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -11,7 +11,7 @@ from hostler.domain.clock import parse_rfc3339, rfc3339, rfc3339_of
 from hostler.domain.networking import NetworkingRequest
 from hostler.domain.values import Identifier, Value, problem
 
-_WINDOW: Final = re.compile(r"last-([1-9][0-9]{0,3})([mhdw])")
+_WINDOW: Final = re.compile(r"(?:last-)?([1-9][0-9]{0,3})([mhdw])")
 _SECONDS: Final = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 

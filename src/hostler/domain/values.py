@@ -235,3 +235,8 @@ def listed(names: Iterable[str]) -> str:
     """`a, b or c`, for messages."""
     items = list(names)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} or {items[-1]}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter at its start. The rest stays: ids and names are in it."""
+    return text[:1].upper() + text[1:]

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx2
 
+from hostler.domain.values import sentence
 from hostler.egress import http1, jsonrpc
 from hostler.egress.connection import ClientSide
 from hostler.egress.heads import BodyTooLarge, Head
@@ -146,7 +147,7 @@ class McpRelay:
             elif body:
                 raise jsonrpc.BadMessage(f"a {method} has no body here")
         except (jsonrpc.BadMessage, TimeoutError, BodyTooLarge) as bad:
-            text = f"{str(bad).capitalize() or 'The body did not come in time'}.\n"
+            text = f"{sentence(str(bad)) or 'The body did not come in time'}.\n"
             side.answer(http1.own_answer(400, "denied", "bad_request", text))
             return
         if not message.may_pass:

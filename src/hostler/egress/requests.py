@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from hostler.domain.values import sentence
 from hostler.egress import http1
 from hostler.egress.connection import ClientSide
 from hostler.egress.deciding import UNRECORDED, Decider, denial
@@ -266,7 +267,7 @@ def _path_inside(head: Head, subject: Subject) -> str:
     elif problem is None and host is None:
         problem = "there is no Host header"
     if problem is not None or host is None:
-        raise _Denied(Verdict(False, "bad_request", f"{str(problem).capitalize()}."), 400)
+        raise _Denied(Verdict(False, "bad_request", f"{sentence(str(problem))}."), 400)
     if host == subject.authority:  # To the letter, as it would be sent: nothing to be read in it.
         return head.target.decode("latin-1")
     origin = subject.origin

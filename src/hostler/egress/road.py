@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from socket import socket as BoundSocket
 
+from hostler.domain.values import sentence
 from hostler.egress import http1
 from hostler.egress.authority import Authority
 from hostler.egress.client_hello import ACCESS_DENIED, Hello, NotTls
@@ -179,7 +180,7 @@ class EgressRoad:
             else:
                 target, path = parse_absolute(shown)
         except BadTarget as bad:
-            verdict = Verdict(False, "bad_request", f"{str(bad).capitalize()}.")
+            verdict = Verdict(False, "bad_request", f"{sentence(str(bad))}.")
             if await self._recorded(side, method, printable(shown), 0, verdict):
                 side.answer(denial("this request", verdict, 400))
             return

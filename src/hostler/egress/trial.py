@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hostler.domain.values import sentence
 from hostler.egress.policy import BadTarget, McpTarget, Policy, Target, normalise
 from hostler.engine.egress_port import EgressRules
 from hostler.engine.policy_port import Asked, Judge, Judged
@@ -24,7 +25,7 @@ def _judged(policy: Policy, asked: Asked) -> Judged:
     try:
         host, is_address = _host(asked.host)
     except BadTarget as bad:
-        return Judged(False, "bad_request", f"{str(bad).capitalize()}.")
+        return Judged(False, "bad_request", f"{sentence(str(bad))}.")
     if asked.mcp:
         verdict = policy.judge_server(McpTarget("https", host, asked.port, asked.path or "/", is_address))
         return Judged(verdict.allowed, verdict.reason, verdict.hint)

@@ -78,7 +78,7 @@ def acts(
         found.append(Act("budget", "budget.changed", actor, session.id, session.id, details))
     if step.state.stop_reason == BUDGET_REACHED and before.stop_reason != BUDGET_REACHED:
         budget = session.budget if update is None or update.budget is KEEP else update.budget
-        details = {"budget_cents": _cents(budget), "used_nanos": session.usage.list_cost_nanos}
+        details = {"budget_cents": _cents(budget), "used_nanos": session.usage.list_cost_nanos, **_ours(step.state)}
         found.append(Act("budget", "budget.reached", Actor("session", session.id), session.id, session.id, details))
     if step.state.status == "terminated" != before.status:
         found.append(Act("administration", "session.archive", actor, session.id, session.id))
@@ -144,6 +144,12 @@ def _approval(event: Event, session_id: str, actor: Actor) -> Act:
     digests = {"message_digest": str(message)} if message else {}
     act = f"approval.{event.body['result']}"
     return Act("approval", act, actor, str(event.body["tool_use_id"]), session_id, digests=digests)
+
+
+def _ours(state: SessionState) -> dict[str, Any]:
+    """Which budget it was, unless it was the session's own."""
+    short = None if state.turn is None else state.turn.short
+    return {} if short is None or short.scope == "session" else {"budget_id": short.budget, "scope": short.scope}
 
 
 def _cents(budget: Mapping[str, Any] | None) -> int | None:

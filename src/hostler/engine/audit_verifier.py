@@ -144,10 +144,10 @@ class Verifier:
                 missing = "its rows are" if wholly else "some of its rows are"
                 message = f"{missing} not there, and no retention has removed them"
                 self._find("rows_removed", f"entry {seq}", message)
+        report.seq, report.hash = self._seq, self._before.hex()
         for anchor in sorted(self._anchors):
             message = f"{anchor} is no hash of this chain: entries were cut off, or the chain was computed anew"
             self._find("anchor", f"entries {report.first} to {report.seq}", message)
-        report.seq, report.hash = self._seq, self._before.hex()
         return report
 
     # -- entries

@@ -21,6 +21,7 @@ from hostler.domain.clock import Clock, SystemClock
 from hostler.domain.errors import HostlerError
 from hostler.domain.ids import new_id
 from hostler.domain.prices import Price, Prices
+from hostler.domain.values import sentence
 from hostler.engine import worst_case
 from hostler.engine.budget import priced
 from hostler.engine.model_port import Asked, BudgetReached, Caller, Count, Grant, NotBounded, Shortage, Throttled
@@ -282,7 +283,7 @@ def _reached(case: _Case, room: Room) -> BudgetReached:
     left = max(0, room.alone)
     short = Shortage(room.budget_id, room.scope, room.period, room.limit_nanos, needs)
     return BudgetReached(
-        f"{_name(room).capitalize()} is reached: of {_dollars(room.limit_nanos)} there are {_dollars(left)} left, and "
+        f"{sentence(_name(room))} is reached: of {_dollars(room.limit_nanos)} there are {_dollars(left)} left, and "
         f"the next model request may cost {_dollars(needs)} even when it is kept short.",
         short,
     )

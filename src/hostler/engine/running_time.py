@@ -50,6 +50,6 @@ def keep(
         lost = lease is not None and span.epoch != lease.epoch
         if not lost and after.running_since == before.running_since:
             return
-        runtime.end(conn, session, span, span.seen_at if lost else now)
+        runtime.end(conn, now, session, span, span.seen_at if lost else now)
     if lease is not None and after.running_since is not None:
         runtime.begin(conn, session, after.running_since, lease.epoch, nanos_per_hour)

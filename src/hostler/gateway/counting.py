@@ -1,6 +1,7 @@
 """How many tokens does a prompt have? The upstream is asked, over the same channel as for a message.
 
 Counting costs nothing, so nobody writes it down; it must be quick, so there is one attempt with a short deadline.
+Whoever can't be connected to leaves it to the next: a budget would be taken for reached only because nobody counted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hostler.engine.model_port import Asked, Choice, Next, Target
+from hostler.engine.model_port import Asked, Choice, Ended, Next, Target
 from hostler.gateway.body import MessagesBody, dump
 from hostler.gateway.desk import Desk
 from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request, request_headers
@@ -81,16 +82,22 @@ class TokenCount:
         """Tokens, as the model's own upstream says. None: it does not say, or not in time."""
         course = self._desk.upstreams.persist(self._asked, Choice((model,)))
         try:
-            step = course.first()
-            if step is None or step.after > 0:
-                return None
+            step, tried = course.first(), set[str]()
             async with asyncio.timeout(SECONDS):
-                return await self._ask(step)
-        except (TimeoutError, UpstreamUnreachable, OSError):
-            _log.info("gateway.not_counted", extra={"session_id": self._asked.caller.session_id})
-            return None
+                while step is not None and step.after == 0 and step.target.upstream not in tried:
+                    try:
+                        return await self._ask(step)
+                    except UpstreamUnreachable:
+                        tried.add(step.target.upstream)
+                        step = course.after(_unreachable(step, len(tried)))
+            if not tried:
+                return None
+        except (TimeoutError, OSError):
+            pass
         finally:
             course.over()
+        _log.info("gateway.not_counted", extra={"session_id": self._asked.caller.session_id})
+        return None
 
     async def _ask(self, step: Next) -> int | None:
         target: Target = step.target
@@ -120,6 +127,10 @@ class TokenCount:
             if sink.status:
                 return None
         return None
+
+
+def _unreachable(step: Next, number: int) -> Ended:
+    return Ended(step.target, number, 0, "no answer", retry_after=None, begun=False, since=0.0)
 
 
 def _tokens(sink: _Sink) -> int | None:

@@ -22,6 +22,7 @@ from hostler.store.pages import Page, Position, page
 from hostler.store.signals import raise_signal
 from hostler.store.tables import model_requests
 from hostler.store.tables_budgets import budget_pauses, budgets
+from hostler.store.tables_runtime import runtime_spans
 from hostler.store.webhooks import emit
 
 Scope = Literal["session", "agent", "workspace"]
@@ -322,8 +323,11 @@ def _reached(warn_at: Sequence[int], used: int, limit: int) -> int:
 
 
 def _spent_in(conn: Connection, scope: Scope, subject: str, workspace_id: str, month: str) -> int:
-    mine = [model_requests.c.workspace_id == workspace_id, model_requests.c.created_at >= f"{month}-01"]
-    if scope == "agent":
-        mine.append(model_requests.c.agent_id == subject)
-    query = sa.select(sa.func.coalesce(sa.func.sum(model_requests.c.list_cost_nanos), 0)).where(*mine)
-    return int(conn.execute(query).scalar_one())
+    spent = 0
+    for ledger in (model_requests, runtime_spans):
+        mine = [ledger.c.workspace_id == workspace_id, ledger.c.created_at >= f"{month}-01"]
+        if scope == "agent":
+            mine.append(ledger.c.agent_id == subject)
+        query = sa.select(sa.func.coalesce(sa.func.sum(ledger.c.list_cost_nanos), 0)).where(*mine)
+        spent += int(conn.execute(query).scalar_one())
+    return spent

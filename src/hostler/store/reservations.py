@@ -196,8 +196,9 @@ def settle(
     uncertain  nanos that the upstream may have counted besides.
     over       False: another attempt follows, for which the reservation stays.
 
-    A request for which nothing had to be set aside counts in budgets that were made meanwhile. One whose reservation is
-    gone was counted already. Warnings that are due are told in this transaction.
+    Without a grant it is only counted: a request for which nothing had to be set aside, in budgets that were made
+    meanwhile, and running time. A request whose reservation is gone was counted already. Warnings that are due are told
+    in this transaction.
     """
     if not over:
         return

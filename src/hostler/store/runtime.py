@@ -2,7 +2,8 @@
 
 A *span* is a time in which one worker worked on a session under one lease. The open span of a session is booked again
 and again while it lasts, so its end is known to the last booking when nobody is left to end it. What a span costs is
-added to the session's usage in the transaction that books it: budgets see it, and no second is booked twice.
+added to the session's usage, and to what is spent of every budget that counts, in the transaction that books it: no
+second is booked twice.
 
 Whoever books holds the row of the session (`eventlog.transact` does).
 """
@@ -19,6 +20,7 @@ from hostler.domain.ids import new_id
 from hostler.store.jsontext import decode
 from hostler.store.moments import moment
 from hostler.store.prepared import Prepared
+from hostler.store.reservations import Subjects, settle
 from hostler.store.sessions import SessionRow, Usage, add_usage
 from hostler.store.tables import sessions
 from hostler.store.tables_runtime import runtime_spans
@@ -79,9 +81,9 @@ def begin(conn: Connection, session: SessionRow, started_at: float, epoch: int, 
     )
 
 
-def end(conn: Connection, session: SessionRow, span: OpenSpan, at: float) -> None:
+def end(conn: Connection, now: float, session: SessionRow, span: OpenSpan, at: float) -> None:
     """Nobody works any more, since `at`."""
-    _book(conn, session.id, span, at, ended=True, technology=_technology(session))
+    _book(conn, now, session.id, span, at, ended=True, technology=_technology(session))
 
 
 def book(conn: Connection, now: float, session_id: str, epoch: int) -> None:
@@ -89,7 +91,7 @@ def book(conn: Connection, now: float, session_id: str, epoch: int) -> None:
     conn.execute(sa.select(sessions.c.id).where(sessions.c.id == session_id).with_for_update(key_share=True))
     span = open_span(conn, session_id)
     if span is not None and span.epoch == epoch:
-        _book(conn, session_id, span, now)
+        _book(conn, now, session_id, span, now)
 
 
 def open_span(conn: Connection, session_id: str) -> OpenSpan | None:
@@ -118,18 +120,22 @@ _OPEN = Prepared(
 )
 
 
-def _book(conn: Connection, session_id: str, span: OpenSpan, until: float, **more: Any) -> None:
+def _book(conn: Connection, now: float, session_id: str, span: OpenSpan, until: float, **more: Any) -> None:
     cost = span.unbooked(until)
     booked = runtime_spans.update().where(runtime_spans.c.id == span.id)
-    conn.execute(
+    whose = conn.execute(
         booked.values(
             seen_at=max(until, span.seen_at),
             active_us=span.micros(until),
             list_cost_nanos=span.list_cost_nanos + cost,
             **more,
-        )
-    )
-    add_usage(conn, session_id, Usage(list_cost_nanos=cost))
+        ).returning(runtime_spans.c.workspace_id, runtime_spans.c.agent_id)
+    ).one()
+    if cost:
+        # The session first, then budgets: as whoever records a request locks them.
+        add_usage(conn, session_id, Usage(list_cost_nanos=cost))
+        of = Subjects(whose.workspace_id, session_id, whose.agent_id, span.epoch)
+        settle(conn, now, "", of, cost=cost, uncertain=0, over=True)
 
 
 def _technology(session: SessionRow) -> str:

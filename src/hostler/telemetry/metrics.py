@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
 from hostler.domain.events import TRANSCRIPT_FAULT
 from hostler.engine.guards import Guards
@@ -61,6 +61,8 @@ class Metrics:
 
     def __init__(self, version: str, *, endpoints: Iterable[str], upstreams: Iterable[str]) -> None:
         """`endpoints`: the names of all that the API serves. `upstreams`: the names of those that may be asked."""
+        # No second series for each, of a name that says nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         Info("hostler_build", "Which Hostler this is.", registry=registry).info({"version": version})
         # Requests to the API.
