@@ -18,7 +18,7 @@ from hostler.domain.principals import Actor
 from hostler.engine.audit_log import AuditLog, AuditTerms
 from hostler.sealing.masterkeys import GivenKeys
 from hostler.sealing.signing import AuditSigner
-from hostler.store import audit, audit_chain
+from hostler.store import audit, audit_chain, keys
 from hostler.store.audit import Act
 from hostler.store.database import Database
 from hostler.store.retention_policies import policies
@@ -197,3 +197,16 @@ async def test_nobody_waits_for_the_program_that_guards_the_keys(log: Log) -> No
     slow = AuditLog(log.db, Slow(GivenKeys(KEY)), AuditTerms(every=5, seconds=1e9))
     await slow.export(ADMIN, None)
     assert (await log.report()).intact
+
+
+async def test_a_chain_that_somebody_has_broken_keeps_no_other_from_its_entries(log: Log) -> None:
+    await log.export()
+    await log.sql("UPDATE audit_chains SET hash = 'none'")
+    await log.append(tool("sesn_1", 1))
+    others = [await log.db.write(lambda c: keys.create_workspace(c, log.db.now(c), "other")) for _ in range(4)]
+    for other in others:  # some of them have their turn after the broken one, wherever that stands
+        by = {"actor": Actor("command_line", "alice"), "act": "key.create", "target_id": "k", "workspace_id": other.id}
+        await log.db.write(lambda c, by=by: audit.record_act(c, log.db.now(c), details={}, **by))
+    await log.audit.look()
+    chained = {row[0] for row in await log.rows("SELECT workspace_id FROM audit_chains WHERE seq > 0")}
+    assert chained >= {other.id for other in others}

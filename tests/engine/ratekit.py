@@ -28,7 +28,7 @@ class Hands:
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
         self._turned = asyncio.Event()
-        self._asleep: set[object] = set()
+        self._asleep: dict[object, asyncio.Event] = {}
 
     def __call__(self) -> float:
         return self.now
@@ -46,17 +46,17 @@ class Hands:
         """For `RateThrottle`: what it does instead of sleeping."""
         until, me = self.now + seconds, object()
         while self.now < until and not woken.is_set():
-            self._asleep.add(me)
+            self._asleep[me] = woken
             async with asyncio.TaskGroup() as group:
                 ways = [group.create_task(event.wait()) for event in (woken, self._turned)]
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 for way in ways:
                     way.cancel()
-            self._asleep.discard(me)
+            self._asleep.pop(me, None)
 
     async def asleep(self, queues: int = 1) -> None:
         """Until so many queues have done what could be done by now, and wait for the time."""
-        await turns_of_the_loop(lambda: len(self._asleep) >= queues)
+        await turns_of_the_loop(lambda: sum(not woken.is_set() for woken in self._asleep.values()) >= queues)
 
 
 @dataclass

@@ -81,11 +81,15 @@ class AuditLog:
             before = self._database.now(conn) - self._terms.seconds
             return sorted({*audit_chain.with_loose(conn), *audit_chain.with_unsigned(conn, before)})
 
-        for workspace in await self._database.read(waiting):
+        found = await self._database.read(waiting)
+        if found:
             await self._publish_keys()
-            more = True
-            while more:
-                more = await self._link(workspace)
+        for workspace in found:
+            try:
+                while await self._link(workspace):
+                    pass
+            except (HostlerError, OSError):  # what is wrong with one must not keep others from theirs
+                log.exception("audit_not_chained", extra={"workspace": workspace})
 
     async def _link(self, workspace: str, *, now: bool = False) -> bool:
         def unit(conn: Connection) -> audit_chain.Linked:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hostler.domain.auditing import COVERED, WHOLE, Checkpoint, Link, SignerKey, canonical, chained, genesis
+from hostler.domain.errors import StoreDamaged
 from hostler.store import audit
 from hostler.store.acting import SERVER
 from hostler.store.moments import moment
@@ -183,7 +184,7 @@ def _hold(conn: Connection, now: float, workspace_id: str, *, wait: bool) -> Cha
         if not made and not wait:
             return None
         row = conn.execute(query).first()
-    return None if row is None else Chain(row[0], row[1], bytes.fromhex(row[2]), row[3], row[4], row[5])
+    return None if row is None else _chain(row)
 
 
 def _counted(conn: Connection, workspace_id: str, strands: set[str]) -> dict[str, int]:
@@ -257,7 +258,15 @@ def get_signers(conn: Connection) -> list[SignerKey]:
 def get_chain(conn: Connection, workspace_id: str) -> Chain | None:
     """None: nothing was ever chained."""
     row = conn.execute(sa.select(*audit_chains.c).where(audit_chains.c.workspace_id == workspace_id)).first()
-    return None if row is None else Chain(row[0], row[1], bytes.fromhex(row[2]), row[3], row[4], row[5])
+    return None if row is None else _chain(row)
+
+
+def _chain(row: Sequence[Any]) -> Chain:
+    try:
+        hash_ = bytes.fromhex(row[2])
+    except ValueError:
+        raise StoreDamaged(f"the hash of the audit's chain of {row[0]} is none: somebody has changed it") from None
+    return Chain(row[0], row[1], hash_, row[3], row[4], row[5])
 
 
 def get_checkpoints(
