@@ -10,9 +10,9 @@ rounds. Only ratios survive a noisy machine; the load is printed.
   without a configuration, and nothing written down. One road for each connection, as if each were a session.
 - reserved: the same, with a budget for each session: every request is set aside, settled and recorded in PostgreSQL,
   which flushes to disk. How long one flush takes is printed.
-- traced: bare, and every request is traced, batched and exported to a collector that says yes. What it costs is CPU time
-  of the gateway's process with all of its threads, not the collector's, until every span of a round was sent; each round
-  against the bare one of the same round. A request without a span fails the run.
+- traced: bare, and every request is traced, batched and exported to a collector that says yes. What it costs is the CPU
+  time of the gateway's process with all of its threads, not the collector's, until every span of a round was sent; each
+  round is compared with the bare one next to it. A request without a span fails the run.
 - litellm: LiteLLM's proxy, /v1/messages, one worker, no database, no callbacks. Installed into a virtual environment of
   its own in `--cache`.
 
@@ -308,11 +308,11 @@ class Target:
 
     def settled(self) -> Any:
         """The figures, once nothing waits to be sent."""
-        while self.figures is not None:
-            now = self.figures()
-            if not now["waiting"]:
-                return now
+        if self.figures is None:
+            return None
+        while (now := self.figures())["waiting"]:
             time.sleep(0.5)  # Asking costs it CPU time, too.
+        return now
 
 
 @dataclass
@@ -337,7 +337,9 @@ class Bench:
         if now is not None:
             lost = sum(now[what] - sent[what] for what in ("dropped", "failed"))
             untraced = max(lost, int(requests) - (now["sent"] - sent["sent"]))
-        return Round(int(requests) / float(took), float(median) / 1000, float(p99) / 1000, each, int(failures), untraced)
+        return Round(
+            int(requests) / float(took), float(median) / 1000, float(p99) / 1000, each, int(failures), untraced
+        )
 
 
 def cpu_seconds(pid: int | None) -> float:
@@ -493,7 +495,8 @@ def ours(variant: str, folder: Path, port: int, stack: ExitStack) -> Target:
     command = [sys.executable, __file__, "gateway", variant, str(folder), str(port), url]
     process = stack.enter_context(running(command, 0, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     asked, said = process.stdin, process.stdout
-    assert asked is not None and said is not None
+    assert asked is not None
+    assert said is not None
     if said.readline().strip() != "ready":
         raise SystemExit(f"the gateway ({variant}) did not start")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ONE: Final = tuple(bytes((number,)) for number in range(0x80))
 _64_BITS: Final = (1 << 64) - 1
+_LEAST, _MOST = -1 << 63, (1 << 63) - 1
 _DOUBLE: Final = Struct("<d").pack
 
 ATTRIBUTES: Final = 9
@@ -24,14 +25,13 @@ ATTRIBUTES: Final = 9
 
 
 def varint(number: int) -> bytes:
-    """Negative ones as 64 bits. Raises OverflowError for what doesn't fit into them."""
+    """Of 64 bits; what doesn't fit into them is the nearest that does: a number that somebody else has made up must not
+    lose a whole batch."""
     if 0 <= number < 0x80:
         return _ONE[number]
     if 0 <= number < 0x4000:
         return bytes((number & 0x7F | 0x80, number >> 7))
-    if not -1 << 63 <= number < 1 << 64:
-        raise OverflowError("a number of more than 64 bits")
-    number &= _64_BITS
+    number = min(max(number, _LEAST), _MOST) & _64_BITS
     written = bytearray()
     while number > 0x7F:
         written.append(number & 0x7F | 0x80)
