@@ -110,8 +110,9 @@ def test_a_batch_says_whose_spans_they_are(spans: list[Span]) -> None:
 @given(_TEXT, _TEXT, _INT, st.floats(allow_nan=False))
 def test_the_fast_ways_write_the_same(key: str, text: str, whole: int, real: float) -> None:
     assert protobuf.text_attribute(key, text) == protobuf.attribute(key, text)
-    assert protobuf.whole_attribute(key, whole) == protobuf.attribute(key, whole)
-    assert protobuf.real_attribute(key, real) == protobuf.attribute(key, real)
+    number = protobuf.varint(whole)
+    assert protobuf.whole_heads(key)[len(number)] + number == protobuf.attribute(key, whole)
+    assert protobuf.real_head(key) + protobuf.real(real) == protobuf.attribute(key, real)
 
 
 @pytest.mark.parametrize(

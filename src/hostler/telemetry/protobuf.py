@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _ONE: Final = tuple(bytes((number,)) for number in range(0x80))
 _64_BITS: Final = (1 << 64) - 1
 _LEAST, _MOST = -1 << 63, (1 << 63) - 1
-_DOUBLE: Final = Struct("<d").pack
+
+real: Final = Struct("<d").pack
+"""A number that isn't whole."""
 
 ATTRIBUTES: Final = 9
 """Of a span."""
@@ -66,15 +68,14 @@ def text_attribute(key: str, value: str) -> bytes:
     return _text_head(key, len(said)) + said
 
 
-def whole_attribute(key: str, value: int) -> bytes:
-    """As `attribute`, faster. Not for bool."""
-    said = varint(value)
-    return _whole_head(key, len(said)) + said
+def whole_heads(key: str) -> tuple[bytes, ...]:
+    """What stands before a whole number, by how many bytes `varint` makes of it: together they are its attribute."""
+    return b"", *(_head(key, 1 + size, ATTRIBUTES) + b"\x18" for size in range(1, 11))
 
 
-def real_attribute(key: str, value: float) -> bytes:
-    """As `attribute`, faster."""
-    return _real_head(key) + _DOUBLE(value)
+def real_head(key: str) -> bytes:
+    """What stands before what `real` makes of a number: together they are its attribute."""
+    return _head(key, 9, ATTRIBUTES) + b"\x21"
 
 
 def _any(value: Value) -> bytes:
@@ -87,7 +88,7 @@ def _any(value: Value) -> bytes:
         case int():
             return b"\x18" + varint(value)
         case float():
-            return b"\x21" + _DOUBLE(value)
+            return b"\x21" + real(value)
         case tuple():
             return field(5, b"".join([field(1, _any(one)) for one in value]))
 
@@ -103,13 +104,3 @@ def _head(key: str, size: int, number: int) -> bytes:
 def _text_head(key: str, size: int) -> bytes:
     before = b"\x0a" + varint(size)
     return _head(key, len(before) + size, ATTRIBUTES) + before
-
-
-@lru_cache(256)
-def _whole_head(key: str, size: int) -> bytes:
-    return _head(key, 1 + size, ATTRIBUTES) + b"\x18"
-
-
-@lru_cache(64)
-def _real_head(key: str) -> bytes:
-    return _head(key, 9, ATTRIBUTES) + b"\x21"

@@ -14,15 +14,20 @@ from functools import lru_cache
 from typing import ClassVar, Final
 
 from hostler.domain.clock import unix_ns
-from hostler.domain.ids import new_span_id
+from hostler.domain.ids import new_span_bytes
 from hostler.engine.model_port import Asked, Choice, Ended, Grant, Purpose
 from hostler.store.sessions import Usage
-from hostler.telemetry.protobuf import attributes, field, real_attribute, text, text_attribute, whole_attribute
+from hostler.telemetry.protobuf import attributes, field, real, real_head, text, text_attribute, varint, whole_heads
 from hostler.telemetry.spans import CLIENT, Value, clean, failure, read_traceparent, stamped
 from hostler.telemetry.tracing import RunningTurn, Tracer
 
 _TRACEPARENT_SIZE: Final = 55
 """Characters of one that the harness makes."""
+_INPUT: Final = whole_heads("gen_ai.usage.input_tokens")
+_OUTPUT: Final = whole_heads("gen_ai.usage.output_tokens")
+_READ: Final = whole_heads("gen_ai.usage.cache_read.input_tokens")
+_MADE: Final = whole_heads("gen_ai.usage.cache_creation.input_tokens")
+_FIRST_CHUNK: Final = real_head("gen_ai.response.time_to_first_chunk")
 
 
 class TracedRequests:
@@ -70,12 +75,12 @@ class Attempt:
     def written(self) -> bytes:
         """See the port."""
         turn, ended, usage, end = self.turn, self.ended, self.usage, self.end
-        parent = turn.context.span_id
-        if self.trace and (said := read_traceparent(self.trace)) is not None:
-            parent = said.span_id
+        said = read_traceparent(self.trace) if self.trace else None
+        parent = bytes.fromhex((said or turn.context).span_id)
         target = ended.target
         read = usage.cache_read_input_tokens
         made = usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens
+        taken, given = varint(usage.input_tokens + read + made), varint(usage.output_tokens)
         parts = [
             turn.brief,
             _alike(
@@ -89,20 +94,24 @@ class Attempt:
                 ended.gone,
                 bool(ended.failure),
             ),
-            stamped(new_span_id(), parent, min(end, end - int(ended.seconds * 1e9)), end),
+            stamped(new_span_bytes(), parent, min(end, end - int(ended.seconds * 1e9)), end),
             text_attribute("hostler.model_request.id", self.id),
-            whole_attribute("gen_ai.usage.input_tokens", usage.input_tokens + read + made),
-            whole_attribute("gen_ai.usage.output_tokens", usage.output_tokens),
+            _INPUT[len(taken)],
+            taken,
+            _OUTPUT[len(given)],
+            given,
         ]
         # Every attribute costs as much to write as to measure what it says: what says nothing is left out.
         if read:
-            parts.append(whole_attribute("gen_ai.usage.cache_read.input_tokens", read))
+            number = varint(read)
+            parts += _READ[len(number)], number
         if made:
-            parts.append(whole_attribute("gen_ai.usage.cache_creation.input_tokens", made))
+            number = varint(made)
+            parts += _MADE[len(number)], number
         if ended.upstream_request_id:
             parts.append(text_attribute("anthropic.request.id", clean(ended.upstream_request_id)))
         if ended.first_byte is not None:
-            parts.append(real_attribute("gen_ai.response.time_to_first_chunk", ended.first_byte))
+            parts += _FIRST_CHUNK, real(ended.first_byte)
         return b"".join(parts)
 
 

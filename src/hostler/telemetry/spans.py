@@ -20,7 +20,8 @@ Kind = Literal[1, 2, 3]
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _LOW: Final = 1 << 64
-_TIMES: Final = Struct("<BQBQ").pack
+_ROOT_STAMP: Final = Struct("<2s8sBQBQ").pack
+_STAMP: Final = Struct("<2s8s2s8sBQBQ").pack
 _AT: Final = Struct("<BQ").pack
 _IS_OURS: Final = b"\x85\x01\x00\x01\x00\x00"
 _IS_REMOTE: Final = b"\x85\x01\x00\x03\x00\x00"
@@ -72,7 +73,7 @@ class Span:
         """As OTLP's protobuf has it."""
         parts = [
             placed(self.trace_id, bool(self.parent_id)),
-            stamped(self.span_id, self.parent_id, self.start, self.end),
+            stamped(bytes.fromhex(self.span_id), bytes.fromhex(self.parent_id), self.start, self.end),
             protobuf.field(5, protobuf.text(self.name)),
             b"\x30",
             protobuf.varint(self.kind),
@@ -94,12 +95,11 @@ def placed(trace_id: str, has_parent: bool) -> bytes:
     return protobuf.field(1, bytes.fromhex(trace_id)) + (_IS_REMOTE if has_parent else _IS_OURS)
 
 
-def stamped(span_id: str, parent_id: str, start: int, end: int) -> bytes:
-    """What a written span says that no other does."""
-    ids = b"\x12\x08" + bytes.fromhex(span_id)
+def stamped(span_id: bytes, parent_id: bytes, start: int, end: int) -> bytes:
+    """What a written span says that no other does. `parent_id` is empty for a root."""
     if parent_id:
-        ids += b"\x22\x08" + bytes.fromhex(parent_id)
-    return ids + _TIMES(0x39, start, 0x41, end)
+        return _STAMP(b"\x12\x08", span_id, b"\x22\x08", parent_id, 0x39, start, 0x41, end)
+    return _ROOT_STAMP(b"\x12\x08", span_id, 0x39, start, 0x41, end)
 
 
 def failure(message: str = "") -> bytes:
