@@ -12,8 +12,8 @@ rounds. Only ratios survive a noisy machine; the load is printed.
   which flushes to disk. How long one flush takes is printed.
 - traced: bare, and every request is traced, batched and exported to a collector that says yes. What it costs is the CPU
   time of the gateway's process with all of its threads, not the collector's, until every span was sent. It is measured
-  apart, in `--pairs` of short rounds, one traced and one bare, taking turns in who is first: on a busy machine the CPU
-  time of a request changes from minute to minute by more than what is looked for. A request without a span fails the run.
+  apart, in `--pairs` of short rounds, one traced and one bare, taking turns in who is first: on a busy machine, what a
+  request takes changes from minute to minute by more than what is looked for. A request without a span fails the run.
 - litellm: LiteLLM's proxy, /v1/messages, one worker, no database, no callbacks. Installed into a virtual environment of
   its own in `--cache`.
 
