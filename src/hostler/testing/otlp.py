@@ -47,6 +47,8 @@ class OtlpReceiver:
     """The status of every answer; `never`: there is none."""
     retry_after: str | None = None
     """What every answer says of when to ask again."""
+    cuts: int = 0
+    """So many requests are not taken: their connections end."""
     tls: ssl.SSLContext | None = None
     """Then it is `localhost` to its clients."""
     spans: list[ReceivedSpan] = field(default_factory=list)
@@ -66,7 +68,8 @@ class OtlpReceiver:
         assert self._server is not None
         self._server.close()
         serving = list(self._connections.values())
-        self.hang_up()
+        for writer in self._connections:
+            writer.transport.abort()
         if serving:
             await asyncio.wait(serving)
 
@@ -89,11 +92,6 @@ class OtlpReceiver:
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(lambda: len(self.bodies) >= times)
 
-    def hang_up(self) -> None:
-        """On everybody, as one that is started again."""
-        for writer in self._connections:
-            writer.transport.abort()
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None, "made by the server"
@@ -105,6 +103,9 @@ class OtlpReceiver:
                     name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
                 }
                 body = await reader.readexactly(int(fields.get("content-length", "0")))
+                if self.cuts:
+                    self.cuts -= 1
+                    return
                 if fields.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 await self._take(fields, body)
