@@ -23,8 +23,6 @@ from hostler.telemetry import protobuf
 from hostler.telemetry.pipeline import Exportable
 
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
-_PAUSE: Final = 1.0
-"""Seconds before the second try; twice as many before each one more, a fifth more or less."""
 _ENVIRONMENT: Final = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 
 
@@ -75,11 +73,13 @@ def _head(resource: Mapping[str, str], scope: str) -> tuple[bytes, bytes]:
 class OtlpExporter:
     """Implements `Exporter`."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, pause: float = 1.0) -> None:
+        """`pause`: seconds before the second try; twice as many before each one more, a fifth more or less."""
         # It would say each request, and what it can't send. The pipeline says that once a minute.
         for name in ("httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self._target = target
+        self._pause = pause
         self._envelope = Envelope(target.resource)
         headers = {"content-type": "application/x-protobuf", "user-agent": "hostler", **target.headers}
         if target.gzip:
@@ -102,7 +102,7 @@ class OtlpExporter:
     def _sent(self, body: bytes) -> bool:
         """Tries for as long as there is time. What is refused is not sent again."""
         until = monotonic() + self._target.seconds
-        pause, broken = _PAUSE, 0
+        pause, broken = self._pause, 0
         while True:
             wait = pause * (0.8 + 0.4 * chance())
             try:
