@@ -10,8 +10,11 @@ from hostler.domain.clock import unix_ns
 from hostler.engine.about import About
 from hostler.engine.trace_port import TurnBegun
 from hostler.telemetry.inside import Inside
+from hostler.telemetry.otlp import Envelope
+from hostler.telemetry.pipeline import Exportable
 from hostler.telemetry.spans import Span
 from hostler.telemetry.tracing import RunningTurn, Terms, Tracer
+from hostler.testing.otlp import ReceivedSpan, spans_in
 
 SESSION = "sesn_1"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -26,14 +29,25 @@ def begun(session: str = SESSION, parent: str = PARENT, **more: Any) -> TurnBegu
 
 @dataclass
 class Traced:
-    """`spans` is what was made."""
+    """`spans` is what was made, but for `others`: what a span is made of where it is exported."""
 
     terms: Terms = field(default_factory=Terms)
     spans: list[Span] = field(default_factory=list)
+    others: list[Exportable] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tracer = Tracer(self.spans.append, self.terms)
+        self.tracer = Tracer(self._put, self.terms)
         self.inside = Inside(self.tracer, lambda text: text.replace("s3cr3t", "[redacted]"))
+
+    def _put(self, made: Exportable) -> None:
+        if isinstance(made, Span):
+            self.spans.append(made)
+        else:
+            self.others.append(made)
+
+    def received(self) -> list[ReceivedSpan]:
+        """The others, as a collector gets them."""
+        return spans_in(Envelope({"service.name": "hostler"}).around(self.others))
 
     def turn(self, session: str = SESSION, parent: str = PARENT, **more: Any) -> RunningTurn:
         turn = self.tracer.turn(About(session_id=session), begun(session, parent, **more))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Literal
 
 import pytest
+from certificates import certify
 
 from hostler.telemetry.otlp import OtlpExporter, Target
-from hostler.telemetry.pipeline import Figures, Pipeline
+from hostler.telemetry.pipeline import Exportable, Figures, Pipeline
 from hostler.telemetry.spans import Context, Event, Span
 from hostler.testing.otlp import OtlpReceiver
 
@@ -69,6 +72,49 @@ async def test_a_collector_that_fails_loses_spans_and_holds_nobody_up(answering:
     assert figures.dropped + figures.failed + figures.waiting == 1001
 
 
+@pytest.mark.parametrize("busy", [429, 503])
+async def test_a_collector_that_is_busy_is_asked_again_when_it_says(busy: Literal[429, 503]) -> None:
+    async with OtlpReceiver(busy, retry_after="0") as collector:
+        pipeline = Pipeline(lambda: OtlpExporter(Target(collector.url)), every_seconds=0.01)
+        pipeline.put(span())
+        await collector.asked(2)
+        assert pipeline.figures() == Figures(sent=0, dropped=0, failed=0, waiting=1)
+        collector.answering = 200
+        await collector.until(lambda spans: len(spans) == 1)
+        await close(pipeline)
+    assert pipeline.figures() == Figures(sent=1, dropped=0, failed=0, waiting=0)
+    assert len(set(collector.bodies)) == 1
+
+
+async def test_a_collector_that_hangs_up_is_asked_again_at_once() -> None:
+    """So it does to connections that it has kept for long enough, just as the next batch is on its way."""
+    async with OtlpReceiver(cuts=1) as collector:
+        # After other failures there would be a pause, for which there is no time.
+        pipeline = Pipeline(lambda: OtlpExporter(Target(collector.url), pause=3600.0), every_seconds=0.01)
+        pipeline.put(span())
+        await collector.until(lambda spans: len(spans) == 1)
+        await close(pipeline)
+    assert pipeline.figures() == Figures(sent=1, dropped=0, failed=0, waiting=0)
+
+
+async def test_a_collector_with_an_authority_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = certify(tmp_path, ["localhost"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority))
+    tls.load_cert_chain(tmp_path / "server.pem")
+    tls.verify_mode = ssl.CERT_REQUIRED
+    async with OtlpReceiver(tls=tls) as collector:
+        unknown = Pipeline(lambda: OtlpExporter(Target(collector.url, seconds=0.2)), every_seconds=0.01)
+        unknown.put(span())
+        await close(unknown)
+        assert unknown.figures().sent == 0
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(authority))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", str(tmp_path / "server.pem"))
+        known = Pipeline(lambda: OtlpExporter(Target(collector.url)), every_seconds=0.01)
+        known.put(span())
+        await collector.until(lambda spans: len(spans) == 1)
+        await close(known)
+
+
 async def test_nobody_there_at_all() -> None:
     async with OtlpReceiver() as collector:
         url = collector.url
@@ -93,11 +139,11 @@ class BreaksOnce:
     """An exporter that raises for its first batch."""
 
     def __init__(self) -> None:
-        self.got: list[Span] = []
+        self.got: list[Exportable] = []
         self.done = threading.Event()
         self._broke = False
 
-    def export(self, spans: Sequence[Span]) -> bool:
+    def export(self, spans: Sequence[Exportable]) -> bool:
         if not self._broke:
             self._broke = True
             raise RuntimeError("a span that can't be written")
@@ -129,10 +175,10 @@ async def test_an_exporter_that_can_not_be_made_loses_spans() -> None:
     assert pipeline.figures().dropped == 1
 
 
-def test_nothing_of_opentelemetry_is_loaded_where_traces_are_off() -> None:
+def test_nothing_that_only_exports_is_loaded_where_traces_are_off() -> None:
     program = (
         "import sys, hostler.compose, hostler.compose.telemetry\n"
-        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.proto', 'hostler.telemetry.otlp'))])"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "[]"

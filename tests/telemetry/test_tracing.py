@@ -155,10 +155,10 @@ def test_an_attempt_stands_under_what_the_harness_names_in_its_own_trace(genuine
         Usage(3, 4, cache_read_input_tokens=5),
     )
     watcher.ended(asked, Ended(target, 3, 200, "", None, True, 0.9, 0.5, gone=True), Usage())
-    failed, answered, cancelled = traced.spans
-    assert (cancelled.failed, cancelled.attributes["error.type"]) == (False, "cancelled")
+    failed, answered, cancelled = traced.received()
+    assert (cancelled.error, cancelled.attributes["error.type"]) == (False, "cancelled")
     assert failed.parent_id == answered.parent_id == ("7" * 16 if genuine else turn.context.span_id)
-    assert (failed.failed, failed.attributes["error.type"]) == (True, "529")
+    assert (failed.error, failed.attributes["error.type"]) == (True, "529")
     assert answered.attributes["gen_ai.usage.input_tokens"] == 8
     assert answered.attributes["hostler.requested_model"] == "claude-opus-5-5"
     assert answered.attributes["gen_ai.response.time_to_first_chunk"] == 0.1

@@ -78,3 +78,8 @@ def new_trace_id() -> str:
 def new_span_id() -> str:
     """Of a span of a trace: 16 hexadecimal digits."""
     return secrets.token_hex(8)
+
+
+def new_span_bytes() -> bytes:
+    """The same, as protobuf has it."""
+    return secrets.token_bytes(8)

@@ -14,18 +14,29 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
 
-from hostler.telemetry.spans import Span
-
 log = logging.getLogger("hostler.telemetry")
 
 _SAID_EVERY: Final = 60.0
 """Seconds between two log lines about lost spans."""
 
 
+class Exportable(Protocol):
+    """A span, or what one is made of."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether the harness says it, from inside a sandbox."""
+        ...
+
+    def written(self) -> bytes:
+        """As OTLP's protobuf has it. Called at most once, where nobody waits for it."""
+        ...
+
+
 class Exporter(Protocol):
     """Brings spans somewhere. Called from one thread."""
 
-    def export(self, spans: Sequence[Span]) -> bool:
+    def export(self, spans: Sequence[Exportable]) -> bool:
         """False: they are lost. May take a while."""
         ...
 
@@ -62,7 +73,7 @@ class Pipeline:
         self._most = most
         self._batch = batch
         self._every = every_seconds
-        self._waiting: deque[Span] = deque()
+        self._waiting: deque[Exportable] = deque()
         self._look = threading.Event()
         self._closing = False
         self._exporter: Exporter | None = None
@@ -72,7 +83,7 @@ class Pipeline:
         self._thread = threading.Thread(target=self._run, name="hostler-traces", daemon=True)
         self._thread.start()
 
-    def put(self, span: Span) -> None:
+    def put(self, span: Exportable) -> None:
         """Costs next to nothing. Nothing happens after `close`."""
         waiting = len(self._waiting)
         if waiting >= self._most or self._closing:

@@ -2,15 +2,32 @@
 
 It stands under the harness's own span of the request, where the harness has named it: `traceparent`, in the trace that
 its sandbox was given. Whoever says another trace stands under the turn.
+
+There are more of these than of all others, and whoever serves requests has no time: what is known is kept, and written
+as a span where spans are exported. What many of them say alike is written once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Final
+
 from hostler.domain.clock import unix_ns
-from hostler.engine.model_port import Asked, Choice, Ended, Grant
+from hostler.domain.ids import new_span_bytes
+from hostler.engine.model_port import Asked, Choice, Ended, Grant, Purpose
 from hostler.store.sessions import Usage
-from hostler.telemetry.spans import CLIENT, Value, clean, read_traceparent
-from hostler.telemetry.tracing import Tracer
+from hostler.telemetry.protobuf import attributes, field, real, real_head, text, text_attribute, varint, whole_heads
+from hostler.telemetry.spans import CLIENT, Value, clean, failure, read_traceparent, stamped
+from hostler.telemetry.tracing import RunningTurn, Tracer
+
+_TRACEPARENT_SIZE: Final = 55
+"""Characters of one that the harness makes."""
+_INPUT: Final = whole_heads("gen_ai.usage.input_tokens")
+_OUTPUT: Final = whole_heads("gen_ai.usage.output_tokens")
+_READ: Final = whole_heads("gen_ai.usage.cache_read.input_tokens")
+_MADE: Final = whole_heads("gen_ai.usage.cache_creation.input_tokens")
+_FIRST_CHUNK: Final = real_head("gen_ai.response.time_to_first_chunk")
 
 
 class TracedRequests:
@@ -31,45 +48,102 @@ class TracedRequests:
         turn = self._tracer.turn_of(asked.caller.session_id)
         if turn is None or not turn.context.sampled:
             return
-        end = unix_ns()
-        parent = ""
-        if asked.trace.startswith(self._inside) and (said := read_traceparent(asked.trace)) is not None:
-            parent = said.span_id
-        model = ended.target.model
+        trace = asked.trace
+        if len(trace) != _TRACEPARENT_SIZE or not trace.startswith(self._inside):
+            trace = ""
+        # `asked` is not kept: it holds the whole body.
+        self._tracer.put(Attempt(turn, asked.id, asked.model, asked.purpose, trace, ended, usage, unix_ns()))
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Implements `Exportable`."""
+
+    turn: RunningTurn
+    id: str
+    """Of the request."""
+    model: str
+    """As the harness names it."""
+    purpose: Purpose
+    trace: str
+    """`traceparent` in the sandbox's trace, perhaps a wrong one. Empty: there was none."""
+    ended: Ended
+    usage: Usage
+    end: int
+    inside: ClassVar[bool] = False
+
+    def written(self) -> bytes:
+        """See the port."""
+        turn, ended, usage, end = self.turn, self.ended, self.usage, self.end
+        said = read_traceparent(self.trace) if self.trace else None
+        parent = bytes.fromhex((said or turn.context).span_id)
+        target = ended.target
         read = usage.cache_read_input_tokens
         made = usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens
-        # Every attribute costs as much to encode as to measure what it says: what says nothing is left out.
-        attributes: dict[str, Value] = {
-            **turn.brief,
-            "gen_ai.operation.name": "chat",
-            "gen_ai.request.model": clean(model),
-            "gen_ai.usage.input_tokens": usage.input_tokens + read + made,
-            "gen_ai.usage.output_tokens": usage.output_tokens,
-            "http.response.status_code": ended.status,
-            "hostler.model_request.id": asked.id,
-            "hostler.model_request.attempt": ended.number,
-            "hostler.upstream": ended.target.upstream,
-        }
+        taken, given = varint(usage.input_tokens + read + made), varint(usage.output_tokens)
+        parts = [
+            turn.brief,
+            _alike(
+                self.model,
+                self.purpose,
+                target.model,
+                target.upstream,
+                ended.number,
+                ended.status,
+                ended.stop_reason,
+                ended.gone,
+                bool(ended.failure),
+            ),
+            stamped(new_span_bytes(), parent, min(end, end - int(ended.seconds * 1e9)), end),
+            text_attribute("hostler.model_request.id", self.id),
+            _INPUT[len(taken)],
+            taken,
+            _OUTPUT[len(given)],
+            given,
+        ]
+        # Every attribute costs as much to write as to measure what it says: what says nothing is left out.
         if read:
-            attributes["gen_ai.usage.cache_read.input_tokens"] = read
+            number = varint(read)
+            parts += _READ[len(number)], number
         if made:
-            attributes["gen_ai.usage.cache_creation.input_tokens"] = made
-        if asked.purpose != "turn":
-            attributes["hostler.model_request.purpose"] = asked.purpose
-        if asked.model != model:
-            attributes["hostler.requested_model"] = clean(asked.model)
+            number = varint(made)
+            parts += _MADE[len(number)], number
         if ended.upstream_request_id:
-            attributes["anthropic.request.id"] = clean(ended.upstream_request_id)
+            parts.append(text_attribute("anthropic.request.id", clean(ended.upstream_request_id)))
         if ended.first_byte is not None:
-            attributes["gen_ai.response.time_to_first_chunk"] = ended.first_byte
-        if ended.stop_reason:
-            attributes["gen_ai.response.finish_reasons"] = (ended.stop_reason,)
-        if ended.gone:
-            attributes["error.type"] = "cancelled"
-        elif ended.failure:
-            attributes["error.type"] = str(ended.status) if ended.status >= 400 else "no_answer"
-        span = turn.child(
-            f"chat {clean(model)}", end - int(ended.seconds * 1e9), end, attributes, parent=parent, kind=CLIENT
-        )
-        span.failed = bool(ended.failure)
-        self._tracer.put(span)
+            parts += _FIRST_CHUNK, real(ended.first_byte)
+        return b"".join(parts)
+
+
+@lru_cache(1024)
+def _alike(
+    asked_for: str,
+    purpose: Purpose,
+    model: str,
+    upstream: str,
+    number: int,
+    status: int,
+    stop_reason: str | None,
+    gone: bool,
+    failed: bool,
+) -> bytes:
+    """What an attempt says that many others say, too."""
+    said: dict[str, Value] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": clean(model),
+        "http.response.status_code": status,
+        "hostler.model_request.attempt": number,
+        "hostler.upstream": upstream,
+    }
+    if purpose != "turn":
+        said["hostler.model_request.purpose"] = purpose
+    if asked_for != model:
+        said["hostler.requested_model"] = clean(asked_for)
+    if stop_reason:
+        said["gen_ai.response.finish_reasons"] = (stop_reason,)
+    if gone:
+        said["error.type"] = "cancelled"
+    elif failed:
+        said["error.type"] = str(status) if status >= 400 else "no_answer"
+    name = field(5, text(f"chat {clean(model)}"))
+    return name + bytes((0x30, CLIENT)) + attributes(said) + (failure() if failed else b"")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Final, Literal
 
 from hostler.domain.ids import new_span_id, new_trace_id
+from hostler.telemetry import protobuf
 
 Value = str | int | float | bool | tuple[str, ...]
 
@@ -18,6 +20,13 @@ Kind = Literal[1, 2, 3]
 
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _LOW: Final = 1 << 64
+_ROOT_STAMP: Final = Struct("<2s8sBQBQ").pack
+_STAMP: Final = Struct("<2s8s2s8sBQBQ").pack
+_AT: Final = Struct("<BQ").pack
+_IS_OURS: Final = b"\x85\x01\x00\x01\x00\x00"
+_IS_REMOTE: Final = b"\x85\x01\x00\x03\x00\x00"
+_LINK_IS_REMOTE: Final = b"\x35\x00\x03\x00\x00"
+"""Flags: whether the span that is named came from somewhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,43 @@ class Span:
     events: tuple[Event, ...] = ()
     inside: bool = False
     """Whether the harness says it, from inside a sandbox."""
+
+    def written(self) -> bytes:
+        """As OTLP's protobuf has it."""
+        parts = [
+            placed(self.trace_id, bool(self.parent_id)),
+            stamped(bytes.fromhex(self.span_id), bytes.fromhex(self.parent_id), self.start, self.end),
+            protobuf.field(5, protobuf.text(self.name)),
+            b"\x30",
+            protobuf.varint(self.kind),
+            protobuf.attributes(self.attributes),
+        ]
+        for event in self.events:
+            said = protobuf.field(2, protobuf.text(event.name)) + protobuf.attributes(event.attributes, 3)
+            parts.append(protobuf.field(11, _AT(0x09, event.at) + said))
+        for link in self.links:
+            ids = protobuf.field(1, bytes.fromhex(link.trace_id)) + protobuf.field(2, bytes.fromhex(link.span_id))
+            parts.append(protobuf.field(13, ids + _LINK_IS_REMOTE))
+        if self.failed:
+            parts.append(failure(self.message))
+        return b"".join(parts)
+
+
+def placed(trace_id: str, has_parent: bool) -> bytes:
+    """What a written span says of its place that others in the trace say, too."""
+    return protobuf.field(1, bytes.fromhex(trace_id)) + (_IS_REMOTE if has_parent else _IS_OURS)
+
+
+def stamped(span_id: bytes, parent_id: bytes, start: int, end: int) -> bytes:
+    """What a written span says that no other does. `parent_id` is empty for a root."""
+    if parent_id:
+        return _STAMP(b"\x12\x08", span_id, b"\x22\x08", parent_id, 0x39, start, 0x41, end)
+    return _ROOT_STAMP(b"\x12\x08", span_id, 0x39, start, 0x41, end)
+
+
+def failure(message: str = "") -> bytes:
+    """What a written span says if its work has failed."""
+    return protobuf.field(15, (protobuf.field(2, protobuf.text(message)) if message else b"") + b"\x18\x02")
 
 
 def clean(text: str, most: int = 128) -> str:

@@ -19,7 +19,19 @@ from hostler.engine.about import About
 from hostler.engine.egress_port import EgressDecision
 from hostler.engine.runs import RunEvent, ToolCall
 from hostler.engine.trace_port import RequestEnd, TurnBegun
-from hostler.telemetry.spans import CLIENT, SERVER, Context, Span, Value, clean, new_context, read_traceparent
+from hostler.telemetry import protobuf
+from hostler.telemetry.pipeline import Exportable
+from hostler.telemetry.spans import (
+    CLIENT,
+    SERVER,
+    Context,
+    Span,
+    Value,
+    clean,
+    new_context,
+    placed,
+    read_traceparent,
+)
 
 _SESSIONS: Final = 4096
 _TURNS: Final = 4
@@ -46,7 +58,7 @@ class Terms:
 class Tracer:
     """Implements `Tracing`."""
 
-    def __init__(self, put: Callable[[Span], None], terms: Terms) -> None:
+    def __init__(self, put: Callable[[Exportable], None], terms: Terms) -> None:
         self.put = put
         self.terms = terms
         self._turns: OrderedDict[str, deque[RunningTurn]] = OrderedDict()
@@ -187,13 +199,7 @@ class RunningTurn:
             "anthropic.session.id": begun.session_id,
             "anthropic.workspace.id": begun.workspace_id,
         }
-        self.brief: dict[str, Value] = {
-            "gen_ai.provider.name": PROVIDER,
-            "gen_ai.conversation.id": begun.session_id,
-            "gen_ai.agent.id": begun.agent_id,
-            "anthropic.workspace.id": begun.workspace_id,
-        }
-        """What its model requests say: there are many of them."""
+        self._brief = b""
         about.trace_id, about.span_id, about.sampled = (
             self.context.trace_id,
             self.context.span_id,
@@ -287,6 +293,20 @@ class RunningTurn:
         if kind == CLIENT:
             span.kind = CLIENT
         return span
+
+    @property
+    def brief(self) -> bytes:
+        """What all its model requests say, written: there are many of them."""
+        if not self._brief:
+            begun = self.begun
+            said: dict[str, Value] = {
+                "gen_ai.provider.name": PROVIDER,
+                "gen_ai.conversation.id": begun.session_id,
+                "gen_ai.agent.id": begun.agent_id,
+                "anthropic.workspace.id": begun.workspace_id,
+            }
+            self._brief = placed(self.context.trace_id, True) + protobuf.attributes(said)
+        return self._brief
 
     def labels(self) -> dict[str, Value]:
         """What every span of a turn says."""

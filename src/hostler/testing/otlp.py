@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,6 +45,12 @@ class OtlpReceiver:
 
     answering: int | Literal["never"] = 200
     """The status of every answer; `never`: there is none."""
+    retry_after: str | None = None
+    """What every answer says of when to ask again."""
+    cuts: int = 0
+    """So many requests are not taken: their connections end."""
+    tls: ssl.SSLContext | None = None
+    """Then it is `localhost` to its clients."""
     spans: list[ReceivedSpan] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     """Whatever was sent, unpacked."""
@@ -54,7 +61,7 @@ class OtlpReceiver:
     _connections: dict[asyncio.StreamWriter, asyncio.Task[Any]] = field(default_factory=dict)
 
     async def __aenter__(self) -> OtlpReceiver:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -69,7 +76,8 @@ class OtlpReceiver:
     @property
     def url(self) -> str:
         assert self._server is not None, "enter it first"
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1/traces"
+        where = "http://127.0.0.1" if self.tls is None else "https://localhost"
+        return f"{where}:{self._server.sockets[0].getsockname()[1]}/v1/traces"
 
     async def until(
         self, enough: Callable[[Sequence[ReceivedSpan]], bool], *, seconds: float = 30.0
@@ -95,6 +103,9 @@ class OtlpReceiver:
                     name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
                 }
                 body = await reader.readexactly(int(fields.get("content-length", "0")))
+                if self.cuts:
+                    self.cuts -= 1
+                    return
                 if fields.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 await self._take(fields, body)
@@ -102,9 +113,9 @@ class OtlpReceiver:
                     await reader.read()
                     return
                 answer = b"{}" if "json" in fields.get("content-type", "") else b""
-                writer.write(
-                    b"HTTP/1.1 %d Answer\r\ncontent-length: %d\r\n\r\n%b" % (self.answering, len(answer), answer)
-                )
+                more = b"" if self.retry_after is None else b"retry-after: %b\r\n" % self.retry_after.encode()
+                status = b"HTTP/1.1 %d Answer\r\n" % self.answering
+                writer.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (status, more, len(answer), answer))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             return
@@ -117,11 +128,12 @@ class OtlpReceiver:
             self.headers.append(fields)
             self.bodies.append(body)
             if self.answering == 200:
-                self.spans += _from_json(body) if "json" in fields.get("content-type", "") else _from_protobuf(body)
+                self.spans += _from_json(body) if "json" in fields.get("content-type", "") else spans_in(body)
             self._changed.notify_all()
 
 
-def _from_protobuf(body: bytes) -> list[ReceivedSpan]:
+def spans_in(body: bytes) -> list[ReceivedSpan]:
+    """Of an `ExportTraceServiceRequest`, as the official library reads it."""
     from google.protobuf.json_format import MessageToDict
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
