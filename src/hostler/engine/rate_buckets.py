@@ -202,10 +202,10 @@ class SharedBuckets:
         self._said.append(Said(bucket, per_minute, remaining, closed, held.limit))
         self._wake_keeper()
 
-    def closed(self, bucket: Bucket, seconds: float) -> None:
-        """Another server was told so."""
+    def closed(self, bucket: Bucket, until: float) -> None:
+        """Another server was told so. `until`: on this server's clock."""
         held = self._of(bucket)
-        held.closed_until = max(held.closed_until, self._clock() + seconds)
+        held.closed_until = max(held.closed_until, until)
         self._on_room()
 
     def overrates(self, bucket: Bucket, remaining: float) -> bool:

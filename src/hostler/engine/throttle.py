@@ -290,13 +290,14 @@ class RateThrottle:
         def unit(conn: Connection) -> tuple[dict[tuple[str, str], dict[Kind, int]], list[Learned]]:
             return rates.all_limits(conn), rates.learned(conn, self._database.now(conn))
 
+        asked_at = self._clock()  # before the answer, whose seconds count from when it was made
         own, said = await self._database.read(unit)
         learned: dict[Bucket, float | None] = {
             bucket: None for bucket in self._known.learned if self._buckets.closed_until(bucket) > self._clock()
         }
         for each in said:
             if each.closed > 0:
-                self._buckets.closed(each.bucket, each.closed)
+                self._buckets.closed(each.bucket, asked_at + each.closed)
                 learned.setdefault(each.bucket, None)
             if self._terms.learn and each.per_minute is not None:
                 learned[each.bucket] = each.per_minute
