@@ -31,6 +31,8 @@ from gateway_fakes import (
     sse_message,
 )
 
+from hostler.domain.prices import Prices
+from hostler.engine.budget import priced
 from hostler.engine.model_port import Caller
 from hostler.gateway import ClientLimits, ModelGateway, Upstream, UpstreamLimits, UsageNotRecorded, one_upstream
 from hostler.store.sessions import Usage
@@ -594,3 +596,16 @@ async def test_who_asks_is_told_by_the_socket_and_by_nothing_that_is_sent(tmp_pa
         await second.close()
         assert [r.session_id for r in other.records] == ["sesn_2"]
         assert b.listener.records == []
+
+
+@pytest.mark.parametrize(("speed", "unpriced"), [("standard", 0), (None, 0), ("fast", 1)])
+async def test_a_speed_that_has_no_price_is_recorded_as_unpriced(
+    tmp_path: Path, speed: str | None, unpriced: int
+) -> None:
+    events = sse_message([{"type": "text", "text": "Hi"}], usage={"speed": speed})
+    async with bench(tmp_path, answers_sse(events)) as b:
+        client = await b.client()
+        await client.post(hello())
+        used = b.listener.records[0].usage
+        assert used == Usage(11, 7, unpriced_requests=unpriced)
+        assert bool(priced(Prices(), "claude-opus-5-5", used).list_cost_nanos) is not bool(unpriced)

@@ -78,7 +78,7 @@ def priced(prices: Prices, model: str, used: Usage, at: float | None = None) -> 
 
     A request that used nothing costs nothing, whatever its model.
     """
-    if used == Usage():
+    if used == Usage() or used.unpriced_requests:
         return used
     cost = prices.nanos(
         model,

@@ -21,6 +21,7 @@ class UsageTap:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._speed: object = None
         self.stop_reason: str | None = None
         self.doubtful = False
         """Whether something was said that can't be a count: it may have used more than what is known."""
@@ -38,6 +39,8 @@ class UsageTap:
             cache_creation_5m_input_tokens=five,
             cache_creation_1h_input_tokens=hour,
             web_search_requests=counts.get("web_search", 0),
+            # Prices are of the standard speed. Others cost several times as much.
+            unpriced_requests=int(self._speed not in (None, "standard")),
         )
 
     @property
@@ -72,6 +75,7 @@ class UsageTap:
     def _take(self, usage: object) -> None:
         if not isinstance(usage, dict):
             return
+        self._speed = usage.get("speed") or self._speed
         self._set("input", usage, "input_tokens")
         self._set("output", usage, "output_tokens")
         self._set("cache_read", usage, "cache_read_input_tokens")
