@@ -99,10 +99,11 @@ def test_what_is_used_becomes_tokens_and_dollars() -> None:
     assert found[("hostler_model_unpriced_requests_total", ())] == 1
 
 
-def test_an_open_breaker_shows_until_it_is_closed() -> None:
+@pytest.mark.parametrize("state", ["open", "half_open"])
+def test_an_open_breaker_shows_until_it_is_closed(state: Any) -> None:
     metrics = made()
-    trouble = Trouble("m", "open", "status 529", 5, 1.0, None)
-    metrics.upstreams([UpstreamHealth("first", 0, 1, (trouble,)), UpstreamHealth("second", 1, 1)])
+    trouble, rests = Trouble("m", state, "status 529", 5, 1.0, None), Trouble("m", "resting", "status 429", 1, 1.0, 9.0)
+    metrics.upstreams([UpstreamHealth("first", 0, 1, (trouble,)), UpstreamHealth("second", 1, 1, (rests,))])
     assert samples(metrics)[("hostler_upstream_open", (("upstream", "first"),))] == 1
     assert samples(metrics)[("hostler_upstream_open", (("upstream", "second"),))] == 0
     metrics.upstreams([UpstreamHealth("first", 0, 1)])

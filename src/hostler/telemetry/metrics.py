@@ -99,7 +99,7 @@ class Metrics:
         )
         self._open = Gauge(
             "hostler_upstream_open",
-            "Whether some model is not asked for there any more.",
+            "Whether some model is not asked for there any more, except to try it.",
             ("upstream",),
             registry=registry,
         )
@@ -195,7 +195,8 @@ class Metrics:
 
     def upstreams(self, found: Iterable[UpstreamHealth]) -> None:
         for each in found:
-            self._open.labels(each.name).set(any(trouble.state == "open" for trouble in each.troubles))
+            # Half-open, too: nobody but a trial has been let through, and with few requests that is how it stays.
+            self._open.labels(each.name).set(any(trouble.state != "resting" for trouble in each.troubles))
 
     def queue(self, waiting: int, oldest_seconds: float) -> None:
         self._waiting.set(waiting)
