@@ -122,7 +122,10 @@ def record_model_request(
     """
     if lease is not None:
         check(conn, now, lease)
-    workspace_id, _ = _owners_of(conn, session_id)
+    # The row of the session is locked by what needs it anyway, before those of budgets.
+    workspace_id = add_usage(conn, session_id, usage)
+    if workspace_id is None:
+        raise missing(session_id)
     row = ModelRequestRow(
         new_id("mreq"),
         session_id,
@@ -141,7 +144,6 @@ def record_model_request(
     values += [getattr(row.facts, name) for name in RequestFacts.__slots__]
     _INSERT_REQUEST.run(conn, [tuple(values)])
     tool_costs.record(conn, row.id, usage, results)
-    add_usage(conn, session_id, usage)
     return row
 
 

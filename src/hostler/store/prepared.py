@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from hostler.store.jsontext import plain
 
@@ -51,19 +52,21 @@ class Prepared:
 
 
 class PreparedUpdate:
-    """An UPDATE with `bindparam`s, each given by name when it runs. The values go to the driver as they are."""
+    """An UPDATE … RETURNING with `bindparam`s, each given by name when it runs. The values go to the driver as they
+    are."""
 
-    def __init__(self, update: sa.Update) -> None:
+    def __init__(self, update: ReturningUpdate[Any]) -> None:
         self._update = update
         self._texts: dict[str, tuple[str, tuple[str, ...]]] = {}
 
-    def run(self, conn: Connection, **values: str | int | float) -> None:
+    def run(self, conn: Connection, **values: str | int | float) -> Sequence[Sequence[Any]]:
+        """What it returns of each row that it changed."""
         found = self._texts.get(conn.dialect.name)
         if found is None:
             compiled = self._update.compile(dialect=conn.dialect)
             found = self._texts[conn.dialect.name] = (str(compiled), tuple(compiled.positiontup or ()))
         text, order = found
-        conn.exec_driver_sql(text, tuple(values[key] for key in order))
+        return conn.exec_driver_sql(text, tuple(values[key] for key in order)).all()
 
 
 class PreparedInsert:

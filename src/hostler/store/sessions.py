@@ -387,14 +387,15 @@ _ADD_USAGE = PreparedUpdate(
     sessions.update()
     .where(sessions.c.id == sa.bindparam("whose"))
     .values({column: column + sa.bindparam(f"added_{column.name}", type_=column.type) for column in _USAGE})
+    .returning(sessions.c.workspace_id)
 )
 
 
-def add_usage(conn: Connection, session_id: str, used: Usage) -> None:
-    """Add to the counters of a session. Does nothing when the session is gone."""
+def add_usage(conn: Connection, session_id: str, used: Usage) -> str | None:
+    """Add to the counters of a session, and return its workspace. None: it is gone."""
     added = {f"added_{name}": getattr(used, name) for name in Usage.__slots__}
-    if any(added.values()):
-        _ADD_USAGE.run(conn, whose=session_id, **added)
+    found = _ADD_USAGE.run(conn, whose=session_id, **added)
+    return found[0][0] if found else None
 
 
 def missing(session_id: str) -> NotFound:
