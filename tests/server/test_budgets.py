@@ -201,7 +201,8 @@ async def test_a_budget_of_ours_pauses_the_session_says_which_and_goes_on_when_i
     audit = await house.client.get("/hostler/v1/audit?kind[]=budget", cast_to=dict[str, Any])
     reached = next(entry["details"] for entry in audit["data"] if entry["act"] == "budget.reached")
     assert (reached["budget_id"], reached["scope"], reached["budget_cents"]) == (made["id"], scope, None)
-    with pytest.raises(anthropic.BadRequestError, match="budget"):
+    said = rf"the next model request needs \d+ cents, which the budget of this {scope} has not left"
+    with pytest.raises(anthropic.BadRequestError, match=said):
         await house.say(session, "x")
     shown = await own(house, f"/{made['id']}")
     assert (shown["reserved_nanos"], shown["paused_sessions"]) == (0, 1)

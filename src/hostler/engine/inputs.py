@@ -21,6 +21,7 @@ from hostler.engine.state import (
     OpenCall,
     Queued,
     SessionState,
+    Short,
     Step,
     Totals,
     close_calls,
@@ -36,6 +37,7 @@ from hostler.engine.state import (
     unanswered,
 )
 from hostler.engine.turns import RunEnd, run_ended
+from hostler.store.budgets import NANOS_OF_A_CENT
 
 
 def submit(
@@ -50,7 +52,7 @@ def submit(
     if state.status == "terminated":
         raise InvalidRequest("This session is archived; it accepts no more events. Create a new session.")
     if totals.capped or is_paused(state):
-        _refuse_at_cap(bodies)
+        _refuse_at_cap(bodies, None if state.turn is None else state.turn.short)
     stamped = [{"id": new_id("sevt"), **body, "processed_at": None} for body in bodies]
     step = Step(state)
     index = 0
@@ -103,12 +105,19 @@ def compact(state: SessionState, at: Moment, totals: Totals, ask: Ask) -> Step:
 _AT_CAP = frozenset({"user.tool_confirmation", "user.tool_result", "user.custom_tool_result", "user.interrupt"})
 
 
-def _refuse_at_cap(bodies: Sequence[Mapping[str, Any]]) -> None:
+def _refuse_at_cap(bodies: Sequence[Mapping[str, Any]], short: Short | None) -> None:
+    """`short`: what the turn that waits lacks. None: the session's own budget is spent."""
+    if short is None:
+        why, how = "the budget of this session is used up", "Raise or remove the budget by updating the session"
+    else:
+        cents = -(-short.needs // NANOS_OF_A_CENT)
+        why = f"the next model request needs {cents} cents, which the budget of this {short.scope} has not left"
+        how = "Raise or remove it"
     for index, body in enumerate(bodies):
         if body["type"] not in _AT_CAP:
             raise InvalidRequest(
-                f"events[{index}]: the budget of this session is used up, so it takes only answers to tool calls and "
-                "user.interrupt. Raise or remove the budget by updating the session, then send it again."
+                f"events[{index}]: {why}, so the session takes only answers to tool calls and user.interrupt. "
+                f"{how}, then send it again."
             )
 
 
