@@ -83,7 +83,10 @@ def words(number: int) -> list[Any]:
 async def break_listeners(pair: Pair) -> int:
     """Ends every listening connection, as a restart of the database would. How many there were."""
     assert pair.working.hostler is not None
-    query = sa.text("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :name")
+    query = sa.text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "WHERE application_name = :name AND datname = current_database()"
+    )
     return int(
         await pair.working.hostler.database.write(lambda c: c.execute(query, {"name": APPLICATION}).scalar_one())
     )
