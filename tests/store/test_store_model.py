@@ -98,7 +98,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2))
     def somebody_wants(self, number: int) -> None:
         assert self.run(want(self.db, self.names[number]))
-        self.wish(self.sessions[self.names[number]], True, self.now)
+        self.wish(self.sessions[self.names[number]], True, 0.0)
 
     @rule(target=leases, owner=OWNERS, ttl=TTLS, limit=st.integers(1, 3))
     def claim(self, owner: str, ttl: float, limit: int) -> Any:
@@ -219,7 +219,7 @@ class StoreMachine(RuleBasedStateMachine):
         want_now = model.wanted if wanted is None else wanted
         available = model.available_at if delay is None else self.now + delay
         if delay is None and want_now and not model.wanted:
-            available = self.now
+            available = 0.0
         self.wish(model, want_now, available)
 
     def wish(self, model: Model, wanted: bool, available_at: float) -> None:

@@ -153,3 +153,25 @@ async def test_the_queue_is_counted_and_tells_its_next_moment(db: Database, skew
     assert await next_in() == 0
     skew.seconds += 31
     assert (await stats()).ready == 3
+
+
+@pytest.mark.parametrize("ask", ["want", "turn"])
+async def test_whoever_is_told_may_claim_though_its_clock_is_behind(
+    db: Database, session: SessionRow, skew: Skew, ask: str
+) -> None:
+    skew.seconds = 0.05
+    if ask == "want":
+        await want(db, "sesn_1")
+    else:
+        await db.write(
+            lambda conn: transact(
+                conn,
+                db.now(conn),
+                "sesn_1",
+                lambda view: Change("{}", "running", wanted=True),
+                lease=None,
+                workspace_id=None,
+            )
+        )
+    skew.seconds = 0.0
+    assert [won.session_id for won in await claim_many(db, "w")] == ["sesn_1"]

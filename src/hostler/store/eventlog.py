@@ -24,7 +24,7 @@ from hostler.store.sessions import COLUMNS, SessionRow, SessionUpdate, missing, 
 from hostler.store.signals import CHANNEL, News, notification, tell
 from hostler.store.tables import events, sessions, work, workspaces
 from hostler.store.tables_checkpoints import cut_events
-from hostler.store.work import Lease, Need, lost
+from hostler.store.work import AT_ONCE, Lease, Need, lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def transact(
     if change.available_at is not None:
         available = change.available_at
     else:
-        available = db_now if want and not wanted else available_at
+        available = AT_ONCE if want and not wanted else available_at
     need = change.need if want else needed
     if lease is None and (needed, need) == ("errand", "stand_by"):  # only a worker knows that the errand is done
         need = needed

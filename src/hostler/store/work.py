@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -22,6 +22,11 @@ from hostler.store.tables_rooms import room_members
 Need = Literal["turn", "stand_by", "errand"]
 """What a worker is wanted for. turn: a turn is to run, which takes a place for a process. stand_by: a process is to be
 there although there is nothing to do. errand: something that needs no process, such as an interrupt."""
+
+
+AT_ONCE: Final = 0.0
+"""For `available_at`. Not the moment of asking: the server that is told of it may believe that it is a round trip
+earlier, and would wait for its next look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ def want(conn: Connection, now: float, session_id: str) -> bool:
     place = sa.case((work.c.wanted, work.c.enqueued_at), else_=now)
     need = sa.case((sa.and_(work.c.wanted, work.c.need == "turn"), work.c.need), else_="errand")
     asked = work.update().where(work.c.session_id == session_id)
-    return conn.execute(asked.values(wanted=True, available_at=now, enqueued_at=place, need=need)).rowcount == 1
+    return conn.execute(asked.values(wanted=True, available_at=AT_ONCE, enqueued_at=place, need=need)).rowcount == 1
 
 
 def check(conn: Connection, now: float, lease: Lease) -> None:
