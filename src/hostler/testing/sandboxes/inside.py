@@ -209,14 +209,18 @@ async def nothing_else_of_the_host_is_there(ground: Ground) -> None:
     seen = await ground.python(
         sandbox.launcher,
         "import json, os\n"
+        "def environment(pid):\n"
+        "    try:\n"
+        "        return open(f'/proc/{pid}/environ', 'rb').read().decode('latin1')\n"
+        "    except OSError:\n"  # Not to be read, or it has ended.
+        "        return ''\n"
         f"print(json.dumps({{'canary': os.path.exists({str(canary)!r}),"
         " 'sockets': [p for p in ('/var/run/docker.sock', '/run/docker.sock', '/run/podman/podman.sock',"
         " '/run/containerd/containerd.sock', '/run/dbus/system_bus_socket', '/run/systemd/private')"
         " if os.path.exists(p)],"
         " 'host': os.uname().nodename,"
         " 'processes': sorted(int(p) for p in os.listdir('/proc') if p.isdigit()),"
-        " 'environments': [open(f'/proc/{p}/environ', 'rb').read().decode('latin1') for p in os.listdir('/proc')"
-        " if p.isdigit() and os.access(f'/proc/{p}/environ', os.R_OK)],"
+        " 'environments': [environment(p) for p in os.listdir('/proc') if p.isdigit()],"
         " 'disks': [d for d in os.listdir('/dev')"
         " if d.startswith(('sd', 'vd', 'nvme', 'loop', 'mem', 'kmsg', 'kvm'))]}))",
     )
