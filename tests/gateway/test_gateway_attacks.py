@@ -40,6 +40,7 @@ async def test_a_key_given_twice_further_inside_or_in_other_letters_is_400_too(t
     async with bench(tmp_path, answers_sse(TEXT)) as b:
         answer = await (await b.client()).post(b'{"model":"m","messages":[],' + hidden + b"}")
         assert answer.status == 400
+        assert "each key stands once" in answer.json["error"]["message"]
         assert not b.upstream.seen
 
 

@@ -83,17 +83,21 @@ class MessagesBody:
 def parse(raw: bytes) -> MessagesBody:
     """Raises Refusal: 400 when `raw` isn't one JSON object with a model, each key once; 413 for too many values."""
     if len(raw) > MOST_VALUES and sum(map(raw.count, (b"[", b"{", b","))) > MOST_VALUES:
-        raise Refusal(413, "request_too_large", "The body has too many values.")
+        raise Refusal(413, "request_too_large", f"The body has too many values: send fewer than {MOST_VALUES:,}.")
     try:
         text = raw.decode()
         fields, spans = _walk(text)
     except (ValueError, StopIteration, IndexError, RecursionError) as error:
-        raise Refusal(400, "invalid_request_error", "The body is not a JSON object.") from error
+        raise Refusal(
+            400, "invalid_request_error", "The body is not one JSON object in which each key stands once."
+        ) from error
     if not isinstance(fields.get("model"), str):
         raise Refusal(400, "invalid_request_error", "model: Field required")
     most = fields.get("max_tokens")
     if isinstance(most, int) and most > MOST_OUTPUT:
-        raise Refusal(400, "invalid_request_error", f"max_tokens: no model writes more than {MOST_OUTPUT:,}")
+        raise Refusal(
+            400, "invalid_request_error", f"max_tokens: ask for {MOST_OUTPUT:,} at most; no model writes more."
+        )
     return MessagesBody(text, fields, spans)
 
 
