@@ -431,7 +431,7 @@ async def main():
     label = await provider.probe()
     spec = SandboxSpec("sesn_x", place / "w", place / "o", place / "h", place / "m", place / "e", Path("/bin/sh"))
     sandbox = await provider.create(spec)
-    script = "/usr/bin/id -u; /usr/bin/head -1 /etc/passwd; echo x > /workspace/x; read line"
+    script = "echo x > /workspace/x; /usr/bin/id -u; /usr/bin/head -1 /etc/passwd; read line"
     child = subprocess.Popen([sandbox.launcher, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     lines = [child.stdout.readline().decode() for _ in range(2)]
     await sandbox.destroy()

@@ -152,7 +152,8 @@ async def test_a_deadlock_is_resolved_by_trying_again(databases: Databases) -> N
     async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as tasks:
         tasks.create_task(database.write(lambda conn: unit(conn, first.id, second.id)))
         tasks.create_task(database.write(lambda conn: unit(conn, second.id, first.id)))
-    assert len(runs) == 3
+    # PostgreSQL may let the one that tries again have the row before the one that waited for it: then they meet again.
+    assert len(runs) >= 3
     assert await names(database) == ["Default", "a!!", "b!!"]
     await database.close()
 
