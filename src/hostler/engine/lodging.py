@@ -38,6 +38,7 @@ from hostler.engine.runs import ContextKeeper, Notice
 from hostler.engine.sandbox_port import Mount, SandboxUnavailable
 from hostler.engine.snapshot_port import Reason, Snapshot, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
+from hostler.engine.threads import together
 from hostler.engine.variables import BrokeredVariables
 from hostler.engine.volume_port import Room
 from hostler.store.sessions import SessionRow, SessionUpdate
@@ -113,10 +114,11 @@ class Lodging:
             if self.process is not None:
                 return self.process
         if self.process is None:
-            mounts = await self._lay_out(session, profile)
+            async with together() as tasks:
+                remembered = tasks.create_task(self._memory.read())
+                mounts = await self._lay_out(session, profile)
             self._profile, self.variables = profile, variables
             self._gate.open(profile, session.workspace_id)
-            resume = await self._memory.exists()
             layer: HeldLayer | None = None
             if not profile.packages.empty:
                 layer = await self._layer(profile.packages, wake, interrupted)
@@ -126,7 +128,7 @@ class Lodging:
                 self._parts.around,
                 self._lease.session_id,
                 profile,
-                resume=resume,
+                remembered=remembered.result(),
                 transcripts=self._memory.transcripts,
                 gatekeeper=self._gate,
                 listener=self._listener,

@@ -31,6 +31,8 @@ class Transcripts(Protocol):
 
     async def load(self, key: Any) -> list[Any] | None: ...
 
+    async def texts(self, key: Any) -> Sequence[str]: ...
+
     async def leaf(self, key: Any) -> dict[str, Any] | None: ...
 
     async def has_uuid(self, key: Any, uuid: str) -> bool: ...
@@ -100,6 +102,10 @@ class Memory:
     async def exists(self) -> bool:
         """Whether there is anything to go on from."""
         return await self.transcripts.leaf(self._key) is not None
+
+    async def read(self) -> Sequence[str]:
+        """All entries, each as JSON on one line; none where there is nothing to go on from."""
+        return await self.transcripts.texts(self._key) if await self.exists() else ()
 
     async def has(self, uuid: str) -> bool:
         """Whether the prompt of this key was taken in."""

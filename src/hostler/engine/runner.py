@@ -248,6 +248,7 @@ class SessionRunner:
         """Have a process although there is nothing to do. One that can't be had is not tried again until a message."""
         try:
             await self._process()
+            await self._keep_schedule()
         except (LeaseLost, NotFound):
             raise
         except Exception:
@@ -355,6 +356,7 @@ class SessionRunner:
                     content = [*content, ev.text_block(OLDER_FILES)]
                     self._lodging.older = False
                 await process.run.prompt(key, content)
+            await self._keep_schedule()
         except (LeaseLost, NotFound, StoreBusy):  # the turn is taken up again when the database is back
             raise
         except runs.ProcessLost as error:
@@ -413,9 +415,11 @@ class SessionRunner:
             self._follower.trace.redact = (await variables.replacer()).text
         if process is not kept:
             self._follower.composer = composer_of(self._profile)
-            if self._care is not None:
-                await self._care.keep_schedule(self._known_session(), self._profile.compaction)
         return process
+
+    async def _keep_schedule(self) -> None:
+        if self._care is not None and self._profile is not None:
+            await self._care.keep_schedule(self._known_session(), self._profile.compaction)
 
     async def _at_present(self, session: SessionRow, profile: Profile) -> Profile:
         """The same, with the version of `claude` that the environment asks for by now: sessions move between turns."""

@@ -386,8 +386,11 @@ class Harness(Protocol):
         """What a transcript says where the model makes this call, without its place in the transcript."""
         ...
 
-    async def prepare(self, spec: RunSpec, state: Path, transcripts: object) -> None:
-        """Fill the empty host directory `state` with what the process needs to go on with its transcript."""
+    async def prepare(self, spec: RunSpec, state: Path, remembered: Sequence[str]) -> None:
+        """Fill the empty host directory `state` with what the process needs to go on with its transcript.
+
+        `remembered`: the transcript's entries, each as JSON on one line; none with a conversation that begins.
+        """
         ...
 
     async def start(

@@ -146,20 +146,16 @@ class ClaudeHarness:
     def call_entry(self, call: ToolCall) -> dict[str, Any]:
         return call_entry(call)
 
-    async def prepare(self, spec: RunSpec, state: Path, transcripts: Any) -> None:
-        texts: Sequence[str] = ()
-        if spec.resume:
-            texts = await transcripts.texts({"project_key": PROJECT_KEY, "session_id": spec.transcript_id})
-
+    async def prepare(self, spec: RunSpec, state: Path, remembered: Sequence[str]) -> None:
         def write() -> None:
-            self._begun_with[spec.transcript_id] = spending.begun_with(texts)
+            self._begun_with[spec.transcript_id] = spending.begun_with(remembered)
             if spec.system:
                 (state / _SYSTEM_PROMPT).write_text(spec.system, "utf-8", errors="surrogateescape")
-            if texts:
+            if remembered:
                 folder = state / "projects" / PROJECT_KEY
                 folder.mkdir(parents=True)
                 with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(text + "\n" for text in with_true_leaf(texts))
+                    file.writelines(text + "\n" for text in with_true_leaf(remembered))
 
         await asyncio.to_thread(write)
 
