@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -32,6 +34,7 @@ from gateway_fakes import (
 from hostler.engine.model_port import Asked, Choice, Count, Grant, OnWait, Target, Throttled
 from hostler.gateway import Backoff, BreakerTerms, Desk, Entry, MessagesChannel, ModelGateway, Patience, Roster
 from hostler.gateway.desk import NoLimits
+from hostler.gateway.http1 import Request
 from hostler.gateway.upstream import Upstream
 from hostler.store.sessions import Usage
 
@@ -456,3 +459,32 @@ async def test_an_attempt_that_cannot_be_written_down_is_written_before_the_last
         answer = await (await t.client()).post(hello())
         assert answer.status == 200
         assert [(r.attempt, r.last) for r in t.listener.records] == [(1, False), (2, True)]
+
+
+@pytest.mark.parametrize(
+    ("script", "stream"),
+    [
+        (answers_sse(TEXT), True),
+        (answers_json(200, {"type": "message", "content": [], "usage": {}}), False),
+        (then(answers_json(529, ERROR), resets, answers_sse(TEXT), answers_json(529, ERROR), answers_sse(TEXT)), True),
+        (answers_json(400, ERROR), True),
+    ],
+    ids=["a stream", "a message", "after others", "an error"],
+)
+async def test_a_request_is_gone_with_its_answer_and_not_only_when_garbage_is_collected(
+    tmp_path: Path, script: Script, stream: bool
+) -> None:
+    """It may have 32 MB."""
+    async with table(tmp_path, script) as t:
+        client = await t.client()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await client.post(hello(stream=stream))
+            await client.post(hello(stream=stream))  # now the one before is over for everybody
+            left = Counter(type(found) for found in gc.get_objects())
+        finally:
+            gc.enable()
+        assert left[Request] <= 1
+        assert left[Asked] <= 1

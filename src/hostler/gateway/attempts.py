@@ -174,6 +174,7 @@ class Attempts:
                 if step is None and (ended.begun or not ended.failure):
                     return relay
         finally:
+            self._again = None  # It refers back to here: without it the body goes with the last who needs it.
             course.over()
             if session is not None:
                 failed = relay is None or self._gone.is_set() or self._ended(relay).failure != ""

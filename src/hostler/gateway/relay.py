@@ -292,6 +292,7 @@ class Relay:
 
     def _finish(self) -> None:
         self._timer.cancel()
+        self._on_begun = _nobody  # Whoever it was refers to this relay, and to the body.
         if not self._done.done():
             self._done.set_result(None)
 
