@@ -12,8 +12,10 @@ rounds. Only ratios survive a noisy machine; the load is printed.
   which flushes to disk. How long one flush takes is printed.
 - traced: bare, and every request is traced, batched and exported to a collector that says yes. What it costs is the CPU
   time of the gateway's process with all of its threads, not the collector's, until every span was sent. It is measured
-  apart, in `--pairs` of short rounds, one traced and one bare, taking turns in who is first: on a busy machine, what a
-  request takes changes from minute to minute by more than what is looked for. A request without a span fails the run.
+  apart, in `--pairs` of short rounds, one traced and one not, taking turns in who is first: on a busy machine, what a
+  request takes changes from minute to minute by more than what is looked for. Both go through the same process, on
+  roads that are traced and roads that are not: what a request takes in two processes that do the same differs, too, by
+  where their memory happens to lie. A request without a span fails the run.
 - litellm: LiteLLM's proxy, /v1/messages, one worker, no database, no callbacks. Installed into a virtual environment of
   its own in `--cache`.
 
@@ -113,35 +115,44 @@ async def run_gateway(variant: str, folder: Path, port: int, url: str) -> None:
             purse, record = await reserving(url, sessions, stack)
             desk = replace(desk, purse=purse)
         desk = desk.watched_by(open_metrics(desk.channels))
+        desks = {variant: desk}
         if variant == "traced":
-            desk, figures = traced(desk, settings, sessions, stack)
+            desks["untraced"] = desk
+            desks["traced"], figures = traced(desk, settings, sessions, stack)
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), tell, figures)
-        gateway = ModelGateway(desk)
-        stack.push_async_callback(gateway.close)
-        for number, session in enumerate(sessions):
-            caller = Caller(
-                session_id=session,
-                workspace_id=DEFAULT_WORKSPACE,
-                environment_id="env_1",
-                agent_id="agent_1",
-                agent_version=1,
-                model=MODEL,
-                agent={"model": {"id": MODEL}},
-                epoch=1,
-            )
-            await gateway.open(
-                session,
-                folder / f"{variant}-{number}.sock",
-                Listener(caller, record),
-                one_call_at_a_time=False,
-                sequence=NoSequence(),
-                allowed_models=frozenset((MODEL,)),
-            )
+        for name, each in desks.items():
+            await open_roads(ModelGateway(each), str(folder / name), sessions, record, stack)
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)  # As the server does.
         print("ready", flush=True)
         await asyncio.Event().wait()
+
+
+async def open_roads(
+    gateway: ModelGateway, path: str, sessions: Sequence[str], record: Any, stack: AsyncExitStack
+) -> None:
+    """`path`: of their sockets, but for number and ending."""
+    stack.push_async_callback(gateway.close)
+    for number, session in enumerate(sessions):
+        caller = Caller(
+            session_id=session,
+            workspace_id=DEFAULT_WORKSPACE,
+            environment_id="env_1",
+            agent_id="agent_1",
+            agent_version=1,
+            model=MODEL,
+            agent={"model": {"id": MODEL}},
+            epoch=1,
+        )
+        await gateway.open(
+            session,
+            Path(f"{path}-{number}.sock"),
+            Listener(caller, record),
+            one_call_at_a_time=False,
+            sequence=NoSequence(),
+            allowed_models=frozenset((MODEL,)),
+        )
 
 
 async def reserving(url: str, sessions: Sequence[str], stack: AsyncExitStack) -> tuple[Any, Any]:
@@ -382,18 +393,18 @@ def paired(bench: Bench, pairs: int, verdicts: Verdicts) -> None:
     """What tracing costs. Shown as it comes."""
     for kind in bench.bodies:
         for connections in (many for many in CONNECTIONS if many > 1):
-            costs, untraced = [], 0
+            costs, missing = [], 0
             for number in range(pairs):
-                names = ("bare", "traced") if number % 2 else ("traced", "bare")
+                names = ("untraced", "traced") if number % 2 else ("traced", "untraced")
                 rounds = {name: bench.ask(name, kind, connections, bench.seconds / 2) for name in names}
-                costs.append(rounds["traced"].cpu_us / max(rounds["bare"].cpu_us, 1e-9) - 1)
-                untraced += rounds["traced"].untraced + rounds["traced"].failures + rounds["bare"].failures
+                costs.append(rounds["traced"].cpu_us / max(rounds["untraced"].cpu_us, 1e-9) - 1)
+                missing += rounds["traced"].untraced + rounds["traced"].failures + rounds["untraced"].failures
             low, half, high = statistics.quantiles(costs, n=4)
             case = f"{kind}, {connections} concurrent"
             print(f"{case}: tracing costs {half:.1%} of CPU, quartiles {low:.1%} and {high:.1%}", flush=True)
             verdicts.wanted(f"{case}: CPU for tracing", half, 0.05, most=True, form=".3f")
-            if untraced:
-                verdicts.wanted(f"{case}: requests that failed or have no span", untraced, 0, most=True, form=".0f")
+            if missing:
+                verdicts.wanted(f"{case}: requests that failed or have no span", missing, 0, most=True, form=".0f")
 
 
 def show(case: str, found: dict[str, list[Round]]) -> None:
@@ -476,7 +487,9 @@ def measure(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> Ve
     print(f"load before: {os.getloadavg()[0]:.2f}; {arguments.rounds} rounds of {arguments.seconds} s")
     results = measured(bench, arguments.rounds)
     verdicts = judged(results)
-    if "traced" in bench.targets:
+    traced = bench.targets.get("traced")
+    if traced is not None:
+        bench.targets["untraced"] = Target(f"unix:{folder}/untraced-%d.sock", traced.pid)
         paired(bench, arguments.pairs, verdicts)
     print(f"load after: {os.getloadavg()[0]:.2f}")
     return verdicts
