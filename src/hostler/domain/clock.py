@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -39,6 +39,5 @@ def rfc3339_of(unix: float) -> str:
     return rfc3339(datetime.fromtimestamp(unix, UTC))
 
 
-def unix_ns() -> int:
-    """Nanoseconds since 1970, for what is measured and shown to people, never for what is decided."""
-    return time.time_ns()
+unix_ns: Final = time.time_ns
+"""Nanoseconds since 1970, for what is measured and shown to people, never for what is decided."""

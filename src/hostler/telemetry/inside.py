@@ -187,7 +187,7 @@ class Inside:
             and _NAME.match(name)
             and now - _OLDEST_NS <= start <= end <= now + _AHEAD_NS
         )
-        turn = self._tracer.turn_of(session_id, start) if right else None
+        turn = self._tracer.turn_at(session_id, start) if right else None
         if turn is None:
             return None
         if not turn.context.sampled:

@@ -53,12 +53,13 @@ class Envelope:
 
     def around(self, spans: Sequence[Exportable]) -> bytes:
         """An `ExportTraceServiceRequest`."""
-        parts: dict[bool, list[bytes]] = {False: [], True: []}
+        ours: list[bytes] = []
+        theirs: list[bytes] = []
         for span in spans:
             said = span.written()
-            parts[span.inside] += b"\x12", protobuf.varint(len(said)), said
+            (theirs if span.inside else ours).extend((b"\x12", protobuf.varint(len(said)), said))
         whole = b""
-        for inside, written in parts.items():
+        for inside, written in ((False, ours), (True, theirs)):
             if written:
                 resource, scope = self._heads[inside]
                 whole += protobuf.field(1, resource + protobuf.field(2, b"".join((scope, *written))))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hostler.telemetry.spans import Value
 
 _ONE: Final = tuple(bytes((number,)) for number in range(0x80))
+_SMALL: Final = (*_ONE, *(bytes((number & 0x7F | 0x80, number >> 7)) for number in range(0x80, 0x1000)))
+"""Numbers as they are written: lengths and counts are mostly such."""
 _64_BITS: Final = (1 << 64) - 1
 _LEAST, _MOST = -1 << 63, (1 << 63) - 1
 
@@ -29,10 +31,8 @@ ATTRIBUTES: Final = 9
 def varint(number: int) -> bytes:
     """Of 64 bits; what doesn't fit into them is the nearest that does: a number that somebody else has made up must not
     lose a whole batch."""
-    if 0 <= number < 0x80:
-        return _ONE[number]
-    if 0 <= number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
+    if 0 <= number < 0x1000:
+        return _SMALL[number]
     number = min(max(number, _LEAST), _MOST) & _64_BITS
     written = bytearray()
     while number > 0x7F:

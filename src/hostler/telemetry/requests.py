@@ -9,7 +9,6 @@ as a span where spans are exported. What many of them say alike is written once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Final
 
@@ -35,7 +34,8 @@ class TracedRequests:
 
     def __init__(self, tracer: Tracer, inside_trace: str) -> None:
         """`inside_trace`: id of the trace that sandboxes believe to be in."""
-        self._tracer = tracer
+        self._running = tracer.running
+        self._put = tracer.put
         self._inside = f"00-{inside_trace}-"
 
     def asked(self, asked: Asked, choice: Choice, grant: Grant) -> None:
@@ -45,37 +45,28 @@ class TracedRequests:
         pass
 
     def ended(self, asked: Asked, ended: Ended, usage: Usage) -> None:
-        turn = self._tracer.turn_of(asked.caller.session_id)
-        if turn is None or not turn.context.sampled:
-            return
-        trace = asked.trace
-        if len(trace) != _TRACEPARENT_SIZE or not trace.startswith(self._inside):
-            trace = ""
-        # `asked` is not kept: it holds the whole body.
-        self._tracer.put(Attempt(turn, asked.id, asked.model, asked.purpose, trace, ended, usage, unix_ns()))
+        turn = self._running.get(asked.caller.session_id)
+        if turn is not None:
+            # `asked` is not kept: it holds the whole body.
+            known = turn, asked.id, asked.model, asked.purpose, asked.trace, ended, usage, unix_ns(), self._inside
+            self._put(Attempt(known))
 
 
-@dataclass(slots=True)
-class Attempt:
-    """Implements `Exportable`."""
+class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]):
+    """What is known of one. Implements `Exportable`.
 
-    turn: RunningTurn
-    id: str
-    """Of the request."""
-    model: str
-    """As the harness names it."""
-    purpose: Purpose
-    trace: str
-    """`traceparent` in the sandbox's trace, perhaps a wrong one. Empty: there was none."""
-    ended: Ended
-    usage: Usage
-    end: int
+    A tuple, since nothing is made faster: its turn, the request's id, the model as the harness names it, its purpose,
+    the `traceparent` that came with it, how it ended, what it used, when that was, and how a `traceparent` in the
+    sandbox's trace begins.
+    """
+
+    __slots__ = ()
     inside: ClassVar[bool] = False
 
     def written(self) -> bytes:
         """See the port."""
-        turn, ended, usage, end = self.turn, self.ended, self.usage, self.end
-        said = read_traceparent(self.trace) if self.trace else None
+        turn, request, asked_for, purpose, trace, ended, usage, end, expected = self
+        said = read_traceparent(trace) if len(trace) == _TRACEPARENT_SIZE and trace.startswith(expected) else None
         parent = bytes.fromhex((said or turn.context).span_id)
         target = ended.target
         read = usage.cache_read_input_tokens
@@ -84,8 +75,8 @@ class Attempt:
         parts = [
             turn.brief,
             _alike(
-                self.model,
-                self.purpose,
+                asked_for,
+                purpose,
                 target.model,
                 target.upstream,
                 ended.number,
@@ -95,7 +86,7 @@ class Attempt:
                 bool(ended.failure),
             ),
             stamped(new_span_bytes(), parent, min(end, end - int(ended.seconds * 1e9)), end),
-            text_attribute("hostler.model_request.id", self.id),
+            text_attribute("hostler.model_request.id", request),
             _INPUT[len(taken)],
             taken,
             _OUTPUT[len(given)],

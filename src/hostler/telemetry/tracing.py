@@ -61,6 +61,8 @@ class Tracer:
     def __init__(self, put: Callable[[Exportable], None], terms: Terms) -> None:
         self.put = put
         self.terms = terms
+        self.running: dict[str, RunningTurn] = {}
+        """The turns that go on and are to be exported, by session."""
         self._turns: OrderedDict[str, deque[RunningTurn]] = OrderedDict()
 
     # ------------------------------------------------------------------------------------------------- the port
@@ -78,11 +80,14 @@ class Tracer:
         known.append(turn)
         while len(self._turns) > _SESSIONS:
             self._turns.popitem(last=False)
+        self.running.pop(begun.session_id, None)
+        if turn.context.sampled:
+            self.running[begun.session_id] = turn
         return turn
 
     def decided(self, decision: EgressDecision, seconds: float) -> None:
-        turn = self.turn_of(decision.session_id)
-        if turn is None or not turn.context.sampled:
+        turn = self.running.get(decision.session_id)
+        if turn is None:
             return
         end = unix_ns()
         attributes: dict[str, Value] = {
@@ -103,13 +108,11 @@ class Tracer:
 
     # --------------------------------------------------------------------------------- for the rest of the room
 
-    def turn_of(self, session_id: str, at: int | None = None) -> RunningTurn | None:
-        """The turn that the session is in, or was in at a moment; None: nothing is known of one."""
+    def turn_at(self, session_id: str, at: int) -> RunningTurn | None:
+        """The turn that the session was in at a moment; None: nothing is known of one."""
         known = self._turns.get(session_id)
         if not known:
             return None
-        if at is None:
-            return known[-1] if known[-1].end == 0 else None
         if at % _MILLISECOND == 0:  # The harness cuts off what is beyond whole milliseconds.
             at += _MILLISECOND - 1
         # Clocks of machines differ: what seems to be older than everything belongs to the oldest.
@@ -245,6 +248,9 @@ class RunningTurn:
         if self.end:
             return
         self.end = unix_ns()
+        running = self._tracer.running
+        if running.get(self.begun.session_id) is self:
+            del running[self.begun.session_id]
         about = self._about
         about.trace_id, about.span_id, about.sampled = "", "", False
         if not self.context.sampled:
