@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, deny, open_house, types
 from objectskit import WaywardObjects, snapshots_of, until_kept
+from sqlalchemy.engine import Engine
 
 from hostler.engine import lodging
 from hostler.testing.rehearsal import gate, step, text, tool
@@ -276,3 +278,22 @@ async def test_homes_beyond_the_cache_are_removed_once_they_are_kept(hosts: Host
                 await asyncio.sleep(0.01)
     assert results(await house.turn(session, bash("cat count"))) == ["1"]
     assert not said(await house.events(session), "files_lost")
+
+
+async def test_a_session_that_was_claimed_while_the_server_began_to_drain_is_given_back(hosts: Hosts) -> None:
+    one = await hosts.host("one")
+    session = await one.session()
+    assert one.hostler is not None
+    worker, loop = one.hostler.worker, asyncio.get_running_loop()
+
+    def watch(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if "UPDATE work SET" in statement and "epoch=" in statement:
+            loop.call_soon_threadsafe(worker.drain)
+
+    sa.event.listen(Engine, "before_cursor_execute", watch)
+    try:
+        await one.turn(session, bash("echo 1 > count"))
+    finally:
+        sa.event.remove(Engine, "before_cursor_execute", watch)
+    assert not worker.takes_sessions()
+    await one.until_no_process()

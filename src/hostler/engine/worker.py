@@ -171,6 +171,8 @@ class Worker:
                 tasks.create_task(self._remove(session_id))
             if not self._drain:
                 for runner in await self._take():
+                    if self._drain:  # since it was claimed
+                        runner.retire()
                     tasks.create_task(self._serve(runner))
             try:
                 async with asyncio.timeout(self._settings.poll_seconds):
