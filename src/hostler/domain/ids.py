@@ -9,6 +9,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Iterator
+from itertools import count
 
 _ALPHABET = b"0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyz"
 """In the order of their codes, so that texts sort like the numbers that they stand for."""
@@ -19,6 +20,8 @@ _FAIR = 256 - 256 % len(_ALPHABET)
 """Bytes below it stand for every letter equally often."""
 _LETTERS = bytes(_ALPHABET[byte % len(_ALPHABET)] for byte in range(256))
 _UNFAIR = bytes(range(_FAIR, 256))
+_64_BITS = (1 << 64) - 1
+_SPANS = count(secrets.randbits(64))
 
 
 def new_id(prefix: str) -> str:
@@ -80,6 +83,6 @@ def new_span_id() -> str:
     return secrets.token_hex(8)
 
 
-def new_span_bytes() -> bytes:
-    """The same, as protobuf has it."""
-    return secrets.token_bytes(8)
+def new_span_number() -> int:
+    """The same as a number of 64 bits: the one after the last one, since only its trace must not have it twice."""
+    return next(_SPANS) & _64_BITS

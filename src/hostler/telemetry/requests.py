@@ -13,15 +13,18 @@ from functools import lru_cache
 from typing import ClassVar, Final
 
 from hostler.domain.clock import unix_ns
-from hostler.domain.ids import new_span_bytes
+from hostler.domain.ids import new_span_number
 from hostler.engine.model_port import Asked, Choice, Ended, Grant, Purpose
 from hostler.store.sessions import Usage
 from hostler.telemetry.protobuf import attributes, field, real, real_head, text, text_attribute, varint, whole_heads
-from hostler.telemetry.spans import CLIENT, Value, clean, failure, read_traceparent, stamped
+from hostler.telemetry.spans import CLIENT, Value, clean, failure, stamped
 from hostler.telemetry.tracing import RunningTurn, Tracer
 
 _TRACEPARENT_SIZE: Final = 55
 """Characters of one that the harness makes."""
+_SPAN: Final = slice(36, 52)
+"""Where it names the span."""
+_NOBODY: Final = bytes(8)
 _INPUT: Final = whole_heads("gen_ai.usage.input_tokens")
 _OUTPUT: Final = whole_heads("gen_ai.usage.output_tokens")
 _READ: Final = whole_heads("gen_ai.usage.cache_read.input_tokens")
@@ -66,8 +69,7 @@ class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]
     def written(self) -> bytes:
         """See the port."""
         turn, request, asked_for, purpose, trace, ended, usage, end, expected = self
-        said = read_traceparent(trace) if len(trace) == _TRACEPARENT_SIZE and trace.startswith(expected) else None
-        parent = bytes.fromhex((said or turn.context).span_id)
+        parent = _parent(trace, expected) or turn.span
         target = ended.target
         read = usage.cache_read_input_tokens
         made = usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens
@@ -85,7 +87,7 @@ class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]
                 ended.gone,
                 bool(ended.failure),
             ),
-            stamped(new_span_bytes(), parent, min(end, end - int(ended.seconds * 1e9)), end),
+            stamped(new_span_number().to_bytes(8, "big"), parent, min(end, end - int(ended.seconds * 1e9)), end),
             text_attribute("hostler.model_request.id", request),
             _INPUT[len(taken)],
             taken,
@@ -104,6 +106,17 @@ class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]
         if ended.first_byte is not None:
             parts += _FIRST_CHUNK, real(ended.first_byte)
         return b"".join(parts)
+
+
+def _parent(trace: str, expected: str) -> bytes | None:
+    """The span that a `traceparent` names, if it begins as `expected` and is one."""
+    if len(trace) != _TRACEPARENT_SIZE or not trace.startswith(expected):
+        return None
+    try:
+        parent = bytes.fromhex(trace[_SPAN])
+    except ValueError:
+        return None
+    return parent if len(parent) == len(_NOBODY) and parent != _NOBODY else None
 
 
 @lru_cache(1024)

@@ -202,7 +202,9 @@ class RunningTurn:
             "anthropic.session.id": begun.session_id,
             "anthropic.workspace.id": begun.workspace_id,
         }
-        self._brief = b""
+        self.span = bytes.fromhex(self.context.span_id)
+        self.brief = self._written_brief() if self.context.sampled else b""
+        """What all its model requests say, written: there are many of them."""
         about.trace_id, about.span_id, about.sampled = (
             self.context.trace_id,
             self.context.span_id,
@@ -300,23 +302,19 @@ class RunningTurn:
             span.kind = CLIENT
         return span
 
-    @property
-    def brief(self) -> bytes:
-        """What all its model requests say, written: there are many of them."""
-        if not self._brief:
-            begun = self.begun
-            said: dict[str, Value] = {
-                "gen_ai.provider.name": PROVIDER,
-                "gen_ai.conversation.id": begun.session_id,
-                "gen_ai.agent.id": begun.agent_id,
-                "anthropic.workspace.id": begun.workspace_id,
-            }
-            self._brief = placed(self.context.trace_id, True) + protobuf.attributes(said)
-        return self._brief
-
     def labels(self) -> dict[str, Value]:
         """What every span of a turn says."""
         return dict(self._labels)
+
+    def _written_brief(self) -> bytes:
+        begun = self.begun
+        said: dict[str, Value] = {
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.conversation.id": begun.session_id,
+            "gen_ai.agent.id": begun.agent_id,
+            "anthropic.workspace.id": begun.workspace_id,
+        }
+        return placed(self.context.trace_id, True) + protobuf.attributes(said)
 
     # ------------------------------------------------------------------------------------------------- tool calls
 
