@@ -37,6 +37,7 @@ from hostler.engine.runner_parts import RunnerParts
 from hostler.engine.sandbox_port import Sandbox
 from hostler.engine.single_task import SingleTask
 from hostler.engine.state import Moment, SessionState, Step, Totals, Turn, Unclosed, is_paused
+from hostler.engine.threads import together
 from hostler.engine.turn_traces import traced
 from hostler.engine.turns import Plan, RunEnd
 from hostler.engine.waiting import Waiting
@@ -248,7 +249,6 @@ class SessionRunner:
         """Have a process although there is nothing to do. One that can't be had is not tried again until a message."""
         try:
             await self._process()
-            await self._keep_schedule()
         except (LeaseLost, NotFound):
             raise
         except Exception:
@@ -356,7 +356,7 @@ class SessionRunner:
                     content = [*content, ev.text_block(OLDER_FILES)]
                     self._lodging.older = False
                 await process.run.prompt(key, content)
-            await self._keep_schedule()
+            # Follow at once: what the run asks the model meanwhile would not be counted.
         except (LeaseLost, NotFound, StoreBusy):  # the turn is taken up again when the database is back
             raise
         except runs.ProcessLost as error:
@@ -405,9 +405,12 @@ class SessionRunner:
         assert self._profile is not None
         self._profile = await self._at_present(self._known_session(), self._profile)
         kept, since = self._lodging.process, monotonic()
-        process = await self._lodging.process_for(
-            self._known_session(), self._profile, self._wake, self._follower.interrupt_waits
-        )
+        async with together() as tasks:
+            if self._care is not None:
+                tasks.create_task(self._care.keep_schedule(self._known_session(), self._profile.compaction))
+            process = await self._lodging.process_for(
+                self._known_session(), self._profile, self._wake, self._follower.interrupt_waits
+            )
         if process is not kept and process is not None:
             self._follower.trace.process_started(monotonic() - since)
         variables = self._lodging.variables
@@ -416,10 +419,6 @@ class SessionRunner:
         if process is not kept:
             self._follower.composer = composer_of(self._profile)
         return process
-
-    async def _keep_schedule(self) -> None:
-        if self._care is not None and self._profile is not None:
-            await self._care.keep_schedule(self._known_session(), self._profile.compaction)
 
     async def _at_present(self, session: SessionRow, profile: Profile) -> Profile:
         """The same, with the version of `claude` that the environment asks for by now: sessions move between turns."""
