@@ -163,3 +163,14 @@ def test_an_attempt_stands_under_what_the_harness_names_in_its_own_trace(genuine
     assert answered.attributes["hostler.requested_model"] == "claude-opus-5-5"
     assert answered.attributes["gen_ai.response.time_to_first_chunk"] == 0.1
     assert answered.end - answered.start == 500_000_000
+
+
+@pytest.mark.parametrize("said", ["0" * 16, "g" * 16, "7777 77777777777", "77  77  77  77  ", "é" * 16])
+def test_an_attempt_whose_trace_context_names_no_span_stands_under_its_turn(said: str) -> None:
+    traced = Traced()
+    turn = traced.turn()
+    asked = Asked("mreq_1", Caller(SESSION), "m", {}, 10, True, trace=f"00-{traced.inside.trace_id}-{said}-01")
+    watcher = TracedRequests(traced.tracer, traced.inside.trace_id)
+    watcher.ended(asked, Ended(Target("u", "m", "m"), 1, 200, "", None, True, 0.2, 0.1), Usage())
+    [attempt] = traced.received()
+    assert attempt.parent_id == turn.context.span_id
