@@ -26,11 +26,11 @@ from typing import Any
 
 import anthropic
 import sqlalchemy as sa
-import uvloop
 from claude_agent_sdk import project_key_for_directory, query
 
 from hostler.domain.ids import derived_uuid, new_id
 from hostler.engine.profile import transcript_id
+from hostler.event_loop import new_event_loop
 from hostler.store.database import Database
 from hostler.store.transcripts import TranscriptStore
 from hostler.testing.postgres import PostgresCluster
@@ -297,4 +297,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())

@@ -24,9 +24,9 @@ from time import monotonic, monotonic_ns
 from typing import Any
 
 import anthropic
-import uvloop
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ResultMessage, query
 
+from hostler.event_loop import new_event_loop
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import RehearsalModel, prompt, stamps, step
 
@@ -307,5 +307,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())

@@ -26,8 +26,8 @@ from time import monotonic
 from typing import Any
 
 import anthropic
-import uvloop
 
+from hostler.event_loop import new_event_loop
 from hostler.testing.rehearsal import RehearsalModel, prompt, step, tool
 
 MODEL = "claude-opus-5-5"
@@ -221,5 +221,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         sys.exit(runner.run(main()))

@@ -31,9 +31,9 @@ from typing import Any
 
 import anthropic
 import sqlalchemy as sa
-import uvloop
 from claude_agent_sdk import ResultMessage, query
 
+from hostler.event_loop import new_event_loop
 from hostler.sandbox.cgroup_detection import own_groups
 from hostler.store.database import Database
 from hostler.testing.postgres import PostgresCluster
@@ -312,4 +312,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        sys.exit(runner.run(main()))

@@ -18,11 +18,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import uvloop
-
 from hostler import config
 from hostler.compose.sandboxes import sandbox_provider, volume_trial
 from hostler.compose.sandboxes import volumes as open_volumes
+from hostler.event_loop import new_event_loop
 from hostler.testing.churn import churn, traces
 from hostler.testing.sandboxes import Ground
 
@@ -65,7 +64,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--technology", default="bubblewrap")
     given = parser.parse_args()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         same = runner.run(come_and_go(given.technology, given.churn, given.at_once))
     print("nothing is left" if same else "SOMETHING IS LEFT")
     return 0 if same else 1

@@ -6,9 +6,8 @@ import asyncio
 import json
 import sys
 
-import uvloop
-
 from hostler import compose, config
+from hostler.event_loop import new_event_loop
 
 
 async def serve() -> None:
@@ -23,5 +22,5 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(serve())

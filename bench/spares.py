@@ -31,9 +31,9 @@ from time import monotonic
 from typing import Any
 
 import anthropic
-import uvloop
 from claude_agent_sdk import ClaudeSDKClient, query
 
+from hostler.event_loop import new_event_loop
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 from hostler.testing.rehearsal import RehearsalModel
 from hostler.testing.sandboxes import Ground
@@ -231,4 +231,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())

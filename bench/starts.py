@@ -25,8 +25,8 @@ from time import monotonic
 from typing import Any
 
 import anthropic
-import uvloop
 
+from hostler.event_loop import new_event_loop
 from hostler.sandbox.bubblewrap import BubblewrapProvider
 from hostler.sandbox.gvisor import GvisorProvider
 from hostler.sandbox.staging import PROGRAM
@@ -202,5 +202,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())

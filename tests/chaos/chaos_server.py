@@ -8,10 +8,9 @@ import json
 import logging
 import signal
 
-import uvloop
-
 from hostler.compose import running
 from hostler.config import load
+from hostler.event_loop import new_event_loop
 
 
 async def main() -> None:
@@ -25,4 +24,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(main())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(main())

@@ -152,6 +152,22 @@ def test_what_was_written_is_there_again_and_nowhere_else(state: Path, volumes: 
         volumes.leave(home, looked_through=True)
 
 
+def test_what_was_flushed_is_on_the_disk_while_the_volume_is_in_use(state: Path, volumes: Volumes) -> None:
+    home, content = home_of(state), os.urandom(3 * MB)
+    volumes.enter(home, SIZE)
+    (home / "file").write_bytes(content)
+    image = image_of(state / "volumes", home)
+    assert content[-4096:] not in image.read_bytes(), "the kernel waits for more"
+    assert volumes.flush(home)
+    assert content[-4096:] in image.read_bytes()
+    volumes.leave(home, looked_through=True)
+
+
+def test_nobody_flushes_what_is_not_on_a_volume(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    assert not PlainFolders(tmp_path).flush(tmp_path / "home")
+
+
 def test_who_enters_last_leaves_first_without_taking_the_files_away(state: Path, volumes: Volumes) -> None:
     home = home_of(state)
     volumes.enter(home, SIZE)

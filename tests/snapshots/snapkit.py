@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from hostler.engine.object_port import ObjectInfo
 from hostler.engine.snapshot_port import PARTS
+from hostler.engine.state import SessionState
 from hostler.objects.folder import FolderObjects
 from hostler.snapshots.service import SnapshotTerms, StoredSnapshots
 from hostler.snapshots.sweeping import SnapshotSweep
@@ -83,7 +84,7 @@ class Bench:
                 thread_id=f"sthr_{number}",
                 agent={},
                 environment={},
-                state="{}",
+                state=SessionState(thread_id=f"sthr_{number}", agent_name="Coder").model_dump_json(),
             )
             return create_session(conn, now, new)
 

@@ -53,14 +53,13 @@ def serve(settings: Settings, how: Served) -> int:
 
 
 def _serve(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) -> int:
-    import uvloop
-
     from hostler.domain.errors import HostlerError, InvalidRequest
     from hostler.engine.sandbox_port import SandboxUnavailable
+    from hostler.event_loop import new_event_loop
 
     command = "hostler start" if how.demo else "hostler serve"
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_run(settings, how, demo))
     except Exception as error:
         cause = _cause(error)

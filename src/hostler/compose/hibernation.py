@@ -28,7 +28,7 @@ def home_copies(
         await asyncio.to_thread(homes.remove, session_id)
         await asyncio.to_thread(files.forget, session_id)
 
-    return Copies(database, snapshots, notes, forget)
+    return Copies(database, snapshots, notes, forget, homes.volumes.flush)
 
 
 def home_keeping(

@@ -1,6 +1,6 @@
 """Which of a session's files count, and how do they come to the worker that serves it?
 
-A session's files are in the home that some worker has, and in snapshots that every worker can read. `Copies.settle`
+A session's files are in the home that some worker has, and in snapshots that every worker can read. `Copies.put_right`
 makes a home that was just entered the copy that counts; `keep` takes a snapshot of it; `clear` ends a task of which
 nothing is to stay. The rule is in docs/explanation/hibernation.md, "Which copy counts".
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -22,6 +23,7 @@ from hostler.engine.homes import remove_tree
 from hostler.engine.runs import Notice
 from hostler.engine.snapshot_port import PARTS, Reason, Snapshot, Snapshots
 from hostler.engine.state import SessionState
+from hostler.engine.threads import in_thread, together
 from hostler.store import homes as rows
 from hostler.store.database import Database
 from hostler.store.homes import HomeRow
@@ -30,16 +32,36 @@ from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.copies")
 
+AT_ONCE_BYTES: Final = 32 << 20
+"""A home that is restored with less is written to the disk at once, beside the start of its process. More would keep
+that waiting, which writes to the same disk (and a volume takes only so much in a second)."""
+KERNEL_SECONDS: Final = 60.0
+"""After so long the kernel has written it by itself: it begins after 30 seconds."""
+
 Tell = Callable[[Connection, Sequence[Notice]], None]
 """Writes down what a session's user is told, within a transaction of the caller."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of a home that was entered."""
+class Known:
+    """What the database has of a session's files."""
 
+    row: HomeRow | None
+    latest: Snapshot | None
+    """The latest snapshot that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutRight:
+    """What became of a home that was entered. It counts from when `confirm` has returned."""
+
+    confirm: Callable[[], Awaitable[None]]
+    """Raises LeaseLost. Call it again when it has failed."""
+    flush: Callable[[asyncio.Event], Coroutine[None, None, None]] | None = None
+    """To be begun after `confirm`, and ended before the home is left: what was restored comes to the disk. Until it has
+    come there, it counts for this boot of the host only. That may wait until the event is set."""
     older: bool = False
-    """Something was lost, and the session's user was told: the files are older than the conversation."""
+    """Something was lost, which `confirm` tells the session's user: the files are older than the conversation."""
     unkept: bool = False
     """True: there is more in it than the latest snapshot has."""
 
@@ -53,6 +75,8 @@ class Copies:
     notes: HomeNotes
     forget: Callable[[str], Awaitable[None]]
     """Removes everything of a session from this host that is not entered."""
+    flush: Callable[[Path], bool]
+    """Writes to the disk what is in a home that is entered; False: that can't be done here. Blocks."""
     _stays: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
 
     @asynccontextmanager
@@ -71,32 +95,59 @@ class Copies:
     def in_use(self, session_id: str) -> bool:
         return session_id in self._stays
 
-    async def settle(self, session: SessionRow, lease: Lease, home: Path, tell: Tell) -> Settled:
+    async def known(self, session_id: str) -> Known:
+        """For `put_right`. What it says holds for as long as the lease does."""
+        row = await self.database.read(lambda c: rows.get_home(c, session_id))
+        latest = await self.snapshots.latest(session_id)
+        if latest is not None and row is not None and latest.number <= row.void_until:
+            latest = None
+        return Known(row, latest)
+
+    async def settle(self, session: SessionRow, lease: Lease, home: Path, tell: Tell) -> PutRight:
+        """`put_right`, confirmed."""
+        right = await self.put_right(session, lease, home, await self.known(session.id), tell)
+        await right.confirm()
+        if right.flush is not None:
+            at_once = asyncio.Event()
+            at_once.set()
+            await right.flush(at_once)
+        return right
+
+    async def put_right(self, session: SessionRow, lease: Lease, home: Path, known: Known, tell: Tell) -> PutRight:
         """Makes the folders of a home that is entered, and to which nobody writes, what counts.
 
-        From now on this worker's copy counts, and is dirty; `tell` was called in the transaction that says so, when
-        something was lost. Raises LeaseLost, ObjectsUnavailable.
+        Whoever may change them runs after `confirm`, with which this worker's copy counts, and is dirty; `tell` is
+        called in the transaction that says so, when something was lost. Raises ObjectsUnavailable.
         """
-        row = await self.database.read(lambda c: rows.get_home(c, session.id))
-        latest = await self._latest(session.id, row)
+        row, latest = known.row, known.latest
         as_of = latest.id if latest is not None else None
         note = await asyncio.to_thread(self.notes.read, session.id, home)
         if note is not None and row is not None and note.copy_name == row.copy and note.as_of == as_of:
-            await self._write(session.id, note.but(as_of=as_of, dirty=True))
-            return Settled(unkept=note.dirty)
+            used = note.but(as_of=as_of, dirty=True)
+            return PutRight(lambda: self._write(session.id, used), unkept=note.dirty)
         if row is None and latest is None:  # the first worker ever, or a home of a time without notes
-            await self._found(session.id, lease, home, as_of, lambda _: None)
-            return Settled(unkept=await asyncio.to_thread(_has_something, home))
-        await asyncio.to_thread(self.notes.remove, session.id)
-        await asyncio.to_thread(self.notes.unmark, home)
-        notices = await self._unsaved(session.id, row, latest)
-        if latest is None:
-            await asyncio.to_thread(_empty, home)
-        else:
-            notices += await self._restore(session.id, home, latest, 0 if row is None else row.void_until)
-        told = tuple(notices)
-        await self._found(session.id, lease, home, as_of, lambda connection: tell(connection, told) if told else None)
-        return Settled(older=bool(told), unkept=bool(told))
+            unkept = await asyncio.to_thread(_has_something, home)
+            name = new_id("copy")
+            return PutRight(
+                lambda: self._found(lease, home, Note(copy_name=name, as_of=as_of, dirty=True)), unkept=unkept
+            )
+        await asyncio.to_thread(self._void, session.id, home)
+        async with together() as tasks:
+            unsaved = tasks.create_task(self._unsaved(session.id, row, latest))
+            if latest is None:
+                await asyncio.to_thread(_empty, home)
+                notices = []
+            else:
+                notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until)
+        told = (*unsaved.result(), *notices)
+        note = Note(copy_name=new_id("copy"), as_of=as_of, dirty=True, unwritten=self.notes.boot)
+        size = 0 if latest is None else latest.logical_bytes
+        return PutRight(
+            lambda: self._found(lease, home, note, lambda connection: tell(connection, told) if told else None),
+            lambda now: self._flush(session.id, home, note.copy_name, size, now),
+            older=bool(told),
+            unkept=bool(told),
+        )
 
     async def keep(self, session: SessionRow, lease: Lease, home: Path, reason: Reason, *, last: bool) -> Snapshot:
         """Takes a snapshot of a home that is settled, while nothing runs in it.
@@ -106,9 +157,7 @@ class Copies:
         """
         snapshot = await self.snapshots.take(session, home, reason, lease)
         await self.database.write(lambda c: rows.note_kept(c, self.database.now(c), lease, snapshot.number))
-        note = await asyncio.to_thread(self.notes.glance, session.id)
-        if note is not None:
-            await self._write(session.id, note.but(as_of=snapshot.id, dirty=not last))
+        await in_thread(lambda: self.notes.change(session.id, lambda note: note.but(as_of=snapshot.id, dirty=not last)))
         return snapshot
 
     async def none_yet(self, session_id: str) -> bool:
@@ -118,9 +167,7 @@ class Copies:
 
     async def rest(self, session_id: str) -> None:
         """Nothing was changed in the home since it was settled or kept, and nobody is in it any more."""
-        note = await asyncio.to_thread(self.notes.glance, session_id)
-        if note is not None:
-            await self._write(session_id, note.but(as_of=note.as_of, dirty=False))
+        await in_thread(lambda: self.notes.change(session_id, lambda note: note.but(as_of=note.as_of, dirty=False)))
 
     async def left_of_a_task(self, session_id: str) -> HomeRow | None:
         """What is known of the files of the session's earlier tasks. None: it had none."""
@@ -145,23 +192,35 @@ class Copies:
 
     # -- inside
 
-    async def _latest(self, session_id: str, row: HomeRow | None) -> Snapshot | None:
-        latest = await self.snapshots.latest(session_id)
-        return None if latest is None or (row is not None and latest.number <= row.void_until) else latest
+    def _void(self, session_id: str, home: Path) -> None:
+        self.notes.remove(session_id)
+        self.notes.unmark(home)
 
     async def _found(
-        self, session_id: str, lease: Lease, home: Path, as_of: str | None, also: Callable[[Connection], None]
+        self, lease: Lease, home: Path, note: Note, also: Callable[[Connection], None] = lambda _: None
     ) -> None:
         """This home is the copy that counts, from the moment at which the database says so."""
-        name = new_id("copy")
-        await asyncio.to_thread(self.notes.mark, home, name)
-        await self._write(session_id, Note(copy_name=name, as_of=as_of, dirty=True))
+        await asyncio.to_thread(self.notes.mark, home, note.copy_name)
+        await self._write(lease.session_id, note)
 
         def unit(connection: Connection) -> None:
-            rows.take_home(connection, self.database.now(connection), lease, name)
+            rows.take_home(connection, self.database.now(connection), lease, note.copy_name)
             also(connection)
 
         await self.database.write(unit)
+
+    async def _flush(self, session_id: str, home: Path, name: str, size: int, now: asyncio.Event) -> None:
+        """`size`: bytes that were restored. What can't be written is reported, and goes on counting for this boot."""
+        settled = False
+        try:
+            if size > AT_ONCE_BYTES:
+                settled = await _kernel_had_time(now)
+            written = await in_thread(lambda: self.flush(home))
+        except OSError as error:
+            log.error("files_not_on_disk", extra={"session": session_id, "reason": str(error)})
+            return
+        if written or settled or await _kernel_had_time(now):
+            await in_thread(lambda: self.notes.change(session_id, lambda note: note.written(name)))
 
     async def _write(self, session_id: str, note: Note) -> None:
         await asyncio.to_thread(self.notes.write, session_id, note)
@@ -210,6 +269,15 @@ def calls_since(connection: Connection, session_id: str, seq: int, taken_at: str
     state = SessionState.model_validate_json(get_session(connection, None, session_id).state)
     begun = sum(call.started and call.kind != "custom" for call in state.calls)
     return begun + rows.calls_since(connection, session_id, seq, taken_at)
+
+
+async def _kernel_had_time(now: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(KERNEL_SECONDS):
+            await now.wait()
+    except TimeoutError:
+        return True
+    return False
 
 
 def _has_something(home: Path) -> bool:

@@ -7,9 +7,10 @@ has the name of the copy in it, too: a home that was lost, or came back from an 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 MARK: Final = ".copy"
 """Name of the file in a home that says which copy it is. Nothing of a sandbox reaches it: its parts are mounted."""
+
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Note(BaseModel):
@@ -29,21 +33,39 @@ class Note(BaseModel):
     """Id of the session's latest snapshot when the folders were last restored from one or saved as one."""
     dirty: bool
     """True: something may have changed since."""
+    unwritten: str | None = None
+    """Not all that was restored need be on the disk yet: it is lost with this boot of the host. None: all of it is."""
 
     def but(self, *, as_of: str | None, dirty: bool) -> Self:
         return self.model_copy(update={"as_of": as_of, "dirty": dirty})
 
+    def written(self, copy_name: str) -> Self:
+        """If it is of that copy: all that was restored is on the disk."""
+        return self.model_copy(update={"unwritten": None}) if self.copy_name == copy_name else self
+
 
 @dataclass(frozen=True, slots=True)
 class HomeNotes:
-    """Notes in one folder of this host, and the marks in homes. All methods block."""
+    """Notes in one folder of this host, and the marks in homes. All methods block; from several threads."""
 
     folder: Path
+    boot: str = field(default_factory=lambda: _BOOT_ID.read_text().strip())
+    """Which boot of the host this is."""
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, session_id: str, home: Path) -> Note | None:
-        """None: there is no note, or it means another home. The home is entered."""
+        """None: there is no note, or what it means is not there, or not all of it. The home is entered."""
         note = self.glance(session_id)
-        return note if note is not None and _mark(home) == note.copy_name else None
+        if note is None or _mark(home) != note.copy_name or note.unwritten not in (None, self.boot):
+            return None
+        return note
+
+    def change(self, session_id: str, change: Callable[[Note], Note]) -> None:
+        """As `write`, if there is one."""
+        with self._changing:
+            note = self.glance(session_id)
+            if note is not None and (changed := change(note)) != note:
+                self.write(session_id, changed)
 
     def glance(self, session_id: str) -> Note | None:
         """The note alone, whatever is in the home."""
@@ -76,8 +98,12 @@ class HomeNotes:
         self._file(session_id).unlink(missing_ok=True)
 
     def mark(self, home: Path, copy_name: str) -> None:
+        """Durable when it returns."""
         (home / MARK).unlink(missing_ok=True)
-        (home / MARK).write_text(copy_name)
+        with (home / MARK).open("w") as out:
+            out.write(copy_name)
+            out.flush()
+            os.fsync(out.fileno())
 
     def unmark(self, home: Path) -> None:
         """What is in the home is nothing any more."""

@@ -62,14 +62,22 @@ class Homes:
                 await asyncio.to_thread(self.volumes.leave, stay.home, looked_through=stay.looked_through)
 
     def make(self, session_id: str) -> None:
-        """Everything a process needs in a home that is entered, with an empty place for the state of the harness."""
+        """Everything a process needs in a home that is entered."""
+        self.make_state(session_id)
+        self.make_parts(session_id)
+
+    def make_parts(self, session_id: str) -> None:
+        """What a process writes to, and what stays when it is gone."""
+        for name in ("workspace", "outputs"):
+            (self.of(session_id) / name).mkdir(exist_ok=True, mode=0o700)
+
+    def make_state(self, session_id: str) -> None:
+        """What belongs to one process: an empty place for the state of the harness, and one for its sockets."""
         home = self.of(session_id)
         self.volumes.give_up_reserve(home)
         for folder in (self.kept, home):  # nobody else lists who is here
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        remove_tree(home / "harness")  # first: on a full volume it makes room for the rest
-        for name in ("workspace", "outputs"):
-            (home / name).mkdir(exist_ok=True, mode=0o700)
+        remove_tree(home / "harness")  # on a full volume it makes room for the rest
         (home / "harness").mkdir()
         sockets = self.socket_folder(session_id)
         remove_tree(sockets)

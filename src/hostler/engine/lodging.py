@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
 from hostler.domain import events as ev
 from hostler.domain.errors import NotFound
 from hostler.domain.packages import PackageLists
 from hostler.engine import labels
 from hostler.engine.call_gate import CallGate
-from hostler.engine.copies import Copies
+from hostler.engine.copies import Copies, PutRight
 from hostler.engine.egress_port import McpAccess
 from hostler.engine.homes import Stay
 from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
@@ -34,17 +34,19 @@ from hostler.engine.profile import Profile
 from hostler.engine.records import Telling
 from hostler.engine.rooms import Place
 from hostler.engine.runner_parts import Apply, RunnerParts
-from hostler.engine.runs import ContextKeeper, Notice
+from hostler.engine.runs import ContextKeeper, Notice, RunSpec
 from hostler.engine.sandbox_port import Mount, SandboxUnavailable
 from hostler.engine.snapshot_port import Reason, Snapshot, SnapshotTooLarge
 from hostler.engine.state import Moment, SessionState, Step, Totals
-from hostler.engine.threads import together
+from hostler.engine.threads import in_thread, together
 from hostler.engine.variables import BrokeredVariables
 from hostler.engine.volume_port import Room
 from hostler.store.sessions import SessionRow, SessionUpdate
 from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.lodging")
+
+T = TypeVar("T")
 
 KEEP_WITHIN_SECONDS: Final = 30.0
 """A session whose turns follow each other at once has its files kept this often, although the next message waits."""
@@ -75,6 +77,8 @@ class Lodging:
         self._house = AsyncExitStack()
         self._stay: Stay | None = None
         """The session's files, from the first need of them to the end."""
+        self._unconfirmed: tuple[PutRight, Telling] | None = None
+        """What is to be done before those files count, and whom to tell then. None: they count."""
         self._profile: Profile | None = None
         self._kept_at = 0
         """`CallGate.touched` when the files were last kept."""
@@ -114,9 +118,7 @@ class Lodging:
             if self.process is not None:
                 return self.process
         if self.process is None:
-            async with together() as tasks:
-                remembered = tasks.create_task(self._memory.read())
-                mounts = await self._lay_out(session, profile)
+            spec, mounts = await self._lay_out(session, profile)
             self._profile, self.variables = profile, variables
             self._gate.open(profile, session.workspace_id)
             layer: HeldLayer | None = None
@@ -124,11 +126,11 @@ class Lodging:
                 layer = await self._layer(profile.packages, wake, interrupted)
                 if layer is None:
                     return None
-            self.process = await open_process(
+            opening = open_process(
                 self._parts.around,
                 self._lease.session_id,
                 profile,
-                remembered=remembered.result(),
+                spec,
                 transcripts=self._memory.transcripts,
                 gatekeeper=self._gate,
                 listener=self._listener,
@@ -140,6 +142,13 @@ class Lodging:
                 keeper=self._keeper,
                 room=None if self._place is None else self._place.ground,
             )
+            try:
+                async with together() as tasks:
+                    tasks.create_task(self._confirm())
+                    self.process = await opening
+            except BaseException:
+                await self.close()
+                raise
             if self._place is not None:
                 try:
                     await self._place.began(self.process.sandbox)
@@ -168,12 +177,22 @@ class Lodging:
             await self._label(session, profile, moved.process)
         return moved.process
 
-    async def _lay_out(self, session: SessionRow, profile: Profile) -> Sequence[Mount]:
-        """The session's files, as a new process is to find them."""
-        homes = self._parts.around.homes
-        await self.enter(session, profile)
+    async def _lay_out(self, session: SessionRow, profile: Profile) -> tuple[RunSpec, Sequence[Mount]]:
+        """The session's files and its memory, as a new process is to find them. What it is started as, and with."""
+        around, homes = self._parts.around, self._parts.around.homes
+        async with together() as tasks:
+            reading = tasks.create_task(self._memory.read())
+
+            async def prepare() -> RunSpec:
+                await in_thread(lambda: homes.make_state(session.id))
+                remembered = await reading
+                spec = profile.run_spec(session.id, resume=bool(remembered), settings=around.settings)
+                await around.harness.prepare(spec, homes.of(session.id) / "harness", remembered)
+                return spec
+
+            spec = await self._enter(session, profile, prepare)
         assert self._stay is not None, "just entered"
-        await asyncio.to_thread(homes.make, session.id)
+        await asyncio.to_thread(homes.make_parts, session.id)
         mounts: Sequence[Mount] = ()
         if not profile.self_hosted:  # there the worker lays out what the agent works with
             mounts = await self._parts.attachments.lay_out(session, self._stay.home)
@@ -182,30 +201,66 @@ class Lodging:
         complaints = self._parts.attachments.complaints(session.id)
         if complaints:
             await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
-        return mounts
+        return spec, mounts
 
     async def enter(self, session: SessionRow, profile: Profile) -> None:
         """Into the session's home, with the files in it that count, unless that was done."""
+
+        async def nothing() -> None:
+            pass
+
+        await self._enter(session, profile, nothing)
+        await self._confirm()
+
+    async def _enter(self, session: SessionRow, profile: Profile, beside: Callable[[], Awaitable[T]]) -> T:
+        """The same but for `_confirm`. `beside` is called once the home is entered, and may use it, but for its parts:
+        what counts of those comes at the same time. What it gave."""
         if self._stay is not None:
-            return
+            return await beside()
         copies, homes = self._parts.copies, self._parts.around.homes
-        keeps = copies is not None and not profile.self_hosted
+        entered = homes.entered(session.id, profile.sandbox_limits.disk_bytes)
+        unconfirmed: tuple[PutRight, Telling] | None = None
         async with AsyncExitStack() as stack:
-            if copies is not None and keeps:
+            if copies is None or profile.self_hosted:
+                stay = await stack.enter_async_context(entered)
+                result = await beside()
+            else:
                 await stack.enter_async_context(copies.staying(session.id))
-            entered = homes.entered(session.id, profile.sandbox_limits.disk_bytes)
-            stay = await stack.enter_async_context(entered)
-            if copies is not None and keeps:
+                async with together() as tasks:
+                    known = tasks.create_task(copies.known(session.id))
+                    stay = await stack.enter_async_context(entered)
                 telling = Telling(self._parts.records, self._lease)
-                settled = await copies.settle(session, self._lease, stay.home, telling.tell)
-                telling.announce()
+                async with together() as tasks:
+                    other = tasks.create_task(_awaited(beside))
+                    right = await copies.put_right(session, self._lease, stay.home, known.result(), telling.tell)
+                result = other.result()
                 clones = any(resource["type"] == "github_repository" for resource in session.resources)
-                self._unkept = settled.unkept or clones
-                self.older = self.older or settled.older
+                self._unkept = right.unkept or clones
+                self.older = self.older or right.older
+                unconfirmed = (right, telling)
             if profile.shared is not None:
                 self._place = await self._into_room(stack, session, profile, stay.home)
             await self._house.enter_async_context(stack.pop_all())
         self._stay, self._kept_at, self._put_off = stay, self._gate.touched, None
+        self._unconfirmed = unconfirmed
+        return result
+
+    async def _confirm(self) -> None:
+        """The files that the session has here count, before anything of it can change them. Raises LeaseLost."""
+        if self._unconfirmed is not None:
+            right, telling = self._unconfirmed
+            await right.confirm()
+            telling.announce()
+            self._unconfirmed = None
+            if right.flush is not None:
+                at_once = asyncio.Event()
+                flushing = asyncio.create_task(right.flush(at_once))
+
+                async def flushed() -> None:
+                    at_once.set()
+                    await asyncio.wait({flushing})
+
+                self._house.push_async_callback(flushed)
 
     async def _into_room(self, stack: AsyncExitStack, session: SessionRow, profile: Profile, home: Path) -> Place:
         """Raises RoomElsewhere, NotFound for a session that never joined a room, and what entering its files raises."""
@@ -336,8 +391,7 @@ class Lodging:
         copies, profile = self._parts.copies, self._parts.profile_of(session)
         if copies is None or profile.self_hosted:
             return None
-        if self._stay is None:
-            await self.enter(session, profile)
+        await self.enter(session, profile)
         assert self._stay is not None, "just entered"
         await self._parts.attachments.collect(session, self._stay.home)
         return (await self._snapshot(session, copies, self._stay, "checkpoint")).id
@@ -348,7 +402,8 @@ class Lodging:
     async def abandoned(self) -> None:
         if self._stay is not None:
             self._stay.looked_through = True
-        self._stay, self._place, house = None, None, self._house
+        self._stay = self._place = self._unconfirmed = None
+        house = self._house
         self._house = AsyncExitStack()
         await house.aclose()
 
@@ -367,7 +422,7 @@ class Lodging:
         if self._stay is None:
             return True
         self._stay.looked_through = taken = await self.collect(session)
-        self._stay = self._place = None
+        self._stay = self._place = self._unconfirmed = None
         await self._house.aclose()
         return taken
 
@@ -394,6 +449,10 @@ class Lodging:
             await self.close()
         finally:
             await self._house.aclose()
+
+
+async def _awaited(what: Callable[[], Awaitable[T]]) -> T:
+    return await what()
 
 
 def _same(held: BrokeredVariables | None, wanted: BrokeredVariables | None) -> bool:

@@ -140,8 +140,8 @@ async def open_process(
     around: Surroundings,
     session_id: str,
     profile: Profile,
+    spec: RunSpec,
     *,
-    remembered: Sequence[str],
     transcripts: object,
     gatekeeper: Gatekeeper,
     listener: ModelRoadListener,
@@ -155,10 +155,9 @@ async def open_process(
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
-    `remembered` is its transcript, as `Memory.read` gives it: the process goes on from there.
-    `layer` holds the packages of the session's environment; it is let go with the process. Raises what the first
-    failing part raises, SandboxUnavailable when this host can't keep what the session was promised; then nothing is
-    left open, the layer neither.
+    `spec` is what the harness has prepared their state for. `layer` holds the packages of the session's environment; it
+    is let go with the process. Raises what the first failing part raises, SandboxUnavailable when this host can't keep
+    what the session was promised; then nothing is left open, the layer neither.
     """
     placement = around.placement
     homes, home = around.homes, around.homes.of(session_id)
@@ -167,10 +166,8 @@ async def open_process(
             stack.callback(layer.close)
         placement.programs.path(profile.cli_version)  # before anything is made
         place = await placement.place(profile.needs)
-        spec = profile.run_spec(session_id, resume=bool(remembered), settings=around.settings)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
-        await around.harness.prepare(spec, home / "harness", remembered)
         await asyncio.to_thread(homes.volumes.keep_reserve, home)
         model_road = await around.model_roads.open(
             session_id,

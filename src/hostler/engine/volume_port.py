@@ -77,6 +77,11 @@ class Volumes(Protocol):
         """Before the session's own programs start: they can't have these bytes and files."""
         ...
 
+    def flush(self, home: Path) -> bool:
+        """True: what was written there is on the disk. False: it has no volume; all that others have written to the
+        host's file system would have to be waited for. Raises OSError."""
+        ...
+
     def room(self, home: Path) -> Room | None:
         """None: not on a volume."""
         ...
@@ -131,6 +136,9 @@ class PlainFolders:
 
     def keep_reserve(self, home: Path) -> None:
         pass
+
+    def flush(self, home: Path) -> bool:
+        return False
 
     def room(self, home: Path) -> Room | None:
         return None

@@ -43,6 +43,7 @@ from hostler.engine.runs import (
     ToolCall,
     ToolOutcome,
 )
+from hostler.engine.threads import in_thread
 from hostler.harness import spending
 from hostler.harness.compaction import CompactionHooks, threshold_environment
 from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
@@ -157,7 +158,7 @@ class ClaudeHarness:
                 with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(text + "\n" for text in with_true_leaf(remembered))
 
-        await asyncio.to_thread(write)
+        await in_thread(write)
 
     def compactions(self, entries: Sequence[Mapping[str, Any]]) -> Sequence[Compacted]:
         return [

@@ -55,6 +55,17 @@ def unmount(target: str, flags: int = 0) -> None:
         raise OSError(number, os.strerror(number), target)
 
 
+def flush(inside: str) -> None:
+    """syncfs(2) of the file system that `inside` is in."""
+    descriptor = os.open(inside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), inside)
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True, slots=True)
 class Loop:
     """A loop device that is bound to an image, held open. Once nothing holds or mounts it, it is free by itself."""

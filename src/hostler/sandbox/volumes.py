@@ -173,6 +173,12 @@ class LoopVolumes:
         if os.path.ismount(home):
             keep_reserve(home)
 
+    def flush(self, home: Path) -> bool:
+        if not os.path.ismount(home):
+            return False
+        loops.flush(str(home))
+        return True
+
     def room(self, home: Path) -> Room | None:
         if not os.path.ismount(home):
             return None
