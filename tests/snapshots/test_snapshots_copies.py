@@ -147,11 +147,12 @@ async def test_many_files_are_written_when_the_home_is_left_or_the_kernel_has_do
     session, disk, at_once = await kept_elsewhere(bench), Disk(), asyncio.Event()
     right = await restored(bench, session, disk, bench.home("ours"))
     assert right.flush is not None
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(right.flush(at_once))
-        await asyncio.sleep(0)
-        assert disk.written == []
-        at_once.set()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await right.flush(at_once)
+    assert disk.written == []
+    at_once.set()
+    await right.flush(at_once)
     assert len(disk.written) == 1
 
 
