@@ -68,6 +68,11 @@ def text_attribute(key: str, value: str) -> bytes:
     return _text_head(key, len(said)) + said
 
 
+def text_heads(key: str) -> tuple[bytes, ...]:
+    """What stands before a text of so many ASCII characters, less than 128: together they are its attribute."""
+    return tuple(_text_head(key, size) for size in range(128))
+
+
 def whole_heads(key: str) -> tuple[bytes, ...]:
     """What stands before a whole number, by how many bytes `varint` makes of it: together they are its attribute."""
     return b"", *(_head(key, 1 + size, ATTRIBUTES) + b"\x18" for size in range(1, 11))

@@ -16,8 +16,18 @@ from hostler.domain.clock import unix_ns
 from hostler.domain.ids import new_span_number
 from hostler.engine.model_port import Asked, Choice, Ended, Grant, Purpose
 from hostler.store.sessions import Usage
-from hostler.telemetry.protobuf import attributes, field, real, real_head, text, text_attribute, varint, whole_heads
-from hostler.telemetry.spans import CLIENT, Value, clean, failure, stamped
+from hostler.telemetry.protobuf import (
+    attributes,
+    field,
+    real,
+    real_head,
+    text,
+    text_attribute,
+    text_heads,
+    varint,
+    whole_heads,
+)
+from hostler.telemetry.spans import CLIENT, Value, clean, failure, stamped_child
 from hostler.telemetry.tracing import RunningTurn, Tracer
 
 _TRACEPARENT_SIZE: Final = 55
@@ -25,6 +35,7 @@ _TRACEPARENT_SIZE: Final = 55
 _SPAN: Final = slice(36, 52)
 """Where it names the span."""
 _NOBODY: Final = bytes(8)
+_REQUEST: Final = text_heads("hostler.model_request.id")
 _INPUT: Final = whole_heads("gen_ai.usage.input_tokens")
 _OUTPUT: Final = whole_heads("gen_ai.usage.output_tokens")
 _READ: Final = whole_heads("gen_ai.usage.cache_read.input_tokens")
@@ -69,7 +80,6 @@ class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]
     def written(self) -> bytes:
         """See the port."""
         turn, request, asked_for, purpose, trace, ended, usage, end, expected = self
-        parent = _parent(trace, expected) or turn.span
         target = ended.target
         read = usage.cache_read_input_tokens
         made = usage.cache_creation_5m_input_tokens + usage.cache_creation_1h_input_tokens
@@ -87,8 +97,11 @@ class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]
                 ended.gone,
                 bool(ended.failure),
             ),
-            stamped(new_span_number().to_bytes(8, "big"), parent, min(end, end - int(ended.seconds * 1e9)), end),
-            text_attribute("hostler.model_request.id", request),
+            stamped_child(
+                new_span_number(), _parent(trace, expected) or turn.span, end - int(ended.seconds * 1e9), end
+            ),
+            _REQUEST[len(request)],
+            request.encode(),
             _INPUT[len(taken)],
             taken,
             _OUTPUT[len(given)],

@@ -22,6 +22,7 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16
 _LOW: Final = 1 << 64
 _ROOT_STAMP: Final = Struct("<2s8sBQBQ").pack
 _STAMP: Final = Struct("<2s8s2s8sBQBQ").pack
+_CHILD_STAMP: Final = Struct("<2sQ2s8sBQBQ").pack
 _AT: Final = Struct("<BQ").pack
 _IS_OURS: Final = b"\x85\x01\x00\x01\x00\x00"
 _IS_REMOTE: Final = b"\x85\x01\x00\x03\x00\x00"
@@ -100,6 +101,11 @@ def stamped(span_id: bytes, parent_id: bytes, start: int, end: int) -> bytes:
     if parent_id:
         return _STAMP(b"\x12\x08", span_id, b"\x22\x08", parent_id, 0x39, start, 0x41, end)
     return _ROOT_STAMP(b"\x12\x08", span_id, 0x39, start, 0x41, end)
+
+
+def stamped_child(span: int, parent_id: bytes, start: int, end: int) -> bytes:
+    """As `stamped`, faster: `span` is a number of 64 bits."""
+    return _CHILD_STAMP(b"\x12\x08", span, b"\x22\x08", parent_id, 0x39, start, 0x41, end)
 
 
 def failure(message: str = "") -> bytes:
