@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from random import Random  # noqa: TID251 - a seed must give the same run again
+from time import monotonic
 
 import pytest
 from sequence_hosts import two_hosts
@@ -13,6 +14,9 @@ from sequence_run import BATCH, Broken, Runner, failed_alone
 
 COUNT = int(os.environ.get("SEQUENCES", "500"))
 SEED = int(os.environ.get("SEQUENCES_SEED") or secrets.randbelow(1_000_000))
+WITHIN = float(os.environ.get("SEQUENCES_WITHIN", "inf"))
+LEAST = 60
+"""However slow the machine is."""
 REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
 
 
@@ -27,6 +31,7 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
         with capsys.disabled():
             print(f"\n{words}", flush=True)
 
+    until = monotonic() + WITHIN
     async with two_hosts() as hosts:
         runner = Runner(hosts, say)
         await runner.begin()
@@ -37,10 +42,13 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
             say(str(runner.tally))
             return
         random = Random(SEED)
-        while runner.tally.sequences < COUNT:
+        while runner.tally.sequences < COUNT and monotonic() < until:
             try:
                 await runner.batch(random, min(BATCH, COUNT - runner.tally.sequences))
             except Broken as error:
                 error.add_note(f"seed {SEED}; so far {runner.tally}")
                 raise
             say(f"seed {SEED}: {runner.tally}")
+        if runner.tally.sequences < COUNT:
+            say(f"{runner.tally.sequences} of {COUNT} sequences in the {WITHIN:.0f} seconds that there were")
+            assert runner.tally.sequences >= LEAST, "this machine is too slow to say anything"

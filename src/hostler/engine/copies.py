@@ -131,11 +131,11 @@ class Copies:
             return PutRight(
                 lambda: self._found(lease, home, Note(copy_name=name, as_of=as_of, dirty=True)), unkept=unkept
             )
-        await asyncio.to_thread(self._void, session.id, home)
+        await in_thread(lambda: self._void(session.id, home))
         async with together() as tasks:
             unsaved = tasks.create_task(self._unsaved(session.id, row, latest))
             if latest is None:
-                await asyncio.to_thread(_empty, home)
+                await in_thread(lambda: _empty(home))
                 notices = []
             else:
                 notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until)
@@ -200,7 +200,7 @@ class Copies:
         self, lease: Lease, home: Path, note: Note, also: Callable[[Connection], None] = lambda _: None
     ) -> None:
         """This home is the copy that counts, from the moment at which the database says so."""
-        await asyncio.to_thread(self.notes.mark, home, note.copy_name)
+        await in_thread(lambda: self.notes.mark(home, note.copy_name))
         await self._write(lease.session_id, note)
 
         def unit(connection: Connection) -> None:
@@ -223,7 +223,7 @@ class Copies:
             await in_thread(lambda: self.notes.change(session_id, lambda note: note.written(name)))
 
     async def _write(self, session_id: str, note: Note) -> None:
-        await asyncio.to_thread(self.notes.write, session_id, note)
+        await in_thread(lambda: self.notes.write(session_id, note))
 
     async def _unsaved(self, session_id: str, row: HomeRow | None, latest: Snapshot | None) -> list[Notice]:
         """What to say of changes that another worker has not kept."""
@@ -248,7 +248,7 @@ class Copies:
         restored = await self.snapshots.restore(session_id, home)
         found = restored.snapshot
         if found is not None and found.number <= void_until:
-            await asyncio.to_thread(_empty, home)
+            await in_thread(lambda: _empty(home))
             found = None
         if not restored.damaged:
             return []

@@ -239,6 +239,9 @@ class Lodging:
                 self.older = self.older or right.older
                 unconfirmed = (right, telling)
             if profile.shared is not None:
+                if unconfirmed is not None:  # others in the room may write to these files
+                    await _confirmed(*unconfirmed, stack)
+                    unconfirmed = None
                 self._place = await self._into_room(stack, session, profile, stay.home)
             await self._house.enter_async_context(stack.pop_all())
         self._stay, self._kept_at, self._put_off = stay, self._gate.touched, None
@@ -248,19 +251,8 @@ class Lodging:
     async def _confirm(self) -> None:
         """The files that the session has here count, before anything of it can change them. Raises LeaseLost."""
         if self._unconfirmed is not None:
-            right, telling = self._unconfirmed
-            await right.confirm()
-            telling.announce()
+            await _confirmed(*self._unconfirmed, self._house)
             self._unconfirmed = None
-            if right.flush is not None:
-                at_once = asyncio.Event()
-                flushing = asyncio.create_task(right.flush(at_once))
-
-                async def flushed() -> None:
-                    at_once.set()
-                    await asyncio.wait({flushing})
-
-                self._house.push_async_callback(flushed)
 
     async def _into_room(self, stack: AsyncExitStack, session: SessionRow, profile: Profile, home: Path) -> Place:
         """Raises RoomElsewhere, NotFound for a session that never joined a room, and what entering its files raises."""
@@ -449,6 +441,21 @@ class Lodging:
             await self.close()
         finally:
             await self._house.aclose()
+
+
+async def _confirmed(right: PutRight, telling: Telling, leaving: AsyncExitStack) -> None:
+    """`leaving`: of the home."""
+    await right.confirm()
+    telling.announce()
+    if right.flush is not None:
+        at_once = asyncio.Event()
+        flushing = asyncio.create_task(right.flush(at_once))
+
+        async def flushed() -> None:
+            at_once.set()
+            await asyncio.wait({flushing})
+
+        leaving.push_async_callback(flushed)
 
 
 async def _awaited(what: Callable[[], Awaitable[T]]) -> T:
