@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, Literal
@@ -161,10 +161,13 @@ class CompactionCare:
                     if row is not None:
                         await self._not_done(row, message)
 
-    async def settle(self, state: SessionState) -> None:
+    async def settle(self, read_state: Callable[[], Awaitable[SessionState]]) -> None:
         """Gives an end to what has none although nothing works on it: its process is gone, or somebody stopped it."""
         self._open = None
         open_ones = await self._database.read(lambda conn: compactions.open_ones(conn, self._lease.session_id))
+        if not open_ones:
+            return
+        state = await read_state()  # afterwards: one that is asked for at this moment is not among them, or waits in it
         waiting = {ask.id for ask in (state.ask, state.turn.ask if state.turn else None) if ask is not None}
         for row in open_ones:
             done = await self._done(row)

@@ -262,7 +262,7 @@ class Follower:
         self.ended = (await self._apply(lambda s, at, totals, _: step(s, at, totals))).session
         # A lost compaction is looked for in the transcript.
         if self._care is not None and self._care.busy and end.how != "lost":
-            await self._care.settle(await self._read())
+            await self._care.settle(self._read)
         if not ended.alive:
             await self._lodging.close()
 

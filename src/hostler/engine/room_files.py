@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class RoomFiles:
     _database: Database
     _snapshots: Snapshots
     _notes: HomeNotes
+    _flush: Callable[[Path], bool]
+    """`Volumes.flush`."""
 
     async def settle(self, row: RoomRow, lease: RoomLease, home: Path) -> list[Notice]:
         """As `Copies.settle` does for a session: the folders of this host count, or the latest snapshot does."""
@@ -32,7 +35,7 @@ class RoomFiles:
         note = await asyncio.to_thread(self._notes.read, row.id, home)
         notices: list[Notice] = []
         if note is not None and note.copy_name == row.copy and note.as_of == as_of:
-            name = row.copy
+            note = note.but(as_of=as_of, dirty=True)
         else:
             await asyncio.to_thread(self._notes.remove, row.id)
             await asyncio.to_thread(self._notes.unmark, home)
@@ -62,10 +65,13 @@ class RoomFiles:
                             {"room_id": row.id, "damaged": list(restored.damaged)},
                         )
                     )
-            name = new_id("copy")
-            await asyncio.to_thread(self._notes.mark, home, name)
-        await asyncio.to_thread(self._notes.write, row.id, Note(copy_name=name, as_of=as_of, dirty=True))
-        await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True, copy=name))
+            written = await asyncio.to_thread(self._flush, home)
+            unwritten = None if written else self._notes.boot
+            note = Note(copy_name=new_id("copy"), as_of=as_of, dirty=True, unwritten=unwritten)
+            await asyncio.to_thread(self._notes.mark, home, note.copy_name)
+        await asyncio.to_thread(self._notes.write, row.id, note)
+        copy = note.copy_name
+        await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True, copy=copy))
         return notices
 
     async def keep(self, row: RoomRow, lease: RoomLease, home: Path, reason: Reason, *, last: bool) -> None:

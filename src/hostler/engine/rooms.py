@@ -188,7 +188,7 @@ class Rooms:
         views are made, one folder for each room."""
         self._owner = owner
         self._database = database
-        self._files = RoomFiles(database, snapshots, notes)
+        self._files = RoomFiles(database, snapshots, notes, homes.volumes.flush)
         self._homes = homes
         self._notes = notes
         self._views = views

@@ -276,9 +276,12 @@ class SessionRunner:
         return plan
 
     async def _settle_compactions(self) -> None:
-        if self._care is not None:
+        async def state() -> SessionState:
             row = await self._parts.ledger.read_state(self.lease.session_id)
-            await self._care.settle(SessionState.model_validate_json(row.state))
+            return SessionState.model_validate_json(row.state)
+
+        if self._care is not None:
+            await self._care.settle(state)
 
     def _context(self) -> tuple[SessionRow, Compaction | None]:
         return self._known_session(), None if self._profile is None else self._profile.compaction
