@@ -119,8 +119,8 @@ async def test_what_needs_the_sandbox_waits_for_its_start(slow: Ground, engine: 
         assert (await sandbox.stats()).pids is None
         assert not suspending.done()
         engine.go_on()
+    await sandbox.resume()  # first: nothing can be started in what stands still
     process = await slow.start(sandbox.launcher, "/bin/sh", "-c", "echo on")
-    await sandbox.resume()
     out, err = await process.communicate()
     assert out == b"on\n", err
 

@@ -261,6 +261,19 @@ async def test_a_container_is_gone_when_it_was_removed(tmp_path: Path) -> None:
     assert asked == [request for request, _ in answers]
 
 
+async def test_a_container_that_was_removed_while_podman_looked_for_it_is_gone(tmp_path: Path) -> None:
+    told = {"message": "container dda2 does not exist in database: no such container"}
+    async with engine_that_answers(tmp_path, lambda line: http(500, told)) as engine:
+        assert await engine.inspect("x") is None
+        await engine.remove("x")
+
+
+async def test_an_engine_that_fails_has_not_said_that_a_container_is_gone(tmp_path: Path) -> None:
+    async with engine_that_answers(tmp_path, lambda line: http(500, {"message": "database is locked"})) as engine:
+        with pytest.raises(EngineError, match="database is locked"):
+            await engine.inspect("x")
+
+
 def provider(tmp_path: Path, sock: Path, **changes: Any) -> OciProvider:
     given: dict[str, Any] = {"technology": "docker", "kind": "docker", "engine_socket": sock, "image": lambda: None}
     return OciProvider(tmp_path / "state", **{**given, **changes})

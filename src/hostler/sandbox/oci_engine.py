@@ -122,7 +122,8 @@ class Engine:
             found: dict[str, Any] = await self._json("GET", f"/containers/{container}/json")
             return found
         except EngineError as error:
-            if error.status == 404:
+            # Podman says 500 when somebody else has removed it since it was looked up.
+            if error.status == 404 or "no such container" in str(error).lower():
                 return None
             raise
 
