@@ -32,7 +32,7 @@ from hostler.testing.rehearsal.record import RecordedRequest, Recorder
 FIRST_UID = 732_000 + os.getpid() % 100 * 512
 UIDS = (range(FIRST_UID, FIRST_UID + 256), range(FIRST_UID + 256, FIRST_UID + 512))
 """Of the sandboxes of each server of this run only, so that a process that is left is known by its uid."""
-LEASE_SECONDS = 12.0
+LEASE_SECONDS = 30.0
 """Long enough for a machine that has much else to do: a lease that runs out without a kill looks like one."""
 IDLE_SECONDS = {True: 1, False: 600}
 """How long an idle session keeps its process: of sequences that hibernate and move, and of the others."""

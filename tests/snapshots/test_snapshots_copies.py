@@ -104,11 +104,12 @@ async def test_files_that_were_restored_count_from_when_that_is_confirmed(bench:
 
 @pytest.mark.parametrize("flushed", [False, True])
 async def test_files_that_need_not_be_on_the_disk_count_until_the_host_goes_down(bench: Bench, flushed: bool) -> None:
-    session, disk, home = await kept_elsewhere(bench), Disk(), bench.home("ours")
+    session, disk, home, at_once = await kept_elsewhere(bench), Disk(), bench.home("ours"), asyncio.Event()
     right = await restored(bench, session, disk, home)
     if flushed:
         assert right.flush is not None
-        await right.flush(asyncio.Event())  # so few are not waited with
+        at_once.set()
+        await right.flush(at_once)
         assert disk.written == [{"workspace/one", "outputs/two", MARK}]
     assert await is_restored_anew(bench, session, home, "boot 2") != flushed
 
@@ -140,10 +141,7 @@ async def test_files_that_the_kernel_has_had_time_to_write_count(bench: Bench, m
     assert not await is_restored_anew(bench, session, home, "boot 2")
 
 
-async def test_many_files_are_written_when_the_home_is_left_or_the_kernel_has_done_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_copies, "AT_ONCE_BYTES", 1)
+async def test_files_are_written_when_the_home_is_left_or_the_kernel_has_done_it(bench: Bench) -> None:
     session, disk, at_once = await kept_elsewhere(bench), Disk(), asyncio.Event()
     right = await restored(bench, session, disk, bench.home("ours"))
     assert right.flush is not None

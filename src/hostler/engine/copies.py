@@ -32,9 +32,6 @@ from hostler.store.work import Lease
 
 log = logging.getLogger("hostler.copies")
 
-AT_ONCE_BYTES: Final = 32 << 20
-"""A home that is restored with less is written to the disk at once, beside the start of its process. More would keep
-that waiting, which writes to the same disk (and a volume takes only so much in a second)."""
 KERNEL_SECONDS: Final = 60.0
 """After so long the kernel has written it by itself: it begins after 30 seconds."""
 
@@ -141,10 +138,9 @@ class Copies:
                 notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until)
         told = (*unsaved.result(), *notices)
         note = Note(copy_name=new_id("copy"), as_of=as_of, dirty=True, unwritten=self.notes.boot)
-        size = 0 if latest is None else latest.logical_bytes
         return PutRight(
             lambda: self._found(lease, home, note, lambda connection: tell(connection, told) if told else None),
-            lambda now: self._flush(session.id, home, note.copy_name, size, now),
+            lambda now: self._flush(session.id, home, note.copy_name, now),
             older=bool(told),
             unkept=bool(told),
         )
@@ -209,17 +205,18 @@ class Copies:
 
         await self.database.write(unit)
 
-    async def _flush(self, session_id: str, home: Path, name: str, size: int, now: asyncio.Event) -> None:
-        """`size`: bytes that were restored. What can't be written is reported, and goes on counting for this boot."""
-        settled = False
+    async def _flush(self, session_id: str, home: Path, name: str, now: asyncio.Event) -> None:
+        """What can't be written is reported, and goes on counting for this boot.
+
+        Not at once: many that wake up together would have the disk flush for each, and the database wait for it.
+        """
+        had_time = await _kernel_had_time(now)
         try:
-            if size > AT_ONCE_BYTES:
-                settled = await _kernel_had_time(now)
             written = await in_thread(lambda: self.flush(home))
         except OSError as error:
             log.error("files_not_on_disk", extra={"session": session_id, "reason": str(error)})
             return
-        if written or settled or await _kernel_had_time(now):
+        if written or had_time:
             await in_thread(lambda: self.notes.change(session_id, lambda note: note.written(name)))
 
     async def _write(self, session_id: str, note: Note) -> None:

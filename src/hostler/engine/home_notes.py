@@ -98,12 +98,8 @@ class HomeNotes:
         self._file(session_id).unlink(missing_ok=True)
 
     def mark(self, home: Path, copy_name: str) -> None:
-        """Durable when it returns."""
         (home / MARK).unlink(missing_ok=True)
-        with (home / MARK).open("w") as out:
-            out.write(copy_name)
-            out.flush()
-            os.fsync(out.fileno())
+        (home / MARK).write_text(copy_name)
 
     def unmark(self, home: Path) -> None:
         """What is in the home is nothing any more."""
