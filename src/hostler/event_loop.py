@@ -2,7 +2,7 @@
 
 uvloop's, but for starting programs: it forks, and to copy the page tables of a server with 200 MB takes 8 to 12 ms, in
 which nothing else happens on the loop; what was copied is then paid for again, page by page, by whoever writes to it.
-`subprocess` starts them by `vfork`, in half a millisecond (measured with /bin/true, and with `claude` in a session).
+`subprocess` starts them by `vfork`, in 0.4 ms (`/bin/true`; 8 before) or 1 ms (a launcher in a server; 12 before).
 """
 
 from __future__ import annotations
