@@ -7,6 +7,7 @@ import asyncio
 from hostler.config import Settings
 from hostler.engine.home_notes import HomeNotes
 from hostler.engine.homes import Homes
+from hostler.engine.room_files import RoomFiles
 from hostler.engine.rooms import Rooms
 from hostler.engine.snapshot_port import Snapshots
 from hostler.sandbox.views import SpreadViews
@@ -21,6 +22,7 @@ async def open_rooms(
     if await asyncio.to_thread(hindrance):
         return None
     notes = HomeNotes(settings.state_dir / "room-notes")
-    rooms = Rooms(owner, database, snapshots, homes, notes, SpreadViews(), Fanotify, settings.state_dir / "rooms")
+    files = RoomFiles(database, snapshots, notes, homes.volumes.flush)
+    rooms = Rooms(owner, database, files, homes, notes, SpreadViews(), Fanotify, settings.state_dir / "rooms")
     await rooms.sweep()
     return rooms

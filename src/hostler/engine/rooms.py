@@ -29,7 +29,7 @@ from hostler.engine.room_files import RoomFiles
 from hostler.engine.room_port import FolderViews, Opened, Watcher
 from hostler.engine.runs import Notice, ToolCall
 from hostler.engine.sandbox_port import InRooms, Mount, Sandbox, SandboxLimits, SharedRoom
-from hostler.engine.snapshot_port import Reason, Snapshots, SnapshotTooLarge
+from hostler.engine.snapshot_port import Reason, SnapshotTooLarge
 from hostler.store import rooms as rows
 from hostler.store.database import Database
 from hostler.store.rooms import ConflictRow, MemberRow, Outcome, RoomLease, RoomRow
@@ -177,7 +177,7 @@ class Rooms:
         self,
         owner: str,
         database: Database,
-        snapshots: Snapshots,
+        files: RoomFiles,
         homes: Homes,
         notes: HomeNotes,
         views: FolderViews,
@@ -188,7 +188,7 @@ class Rooms:
         views are made, one folder for each room."""
         self._owner = owner
         self._database = database
-        self._files = RoomFiles(database, snapshots, notes, homes.volumes.flush)
+        self._files = files
         self._homes = homes
         self._notes = notes
         self._views = views
