@@ -27,6 +27,11 @@ class WaywardObjects:
         """What comes back with one bit turned."""
         self.read: list[str] = []
         """What was asked for, in order."""
+        self.open = asyncio.Event()
+        """Unset: nothing that is asked for comes before it is set."""
+        self.open.set()
+        self.asked = asyncio.Event()
+        """Set when something was asked for."""
 
     def _reach(self) -> None:
         if self.away:
@@ -38,6 +43,8 @@ class WaywardObjects:
         self.names.append(name)
 
     async def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        self.asked.set()
+        await self.open.wait()
         self._reach()
         self.read.append(name)
         found = await self._real.get(name, start, length)

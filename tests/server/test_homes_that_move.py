@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from githost import git_host
 from housekit import ASK_FOR_BASH, DEADLINE, House, allow, deny, open_house, types
 from objectskit import WaywardObjects, snapshots_of, until_kept
 from sqlalchemy.engine import Engine
 
 from hostler.engine import lodging
+from hostler.sandbox.leftovers import Record, processes
 from hostler.testing.rehearsal import gate, step, text, tool
 
 QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 2.0}
@@ -256,6 +260,112 @@ async def test_files_that_could_not_be_kept_are_kept_as_soon_as_that_is_possible
     two = await hosts.host("two")
     assert results(await two.turn(session, bash("cat count"))) == ["1"]
     assert not said(await two.events(session), "files_lost")
+
+
+async def programs(house: House) -> frozenset[int]:
+    """All that runs in its sandboxes."""
+    found: set[int] = set()
+    for folder in (Path(house.settings["state_dir"]) / "sandbox" / "sandboxes").iterdir():
+        record = await asyncio.to_thread(Record.load, folder)
+        if record is not None:
+            found |= await asyncio.to_thread(processes, record)
+    return frozenset(found)
+
+
+async def until_something_runs(house: House) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not await programs(house):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def on_the_way(hosts: Hosts, *, more: str = "true") -> AsyncIterator[tuple[House, str]]:
+    """A session wakes up on another machine, its process runs, and its files have not come yet."""
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files to the user of a sandbox that is there already")
+    old = await hosts.host("old")
+    session = await old.session(system="You are the archivist.")
+    await old.turn(session, bash("echo 1 > count; mkdir -m 755 d; ln -s ../count d/link; ln count d/same"))
+    await leave(old)
+    new = await hosts.host("new")
+    hosts.objects.open.clear()
+    hosts.objects.asked.clear()
+    await new.say(session, bash(more))
+    try:
+        await hosts.objects.asked.wait()
+        await until_something_runs(new)
+        yield new, session
+    finally:
+        hosts.objects.open.set()
+
+
+async def test_the_process_starts_while_its_files_are_on_their_way_and_finds_them_all(hosts: Hosts) -> None:
+    look = "cat count d/link d/same; echo 2 >> d/link; rm d/same; mv d e; stat -c %U:%a . e count; ls -A"
+    async with on_the_way(hosts, more=look) as (new, session):
+        before = len(await new.events(session))
+        assert not new.model.message_requests
+    events = await new.until_idle(session, before)
+    assert results(events) == ["1\n1\n1\nagent:700\nagent:755\nagent:644\ncount\ne"]
+    (first, *_) = new.model.message_requests
+    assert "You are the archivist." in str(first.body["system"])
+    assert "mkdir -m 755" in str(first.body["messages"])  # it remembers
+
+
+async def test_when_the_files_do_not_come_nothing_of_the_process_is_left(hosts: Hosts) -> None:
+    async with on_the_way(hosts) as (new, session):
+        before = len(await new.events(session))
+        hosts.objects.away = True
+    events = await new.until_idle(session, before)
+    assert "object store" in str([e.error.message for e in events if e.type == "session.error"])
+    assert not new.model.message_requests
+    await new.until_no_process()
+    assert not await programs(new)
+    hosts.objects.away = False
+    assert results(await new.turn(session, bash("cat count"))) == ["1"]
+
+
+async def test_a_server_that_ends_while_files_are_on_their_way_leaves_nothing_that_counts(hosts: Hosts) -> None:
+    async with on_the_way(hosts, more="cat count") as (new, session):
+        before = len(await new.events(session))
+        await new.stop()
+        assert not await programs(new)
+    await new.start()
+    events = await new.until_idle(session, before)
+    assert results(events) == ["1"]
+
+
+async def test_a_process_that_dies_before_its_files_are_there_is_replaced(hosts: Hosts) -> None:
+    async with on_the_way(hosts, more="cat count") as (new, session):
+        before = len(await new.events(session))
+        for pid in await programs(new):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    events = await new.until_idle(session, before)
+    assert results(events) == ["1"]
+
+
+@pytest.mark.one_database
+async def test_what_a_removed_repository_has_left_is_removed_from_files_that_come_later(
+    hosts: Hosts, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with git_host(tmp_path_factory.mktemp("git")) as git:
+        git.repository("public/lib", {"v": "one"})
+        old = await hosts.host("old", egress__private_allowed="127.0.0.1")
+        agent = await old.client.beta.agents.create(
+            name="Coder", model="claude-opus-5-5", tools=[{"type": "agent_toolset_20260401"}]
+        )
+        lib: Any = {"type": "github_repository", "url": f"{git.url}/public/lib.git"}
+        session = await old.client.beta.sessions.create(
+            agent=agent.id, environment_id=await old.environment(), resources=[lib]
+        )
+        assert results(await old.turn(session.id, bash("cat lib/v; echo 1 > kept"))) == ["one"]
+        await leave(old)
+    await (new := await hosts.host("new")).client.beta.sessions.resources.delete(
+        session.resources[0].id,  # type: ignore[union-attr,arg-type]
+        session_id=session.id,
+    )
+    assert results(await new.turn(session.id, bash("ls"))) == ["kept"]
+    assert not list((new.workspace(session.id).parent / "repositories").glob("*sesrsc*"))
 
 
 @pytest.mark.one_database

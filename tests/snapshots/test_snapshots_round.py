@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from snapkit import Bench, seen, write
 
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import LeaseLost, NotFound
+from hostler.engine.snapshot_port import ALWAYS, Shown
 from hostler.sandbox.users import hand_over
 from hostler.snapshots.remembered import Memories
 
@@ -330,7 +332,71 @@ async def test_the_sandbox_is_given_all_that_came_back(lite: Bench) -> None:
         assert path.lstat().st_uid == 300_123, path
 
 
-async def test_on_a_volume_without_room_for_both_the_old_files_go_first(lite: Bench) -> None:
+OWNER = 300_123
+
+
+async def nobody_else() -> None:
+    """The folders that are shown stay the worker's own."""
+
+
+async def given_away(home: Path) -> int:
+    """What is known of folders that a sandbox was made of."""
+    for part in ALWAYS:
+        os.chown(home / part, OWNER, OWNER)
+    return OWNER
+
+
+@pytest.mark.parametrize("by", ["the latest", "nothing"])
+async def test_folders_that_are_shown_stay_and_get_all_that_was_kept_with_its_owner(lite: Bench, by: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    session, home = await lite.session(), lite.home("one")
+    everything(home)
+    expected = seen(home)
+    del expected[b"workspace/pipe"], expected[b"workspace/sock"]
+    if by == "nothing":
+        expected = {}
+    else:
+        await lite.snapshots.take(session, home, "turn")
+    elsewhere = lite.home("two")
+    write(elsewhere, {"workspace/closed/f": "of before", "workspace/old": "of before", "outputs/old": "of before"})
+    shown = {part: os.open(elsewhere / part, os.O_RDONLY) for part in ALWAYS}
+    try:
+        await lite.worker().restore(session.id, elsewhere, shown=lambda: given_away(elsewhere))
+        assert seen(elsewhere) == expected
+        for part, folder in shown.items():
+            assert os.listdir(folder) == os.listdir(elsewhere / part)
+            assert os.path.samestat(os.fstat(folder), (elsewhere / part).stat())
+            for path in [elsewhere / part, *(elsewhere / part).rglob("*")]:
+                assert (path.lstat().st_uid, path.lstat().st_gid) == (OWNER, OWNER), path
+    finally:
+        for folder in shown.values():
+            os.close(folder)
+    assert not list(elsewhere.glob(".*"))
+
+
+async def test_nothing_is_put_into_a_shown_folder_before_it_is_its_users(lite: Bench) -> None:
+    session, home = await lite.session(), lite.home("one")
+    write(home, {"workspace/a": "a"})
+    await lite.snapshots.take(session, home, "turn")
+    elsewhere = lite.home("two")
+    write(elsewhere, {"workspace/old": "of before"})
+    asked, made = asyncio.Event(), asyncio.Event()
+
+    async def shown() -> None:
+        asked.set()
+        await made.wait()
+
+    restoring = asyncio.create_task(lite.worker().restore(session.id, elsewhere, shown=shown))
+    await asked.wait()
+    assert os.listdir(elsewhere / "workspace") == ["old"]
+    made.set()
+    await restoring
+    assert os.listdir(elsewhere / "workspace") == ["a"]
+
+
+@pytest.mark.parametrize("shown", [None, nobody_else], ids=["hidden", "shown"])
+async def test_on_a_volume_without_room_for_both_the_old_files_go_first(lite: Bench, shown: Shown | None) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root mounts a file system")
     session, home = await lite.session(), lite.folder / "volume"
@@ -341,7 +407,7 @@ async def test_on_a_volume_without_room_for_both_the_old_files_go_first(lite: Be
         taken = await lite.snapshots.take(session, home, "turn")
         kept = seen(home)
         write(home, {"workspace/large": os.urandom(16 << 20)})
-        assert (await lite.worker().restore(session.id, home)).snapshot == taken
+        assert (await lite.worker().restore(session.id, home, shown=shown)).snapshot == taken
         assert seen(home) == kept
         assert sorted(os.listdir(home)) == ["outputs", "workspace"]
     finally:

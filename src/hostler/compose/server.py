@@ -135,6 +135,7 @@ from hostler.engine.work_queue import WorkQueue
 from hostler.engine.worker import Worker
 from hostler.harness.claude import ClaudeHarness
 from hostler.previews.door import PreviewDoor
+from hostler.sandbox.joining import make_haste
 from hostler.store.checkpoints import needed_snapshots
 from hostler.store.database import Database
 from hostler.store.files import files_bytes
@@ -271,6 +272,7 @@ async def running(
                 road_secrets=InjectingSecrets,
                 layers=layers,
                 authorities=own_authorities(settings),
+                make_haste=make_haste,
             )
             attachments = Attachments(
                 (

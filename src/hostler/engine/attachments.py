@@ -37,6 +37,10 @@ class Attachment:
         """Before a process starts. What raises here ends the turn with an error that says why."""
         return ()
 
+    async def ahead(self, session: SessionRow) -> Sequence[Mount]:
+        """What `lay_out` will give whatever is in the session's files. Before these are there."""
+        return ()
+
     def complaints(self, session_id: str) -> Sequence[Complaint]:
         """What did not work in the last `lay_out` although the session goes on. Each is given once."""
         return ()
@@ -59,6 +63,9 @@ class Attachments:
 
     async def lay_out(self, session: SessionRow, home: Path) -> list[Mount]:
         return [mount for kind in self._kinds for mount in await kind.lay_out(session, home)]
+
+    async def ahead(self, session: SessionRow) -> list[Mount]:
+        return [mount for kind in self._kinds for mount in await kind.ahead(session)]
 
     def complaints(self, session_id: str) -> list[Complaint]:
         return [complaint for kind in self._kinds for complaint in kind.complaints(session_id)]

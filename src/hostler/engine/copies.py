@@ -19,9 +19,9 @@ from sqlalchemy import Connection
 
 from hostler.domain.ids import new_id
 from hostler.engine.home_notes import HomeNotes, Note
-from hostler.engine.homes import remove_tree
+from hostler.engine.homes import remove_parts
 from hostler.engine.runs import Notice
-from hostler.engine.snapshot_port import PARTS, Reason, Snapshot, Snapshots
+from hostler.engine.snapshot_port import PARTS, Reason, Shown, Snapshot, Snapshots
 from hostler.engine.state import SessionState
 from hostler.engine.threads import in_thread, together
 from hostler.store import homes as rows
@@ -110,7 +110,9 @@ class Copies:
             await right.flush(at_once)
         return right
 
-    async def put_right(self, session: SessionRow, lease: Lease, home: Path, known: Known, tell: Tell) -> PutRight:
+    async def put_right(
+        self, session: SessionRow, lease: Lease, home: Path, known: Known, tell: Tell, shown: Shown | None = None
+    ) -> PutRight:
         """Makes the folders of a home that is entered, and to which nobody writes, what counts.
 
         Whoever may change them runs after `confirm`, with which this worker's copy counts, and is dirty; `tell` is
@@ -132,10 +134,12 @@ class Copies:
         async with together() as tasks:
             unsaved = tasks.create_task(self._unsaved(session.id, row, latest))
             if latest is None:
-                await in_thread(lambda: _empty(home))
+                if shown is not None:
+                    await shown()
+                await in_thread(lambda: remove_parts(home, shown=shown is not None))
                 notices = []
             else:
-                notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until)
+                notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until, shown)
         told = (*unsaved.result(), *notices)
         note = Note(copy_name=new_id("copy"), as_of=as_of, dirty=True, unwritten=self.notes.boot)
         return PutRight(
@@ -241,11 +245,13 @@ class Copies:
             )
         ]
 
-    async def _restore(self, session_id: str, home: Path, latest: Snapshot, void_until: int) -> list[Notice]:
-        restored = await self.snapshots.restore(session_id, home)
+    async def _restore(
+        self, session_id: str, home: Path, latest: Snapshot, void_until: int, shown: Shown | None
+    ) -> list[Notice]:
+        restored = await self.snapshots.restore(session_id, home, shown=shown)
         found = restored.snapshot
         if found is not None and found.number <= void_until:
-            await in_thread(lambda: _empty(home))
+            await in_thread(lambda: remove_parts(home, shown=shown is not None))
             found = None
         if not restored.damaged:
             return []
@@ -279,8 +285,3 @@ async def _kernel_had_time(now: asyncio.Event) -> bool:
 
 def _has_something(home: Path) -> bool:
     return any((home / part).is_dir() and any((home / part).iterdir()) for part in PARTS)
-
-
-def _empty(home: Path) -> None:
-    for part in PARTS:
-        remove_tree(home / part)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hostler.engine.snapshot_port import ALWAYS, PARTS
 from hostler.engine.volume_port import Volumes
 
 ROOM: Final = "room_"
@@ -68,7 +69,7 @@ class Homes:
 
     def make_parts(self, session_id: str) -> None:
         """What a process writes to, and what stays when it is gone."""
-        for name in ("workspace", "outputs"):
+        for name in ALWAYS:
             (self.of(session_id) / name).mkdir(exist_ok=True, mode=0o700)
 
     def make_state(self, session_id: str) -> None:
@@ -105,6 +106,16 @@ class Homes:
     def unfinished(self) -> Sequence[str]:
         """Sessions in whose homes there may be something that was not collected."""
         return [name for name in self.volumes.unfinished() if not name.startswith(ROOM)]
+
+
+def remove_parts(home: Path, *, shown: bool) -> None:
+    """All that is kept of a session. `shown`: the folders that are shown to a sandbox stay, and are empty."""
+    for part in PARTS:
+        if shown and part in ALWAYS:
+            clear = ["find", str(home / part), "-xdev", "-mindepth", "1", "-delete"]
+            subprocess.run(clear, check=False, stderr=subprocess.DEVNULL)
+        else:
+            remove_tree(home / part)
 
 
 def remove_tree(folder: Path) -> None:

@@ -19,10 +19,11 @@ from typing import Final, TypeVar
 from hostler.domain import events as ev
 from hostler.domain.errors import NotFound
 from hostler.domain.packages import PackageLists
-from hostler.engine import labels
+from hostler.engine import head_start, labels
 from hostler.engine.call_gate import CallGate
 from hostler.engine.copies import Copies, PutRight
 from hostler.engine.egress_port import McpAccess
+from hostler.engine.head_start import HeadStart
 from hostler.engine.homes import Stay
 from hostler.engine.layers import HeldLayer, LayerFailed, until_installed
 from hostler.engine.memory import Memory
@@ -30,7 +31,7 @@ from hostler.engine.moving_in import MovingIn
 from hostler.engine.object_port import ObjectsUnavailable
 from hostler.engine.ports import ModelRoadListener
 from hostler.engine.process import LiveProcess, open_process
-from hostler.engine.profile import Profile
+from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Telling
 from hostler.engine.rooms import Place
 from hostler.engine.runner_parts import Apply, RunnerParts
@@ -50,6 +51,10 @@ T = TypeVar("T")
 
 KEEP_WITHIN_SECONDS: Final = 30.0
 """A session whose turns follow each other at once has its files kept this often, although the next message waits."""
+
+
+_EXCHANGED: Final = ("/workspace/", "/mnt/session/outputs/")
+"""Where files come after a process was started ahead of them."""
 
 
 class Lodging:
@@ -118,37 +123,20 @@ class Lodging:
             if self.process is not None:
                 return self.process
         if self.process is None:
-            spec, mounts = await self._lay_out(session, profile)
+
+            async def installed() -> HeldLayer | None:
+                return await self._layer(profile.packages, wake, interrupted)
+
+            asyncio.get_running_loop().run_in_executor(None, self._parts.around.make_haste)
             self._profile, self.variables = profile, variables
             self._gate.open(profile, session.workspace_id)
-            layer: HeldLayer | None = None
-            if not profile.packages.empty:
-                layer = await self._layer(profile.packages, wake, interrupted)
-                if layer is None:
-                    return None
-            opening = open_process(
-                self._parts.around,
-                self._lease.session_id,
-                profile,
-                spec,
-                transcripts=self._memory.transcripts,
-                gatekeeper=self._gate,
-                listener=self._listener,
-                sequence=self._parts.ledger.sequence(self._lease),
-                mounts=mounts,
-                mcp=McpAccess(profile.mcp_routes, session.workspace_id, tuple(session.vault_ids), self._gate),
-                variables=variables,
-                layer=layer,
-                keeper=self._keeper,
-                room=None if self._place is None else self._place.ground,
-            )
-            try:
-                async with together() as tasks:
-                    tasks.create_task(self._confirm())
-                    self.process = await opening
-            except BaseException:
-                await self.close()
-                raise
+            if self._stay is None and await self._head_start_possible(session, profile):
+                opened = await self._start_ahead(session, profile, variables, installed)
+            else:
+                opened = await self._start(session, profile, variables, installed)
+            if not opened:
+                return None
+            assert self.process is not None, "just opened"
             if self._place is not None:
                 try:
                     await self._place.began(self.process.sandbox)
@@ -161,6 +149,94 @@ class Lodging:
             assert self._stay is not None, "a process has files"
             await self._parts.attachments.refresh(session, self._stay.home)
         return self.process
+
+    async def _start(
+        self,
+        session: SessionRow,
+        profile: Profile,
+        variables: BrokeredVariables | None,
+        installed: Callable[[], Awaitable[HeldLayer | None]],
+    ) -> bool:
+        """Opens a process when all is laid out for it. False: a person has interrupted what is `installed` for it."""
+        spec, mounts = await self._lay_out(session, profile)
+        layer = None if profile.packages.empty else await installed()
+        if layer is None and not profile.packages.empty:
+            return False
+        try:
+            async with together() as tasks:
+                tasks.create_task(self._confirm())
+                self.process = await self._opened(session, profile, variables, spec, mounts, layer)
+        except BaseException:
+            await self.close()
+            raise
+        return True
+
+    async def _head_start_possible(self, session: SessionRow, profile: Profile) -> bool:
+        if self._parts.copies is None:
+            return False
+        place = await self._parts.around.placement.place(profile.needs)
+        return head_start.possible(session, profile, place.technology)
+
+    async def _start_ahead(
+        self,
+        session: SessionRow,
+        profile: Profile,
+        variables: BrokeredVariables | None,
+        installed: Callable[[], Awaitable[HeldLayer | None]],
+    ) -> bool:
+        """As `_start`, with a head start: the files come while the process begins."""
+        around, homes, home = self._parts.around, self._parts.around.homes, self._parts.around.homes.of(session.id)
+        async with together() as tasks:
+            begun = tasks.create_task(self._memory.exists())
+            reading = tasks.create_task(self._memory.read())
+
+            async def remember() -> None:
+                await around.harness.remember(transcript_id(session.id), home / "harness", await reading)
+
+            async def start() -> bool:
+                await in_thread(lambda: homes.make(session.id))
+                spec = profile.run_spec(session.id, resume=await begun, settings=around.settings)
+                await around.harness.prepare(spec, home / "harness")
+                mounts = await self._parts.attachments.ahead(session)
+                assert not any(mount.inside.startswith(_EXCHANGED) for mount in mounts), "it would not be seen any more"
+                layer = None if profile.packages.empty else await installed()
+                if layer is None and not profile.packages.empty:
+                    ahead.not_made()
+                    return False
+                self.process = await self._opened(session, profile, variables, spec, mounts, layer, ahead)
+                return True
+
+            ahead = HeadStart(remember)
+            return await self._enter(session, profile, start, ahead)
+        raise AssertionError("unreachable")  # the group swallows nothing
+
+    async def _opened(
+        self,
+        session: SessionRow,
+        profile: Profile,
+        variables: BrokeredVariables | None,
+        spec: RunSpec,
+        mounts: Sequence[Mount],
+        layer: HeldLayer | None,
+        ahead: HeadStart | None = None,
+    ) -> LiveProcess:
+        return await open_process(
+            self._parts.around,
+            self._lease.session_id,
+            profile,
+            spec,
+            transcripts=self._memory.transcripts,
+            gatekeeper=self._gate,
+            listener=self._listener,
+            sequence=self._parts.ledger.sequence(self._lease),
+            mounts=mounts,
+            mcp=McpAccess(profile.mcp_routes, session.workspace_id, tuple(session.vault_ids), self._gate),
+            variables=variables,
+            layer=layer,
+            keeper=self._keeper,
+            room=None if self._place is None else self._place.ground,
+            head_start=ahead,
+        )
 
     async def _move_in(
         self, session: SessionRow, profile: Profile, variables: BrokeredVariables | None
@@ -187,7 +263,8 @@ class Lodging:
                 await in_thread(lambda: homes.make_state(session.id))
                 remembered = await reading
                 spec = profile.run_spec(session.id, resume=bool(remembered), settings=around.settings)
-                await around.harness.prepare(spec, homes.of(session.id) / "harness", remembered)
+                await around.harness.prepare(spec, homes.of(session.id) / "harness")
+                await around.harness.remember(spec.transcript_id, homes.of(session.id) / "harness", remembered)
                 return spec
 
             spec = await self._enter(session, profile, prepare)
@@ -195,13 +272,17 @@ class Lodging:
         await asyncio.to_thread(homes.make_parts, session.id)
         mounts: Sequence[Mount] = ()
         if not profile.self_hosted:  # there the worker lays out what the agent works with
-            mounts = await self._parts.attachments.lay_out(session, self._stay.home)
+            mounts = await self._attached(session, self._stay.home)
         if self._place is not None:
             mounts = [*mounts, *self._place.mounts]
+        return spec, mounts
+
+    async def _attached(self, session: SessionRow, home: Path) -> Sequence[Mount]:
+        mounts = await self._parts.attachments.lay_out(session, home)
         complaints = self._parts.attachments.complaints(session.id)
         if complaints:
             await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
-        return spec, mounts
+        return mounts
 
     async def enter(self, session: SessionRow, profile: Profile) -> None:
         """Into the session's home, with the files in it that count, unless that was done."""
@@ -212,9 +293,18 @@ class Lodging:
         await self._enter(session, profile, nothing)
         await self._confirm()
 
-    async def _enter(self, session: SessionRow, profile: Profile, beside: Callable[[], Awaitable[T]]) -> T:
+    async def _enter(
+        self,
+        session: SessionRow,
+        profile: Profile,
+        beside: Callable[[], Awaitable[T]],
+        ahead: HeadStart | None = None,
+    ) -> T:
         """The same but for `_confirm`. `beside` is called once the home is entered, and may use it, but for its parts:
-        what counts of those comes at the same time. What it gave."""
+        what counts of those comes at the same time. What it gave.
+
+        With `ahead`, `beside` may give the parts to a sandbox and start a process, and the files count in the end.
+        """
         if self._stay is not None:
             return await beside()
         copies, homes = self._parts.copies, self._parts.around.homes
@@ -230,14 +320,26 @@ class Lodging:
                     known = tasks.create_task(copies.known(session.id))
                     stay = await stack.enter_async_context(entered)
                 telling = Telling(self._parts.records, self._lease)
-                async with together() as tasks:
-                    other = tasks.create_task(_awaited(beside))
-                    right = await copies.put_right(session, self._lease, stay.home, known.result(), telling.tell)
+                shown = None if ahead is None else ahead.shown
+                try:
+                    async with together() as tasks:
+                        other = tasks.create_task(_awaited(beside))
+                        right = await copies.put_right(
+                            session, self._lease, stay.home, known.result(), telling.tell, shown
+                        )
+                        if ahead is not None:
+                            await self._attached(session, stay.home)
+                            await asyncio.to_thread(homes.volumes.keep_reserve, stay.home)
+                            ahead.filled()
+                            await _confirmed(right, telling, stack)
+                except BaseException:
+                    await self.close()  # before the files are left
+                    raise
                 result = other.result()
                 clones = any(resource["type"] == "github_repository" for resource in session.resources)
                 self._unkept = right.unkept or clones
                 self.older = self.older or right.older
-                unconfirmed = (right, telling)
+                unconfirmed = (right, telling) if ahead is None else None
             if profile.shared is not None:
                 if unconfirmed is not None:  # others in the room may write to these files
                     await _confirmed(*unconfirmed, stack)

@@ -51,6 +51,9 @@ class MountedSkills(Attachment):
 
     async def lay_out(self, session: SessionRow, home: Path) -> Sequence[Mount]:
         """Raises StoreDamaged when an archive is missing."""
+        return await self.ahead(session)
+
+    async def ahead(self, session: SessionRow) -> Sequence[Mount]:
         mounts = []
         for skill in of_snapshot(session.environment):
             place = self._folder / skill.sha256

@@ -62,15 +62,18 @@ class MountPoints:
         Only while no process of the session lives. Raises OSError when a point can't be made.
         """
         points = [(surface, path[len(surface.inside) + 1 :]) for path in wanted if (surface := _over(surfaces, path))]
-        now = {(str(surface.source), relative) for surface, relative in points}
-        for source, relative in self._made() - now:
-            _unmake(Path(source), relative)
-        made = {(str(s.source), relative) for s, relative in points if make_mount_point(s.source, relative, folders)}
+        now = {(surface.inside, relative) for surface, relative in points}
+        sources = {surface.inside: surface.source for surface in surfaces}
+        for inside, relative in self._made() - now:
+            if inside in sources:
+                _unmake(sources[inside], relative)
+        made = {(s.inside, relative) for s, relative in points if make_mount_point(s.source, relative, folders)}
         self._remember((self._made() & now) | made)
 
     def _made(self) -> set[tuple[str, str]]:
+        """Surfaces as they are inside: files may have come from another host, with other folders."""
         try:
-            return {(source, relative) for source, relative in json.loads(self._record.read_text())}
+            return {(inside, relative) for inside, relative in json.loads(self._record.read_text())}
         except (FileNotFoundError, ValueError):
             return set()
 

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from hostler.engine.egress_port import EgressRoads, McpAccess, RoadSecrets, SessionVariables
+from hostler.engine.head_start import HeadStart
 from hostler.engine.homes import Homes, remove_tree
 from hostler.engine.layers import HeldLayer, PackageLayers
 from hostler.engine.limits import LimitWatch
@@ -47,6 +48,8 @@ class Surroundings:
     """What environments' packages are installed into; None: none can be."""
     authorities: bytes = b""
     """Certificates, PEM, that programs in sandboxes trust besides those that the host trusts."""
+    make_haste: Callable[[], None] = lambda: None
+    """Called in a thread as soon as somebody needs a sandbox: what can be waited for before it is made."""
 
 
 class LiveProcess:
@@ -152,12 +155,14 @@ async def open_process(
     layer: HeldLayer | None = None,
     keeper: ContextKeeper | None = None,
     room: SharedRoom | None = None,
+    head_start: HeadStart | None = None,
 ) -> LiveProcess:
     """Start a process for the session, in the folders that `Homes.make` has made and that are entered.
 
-    `spec` is what the harness has prepared their state for. `layer` holds the packages of the session's environment; it
-    is let go with the process. Raises what the first failing part raises, SandboxUnavailable when this host can't keep
-    what the session was promised; then nothing is left open, the layer neither.
+    `spec` is what the harness has prepared their state for; with a head start, the files may still be coming. `layer`
+    holds the packages of the session's environment; it is let go with the process. Raises what the first failing part
+    raises, SandboxUnavailable when this host can't keep what the session was promised; then nothing is left open, the
+    layer neither.
     """
     placement = around.placement
     homes, home = around.homes, around.homes.of(session_id)
@@ -168,7 +173,8 @@ async def open_process(
         place = await placement.place(profile.needs)
         sockets = homes.socket_folder(session_id)
         stack.push_async_callback(asyncio.to_thread, remove_tree, sockets)
-        await asyncio.to_thread(homes.volumes.keep_reserve, home)
+        if head_start is None:  # else the files come first
+            await asyncio.to_thread(homes.volumes.keep_reserve, home)
         model_road = await around.model_roads.open(
             session_id,
             sockets / "model.sock",
@@ -196,7 +202,11 @@ async def open_process(
                 await run.close()
 
         stack.push_async_callback(end)
-        run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts, keeper)
+        laid_out = None
+        if head_start is not None:
+            await head_start.made(wanted.workspace)
+            laid_out = head_start.laid_out
+        run = await around.harness.start(spec, sandbox.launcher, gatekeeper, transcripts, keeper, laid_out)
         label = with_disk(sandbox.label, around.homes.volumes, home)
         limits = LimitWatch(sandbox, lambda: homes.volumes.room(home), profile.sandbox_limits)
         version = profile.cli_version or placement.programs.bundled

@@ -6,7 +6,7 @@ and says what happens. Names of tools and shapes of their inputs are the wire's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -386,8 +386,12 @@ class Harness(Protocol):
         """What a transcript says where the model makes this call, without its place in the transcript."""
         ...
 
-    async def prepare(self, spec: RunSpec, state: Path, remembered: Sequence[str]) -> None:
-        """Fill the empty host directory `state` with what the process needs to go on with its transcript.
+    async def prepare(self, spec: RunSpec, state: Path) -> None:
+        """Fill the empty host directory `state` with what the process needs to start."""
+        ...
+
+    async def remember(self, transcript_id: str, state: Path, remembered: Sequence[str]) -> None:
+        """Put into a `state` that was prepared what the process needs to go on with its transcript, before it looks.
 
         `remembered`: the transcript's entries, each as JSON on one line; none with a conversation that begins.
         """
@@ -400,8 +404,13 @@ class Harness(Protocol):
         gatekeeper: Gatekeeper,
         transcripts: object,
         keeper: ContextKeeper | None = None,
+        laid_out: Callable[[], Awaitable[None]] | None = None,
     ) -> Run:
-        """Raises ProcessLost when the process ends before it is ready. Without a keeper nobody is asked."""
+        """Without a keeper nobody is asked. `laid_out` is called once the process runs, which looks neither at its
+        memory nor at the session's files before that has returned; what it raises ends the process.
+
+        Raises ProcessLost when the process ends before it is ready.
+        """
         ...
 
     def call(self, tool_use_id: str, name: str, input_: Mapping[str, Any]) -> ToolCall:

@@ -7,7 +7,7 @@ that a workspace has already are not kept twice. Nothing of a host is in it: no 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ from hostler.store.work import Lease
 PARTS: Final = ("workspace", "outputs", "repositories")
 """Folders of a home that are kept. The harness's state comes from the transcript; files, skills and memory are laid out
 anew from what the database knows."""
+
+ALWAYS: Final = ("workspace", "outputs")
+"""Those of them that are there even when nothing is in them."""
 
 Reason = Literal["turn", "checkpoint", "hibernation", "fork", "import"]
 
@@ -45,6 +48,11 @@ class Snapshot:
     """Sum of the sizes of the files."""
     stored_bytes: int
     """What it added to what was kept before, compressed."""
+
+
+Shown = Callable[[], Awaitable[int | None]]
+"""Says that a home's folders are shown to a sandbox: these stay, and what is in them is exchanged. Gives the user whose
+files they have become, once they have; None: the worker's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +111,11 @@ class Snapshots(Protocol):
 
     async def latest(self, session_id: str) -> Snapshot | None: ...
 
-    async def restore(self, session_id: str, home: Path, snapshot_id: str | None = None) -> Restored:
-        """Makes the parts of `home` what the snapshot holds, whatever was there before, with the worker as the owner.
+    async def restore(
+        self, session_id: str, home: Path, snapshot_id: str | None = None, shown: Shown | None = None
+    ) -> Restored:
+        """Makes the parts of `home` what the snapshot holds, whatever was there before, with the worker as the owner,
+        or as `shown` says.
 
         None: the latest; when that is damaged, the one before, and so on (`Restored.damaged`). Every piece is verified.
         A named one raises NotFound, SnapshotDamaged. Leaves no half-made part: they are made beside and renamed.

@@ -187,7 +187,7 @@ async def warm_up(
         roads = await process.enter_async_context(AsyncExitStack())
         spec = profile.run_spec(name, resume=False, settings=around.settings)
         ties = LateTies(transcript_id(name))
-        await around.harness.prepare(spec, home / "harness", ())
+        await around.harness.prepare(spec, home / "harness")
         await asyncio.to_thread(homes.volumes.keep_reserve, home)
         trust = NO_TRUST
         if around.authorities:

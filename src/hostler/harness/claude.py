@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from claude_agent_sdk import (
     create_sdk_mcp_server,
 )
 from claude_agent_sdk._cli_version import __cli_version__
+from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
 from hostler.domain.events import Body, text_block, to_text
 from hostler.engine.runs import (
@@ -66,6 +68,7 @@ _SETTINGS = json.dumps({"skipWebFetchPreflight": True})
 """Without this the harness asks claude.ai about every host before it fetches from it. The egress road decides here."""
 
 _MARK = '"last-prompt"'
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYSTEM_PROMPT = "system-prompt.txt"
 _INSIDE_STATE = "/home/agent/.claude"
 
@@ -147,16 +150,20 @@ class ClaudeHarness:
     def call_entry(self, call: ToolCall) -> dict[str, Any]:
         return call_entry(call)
 
-    async def prepare(self, spec: RunSpec, state: Path, remembered: Sequence[str]) -> None:
+    async def prepare(self, spec: RunSpec, state: Path) -> None:
         def write() -> None:
-            self._begun_with[spec.transcript_id] = spending.begun_with(remembered)
             if spec.system:
                 (state / _SYSTEM_PROMPT).write_text(spec.system, "utf-8", errors="surrogateescape")
+            if spec.resume:
+                (state / "projects" / PROJECT_KEY).mkdir(parents=True)
+
+        await in_thread(write)
+
+    async def remember(self, transcript_id: str, state: Path, remembered: Sequence[str]) -> None:
+        def write() -> None:
+            self._begun_with[transcript_id] = spending.begun_with(remembered)
             if remembered:
-                folder = state / "projects" / PROJECT_KEY
-                folder.mkdir(parents=True)
-                with (folder / f"{spec.transcript_id}.jsonl").open("w", encoding="utf-8") as file:
-                    file.writelines(text + "\n" for text in with_true_leaf(remembered))
+                _write_transcript(state, f"{transcript_id}.jsonl", with_true_leaf(remembered))
 
         await in_thread(write)
 
@@ -174,19 +181,48 @@ class ClaudeHarness:
         gatekeeper: Gatekeeper,
         transcripts: Any,
         keeper: ContextKeeper | None = None,
+        laid_out: Callable[[], Awaitable[None]] | None = None,
     ) -> Run:
-        begun_with = self._begun_with.pop(spec.transcript_id, {})
-        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)), keeper, begun_with)
+        loop = asyncio.get_running_loop()
+
+        async def before_it_looks() -> Mapping[str, ReportedUse]:
+            if laid_out is not None:
+                patience.reschedule(None)
+                await laid_out()
+                patience.reschedule(loop.time() + START_TIMEOUT_SECONDS)
+            return self._begun_with.pop(spec.transcript_id, {})
+
+        run = ClaudeRun(spec, launcher, gatekeeper, transcripts, dict(self.environment(spec)), keeper, before_it_looks)
         try:
-            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+            async with asyncio.timeout(START_TIMEOUT_SECONDS) as patience:
                 await run.connect()
-        except claude_agent_sdk.ProcessError as error:
+        except (claude_agent_sdk.ProcessError, claude_agent_sdk.CLIConnectionError) as error:
             await run.close()
             raise ProcessLost(run.describe(error)) from error
         except BaseException:
             await run.close()
             raise
         return run
+
+
+class _HeldBack(SubprocessCLITransport):
+    """Lets a process that was started with `--await-initialize` wait before it is initialized.
+
+    Until then it reads neither transcript nor working directory nor the file of its system prompt.
+    """
+
+    def __init__(self, options: ClaudeAgentOptions, until: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(prompt=_nothing(), options=options)
+        self._until = until
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self._until()
+
+
+async def _nothing() -> AsyncIterator[dict[str, Any]]:
+    return
+    yield {}
 
 
 class ClaudeRun:
@@ -200,9 +236,11 @@ class ClaudeRun:
         transcripts: Any,
         environment: dict[str, str],
         keeper: ContextKeeper | None,
-        begun_with: Mapping[str, ReportedUse],
+        before_it_looks: Callable[[], Awaitable[Mapping[str, ReportedUse]]],
     ) -> None:
-        self._begun_with = begun_with
+        """before_it_looks: called once the process was started, which looks at its files after that; gives what its
+        conversation has spent already."""
+        self._begun_with: Mapping[str, ReportedUse] = {}
         self._gatekeeper = gatekeeper
         self._permitted: defaultdict[str, deque[str]] = defaultdict(deque)
         self._translator = Translator()
@@ -211,37 +249,41 @@ class ClaudeRun:
         """The last lines of the process's standard error, for the message when it dies."""
         conversation = {"resume": spec.transcript_id} if spec.resume else {}
         around = {} if keeper is None else CompactionHooks(keeper, lambda: self._journal.newest).matchers()
-        self._client = ClaudeSDKClient(
-            ClaudeAgentOptions(
-                cli_path=launcher,
-                env=environment,
-                session_id=None if spec.resume else spec.transcript_id,
-                extra_args={"await-initialize": None, **conversation},
-                model=spec.model,
-                effort=spec.effort,  # type: ignore[arg-type]
-                system_prompt={"type": "file", "path": f"{_INSIDE_STATE}/{_SYSTEM_PROMPT}"} if spec.system else None,
-                tools=[to_harness_name(name) for name in spec.tools],
-                mcp_servers=self._servers(spec),
-                disallowed_tools=[to_harness_name(tool, server=alias) for alias, tool in spec.hidden_tools],
-                strict_mcp_config=True,
-                setting_sources=[],
-                settings=_SETTINGS,
-                # Never a mode that opens anything: the hook below decides, and this is what holds if it fails.
-                permission_mode="plan" if spec.plan_only else "default",
-                verbatim_prompts=False,  # `prompt` says it of each message: `/compact` must be taken for a command
-                include_partial_messages=True,
-                max_buffer_size=LINE_LIMIT,
-                session_store=transcripts.gapless(),
-                session_store_flush="eager",
-                stderr=self.last_words.append,
-                hooks={
-                    "PreToolUse": [
-                        HookMatcher(hooks=[self._before_tool], timeout=HOOK_TIMEOUT_SECONDS, on_failure="block")
-                    ],
-                    **around,  # type: ignore[dict-item]
-                },
-            )
+        options = ClaudeAgentOptions(
+            cli_path=launcher,
+            env=environment,
+            session_id=None if spec.resume else spec.transcript_id,
+            extra_args={"await-initialize": None, **conversation},
+            model=spec.model,
+            effort=spec.effort,  # type: ignore[arg-type]
+            system_prompt={"type": "file", "path": f"{_INSIDE_STATE}/{_SYSTEM_PROMPT}"} if spec.system else None,
+            tools=[to_harness_name(name) for name in spec.tools],
+            mcp_servers=self._servers(spec),
+            disallowed_tools=[to_harness_name(tool, server=alias) for alias, tool in spec.hidden_tools],
+            strict_mcp_config=True,
+            setting_sources=[],
+            settings=_SETTINGS,
+            # Never a mode that opens anything: the hook below decides, and this is what holds if it fails.
+            permission_mode="plan" if spec.plan_only else "default",
+            verbatim_prompts=False,  # `prompt` says it of each message: `/compact` must be taken for a command
+            include_partial_messages=True,
+            max_buffer_size=LINE_LIMIT,
+            session_store=transcripts.gapless(),
+            session_store_flush="eager",
+            stderr=self.last_words.append,
+            hooks={
+                "PreToolUse": [
+                    HookMatcher(hooks=[self._before_tool], timeout=HOOK_TIMEOUT_SECONDS, on_failure="block")
+                ],
+                **around,  # type: ignore[dict-item]
+            },
         )
+
+        async def begun() -> None:
+            self._begun_with = await before_it_looks()
+
+        self._transport = _HeldBack(options, begun)
+        self._client = ClaudeSDKClient(options, self._transport)
         self._messages: AsyncIterator[Any] | None = None
         self._farewell: asyncio.Task[None] | None = None
 
@@ -306,10 +348,14 @@ class ClaudeRun:
         # One farewell, never cut off in the middle: cut off, the SDK would leave its streams and its child open. If the
         # process takes too long, the caller destroys the sandbox and closes again: then this farewell ends.
         if self._farewell is None:
-            self._farewell = asyncio.create_task(self._client.disconnect())
+            self._farewell = asyncio.create_task(self._leave())
         await asyncio.wait({self._farewell}, timeout=CLOSE_TIMEOUT_SECONDS)
         if self._farewell.done() and not self._farewell.cancelled():
             self._farewell.exception()  # whatever it was, nothing of the process can stay once the sandbox is gone
+
+    async def _leave(self) -> None:
+        await self._client.disconnect()
+        await self._transport.close()  # the client ends it only if it was initialized; does nothing a second time
 
     def describe(self, error: Exception | None) -> str:
         words = " | ".join(line for line in self.last_words if line.strip())[-1500:]
@@ -380,6 +426,23 @@ def with_true_leaf(texts: Sequence[str]) -> list[str]:
         None,
     )
     return [*rest, to_text({**marks[-1], "leafUuid": leaf})] if marks and leaf else rest
+
+
+def _write_transcript(state: Path, name: str, texts: Sequence[str]) -> None:
+    """As a new file of whoever has the folder, which may be shown to a sandbox: no link is followed."""
+    here = os.open(state, _FOLDER)
+    try:
+        for folder in ("projects", PROJECT_KEY):
+            above, here = here, os.open(folder, _FOLDER, dir_fd=here)
+            os.close(above)
+        made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=here)
+        with open(made, "w", encoding="utf-8") as file:
+            owner = os.fstat(here)
+            if owner.st_uid != os.geteuid():
+                os.fchown(made, owner.st_uid, owner.st_gid)
+            file.writelines(text + "\n" for text in texts)
+    finally:
+        os.close(here)
 
 
 def _mcp_result(outcome: ToolOutcome) -> dict[str, Any]:

@@ -235,7 +235,8 @@ def _script(
         f"#!{tools.env} -S -i {MARK}={identity.sandbox_id} {mount_namespace}{tools.bash} -p",
         "set -eu",
         "cd /",
-        *(f"echo 0 > {shlex.quote(str(entrance))}" for entrance in entrances),
+        # The kernel takes its time: meanwhile the rest is made ready. Nothing of the session runs before `wait`.
+        f"{{ :; {' '.join(f'echo $$ > {shlex.quote(str(entrance))};' for entrance in entrances)} }} & joining=$!",
         "ulimit -c 0",
         f"ulimit -n {spec.limits.open_files}",
         # Attack B4: descriptors that somebody forgot to close. bash's own (this script) closes itself at exec.
@@ -243,7 +244,8 @@ def _script(
         '  eval "exec $n>&-"; fi; done',
         *staging,
         f"exec {_ARGUMENTS_FD}<{shlex.quote(str(arguments))} {_SECCOMP_FD}<{shlex.quote(str(filter_))}",
-        "unset PWD OLDPWD SHLVL _",
+        "wait $joining",
+        "unset PWD OLDPWD SHLVL _ joining",
         f'exec {become}{tools.bwrap} --args {_ARGUMENTS_FD} -- /bin/sh -c {shlex.quote(inside)} claude "$@"',
     ]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
 """How does a home become what a snapshot holds?
 
-The parts are made beside, in a folder that nobody else reaches, and renamed when all of it is there: a crash or a
-damaged piece leaves the home as it was. Where the volume has no room for both, the old files go first: they were to go
-anyway.
+The parts are made beside, in a folder that nobody else reaches, and renamed when all of it is there: a damaged piece
+leaves the home as it was. Where the volume has no room for both, the old files go first: they were to go anyway. Of a
+folder that is shown to a sandbox already, all that is in it is renamed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from hostler.domain.ids import new_id
-from hostler.engine.homes import remove_tree
+from hostler.engine.homes import remove_parts, remove_tree
 from hostler.engine.object_port import Objects
-from hostler.engine.snapshot_port import PARTS
+from hostler.engine.snapshot_port import ALWAYS, PARTS, Shown
 from hostler.engine.threads import in_thread, together
 from hostler.snapshots.descending import Folders, open_top
 from hostler.snapshots.manifest import Entry, Manifest
@@ -26,8 +26,6 @@ from hostler.snapshots.segments import Segment, contents, fetch, object_name, se
 _BESIDE: Final = ".restoring-"
 _AT_ONCE: Final = 4
 """Requests under way for one restoration."""
-_ALWAYS: Final = ("workspace", "outputs")
-"""Parts that are there even when nothing is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +38,19 @@ class Restoring:
     """The user to whom files with several names are given. Whoever hands a home to a sandbox's user takes such a file
     only from another sandbox's: its other name may be anywhere, if it is somebody else's."""
 
-    async def fill(self, home: Path, manifest: Manifest | None) -> None:
+    async def fill(self, home: Path, manifest: Manifest | None, shown: Shown | None = None) -> None:
         """Raises ObjectDamaged, ObjectsUnavailable, OSError."""
         try:
-            await self._beside(home, manifest)
+            await self._beside(home, manifest, shown)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _any_part(home):
                 raise
-            await in_thread(lambda: _remove_parts(home))
-            await self._beside(home, manifest)
+            if shown is not None:
+                await shown()
+            await in_thread(lambda: remove_parts(home, shown=shown is not None))
+            await self._beside(home, manifest, shown)
 
-    async def _beside(self, home: Path, manifest: Manifest | None) -> None:
+    async def _beside(self, home: Path, manifest: Manifest | None, shown: Shown | None) -> None:
         entries = () if manifest is None else manifest.entries
         new = home / f"{_BESIDE}{new_id('r')}"
         top = await in_thread(lambda: _begin(home, new))
@@ -58,7 +58,14 @@ class Restoring:
             await in_thread(lambda: _outline(top, entries))
             if manifest is not None:
                 await self._contents(top, manifest)
-            await in_thread(lambda: _finish(home, new, top, entries, self.linked_owner))
+            owner = None if shown is None else await shown()
+
+            def finish() -> None:
+                _complete(top, entries, owner, self.linked_owner)
+                _take_the_place(home, new, shown=shown is not None)
+                _clear_left(home)
+
+            await in_thread(finish)
         finally:
             os.close(top)
             if new.exists():
@@ -142,13 +149,7 @@ def _write(top: int, segment: Segment, data: bytes, targets: Mapping[str, Sequen
         folders.close()
 
 
-def _finish(home: Path, new: Path, top: int, entries: Sequence[Entry], linked_owner: int | None) -> None:
-    _complete(top, entries, linked_owner)
-    _take_the_place(home, new)
-    _clear_left(home)
-
-
-def _complete(top: int, entries: Sequence[Entry], linked_owner: int | None) -> None:
+def _complete(top: int, entries: Sequence[Entry], owner: int | None, linked_owner: int | None) -> None:
     """Further names, owners, modes and times: of folders last, and of the inner ones first."""
     folders = Folders(top)
     others = Folders(top)
@@ -162,12 +163,13 @@ def _complete(top: int, entries: Sequence[Entry], linked_owner: int | None) -> N
                 several.add(entry.target)
         for entry in _inner_first(entries):
             above, name = folders.parent_of(entry.path)
+            whose = linked_owner if owner is None and entry.path in several else owner
+            if whose is not None:
+                os.chown(name, whose, whose, dir_fd=above, follow_symlinks=False)
             times = (entry.mtime_ns, entry.mtime_ns)
             if entry.kind == "symlink":
                 os.utime(name, ns=times, dir_fd=above, follow_symlinks=False)
                 continue
-            if linked_owner is not None and entry.path in several:
-                os.chown(name, linked_owner, linked_owner, dir_fd=above, follow_symlinks=False)
             os.utime(name, ns=times, dir_fd=above, follow_symlinks=False)
             os.chmod(name, entry.mode, dir_fd=above)  # never a link: it was made here a moment ago
     finally:
@@ -180,23 +182,33 @@ def _inner_first(entries: Sequence[Entry]) -> Iterator[Entry]:
     return (entry for entry in reversed(entries) if entry.kind != "hardlink")
 
 
-def _take_the_place(home: Path, new: Path) -> None:
+def _take_the_place(home: Path, new: Path, *, shown: bool) -> None:
     for part in PARTS:
+        if shown and part in ALWAYS:
+            _exchange(home / part, new / part, new / f"old-{part}")
+            continue
         if os.path.lexists(home / part):
             os.rename(home / part, new / f"old-{part}")
         if (new / part).is_dir():
             os.rename(new / part, home / part)
-        elif part in _ALWAYS:
+        elif part in ALWAYS:
             (home / part).mkdir(mode=0o700)
+
+
+def _exchange(there: Path, new: Path, old: Path) -> None:
+    """What is in the folder `there` goes to `old`; what is in `new`, if there is one, comes in its place."""
+    old.mkdir(mode=0o700)
+    for name in os.listdir(there):
+        (there / name).rename(old / name)
+    if new.is_dir():
+        changed = new.stat().st_mtime_ns
+        for name in os.listdir(new):
+            (new / name).rename(there / name)
+        os.utime(there, ns=(changed, changed))
 
 
 def _any_part(home: Path) -> bool:
     return any(os.path.lexists(home / part) for part in PARTS)
-
-
-def _remove_parts(home: Path) -> None:
-    for part in PARTS:
-        remove_tree(home / part)
 
 
 def _clear_left(home: Path) -> None:

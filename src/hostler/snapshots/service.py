@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from hostler.domain.errors import Conflict, NotFound
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import Objects, ObjectsUnavailable
-from hostler.engine.snapshot_port import Change, Holder, Reason, Restored, Snapshot
+from hostler.engine.snapshot_port import Change, Holder, Reason, Restored, Shown, Snapshot
 from hostler.engine.threads import in_thread, together
 from hostler.snapshots.differences import differences
 from hostler.snapshots.limits import SnapshotLimits
@@ -194,12 +194,14 @@ class StoredSnapshots:
         row = await self._database.read(lambda c: rows.latest_snapshot(c, session_id))
         return None if row is None else view(row)
 
-    async def restore(self, session_id: str, home: Path, snapshot_id: str | None = None) -> Restored:
+    async def restore(
+        self, session_id: str, home: Path, snapshot_id: str | None = None, shown: Shown | None = None
+    ) -> Restored:
         async with self._one_at_a_time(session_id):
             for last_try in (False, False, True):
                 candidates = await self._candidates(session_id, snapshot_id)
                 try:
-                    return await self._restore(session_id, home, candidates, named=snapshot_id is not None)
+                    return await self._restore(session_id, home, candidates, shown, named=snapshot_id is not None)
                 except _Gone:
                     if last_try:
                         raise ObjectsUnavailable(
@@ -228,13 +230,13 @@ class StoredSnapshots:
         return await self._database.read(unit)
 
     async def _restore(
-        self, session_id: str, home: Path, candidates: Sequence[SnapshotRow], *, named: bool
+        self, session_id: str, home: Path, candidates: Sequence[SnapshotRow], shown: Shown | None, *, named: bool
     ) -> Restored:
         damaged: list[str] = []
         for row in candidates:
             try:
                 manifest = await load_manifest(self._objects, row)
-                await self._restoring(row.workspace_id).fill(home, manifest)
+                await self._restoring(row.workspace_id).fill(home, manifest, shown)
             except ObjectDamaged as error:
                 await self._note_damage(row, error)
                 if named:
@@ -243,7 +245,7 @@ class StoredSnapshots:
                 continue
             await self._remember(session_id, partial(Memory, row.id, restored=True))
             return Restored(view(row), tuple(damaged))
-        await self._restoring("").fill(home, None)
+        await self._restoring("").fill(home, None, shown)
         await in_thread(lambda: self._memories.forget(session_id))
         return Restored(None, tuple(damaged))
 
