@@ -303,9 +303,11 @@ async def test_the_process_starts_while_its_files_are_on_their_way_and_finds_the
     look = "cat count d/link d/same; echo 2 >> d/link; rm d/same; mv d e; stat -c %U:%a . e count; ls -A"
     async with on_the_way(hosts, more=look) as (new, session):
         before = len(await new.events(session))
+        began = await programs(new)
         assert not new.model.message_requests
     events = await new.until_idle(session, before)
     assert results(events) == ["1\n1\n1\nagent:700\nagent:755\nagent:644\ncount\ne"]
+    assert began & await programs(new)  # it is still the same process
     (first, *_) = new.model.message_requests
     assert "You are the archivist." in str(first.body["system"])
     assert "mkdir -m 755" in str(first.body["messages"])  # it remembers
