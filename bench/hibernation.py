@@ -1,12 +1,13 @@
 """What does it cost that a session was asleep? Everything in the same run, alternating.
 
     .venv/bin/python bench/hibernation.py [--rounds 9] [--turns 20,100,300] [--stores sqlite,postgresql]
-                                          [--only resume,rows] [--rows 100000]
+                                          [--only resume,spare,rows] [--rows 100000]
 
 `resume`: an event sent to a session without a process → first model request, with its files on the worker (`local`) and
 with nothing of it there (`restored`: 200 files, 4 MB, from the object store), against the bare Agent SDK's `resume` of
-the very same transcript. Turns have a tool call each, some 18 kB of transcript. `rows`: list, send and resume on a
-server with that many hibernated sessions, against one with 100. Figures are medians.
+the very same transcript. Turns have a tool call each, some 18 kB of transcript. `spare`: the same with the files on the
+worker, in an environment that keeps spares, when one is there for a session that wakes up. `rows`: list, send and
+resume on a server with that many hibernated sessions, against one with 100. Figures are medians.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,10 +52,19 @@ class Server:
     state: Path
     agent: str
     environment: str
+    spared: str
+    """An environment with two spares: one for new sessions, one for those that wake up."""
 
-    async def session(self) -> str:
-        made = await self.client.beta.sessions.create(agent=self.agent, environment_id=self.environment)
+    async def session(self, environment: str | None = None) -> str:
+        made = await self.client.beta.sessions.create(agent=self.agent, environment_id=environment or self.environment)
         return made.id
+
+    async def spares(self, count: int) -> None:
+        """Until so many are there."""
+        health: dict[str, Any] = {"spares": {"waiting": -1}}
+        while health["spares"]["waiting"] != count or health["spares"]["starting"]:
+            await asyncio.sleep(0.05)
+            health = await self.client.get("/hostler/v1/health", cast_to=dict[str, Any])
 
     async def send(self, session: str, text: str = HELLO) -> None:
         event: Any = {"type": "user.message", "content": [{"type": "text", "text": text}]}
@@ -111,7 +121,9 @@ async def server(model: RehearsalModel, store: str, cluster: PostgresCluster | N
                 "hosting": {"idle_timeout_seconds": 0},
             }
             environment = await client.beta.environments.create(name="bench", config=config)
-            yield Server(client, database, state, agent.id, environment.id)
+            config = {**config, "hosting": {"idle_timeout_seconds": 0, "spares": 2}}
+            spared = await client.beta.environments.create(name="spared", config=config)
+            yield Server(client, database, state, agent.id, environment.id, spared.id)
         await database.close()
     finally:
         process.stdin.close()
@@ -157,15 +169,24 @@ def fresh(old: str) -> str:
 
 
 async def resume(
-    model: RehearsalModel, recorder: Recorder, sut: Server, home: Path, turns: int, rounds: int, store: str
+    model: RehearsalModel,
+    recorder: Recorder,
+    sut: Server,
+    home: Path,
+    turns: int,
+    rounds: int,
+    store: str,
+    ways: Sequence[str],
 ) -> None:
-    session = await sut.session()
+    """`ways`: `local` and `restored`, or `spare`."""
+    session = await sut.session(sut.spared if "spare" in ways else None)
     await sut.send(session, prompt([step(tool("bash", command=FILES)), step("Done.")]))
     await sut.asleep(session)
     entries = await conversation(sut, session, turns)
     folder = home / ".claude" / "projects" / project_key_for_directory(str(home))
     folder.mkdir(parents=True, exist_ok=True)
-    theirs, local, restored = [], [], []
+    theirs: list[float] = []
+    mine: dict[str, list[float]] = {way: [] for way in ways}
     size = 0
 
     async def bare(name: str) -> None:
@@ -185,22 +206,23 @@ async def resume(
         (folder / f"{name}.jsonl").write_text(text.replace(transcript_id(session), name))
         await asyncio.sleep(QUIET_SECONDS)
         figures = [await first_request_after(model, lambda name=name: bare(name))]  # type: ignore[misc]
-        for gone in (False, True):
-            if gone:
+        for way in ways:
+            if way == "restored":
                 sut.forget(session)
+            if way == "spare":
+                await sut.spares(2)
             await asyncio.sleep(QUIET_SECONDS)
             figures.append(await first_request_after(model, ours))
             await sut.asleep(session)
         most = max(len(request.body["messages"]) for request in model.message_requests)
         if number:  # the first round warms everything up
-            for into, figure in zip((theirs, local, restored), figures, strict=True):
+            for into, figure in zip((theirs, *mine.values()), figures, strict=True):
                 into.append(figure)
-    ratios = [median([m / t for m, t in zip(mine, theirs, strict=True)]) for mine in (local, restored)]
+    ratios = {way: median([m / t for m, t in zip(mine[way], theirs, strict=True)]) for way in ways}
     show(
         f"resume after {turns} turns, {size / 1e6:.1f} MB, {most} messages ({store})",
         f"bare {median(theirs):.0f} ms",
-        f"local {median(local):.0f} ms, {ratios[0]:.2f} x",
-        f"restored {median(restored):.0f} ms, {ratios[1]:.2f} x (≤ 1.25)",
+        *(f"{way} {median(mine[way]):.0f} ms, {ratios[way]:.2f} x (≤ 1.25)" for way in ways),
     )
 
 
@@ -274,7 +296,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--turns", default="20,100,300")
     parser.add_argument("--stores", default="sqlite,postgresql")
-    parser.add_argument("--only", default="resume,rows")
+    parser.add_argument("--only", default="resume,spare,rows")
     parser.add_argument("--rows", type=int, default=100_000)
     wanted = parser.parse_args()
     stores, only = wanted.stores.split(","), wanted.only.split(",")
@@ -284,10 +306,11 @@ async def main() -> None:
             recorder = Recorder()
             async with RehearsalModel(recorder=recorder) as model:
                 for store in stores:
-                    if "resume" in only:
-                        async with server(model, store, cluster) as sut:
-                            for turns in map(int, wanted.turns.split(",")):
-                                await resume(model, recorder, sut, Path(place), turns, wanted.rounds, store)
+                    for name, ways in (("resume", ("local", "restored")), ("spare", ("spare",))):
+                        if name in only:
+                            async with server(model, store, cluster) as sut:
+                                for turns in map(int, wanted.turns.split(",")):
+                                    await resume(model, recorder, sut, Path(place), turns, wanted.rounds, store, ways)
                     if "rows" in only:
                         async with server(model, store, cluster) as few, server(model, store, cluster) as many:
                             await rows(model, few, many, wanted.rows, wanted.rounds, store)

@@ -118,7 +118,7 @@ async def until_idle(stream: Any) -> None:
 
 
 def show(name: str, *figures: str) -> None:
-    print(f"{name:<58}" + "".join(f"{figure:>22}" for figure in figures), flush=True)
+    print(f"{name:<58}" + "".join(f"  {figure:>22}" for figure in figures), flush=True)
 
 
 def median(values: list[float]) -> float:

@@ -516,7 +516,7 @@ class Admission(Section):
 
 
 class Spares(Section):
-    """Started sandboxes for new sessions of environments with `hosting.spares`."""
+    """Started sandboxes for sessions of environments with `hosting.spares`."""
 
     most: int = Field(16, ge=0, le=1000, description="On this server, of all environments together. 0: none.")
     keep_seconds: float = Field(

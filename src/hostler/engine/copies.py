@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 
 from hostler.domain.ids import new_id
 from hostler.engine.home_notes import HomeNotes, Note
-from hostler.engine.homes import remove_parts
+from hostler.engine.homes import Stay, remove_parts
+from hostler.engine.records import Telling
 from hostler.engine.runs import Notice
 from hostler.engine.snapshot_port import PARTS, Reason, Shown, Snapshot, Snapshots
 from hostler.engine.state import SessionState
@@ -34,6 +35,10 @@ log = logging.getLogger("hostler.copies")
 
 KERNEL_SECONDS: Final = 60.0
 """After so long the kernel has written it by itself: it begins after 30 seconds."""
+
+FEW_ENTRIES: Final = 2_000
+LITTLE_BYTES: Final = 16 << 20
+"""Restored within some 50 ms, in which `claude` can't do without them."""
 
 Tell = Callable[[Connection, Sequence[Notice]], None]
 """Writes down what a session's user is told, within a transaction of the caller."""
@@ -131,6 +136,24 @@ class Copies:
                 lambda: self._found(lease, home, Note(copy_name=name, as_of=as_of, dirty=True)), unkept=unkept
             )
         await in_thread(lambda: self._void(session.id, home))
+        return await self.bring(session, lease, Stay(home), known, tell, shown)
+
+    async def kept_and_small(self, session_id: str, known: Known) -> bool:
+        """Whether all files of the session are in a snapshot, which has not much in it: then its home here, if it has
+        one, is worth no more than any other."""
+        row, latest = known.row, known.latest
+        if latest is None or latest.entries > FEW_ENTRIES or latest.logical_bytes > LITTLE_BYTES:
+            return False
+        note = await asyncio.to_thread(self.notes.glance, session_id)
+        if row is None or note is None or note.copy_name != row.copy:
+            return True
+        return not note.dirty and note.as_of == latest.id
+
+    async def bring(
+        self, session: SessionRow, lease: Lease, stay: Stay, known: Known, tell: Tell, shown: Shown | None
+    ) -> PutRight:
+        """Puts the session's latest files into a home that may have another name until `confirm`. As `put_right`."""
+        row, latest, home = known.row, known.latest, stay.home
         async with together() as tasks:
             unsaved = tasks.create_task(self._unsaved(session.id, row, latest))
             if latest is None:
@@ -141,10 +164,11 @@ class Copies:
             else:
                 notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until, shown)
         told = (*unsaved.result(), *notices)
+        as_of = None if latest is None else latest.id
         note = Note(copy_name=new_id("copy"), as_of=as_of, dirty=True, unwritten=self.notes.boot)
         return PutRight(
-            lambda: self._found(lease, home, note, lambda connection: tell(connection, told) if told else None),
-            lambda now: self._flush(session.id, home, note.copy_name, now),
+            lambda: self._found(lease, stay.home, note, lambda connection: tell(connection, told) if told else None),
+            lambda now: self._flush(session.id, stay.home, note.copy_name, now),
             older=bool(told),
             unkept=bool(told),
         )
@@ -272,6 +296,21 @@ def calls_since(connection: Connection, session_id: str, seq: int, taken_at: str
     state = SessionState.model_validate_json(get_session(connection, None, session_id).state)
     begun = sum(call.started and call.kind != "custom" for call in state.calls)
     return begun + rows.calls_since(connection, session_id, seq, taken_at)
+
+
+async def confirmed(right: PutRight, telling: Telling, leaving: AsyncExitStack) -> None:
+    """`leaving`: of the home."""
+    await right.confirm()
+    telling.announce()
+    if right.flush is not None:
+        at_once = asyncio.Event()
+        flushing = asyncio.create_task(right.flush(at_once))
+
+        async def flushed() -> None:
+            at_once.set()
+            await asyncio.wait({flushing})
+
+        leaving.push_async_callback(flushed)
 
 
 async def _kernel_had_time(now: asyncio.Event) -> bool:

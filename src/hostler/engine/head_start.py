@@ -42,6 +42,8 @@ class HeadStart:
         self._remembering = remembering
         self._owner: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._files = asyncio.Event()
+        self.begun = asyncio.Event()
+        """Set when the process runs."""
 
     async def made(self, workspace: Path) -> None:
         """The sandbox is made, and its folders are its user's."""
@@ -62,5 +64,6 @@ class HeadStart:
 
     async def laid_out(self) -> None:
         """Returns when all is there that a process looks at."""
+        self.begun.set()
         await self._remembering()
         await self._files.wait()

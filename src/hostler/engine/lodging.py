@@ -21,7 +21,7 @@ from hostler.domain.errors import NotFound
 from hostler.domain.packages import PackageLists
 from hostler.engine import head_start, labels
 from hostler.engine.call_gate import CallGate
-from hostler.engine.copies import Copies, PutRight
+from hostler.engine.copies import Copies, PutRight, confirmed
 from hostler.engine.egress_port import McpAccess
 from hostler.engine.head_start import HeadStart
 from hostler.engine.homes import Stay
@@ -331,7 +331,7 @@ class Lodging:
                             await self._attached(session, stay.home)
                             await asyncio.to_thread(homes.volumes.keep_reserve, stay.home)
                             ahead.filled()
-                            await _confirmed(right, telling, stack)
+                            await confirmed(right, telling, stack)
                 except BaseException:
                     await self.close()  # before the files are left
                     raise
@@ -342,7 +342,7 @@ class Lodging:
                 unconfirmed = (right, telling) if ahead is None else None
             if profile.shared is not None:
                 if unconfirmed is not None:  # others in the room may write to these files
-                    await _confirmed(*unconfirmed, stack)
+                    await confirmed(*unconfirmed, stack)
                     unconfirmed = None
                 self._place = await self._into_room(stack, session, profile, stay.home)
             await self._house.enter_async_context(stack.pop_all())
@@ -353,7 +353,7 @@ class Lodging:
     async def _confirm(self) -> None:
         """The files that the session has here count, before anything of it can change them. Raises LeaseLost."""
         if self._unconfirmed is not None:
-            await _confirmed(*self._unconfirmed, self._house)
+            await confirmed(*self._unconfirmed, self._house)
             self._unconfirmed = None
 
     async def _into_room(self, stack: AsyncExitStack, session: SessionRow, profile: Profile, home: Path) -> Place:
@@ -543,21 +543,6 @@ class Lodging:
             await self.close()
         finally:
             await self._house.aclose()
-
-
-async def _confirmed(right: PutRight, telling: Telling, leaving: AsyncExitStack) -> None:
-    """`leaving`: of the home."""
-    await right.confirm()
-    telling.announce()
-    if right.flush is not None:
-        at_once = asyncio.Event()
-        flushing = asyncio.create_task(right.flush(at_once))
-
-        async def flushed() -> None:
-            at_once.set()
-            await asyncio.wait({flushing})
-
-        leaving.push_async_callback(flushed)
 
 
 async def _awaited(what: Callable[[], Awaitable[T]]) -> T:

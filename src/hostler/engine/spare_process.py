@@ -4,6 +4,9 @@ A spare has all that a session's process has (home, sandbox, `claude`) under a n
 its two roads are sockets that refuse, its calls are denied, its home is empty. `bind` gives it to one session: the home
 takes the session's name, the roads are opened with the session's policy on the sockets that are there, and calls and
 transcript go to the session.
+
+A spare for sessions that wake up is *held back* besides (`engine.head_start`): it has not looked at its transcript and
+its files yet, which are put there when a session has claimed it.
 """
 
 from __future__ import annotations
@@ -11,15 +14,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from hostler.domain.isolation import Technology
 from hostler.engine.egress_port import McpAccess
+from hostler.engine.head_start import HeadStart
 from hostler.engine.homes import Stay, remove_tree
 from hostler.engine.late_ties import LateTies, Ties
 from hostler.engine.layers import HeldLayer
@@ -27,9 +31,10 @@ from hostler.engine.limits import LimitWatch
 from hostler.engine.ports import ModelRoadListener, SequenceStore
 from hostler.engine.process import LiveProcess, Surroundings, close_model_road, models_of, sandbox_spec
 from hostler.engine.profile import Profile, transcript_id
-from hostler.engine.runs import Run
+from hostler.engine.runs import Harness, Run
 from hostler.engine.sandbox_port import InGroups, Mount, Sandbox
 from hostler.engine.sockets import closed_door
+from hostler.engine.threads import in_thread
 from hostler.engine.trust import NO_TRUST, write_trust
 from hostler.engine.volume_port import with_disk
 
@@ -39,8 +44,66 @@ ANSWER_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.5
 """How long it may take to answer while it waits before somebody looks at the next one."""
 
+QUIET_WITHIN_SECONDS: Final = 30.0
+_NOTHING_SECONDS: Final = 0.005
+_LOOK_AGAIN_SECONDS: Final = 0.2
+"""A `claude` that waits takes some milliseconds of processor time in a second."""
+
 PREFIX: Final = "spare"
 """Of the names of spares: their homes are told from those of sessions by it."""
+
+
+class HeldBack:
+    """A `claude` that has begun, and goes on when a session's transcript and files are there."""
+
+    def __init__(self, name: str, harness: Harness) -> None:
+        """`name`: of the spare."""
+        self._own_id = transcript_id(name)
+        self._harness = harness
+        self._remembered: asyncio.Future[tuple[Path, Sequence[str]]] = asyncio.get_running_loop().create_future()
+        self.ahead = HeadStart(self._remember)
+        self._starting: asyncio.Task[Run] | None = None
+
+    async def begin(self, starting: Coroutine[Any, Any, Run]) -> None:
+        """Returns when it waits. Raises what `starting` raises."""
+        self._starting = asyncio.create_task(starting)
+        begun = asyncio.create_task(self.ahead.begun.wait())
+        try:
+            await asyncio.wait({begun, self._starting}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            await self.end()
+            raise
+        finally:
+            begun.cancel()
+        if self._starting.done():
+            self._starting.result()
+
+    @property
+    def waits(self) -> bool:
+        return self._starting is not None and not self._starting.done()
+
+    async def go_on(self, state: Path, whose: str, remembered: Sequence[str]) -> Run:
+        """`whose`: the id of the conversation that is `remembered`, in the harness's `state`. The files are there.
+
+        Raises ProcessLost.
+        """
+        assert self._starting is not None, "begun"
+        # It is told that the conversation is the one that it was started with; `LateTies` says it the other way round.
+        self._remembered.set_result((state, await in_thread(lambda: _renamed(remembered, whose, self._own_id))))
+        self.ahead.filled()
+        return await asyncio.shield(self._starting)
+
+    async def end(self) -> None:
+        """After its sandbox. Idempotent."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
+            if not self._starting.cancelled() and self._starting.exception() is None:
+                await self._starting.result().close()
+
+    async def _remember(self) -> None:
+        state, remembered = await self._remembered
+        await self._harness.remember(self._own_id, state, remembered)
 
 
 @dataclass(slots=True)
@@ -54,7 +117,9 @@ class SpareProcess:
     stay: Stay
     mounts: Sequence[Mount]
     sandbox: Sandbox
-    run: Run
+    held: HeldBack | None
+    """None: it is for sessions that are new, and `run` is there."""
+    _run: Run | None
     _around: Surroundings
     _ties: LateTies
     _doors: dict[Path, socket.socket]
@@ -69,6 +134,12 @@ class SpareProcess:
     """Whether its processes stand still."""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def run(self) -> Run:
+        """Of a spare that is not held back any more."""
+        assert self._run is not None, "it is held back"
+        return self._run
+
     async def rest(self) -> None:
         """It costs no processor time until it is used."""
         async with self._changing:
@@ -79,6 +150,8 @@ class SpareProcess:
         """Whether its process has ended, as far as that can be told. One that only takes its time has not."""
         if (await self.sandbox.stats()).pids == 0:
             return True
+        if self.held is not None:
+            return not self.held.waits
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 return not self.stopped and not await self.run.alive()
@@ -91,6 +164,8 @@ class SpareProcess:
             if self.stopped:
                 await self.sandbox.resume()
                 self.stopped = False
+        if self.held is not None:
+            return self.held.waits and (await self.sandbox.stats()).pids != 0
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self.run.alive()
@@ -119,8 +194,12 @@ class SpareProcess:
         listener: ModelRoadListener,
         sequence: SequenceStore,
         mcp: McpAccess,
+        remembered: Sequence[str] = (),
     ) -> LiveProcess:
-        """The session's process, in the home that was handed on. What fails here leaves nothing of the process."""
+        """The session's process, in the home that was handed on. What fails here leaves nothing of the process.
+
+        `remembered`: the session's transcript, for one that is held back.
+        """
         around, profile, home = self._around, self.profile, self.stay.home
         model, egress = self._doors
         async with AsyncExitStack() as stack:
@@ -140,6 +219,8 @@ class SpareProcess:
             )
             self._roads.push_async_callback(egress_road.close)
             self._ties.tie(ties)
+            if self.held is not None:
+                self._run = await self.held.go_on(home / "harness", ties.transcript_id, remembered)
             stack.pop_all()
         label = with_disk(self.sandbox.label, around.homes.volumes, home)
         limits = LimitWatch(self.sandbox, lambda: around.homes.volumes.room(home), profile.sandbox_limits)
@@ -161,8 +242,11 @@ async def warm_up(
     mounts: Sequence[Mount],
     layer: HeldLayer | None,
     inside: AbstractAsyncContextManager[None],
+    *,
+    resuming: bool = False,
 ) -> SpareProcess:
     """A spare with this name. `mounts` are laid out, and don't depend on a session. `layer` is let go with it.
+    `resuming`: it is for sessions that wake up.
 
     `inside` is entered for as long as there is a home.
 
@@ -185,7 +269,7 @@ async def warm_up(
             doors[path] = closed_door(path)
             process.callback(doors[path].close)
         roads = await process.enter_async_context(AsyncExitStack())
-        spec = profile.run_spec(name, resume=False, settings=around.settings)
+        spec = profile.run_spec(name, resume=resuming, settings=around.settings)
         ties = LateTies(transcript_id(name))
         await around.harness.prepare(spec, home / "harness")
         await asyncio.to_thread(homes.volumes.keep_reserve, home)
@@ -195,16 +279,25 @@ async def warm_up(
         wanted = sandbox_spec(around, name, profile, spec, place, mounts, trust, layer)
         sandbox = await around.sandboxes.create(wanted)
         run: Run | None = None
+        held = HeldBack(name, around.harness) if resuming else None
 
         async def end() -> None:
             await sandbox.destroy()
+            if held is not None:
+                await held.end()
             if run is not None:
                 await run.close()
 
         process.push_async_callback(end)
         if isinstance(sandbox, InGroups):  # a session's turn is more urgent
             await sandbox.yield_processors(True)
-        run = await around.harness.start(spec, sandbox.launcher, ties, ties, ties)
+        if held is None:
+            run = await around.harness.start(spec, sandbox.launcher, ties, ties, ties)
+        else:
+            await held.ahead.made(home / "workspace")
+            laid_out = held.ahead.laid_out
+            await held.begin(around.harness.start(spec, sandbox.launcher, ties, ties, ties, laid_out))
+            await _quiet(sandbox)
         if isinstance(sandbox, InGroups):
             await sandbox.yield_processors(False)
         identities = await asyncio.to_thread(_identities, mounts)
@@ -215,6 +308,7 @@ async def warm_up(
             stay,
             mounts,
             sandbox,
+            held,
             run,
             around,
             ties,
@@ -225,6 +319,23 @@ async def warm_up(
             leaving.pop_all(),
         )
     raise AssertionError("unreachable")  # the stacks swallow nothing
+
+
+def _renamed(entries: Sequence[str], before: str, after: str) -> Sequence[str]:
+    """Entries of a transcript, each as JSON on one line, as those of another conversation."""
+    whole = "\n".join(entries)
+    for space in ("", " "):
+        whole = whole.replace(f'"sessionId":{space}"{before}"', f'"sessionId":{space}"{after}"')
+    return whole.split("\n") if entries else ()
+
+
+async def _quiet(sandbox: Sandbox) -> None:
+    """Until it has done all that it does before it waits, as far as that can be seen."""
+    before = -1.0
+    async with asyncio.timeout(QUIET_WITHIN_SECONDS):
+        while (used := (await sandbox.stats()).cpu_seconds) is not None and used - before > _NOTHING_SECONDS:
+            before = used
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
 async def _remove_home(around: Surroundings, name: str) -> None:

@@ -1,10 +1,10 @@
-"""Which started sandboxes are kept ready for new sessions, and who gets one?
+"""Which started sandboxes are kept ready for sessions that are new or wake up, and who gets one?
 
 An environment with `hosting.spares` has that many on each server. A spare is started with everything that a session's
-process is started with, so it serves for one *kind* of session only: workspace, environment, agent, version, and all
-that the two mean for a process (`Profile`). Kinds are those that were asked for lately; a session asks when it gets its
-first process, whether a spare is there or not. What a spare can't be given afterwards keeps a session from getting one
-(`hindrance`): it starts the ordinary way.
+process is started with, so it serves for one *kind* of session only: new or not, workspace, environment, agent,
+version, and all that the two mean for a process (`Profile`). Kinds are those that were asked for lately; a session asks
+when it gets a process that a spare could have been, whether one is there or not. What a spare can't be given afterwards
+keeps a session from getting one (`hindrance`): it starts the ordinary way.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("hostler.spares")
 
 LOOK_SECONDS: Final = 2.0
 """How soon a spare that has ended is noticed, and whatever else nobody tells of."""
-PAUSE_SECONDS: Final = 0.5
+PAUSE_SECONDS: Final = 1.0
 """After a spare was claimed: the session's first request is more urgent than the next spare."""
 FIRST_RETRY_SECONDS: Final = 1.0
 LAST_RETRY_SECONDS: Final = 300.0
@@ -84,13 +84,15 @@ class _Kind:
     """The session that has asked last, without anything of its own."""
     profile: Profile
     asked_at: float
+    resuming: bool
+    """Sessions that wake up; else new ones."""
     waiting: list[SpareProcess] = field(default_factory=list)
     starting: int = 0
     failures: int = 0
     not_before: float = 0.0
 
-    def serves(self, session: SessionRow, profile: Profile) -> bool:
-        return _whose(self.model) == _whose(session) and self.profile == profile
+    def serves(self, session: SessionRow, profile: Profile, *, resuming: bool) -> bool:
+        return _whose(self.model) == _whose(session) and self.profile == profile and self.resuming == resuming
 
     @property
     def environment(self) -> tuple[str, str]:
@@ -128,19 +130,19 @@ class Spares:
 
     # ------------------------------------------------------------------------------------------------- from sessions
 
-    def ask(self, session: SessionRow, profile: Profile) -> None:
-        """A session of this kind begins: there may soon be another one."""
-        kind = next((kind for kind in self._kinds if kind.serves(session, profile)), None)
+    def ask(self, session: SessionRow, profile: Profile, *, resuming: bool = False) -> None:
+        """A session of this kind begins, or wakes up: there may soon be another one."""
+        kind = next((kind for kind in self._kinds if kind.serves(session, profile, resuming=resuming)), None)
         model = replace(session, title=None, metadata_json="{}", vault_ids_json="[]", state="", budget_json=None)
         if kind is None:
-            self._kinds.append(kind := _Kind(model, profile, monotonic()))
+            self._kinds.append(kind := _Kind(model, profile, monotonic(), resuming))
         kind.model, kind.profile, kind.asked_at = model, profile, monotonic()
         self._look.set()
 
-    async def claim(self, session: SessionRow, profile: Profile) -> SpareProcess | None:
+    async def claim(self, session: SessionRow, profile: Profile, *, resuming: bool = False) -> SpareProcess | None:
         """One that was well a moment ago and belongs to the caller from now on: nobody else gets it, ever."""
         place = await self._around.placement.place(profile.needs)
-        kind = next((kind for kind in self._kinds if kind.serves(session, profile)), None)
+        kind = next((kind for kind in self._kinds if kind.serves(session, profile, resuming=resuming)), None)
         while kind is not None and kind.waiting and not self._drained:
             spare = kind.waiting.pop(0)
             kind.not_before = max(kind.not_before, monotonic() + PAUSE_SECONDS)
@@ -245,13 +247,20 @@ class Spares:
         self._kinds = [kind for kind in self._kinds if kind in kinds or kind.asked_at > now]
 
     def _wanted(self) -> dict[int, int]:
-        """How many of each kind: an environment's are shared out among those that were asked for last."""
+        """How many of each kind: an environment's are shared out among those that were asked for last.
+
+        Every second one is for sessions that wake up, when some have lately.
+        """
         wanted: Counter[int] = Counter()
         latest = sorted(self._kinds, key=lambda kind: kind.asked_at, reverse=True)
         for environment in dict.fromkeys(kind.environment for kind in latest):
             here = [kind for kind in latest if kind.environment == environment]
-            most = min(here[0].profile.spares, self._terms.most - wanted.total())
-            wanted.update(id(here[number % len(here)]) for number in range(max(0, most)))
+            most = max(0, min(here[0].profile.spares, self._terms.most - wanted.total()))
+            waking = [kind for kind in here if kind.resuming]
+            new = [kind for kind in here if not kind.resuming]
+            for kinds, count in ((new, most - (most // 2 if waking else 0)), (waking, most // 2)):
+                if kinds:
+                    wanted.update(id(kinds[number % len(kinds)]) for number in range(count))
         return wanted
 
     def _due(self) -> _Kind | None:
@@ -288,7 +297,8 @@ class Spares:
         if not profile.packages.empty and layers is not None:
             layer = await layers.acquire(profile.packages)
         # Inside of a stay, or its home would be taken for one that nobody has.
-        return await warm_up(self._around, name, profile, mounts, layer, self._copies.staying(name))
+        inside = self._copies.staying(name)
+        return await warm_up(self._around, name, profile, mounts, layer, inside, resuming=kind.resuming)
 
     # ------------------------------------------------------------------------------------------------------- endings
 
