@@ -316,7 +316,7 @@ ONE_ROOT = Weakness(
     words=one_root, launcher=lambda text, place: text.replace("unset PWD OLDPWD SHLVL _", "exec 5</etc/group", 1)
 )
 NO_LIMITS = Weakness(
-    words=without("--size", arguments=1), launcher=replacing((r"echo 0 > [^\n]*\n", "\n"), (r"ulimit -n \d+", ""))
+    words=without("--size", arguments=1), launcher=replacing((r"\{ :; echo [^\n]* \} &", ": &"), (r"ulimit -n \d+", ""))
 )
 ENDLESS = Weakness(never_ends=True)
 ORPHANS = Weakness(words=both(sharing("pid"), without("--die-with-parent")), never_ends=True)

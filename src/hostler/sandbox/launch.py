@@ -244,8 +244,8 @@ def _script(
         '  eval "exec $n>&-"; fi; done',
         *staging,
         f"exec {_ARGUMENTS_FD}<{shlex.quote(str(arguments))} {_SECCOMP_FD}<{shlex.quote(str(filter_))}",
-        "wait $joining",
-        "unset PWD OLDPWD SHLVL _ joining",
+        "wait $joining; unset joining",
+        "unset PWD OLDPWD SHLVL _",
         f'exec {become}{tools.bwrap} --args {_ARGUMENTS_FD} -- /bin/sh -c {shlex.quote(inside)} claude "$@"',
     ]
     return "\n".join(lines) + "\n"
