@@ -109,10 +109,9 @@ class Story:
 class Runner:
     """Runs sequences on two servers."""
 
-    def __init__(self, hosts: Hosts, say: Callable[[str], None], spares: int = 0) -> None:
-        """`say`: to whoever watches, at once. `spares`: that each server keeps for each environment."""
+    def __init__(self, hosts: Hosts, say: Callable[[str], None]) -> None:
+        """`say`: to whoever watches, at once."""
         self.tally = Tally()
-        self._spares = spares
         self._say = say
         self._hosts = hosts
         self._agents: dict[bool, str] = {}
@@ -131,7 +130,7 @@ class Runner:
                 "config": {
                     "type": "cloud",
                     "networking": {"type": "limited", "allowed_hosts": []},
-                    "hosting": {"idle_timeout_seconds": seconds, "spares": self._spares},
+                    "hosting": {"idle_timeout_seconds": seconds},
                 },
             }
             self._environments[moves] = (await api.post("/v1/environments", body))["id"]

@@ -33,7 +33,7 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
 
     until = monotonic() + WITHIN
     async with two_hosts() as hosts:
-        runner = Runner(hosts, say, int(os.environ.get("SEQUENCES_SPARES", "0")))
+        runner = Runner(hosts, say)
         await runner.begin()
         if REPLAY:
             (story,) = await runner.run([from_json(REPLAY)])
