@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ async def pids(spare: SpareProcess) -> frozenset[int]:
     sandbox = spare.sandbox
     assert isinstance(sandbox, BubblewrapSandbox)
     return await asyncio.to_thread(processes, sandbox._record)
+
+
+async def kill(spare: SpareProcess) -> None:
+    for pid in await pids(spare):
+        with suppress(ProcessLookupError):  # it ended with its parent
+            os.kill(pid, signal.SIGKILL)
 
 
 async def asleep(house: House, tools: list[object] | None = None) -> str:
@@ -162,8 +169,7 @@ async def test_when_what_was_kept_can_not_be_had_the_session_goes_on_with_what_i
 async def test_one_that_was_killed_is_not_used_and_nobody_notices(ready: House) -> None:
     made = await asleep(ready)
     (spare,) = held_back(ready)
-    for pid in await pids(spare):
-        os.kill(pid, signal.SIGKILL)
+    await kill(spare)
     assert results(await ready.turn(made, bash("cat file")))[-1] == "first"
     await ready.until_no_process()
     await until(lambda: spare.name not in homes(ready))
@@ -176,8 +182,7 @@ async def test_one_that_dies_when_it_is_told_to_go_on_costs_nothing(ready: House
     go_on = spare.held.go_on
 
     async def killed(*told: object) -> object:
-        for pid in await pids(spare):
-            os.kill(pid, signal.SIGKILL)
+        await kill(spare)
         return await go_on(*told)  # type: ignore[arg-type]
 
     spare.held.go_on = killed  # type: ignore[method-assign,assignment] - it dies at this very moment
