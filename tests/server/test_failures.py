@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 import sqlalchemy as sa
 from housekit import ALLOW_ALL, DEADLINE, House, custom, open_house, result, types
 
+from hostler.engine.runs import Ended, RunEvent
+from hostler.harness.claude import ClaudeRun
+from hostler.store.transcripts import TranscriptStore
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, text, tool
 
@@ -192,3 +196,40 @@ async def test_a_database_that_goes_away_while_a_process_is_started_ends_no_turn
         events = await house.until_idle(session)
         assert [e.content[0].text for e in events if e.type == "agent.message"] == ["Here.", "Still here."]
         assert events[-1].stop_reason.type == "end_turn"
+
+
+@pytest.mark.parametrize("told", ["the end is never heard", "nor does the transcript come"])
+async def test_a_turn_that_is_cut_off_after_its_last_answer_is_over(
+    house: House, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Between the answer and the end that the process tells of, the server is killed."""
+    events, append = ClaudeRun.events, TranscriptStore.append
+
+    async def without_end(run: ClaudeRun) -> AsyncIterator[RunEvent]:
+        async for event in events(run):
+            if isinstance(event, Ended) and event.how == "completed":
+                await asyncio.Event().wait()
+            yield event
+
+    async def never(store: TranscriptStore, key: Any, entries: Any) -> None:
+        if not any(entry.get("type") == "assistant" for entry in entries):
+            await append(store, key, entries)
+
+    session = await house.session()
+    with monkeypatch.context() as patch:
+        patch.setattr(ClaudeRun, "events", without_end)
+        if told != "the end is never heard":
+            patch.setattr(TranscriptStore, "append", never)
+        await house.say(session, [step(tool("bash", command="echo once >> log; cat log")), step("Done.")])
+        async with asyncio.timeout(DEADLINE):
+            while not [e for e in await house.events(session) if e.type == "agent.message"]:  # noqa: ASYNC110 - it is an event
+                await asyncio.sleep(0.05)
+        await house.stop()
+    asked = len(house.model.message_requests)
+    await house.start()
+    found = await house.until_idle(session)
+    assert found[-1].stop_reason.type == "end_turn"
+    assert [e.content[0].text for e in await house.events(session) if e.type == "agent.message"] == ["Done."]
+    assert len(house.model.message_requests) == asked
+    again = await house.turn(session, [step("Next.")])
+    assert [e.content[0].text for e in again if e.type == "agent.message"] == ["Next."]

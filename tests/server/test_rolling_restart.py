@@ -176,8 +176,6 @@ async def test_a_rolling_restart_under_load_loses_nothing(
             messages = [e.content[0].text for e in events if e.type == "agent.message"]
             prompts = [e.content[0].text.partition("<!-- ")[2] for e in events if e.type == "user.message"]
             assert prompts == [f"{number} -->" for number in range(MESSAGES)]
-            if how == "two signals":  # a turn that was cut off between its last answer and its end was asked to go on
-                messages = [text for text in messages if "The script is over" not in text]
             assert len(messages) == MESSAGES
             if how == "one signal":
                 assert [text.strip() for text in messages] == [str(number + 1) for number in range(MESSAGES)]

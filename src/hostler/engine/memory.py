@@ -18,7 +18,7 @@ from hostler.engine.ports import ModelRequestRecord, SequenceStore
 from hostler.engine.profile import Profile, transcript_id
 from hostler.engine.records import Applied
 from hostler.engine.state import Moment, OpenCall, SessionState, Step, Totals, Unclosed
-from hostler.engine.transcript import call_entry, closing_entry, deferral_entry, look_up
+from hostler.engine.transcript import call_entry, closing_entry, deferral_entry, is_answered, look_up
 from hostler.store.sessions import SessionRow
 from hostler.store.work import Lease
 
@@ -110,6 +110,10 @@ class Memory:
     async def has(self, uuid: str) -> bool:
         """Whether the prompt of this key was taken in."""
         return await self.transcripts.has_uuid(self._key, uuid)
+
+    async def is_answered(self, uuid: str) -> bool:
+        """Whether the prompt of this key was taken in, and the model has said its last word on it."""
+        return await self.has(uuid) and is_answered(await self._entries())
 
     async def forget(self) -> None:
         """The conversation begins anew with the next prompt. Not while a process lives."""

@@ -345,6 +345,10 @@ class SessionRunner:
                 if self._care is None or await self._care.is_done(turn.ask.id):
                     await self._follower.end(runs.Ended("completed", alive=False))
                     return
+            elif plan.do == "recover" and await self._memory.is_answered(derived_uuid("prompt", turn.id)):
+                # Cut off after its last answer and before its end: who is asked to go on has nothing to add.
+                await self._follower.end(runs.Ended("completed", alive=False))
+                return
             prompt = None if turn.ask is not None else await self._prompt(plan, turn)
             await self._begin_task(plan, turn)
             process = await self._process()

@@ -64,6 +64,10 @@ class Journal:
         match message:
             case StreamEvent(parent_tool_use_id=None, event={"type": "message_start"}):
                 self._begun = []
+            case StreamEvent(
+                parent_tool_use_id=None, event={"type": "message_delta", "delta": {"stop_reason": str() as reason}}
+            ) if self._begun:
+                self._begun[-1]["message"]["stop_reason"] = reason  # it is told after the last block
             case StreamEvent(parent_tool_use_id=None, event={"type": "message_stop"}) if self._begun:
                 await self._keep([])
             case AssistantMessage(parent_tool_use_id=None, uuid=str() as uuid, model=model) if model != SYNTHETIC:
