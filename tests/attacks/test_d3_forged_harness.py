@@ -178,4 +178,5 @@ async def test_a_poisoned_transcript_costs_the_memory_and_not_the_session(quick:
     for _ in range(2):
         after = await quick.turn(session, [step("Next.")])
         assert after[-1].stop_reason.type == "end_turn", [getattr(e, "error", None) for e in after]
+        assert of_type(after, "agent.message")[-1].content[0].text == "Next.", "each prompt gets its own answer"
     assert not (quick.workspace(session) / "ran").exists(), "nobody allowed that call"

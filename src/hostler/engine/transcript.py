@@ -50,7 +50,8 @@ def look_up(entries: Sequence[Mapping[str, Any]], tool_use_id: str) -> Known:
 def is_answered(entries: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the conversation ends with an answer of the model that was its last word: nothing is left to do."""
     last = next((e for e in reversed(entries) if e.get("uuid") and e.get("message") and not e.get("isSidechain")), None)
-    return last is not None and last.get("type") == "assistant" and last["message"].get("stop_reason") == "end_turn"
+    message = None if last is None or last.get("type") != "assistant" else last["message"]
+    return isinstance(message, Mapping) and message.get("stop_reason") == "end_turn"
 
 
 def closing_entry(

@@ -244,6 +244,8 @@ class ClaudeRun:
         self._gatekeeper = gatekeeper
         self._permitted: defaultdict[str, deque[str]] = defaultdict(deque)
         self._translator = Translator()
+        self._asked: str | None = None
+        """The uuid of the last prompt. `claude` names it at the end of its answer."""
         self._journal = Journal(spec.transcript_id, transcripts)
         self.last_words: deque[str] = deque(maxlen=20)
         """The last lines of the process's standard error, for the message when it dies."""
@@ -295,11 +297,15 @@ class ClaudeRun:
         assert self._messages is not None, "connect() comes first"
         try:
             async for message in self._messages:
-                if isinstance(message, ResultMessage):  # the SDK has mirrored everything before it hands this over
-                    self._journal.settle()
-                else:
+                if not isinstance(message, ResultMessage):
                     await self._journal.keep(message)
-                for event in self._translator.feed(message):
+                events = self._translator.feed(message)
+                if isinstance(message, ResultMessage):
+                    if self._is_of_another(message, events):
+                        events = events[:-1]
+                    else:
+                        self._journal.settle()  # the SDK has mirrored everything before it hands this over
+                for event in events:
                     if isinstance(event, Ended) and event.used is not None:
                         event = replace(event, used=spending.less(event.used, self._begun_with))
                     yield event
@@ -314,20 +320,32 @@ class ClaudeRun:
             return
         yield Ended("lost", message=self.describe(None), alive=False)
 
+    def _is_of_another(self, message: ResultMessage, events: Sequence[RunEvent]) -> bool:
+        """Whether this is the peaceful end of something that nobody asked for: the prompt is still to be worked on.
+
+        `claude` takes up by itself a call that its transcript shows as waiting, before any prompt. A sandbox can write
+        such a call into its own transcript: every answer after it would be taken for that of the prompt behind it.
+        """
+        if self._asked is None or not any(isinstance(event, Ended) and event.how == "completed" for event in events):
+            return False
+        return self._asked not in (message.user_message_uuid, *(message.user_message_uuids or ()))
+
     async def prompt(self, uuid: str, content: Sequence[Body]) -> None:
         blocks = [_without_nulls(block) for block in content]
         self._journal.begin(uuid, blocks)
 
         # Written by a client: never a command of the harness, never a file to be read in.
-        await self._send({"message": {"role": "user", "content": blocks}, "uuid": uuid, "client_composed": True})
+        await self._send(uuid, {"message": {"role": "user", "content": blocks}, "client_composed": True})
 
     async def compact(self, uuid: str) -> None:
         # What the summary is to look at is said by the hook, so nothing that anybody wrote is part of the command.
-        await self._send({"message": {"role": "user", "content": "/compact"}, "uuid": uuid})
+        await self._send(uuid, {"message": {"role": "user", "content": "/compact"}})
 
-    async def _send(self, message: Mapping[str, Any]) -> None:
+    async def _send(self, uuid: str, message: Mapping[str, Any]) -> None:
+        self._asked = uuid
+
         async def one() -> AsyncIterator[dict[str, Any]]:
-            yield {"type": "user", "parent_tool_use_id": None, **message}
+            yield {"type": "user", "parent_tool_use_id": None, "uuid": uuid, **message}
 
         try:
             await self._client.query(one())
