@@ -20,8 +20,11 @@ def test_only_what_dead_test_runs_left_is_taken_away(tmp_path: Path) -> None:
     started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     (living / OWNER).write_text(f"{os.getpid()} {started}")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(dead / "data")], check=True, timeout=60)
-    engine = subprocess.Popen(["sh", "-c", "read wait", f"{dead}/engine"], stdin=subprocess.PIPE)
+    command = ["sh", "-c", "echo runs; read wait", f"{dead}/engine"]
+    engine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert engine.stdout is not None
+        assert engine.stdout.readline() == b"runs\n"  # until then its arguments may not be seen
         assert sweep("hd-", tmp_path) == [dead]
         assert engine.wait(20) < 0
     finally:

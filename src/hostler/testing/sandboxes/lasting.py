@@ -40,7 +40,8 @@ async def what_is_alive_can_be_adopted(ground: Ground) -> None:
     ground.sandboxes.append(adopted)
     assert adopted.sandbox_id == sandbox.sandbox_id
     assert await heir.sweep() == []
-    assert (await ground.sh(adopted.launcher, "echo on")).out == "on\n"
+    done = await ground.sh(adopted.launcher, "echo on")
+    assert done.out == "on\n", done
     await adopted.destroy()
     assert await heir.left_over() == []
 
@@ -67,7 +68,8 @@ async def another_state_directory_is_left_alone(ground: Ground) -> None:
     stranger = ground.another_provider(ground.root / "another-state")
     assert await stranger.left_over() == []
     assert await stranger.sweep() == []
-    assert (await ground.sh(sandbox.entrance, "echo still here")).out == "still here\n"
+    done = await ground.sh(sandbox.entrance, "echo still here")
+    assert done.out == "still here\n", done
     await holding.communicate(b"")
 
 
@@ -76,7 +78,8 @@ async def live_sandboxes_are_not_swept(ground: Ground) -> None:
     holding = await ground.holding(sandbox)
     assert await ground.provider.left_over() == []
     assert await ground.provider.sweep() == []
-    assert (await ground.sh(sandbox.entrance, "echo still here")).out == "still here\n"
+    done = await ground.sh(sandbox.entrance, "echo still here")
+    assert done.out == "still here\n", done
     await holding.communicate(b"")
 
 
@@ -98,7 +101,8 @@ async def impossible_specs_are_refused_whole(ground: Ground) -> None:
             raise AssertionError(f"a sandbox was made from {changes}")
     assert await ground.provider.left_over() == []
     sandbox = await ground.create()
-    assert (await ground.sh(sandbox.launcher, "echo fine")).out == "fine\n"
+    done = await ground.sh(sandbox.launcher, "echo fine")
+    assert done.out == "fine\n", done
 
 
 PROMISES = (
