@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -149,5 +150,48 @@ def test_the_kernel_decides_which_way_it_goes(way: str) -> None:
         true = await asyncio.create_subprocess_exec("true", stdout=PIPE)
         assert isinstance(true._transport, event_loop._Started) == (way == "vfork")  # type: ignore[attr-defined]
         await true.communicate()
+
+    on_loop(main)
+
+
+def test_nothing_that_a_thread_has_opened_is_closed() -> None:
+    over, wrong = threading.Event(), list[OSError]()
+
+    def open_and_close() -> None:
+        while not over.is_set():
+            try:
+                os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as error:
+                wrong.append(error)
+
+    async def main() -> None:
+        for _ in range(500):
+            true = await asyncio.create_subprocess_exec("true", stdin=PIPE, stdout=PIPE, stderr=PIPE)
+            await true.communicate()
+
+    threads = [threading.Thread(target=open_and_close, daemon=True) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        on_loop(main)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_no_descriptor_stays() -> None:
+    async def main() -> None:
+        async def one() -> None:
+            true = await asyncio.create_subprocess_exec("true", stdin=PIPE, stdout=PIPE, stderr=PIPE)
+            await true.communicate()
+
+        await one()
+        before = set(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            await one()
+        while set(os.listdir("/proc/self/fd")) - before:  # noqa: ASYNC110 - pipes are closed in a later turn of the loop
+            await asyncio.sleep(0.01)
 
     on_loop(main)

@@ -12,7 +12,7 @@ import os
 import subprocess
 from asyncio.base_subprocess import BaseSubprocessTransport
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import uvloop
 
@@ -58,6 +58,9 @@ class _Started(BaseSubprocessTransport):
         self._proc = subprocess.Popen(
             args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **kwargs
         )
+        for name in ("stdin", "stdout", "stderr"):
+            if (pipe := getattr(self._proc, name)) is not None:
+                setattr(self._proc, name, _Pipe(pipe))
         end = os.pidfd_open(self._proc.pid)
         self._loop.add_reader(end, self._ended, end)
 
@@ -66,6 +69,31 @@ class _Started(BaseSubprocessTransport):
         os.close(end)
         code = self._proc.wait()  # at once: it has ended
         self._process_exited(code)
+
+
+class _Pipe:
+    """Our end of a pipe, which whoever asks for its number has to close.
+
+    uvloop closes the number, and then the file that it was given it as: by then the number can be that of something
+    that a thread has opened meanwhile.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """`file` is closed."""
+        self._number = os.dup(file.fileno())
+        self._is_ours = True
+        file.close()
+
+    def fileno(self) -> int:
+        self._is_ours = False
+        return self._number
+
+    def close(self) -> None:
+        if self._is_ours:
+            self._is_ours = False
+            os.close(self._number)
+
+    __del__ = close
 
 
 def _can_watch() -> bool:
