@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -97,6 +98,22 @@ async def test_c1_handing_over_a_hostile_workspace_changes_nothing_outside_it(fa
     for taken in (".", "soft", "softdir", "dangling", "pipe", "deep", "deep/plain", "deep/softdir"):
         assert (hostile / taken).lstat().st_uid == uid, taken
     assert (hostile / "hard").lstat().st_uid == 0
+
+
+@pytest.mark.needs_root
+def test_tree_that_cannot_be_handed_over_costs_no_descriptor(tmp_path: Path) -> None:
+    fixed = tmp_path / "top" / "below" / "fixed"
+    fixed.parent.mkdir(parents=True)
+    fixed.touch()
+    if subprocess.run(["chattr", "+i", fixed], check=False, capture_output=True, timeout=60).returncode != 0:
+        pytest.skip("this file system has no files that nobody can change")
+    before = sorted(os.listdir("/proc/self/fd"))
+    try:
+        with pytest.raises(PermissionError):  # not EBADF: that one was closed before
+            users.hand_over(tmp_path / "top", 61_234, always_walk=True)
+    finally:
+        subprocess.run(["chattr", "-i", fixed], check=True, timeout=60)
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.needs_root

@@ -150,14 +150,16 @@ def _descend(fd: int, levels: list[_Level], uid: int, device: int, own_range: ra
         child = os.open(name, _DIRECTORY, dir_fd=fd)
     except OSError:
         return fd  # changed under our hands: it is no directory any more
-    found = os.fstat(child)
-    if found.st_dev != device:
-        os.close(child)
-        return fd
-    os.fchown(child, uid, uid)
-    os.close(fd)
-    levels.append(_Level((found.st_dev, found.st_ino), _hand_over_entries(child, uid, device, own_range)))
-    return child
+    left = child
+    try:
+        found = os.fstat(child)
+        if found.st_dev == device:
+            os.fchown(child, uid, uid)
+            levels.append(_Level((found.st_dev, found.st_ino), _hand_over_entries(child, uid, device, own_range)))
+            left = fd
+    finally:
+        os.close(left)  # after an error `fd` is still the caller's
+    return child if left == fd else fd
 
 
 def _ascend(fd: int, parent: _Level) -> int:
