@@ -109,7 +109,7 @@ def test_tree_that_cannot_be_handed_over_costs_no_descriptor(tmp_path: Path) -> 
         pytest.skip("this file system has no files that nobody can change")
     before = sorted(os.listdir("/proc/self/fd"))
     try:
-        with pytest.raises(PermissionError):  # not EBADF: that one was closed before
+        with pytest.raises(PermissionError):  # EBADF would say that one was closed twice
             users.hand_over(tmp_path / "top", 61_234, always_walk=True)
     finally:
         subprocess.run(["chattr", "-i", fixed], check=True, timeout=60)
