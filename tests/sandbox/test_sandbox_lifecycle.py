@@ -34,6 +34,18 @@ def spawn(*argv: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True)
 
 
+def test_whatever_ends_while_processes_are_looked_for_hinders_nobody(tmp_path: Path) -> None:
+    busy = spawn("sh", "-c", "while :; do (:); done")  # its children end all the time
+    (tmp_path / "cgroup.procs").write_text(f"{busy.pid}\n")
+    record = leftovers.Record("sbx_of_nobody", "sesn_of_nobody", None, (str(tmp_path),))
+    try:
+        for _ in range(1000):
+            assert busy.pid in leftovers.processes(record)
+    finally:
+        busy.kill()
+        busy.communicate()
+
+
 # ------------------------------------------------------------------------------------------------------------- probing
 
 
