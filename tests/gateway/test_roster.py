@@ -28,13 +28,15 @@ class Desk:
     patience: Patience = PATIENCE
     now: float = 1000.0
     chance: float = 0.5
+    look_seconds: float = 1e-9
+    """So long each look at the clock takes."""
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.entries, self._clock, self.patience, chance=lambda: self.chance)
 
     def _clock(self) -> float:
-        self.now += 1e-9  # each look costs a nanosecond
+        self.now += self.look_seconds
         return self.now
 
     def course(self, *models: str, session: str = "sesn_1", stream: bool = True) -> Course:
@@ -84,6 +86,15 @@ def test_the_same_one_is_asked_again_after_pauses_that_double() -> None:
     story = desk.play(desk.course(), [529, 500, 503, 502, 0, 200])
     one = "opus@one"
     assert story == [one, "+0.5", one, "+1.0", one, "+2.0", one, "+4.0", one, "+4.0", one]
+
+
+def test_whatever_time_it_takes_to_find_out_who_is_next_a_pause_is_asked_for() -> None:
+    desk = Desk()
+    course = desk.course()
+    asked = first(course)
+    desk.look_seconds = 10.0
+    step = course.after(ended(asked, 1, 529))
+    assert step is not None and step.after == 0.5
 
 
 def test_another_upstream_is_asked_at_once_and_the_first_one_again_after_its_pause() -> None:

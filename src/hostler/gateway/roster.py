@@ -196,10 +196,10 @@ class Course:
         """How the last attempt failed."""
 
     def first(self) -> Next | None:
-        return self._next()
+        return self._next(self._roster.clock())
 
     def waited(self) -> Next | None:
-        return self._next()
+        return self._next(self._roster.clock())
 
     def began(self) -> None:
         standing = self._standing()
@@ -222,8 +222,9 @@ class Course:
         if verdict.again == "again":
             pause = roster.patience.backoff.pause(candidate.tries, ended.retry_after, roster.chance)
         candidate.out = pause is None
-        candidate.not_before = roster.clock() + (pause or 0.0)
-        return self._next()
+        now = roster.clock()
+        candidate.not_before = now + (pause or 0.0)
+        return self._next(now)
 
     def over(self) -> None:
         standing, self._now = self._standing(), None
@@ -255,9 +256,8 @@ class Course:
         elif well and known is not None:
             known.rest_until = 0.0
 
-    def _next(self) -> Next | None:
+    def _next(self, now: float) -> Next | None:
         roster, terms = self._roster, self._roster.patience
-        now = roster.clock()
         if self._tries > terms.retries:
             return None
         times = [(self._from(candidate, now), candidate) for candidate in self._candidates if not candidate.out]
