@@ -26,8 +26,9 @@ from hostler.domain.files import SNIFFED, mime_type, safe_path
 from hostler.domain.ids import new_id
 from hostler.engine.attachments import Attachment
 from hostler.engine.files import Admit, admit_all
+from hostler.engine.threads import in_thread
 from hostler.store import files as rows
-from hostler.store.blobs import Blob, Blobs, in_thread
+from hostler.store.blobs import Blob, Blobs, opened_in_thread
 from hostler.store.database import Database
 from hostler.store.files import NewFile, OutputRow
 from hostler.store.sessions import SessionRow, lock_session
@@ -96,11 +97,12 @@ class Outputs(Attachment):
     async def collect(self, session: SessionRow, home: Path) -> None:
         """Every file that is new or changed since the last time. A session that is deleted meanwhile ends it."""
         left = _Left()
-        folder = await asyncio.to_thread(_open_folder, home / "outputs")
-        if folder is None:
+        try:
+            folder = os.open(home / "outputs", _FOLDER)
+        except OSError:
             return
         try:
-            found = await asyncio.to_thread(lambda: sorted(_walk(folder, self._limits, left), key=lambda s: s.path))
+            found = await in_thread(lambda: sorted(_walk(folder, self._limits, left), key=lambda s: s.path))
             if found:
                 async with self._one_at_a_time(session.id):
                     await self._collect(session, folder, found, left)
@@ -226,7 +228,7 @@ class Outputs(Attachment):
     async def _read(self, folder: int, seen: _Seen, left: _Left) -> tuple[Blob, bytes, str] | None:
         """The bytes as they were at one moment. None: they changed each time while they were read."""
         for _ in range(_TRIES):
-            content = await in_thread(partial(_open_file, folder, seen.path))
+            content = await opened_in_thread(partial(_open_file, os.dup(folder), seen.path))
             with content:
                 before = _signature(os.fstat(content.fileno()))
                 beginning = await asyncio.to_thread(content.read, SNIFFED)
@@ -248,20 +250,13 @@ def _signature(found: os.stat_result) -> str:
     return f"{found.st_size}.{found.st_mtime_ns}.{found.st_ctime_ns}.{found.st_ino}"
 
 
-def _open_folder(folder: Path) -> int | None:
-    try:
-        return os.open(folder, _FOLDER)
-    except OSError:
-        return None
-
-
-def _open_file(folder: int, path: str) -> BinaryIO:
-    """The regular file at `path` below an open folder. Raises OSError for a link anywhere on the way, or another kind.
+def _open_file(here: int, path: str) -> BinaryIO:
+    """The regular file at `path` below an open folder, which is closed. Raises OSError for a link on the way, or in its
+    place, and for every other kind.
 
     The kind is looked at before it is opened: opening a device can already do something.
     """
     *parents, last = path.split("/")
-    here = os.dup(folder)
     try:
         for name in parents:
             below = os.open(name, _FOLDER, dir_fd=here)

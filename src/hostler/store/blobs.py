@@ -32,7 +32,7 @@ class Blob:
     """Bytes."""
 
 
-async def in_thread(opens: Callable[[], BinaryIO]) -> BinaryIO:
+async def opened_in_thread(opens: Callable[[], BinaryIO]) -> BinaryIO:
     """What `opens` gives, from a thread. Whoever is cancelled meanwhile leaves no file open."""
     opening = asyncio.get_running_loop().run_in_executor(None, opens)
     try:
@@ -116,7 +116,7 @@ class Blobs:
 
         Raises StoreDamaged.
         """
-        content = await in_thread(lambda: self._open(blob))
+        content = await opened_in_thread(lambda: self._open(blob))
         with content:
             digest, size, last = hashlib.sha256(), 0, b""
 
