@@ -94,7 +94,8 @@ def test_whatever_time_it_takes_to_find_out_who_is_next_a_pause_is_asked_for() -
     asked = first(course)
     desk.look_seconds = 10.0
     step = course.after(ended(asked, 1, 529))
-    assert step is not None and step.after == 0.5
+    assert step is not None
+    assert step.after == 0.5
 
 
 def test_another_upstream_is_asked_at_once_and_the_first_one_again_after_its_pause() -> None:
