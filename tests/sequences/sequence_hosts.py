@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ class Asked:
 
     step: int | None
     view: View
+    at: float
 
 
 class Told(Recorder):
@@ -53,19 +54,28 @@ class Told(Recorder):
     def __init__(self) -> None:
         super().__init__(limit=1)
         self._by_transcript: dict[str, list[Asked]] = {}
+        self._transcripts: dict[str, str] = {}
+        """By the id of a request: as what the conversation was begun that it is part of."""
 
     async def add(self, request: RecordedRequest) -> None:
         transcript = request.headers.get("x-claude-code-session-id", "")
         if request.path == "/v1/messages" and request.origin != "housekeeping" and request.body is not None:
-            asked = Asked(request.step, view_of(request.body["messages"]))
+            asked = Asked(request.step, view_of(request.body["messages"]), request.received_at)
             self._by_transcript.setdefault(transcript, []).append(asked)
+            self._transcripts[request.request_id] = transcript
         await super().add(request)
 
-    def of(self, session_id: str) -> list[Asked]:
-        return self._by_transcript.get(transcript_id(session_id), [])
+    def transcripts(self, request_ids: Iterable[str]) -> set[str]:
+        """Those that the requests are part of."""
+        return {self._transcripts[request] for request in request_ids if request in self._transcripts}
 
-    def forget(self, session_id: str) -> None:
-        self._by_transcript.pop(transcript_id(session_id), None)
+    def of(self, transcripts: Iterable[str]) -> list[Asked]:
+        found = [asked for name in transcripts for asked in self._by_transcript.get(name, ())]
+        return sorted(found, key=lambda asked: asked.at)
+
+    def forget_all(self) -> None:
+        self._by_transcript.clear()
+        self._transcripts.clear()
 
 
 class Hosts:
@@ -128,13 +138,34 @@ class Hosts:
                 return await self._database.read(unit)
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def asked(self, session_id: str) -> tuple[list[Asked], int]:
+        """What the model was asked for a session, and how many of its processes were spares."""
+        transcripts = await self._transcripts(session_id)
+        return self.told.of(transcripts), len(transcripts) - 1
+
+    async def _transcripts(self, session_id: str) -> set[str]:
+        """As what its processes name their conversation: those that began as spares each in a way of their own.
+
+        Whose a request is the ledger says. What a killed server has not written down there is found as well, if
+        anything of the same process was, or if the process was none that began as a spare.
+        """
+        rows = tables.model_requests.c
+
+        def unit(conn: sa.Connection) -> list[str]:
+            return list(conn.scalars(sa.select(rows.upstream_request_id).where(rows.session_id == session_id)))
+
+        while True:
+            with contextlib.suppress(HostlerError, OSError, sa.exc.DBAPIError):
+                return {transcript_id(session_id)} | self.told.transcripts(await self._database.read(unit))
+            await asyncio.sleep(LOOK_SECONDS)
+
     # -- hits
 
-    async def strike(self, hit: Hit, session_id: str) -> None:
-        """Returns when everything runs again."""
+    async def strike(self, hit: Hit, session_id: str) -> bool:
+        """Returns when everything runs again: whether anybody was there to be killed."""
         match hit.who:
             case "agent":
-                self._kill_agent(session_id, hit.victim)
+                return self._kill_agent(await self._transcripts(session_id), hit.victim)
             case "database":
                 await asyncio.to_thread(self.cluster.stop, "immediate")
                 await asyncio.to_thread(self.cluster.start)
@@ -154,6 +185,7 @@ class Hosts:
                 await first.kill()
                 await other.kill()
                 await self._again([first, other], hit.late)
+        return True
 
     async def _again(self, servers: list[Server], late: float) -> None:
         for server in servers:
@@ -162,11 +194,11 @@ class Hosts:
         for server in servers:
             await server.ready()
 
-    def _kill_agent(self, session_id: str, victim: int) -> None:
+    def _kill_agent(self, transcripts: Container[str], victim: int) -> bool:
         """`claude`, or the bubblewrap around it; neither is there when the session has no process."""
         for server in self.servers:
             for trace in server.sandboxes():
-                if trace.session_id != session_id:
+                if transcript_id(trace.session_id) not in transcripts:
                     continue
                 named = [(pid, _comm(pid)) for pid, _ in trace.processes]
                 victims = [pid for pid, name in named if name == "bwrap"]
@@ -174,6 +206,8 @@ class Hosts:
                 if victims:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(victims[victim % len(victims)], signal.SIGKILL)
+                        return True
+        return False
 
     async def end(self) -> list[str]:
         """Stop both as an operator does. What is left of them."""

@@ -109,11 +109,12 @@ class Story:
 class Runner:
     """Runs sequences on two servers."""
 
-    def __init__(self, hosts: Hosts, say: Callable[[str], None]) -> None:
-        """`say`: to whoever watches, at once."""
+    def __init__(self, hosts: Hosts, say: Callable[[str], None], spares: int = 0) -> None:
+        """`say`: to whoever watches, at once. `spares`: of each server, for each environment."""
         self.tally = Tally()
         self._say = say
         self._hosts = hosts
+        self._spares = spares
         self._agents: dict[bool, str] = {}
         self._environments: dict[bool, str] = {}
         self._numbers = iter(range(10**9))
@@ -130,7 +131,7 @@ class Runner:
                 "config": {
                     "type": "cloud",
                     "networking": {"type": "limited", "allowed_hosts": []},
-                    "hosting": {"idle_timeout_seconds": seconds},
+                    "hosting": {"idle_timeout_seconds": seconds, "spares": self._spares},
                 },
             }
             self._environments[moves] = (await api.post("/v1/environments", body))["id"]
@@ -164,6 +165,7 @@ class Runner:
             killer.cancel()
         for story in stories:
             self._count(story)
+        self._hosts.told.forget_all()
         return stories
 
     # -- one sequence
@@ -261,9 +263,9 @@ class Runner:
             waiting.cancel()
         await asyncio.sleep(hit.delay)  # the moment itself is what is random
         self._struck(story, hit)
+        struck = await self._hosts.strike(hit, line.session_id)
         if hit.who == "agent":
-            self.tally.hits["agent"] += 1
-        await self._hosts.strike(hit, line.session_id)
+            self.tally.hits["agent" if struck else "agent (none there)"] += 1
 
     def _struck(self, story: Story, hit: Hit) -> None:
         story.hits += 1
@@ -310,14 +312,14 @@ class Runner:
                     if attempt == 99:
                         raise
                     await asyncio.sleep(0.1)
-            asked = self._hosts.told.of(line.session_id)
+            asked, spares = await self._hosts.asked(line.session_id)
+            self.tally.seen["spare that became a session's"] += spares
             said = problems(line, await line.events(), asked, story.hits)
             found += [f"{name} ({line.session_id}): {problem}" for problem in said]
             if [e["id"] for e in listed] != [e["id"] for _, e in sorted(line.seen.items())]:
                 found.append(f"{name}: the official client lists something else than the stream told")
             self.tally.events += len(listed)
             self.tally.requests += len(asked)
-            self._hosts.told.forget(line.session_id)
         return found
 
     # -- the killer of a batch

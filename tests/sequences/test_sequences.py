@@ -15,6 +15,7 @@ from sequence_run import BATCH, Broken, Runner, failed_alone
 COUNT = int(os.environ.get("SEQUENCES", "500"))
 SEED = int(os.environ.get("SEQUENCES_SEED") or secrets.randbelow(1_000_000))
 WITHIN = float(os.environ.get("SEQUENCES_WITHIN", "inf"))
+SPARES = int(os.environ.get("SEQUENCES_SPARES", "0"))
 LEAST = 60
 """However slow the machine is."""
 REPLAY = os.environ.get("SEQUENCES_REPLAY", "")
@@ -33,7 +34,7 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
 
     until = monotonic() + WITHIN
     async with two_hosts() as hosts:
-        runner = Runner(hosts, say)
+        runner = Runner(hosts, say, SPARES)
         await runner.begin()
         if REPLAY:
             (story,) = await runner.run([from_json(REPLAY)])
@@ -49,6 +50,7 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
                 error.add_note(f"seed {SEED}; so far {runner.tally}")
                 raise
             say(f"seed {SEED}: {runner.tally}")
+        assert bool(runner.tally.seen["spare that became a session's"]) == bool(SPARES)
         if runner.tally.sequences < COUNT:
             say(f"{runner.tally.sequences} of {COUNT} sequences in the {WITHIN:.0f} seconds that there were")
             assert runner.tally.sequences >= LEAST, "this machine is too slow to say anything"
