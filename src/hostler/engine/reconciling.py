@@ -147,7 +147,7 @@ class Reconciler:
         # A table of the operator's own says something else than the harness's, and is right.
         self._prices = prices if prices.version == Prices().version else None
         self.compared = 0
-        """How often, in this process."""
+        """How often, in this process; what was found is told."""
         self.mismatched = 0
 
     def meter(self) -> Meter:
@@ -163,9 +163,9 @@ class Reconciler:
         try:
             for of in await self._database.read(lambda conn: reconcile.ledgers(conn, session_id=session_id)):
                 found += disagreements(of)
-            self.compared += 1
             if found:
                 await self._tell(workspace_id, session_id, found)
+            self.compared += 1
         except (HostlerError, OSError):
             log.exception("usage_not_compared", extra={"session": session_id})
 
