@@ -23,6 +23,7 @@ from hostler.telemetry import protobuf
 from hostler.telemetry.pipeline import Exportable
 
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
+_SPAN: Final = protobuf.heads(2)
 _ENVIRONMENT: Final = "OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"
 
 
@@ -57,12 +58,14 @@ class Envelope:
         theirs: list[bytes] = []
         for span in spans:
             said = span.written()
-            (theirs if span.inside else ours).extend((b"\x12", protobuf.varint(len(said)), said))
+            size = len(said)
+            written = theirs if span.inside else ours
+            written += (_SPAN[size], said) if size < len(_SPAN) else (protobuf.field(2, said),)
         whole = b""
-        for inside, written in ((False, ours), (True, theirs)):
-            if written:
+        for inside, all_of_them in ((False, ours), (True, theirs)):
+            if all_of_them:
                 resource, scope = self._heads[inside]
-                whole += protobuf.field(1, resource + protobuf.field(2, b"".join((scope, *written))))
+                whole += protobuf.field(1, resource + protobuf.field(2, b"".join((scope, *all_of_them))))
         return whole
 
 

@@ -65,7 +65,7 @@ class Pipeline:
         make: Callable[[], Exporter],
         *,
         most: int = 8192,
-        batch: int = 512,
+        batch: int = 1024,
         every_seconds: float = 1.0,
     ) -> None:
         """`make` is called in the thread: what it imports is nobody's time. `most`: spans that may wait."""

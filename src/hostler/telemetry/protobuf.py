@@ -52,6 +52,11 @@ def text(value: str) -> bytes:
     return value.encode("utf-8", "replace")
 
 
+def heads(number: int) -> tuple[bytes, ...]:
+    """What stands before the value of a `field` of so many bytes, less than 4096."""
+    return tuple(_ONE[number << 3 | 2] + size for size in _SMALL)
+
+
 def attribute(key: str, value: Value, number: int = ATTRIBUTES) -> bytes:
     """One `KeyValue`, as the field `number` of what has attributes."""
     said = _any(value)
@@ -62,15 +67,9 @@ def attributes(all_of_them: Mapping[str, Value], number: int = ATTRIBUTES) -> by
     return b"".join([attribute(key, value, number) for key, value in all_of_them.items()])
 
 
-def text_attribute(key: str, value: str) -> bytes:
-    """As `attribute`, faster."""
-    said = value.encode("utf-8", "replace")
-    return _text_head(key, len(said)) + said
-
-
 def text_heads(key: str) -> tuple[bytes, ...]:
     """What stands before a text of so many ASCII characters, less than 128: together they are its attribute."""
-    return tuple(_text_head(key, size) for size in range(128))
+    return tuple(_head(key, 2 + size, ATTRIBUTES) + b"\x0a" + varint(size) for size in range(128))
 
 
 def whole_heads(key: str) -> tuple[bytes, ...]:
@@ -103,9 +102,3 @@ def _head(key: str, size: int, number: int) -> bytes:
     """All of an attribute that stands before an `AnyValue` of `size` bytes."""
     named = field(1, text(key)) + b"\x12" + varint(size)
     return _ONE[number << 3 | 2] + varint(len(named) + size) + named
-
-
-@lru_cache(1024)
-def _text_head(key: str, size: int) -> bytes:
-    before = b"\x0a" + varint(size)
-    return _head(key, len(before) + size, ATTRIBUTES) + before

@@ -17,12 +17,12 @@ from hostler.domain.ids import new_span_number
 from hostler.engine.model_port import Asked, Choice, Ended, Grant, Purpose
 from hostler.store.sessions import Usage
 from hostler.telemetry.protobuf import (
+    attribute,
     attributes,
     field,
     real,
     real_head,
     text,
-    text_attribute,
     text_heads,
     varint,
     whole_heads,
@@ -36,6 +36,8 @@ _SPAN: Final = slice(36, 52)
 """Where it names the span."""
 _NOBODY: Final = bytes(8)
 _REQUEST: Final = text_heads("hostler.model_request.id")
+_THEIR_KEY: Final = "anthropic.request.id"
+_THEIRS: Final = text_heads(_THEIR_KEY)
 _INPUT: Final = whole_heads("gen_ai.usage.input_tokens")
 _OUTPUT: Final = whole_heads("gen_ai.usage.output_tokens")
 _READ: Final = whole_heads("gen_ai.usage.cache_read.input_tokens")
@@ -114,8 +116,12 @@ class Attempt(tuple[RunningTurn, str, str, Purpose, str, Ended, Usage, int, str]
         if made:
             number = varint(made)
             parts += _MADE[len(number)], number
-        if ended.upstream_request_id:
-            parts.append(text_attribute("anthropic.request.id", clean(ended.upstream_request_id)))
+        theirs = ended.upstream_request_id
+        if theirs:
+            if theirs.isascii() and len(theirs) < len(_THEIRS):
+                parts += _THEIRS[len(theirs)], theirs.encode()
+            else:
+                parts.append(attribute(_THEIR_KEY, clean(theirs)))
         if ended.first_byte is not None:
             parts += _FIRST_CHUNK, real(ended.first_byte)
         return b"".join(parts)
