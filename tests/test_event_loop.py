@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Awaitable, Callable
@@ -93,6 +94,32 @@ def test_a_program_that_is_ended_is_told_to_have_ended(how: str, code: int) -> N
         getattr(sleep, how)()
         assert await sleep.wait() == code
         assert await sleep.wait() == code
+
+    on_loop(main)
+
+
+@pytest.mark.parametrize(
+    ("program", "before"),
+    [("exec head -c 3000000 /dev/zero", 2 << 16), ("sleep 1000 & echo up; exec sleep 1000", 0)],
+    ids=["which nobody has read", "which another one has open"],
+)
+def test_an_end_is_told_whatever_is_left_of_the_output(program: str, before: int) -> None:
+    """`before`: bytes that are there by then. With so many as the first has, nothing more is taken from the pipe."""
+
+    async def main() -> None:
+        some = await asyncio.create_subprocess_exec("sh", "-c", program, stdout=PIPE, start_new_session=True)
+        assert some.stdout is not None
+        try:
+            while len(some.stdout._buffer) <= before:  # type: ignore[attr-defined]  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+            waiting = asyncio.create_task(some.wait())
+            await asyncio.sleep(0)
+            some.kill()
+            assert await waiting == -9
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(some.pid, signal.SIGKILL)
+            await some.communicate()
 
     on_loop(main)
 

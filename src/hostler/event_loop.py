@@ -53,6 +53,7 @@ class _Started(BaseSubprocessTransport):
 
     _loop: EventLoop
     _proc: subprocess.Popen[bytes]
+    _exit_waiters: list[asyncio.Future[int]]
 
     def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
         self._proc = subprocess.Popen(
@@ -69,6 +70,11 @@ class _Started(BaseSubprocessTransport):
         os.close(end)
         code = self._proc.wait()  # at once: it has ended
         self._process_exited(code)
+        # Else they would be told when its pipes are closed as well: never, if nobody reads all of its output.
+        waiting, self._exit_waiters = self._exit_waiters or [], []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(code)
 
 
 class _Pipe:
