@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from hostler.engine.snapshot_port import ALWAYS, PARTS
+from hostler.engine.threads import over
 from hostler.engine.volume_port import Volumes
 
 ROOM: Final = "room_"
@@ -58,9 +59,11 @@ class Homes:
             await asyncio.shield(entering)
             yield stay
         finally:
-            await asyncio.wait([entering])  # a thread can't be stopped: what it enters has to be left
-            if entering.exception() is None:
-                await asyncio.to_thread(self.volumes.leave, stay.home, looked_through=stay.looked_through)
+            try:
+                await over(entering)  # a thread can't be stopped: what it enters has to be left
+            finally:
+                if entering.exception() is None:
+                    await asyncio.to_thread(self.volumes.leave, stay.home, looked_through=stay.looked_through)
 
     def make(self, session_id: str) -> None:
         """Everything a process needs in a home that is entered."""

@@ -15,13 +15,13 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 from hostler.domain.errors import Busy, StoreDamaged
 from hostler.domain.ids import new_id
 from hostler.engine.object_port import ObjectInfo, ObjectMissing, Objects, ObjectsUnavailable
 from hostler.store import blob_objects as rows
-from hostler.store.blobs import Blob, Blobs
+from hostler.store.blobs import Blob, Blobs, opened_in_thread
 from hostler.store.database import Database
 
 log = logging.getLogger("hostler.shared_blobs")
@@ -110,17 +110,17 @@ class SharedBlobs(Blobs):
         name = await self._database.read(lambda c: rows.name_of(c, blob.sha256))
         if name is None:
             raise _missing(blob)
-        descriptor, new = await asyncio.to_thread(self._begin)
+        new = await opened_in_thread(self._begin)
         try:
-            with os.fdopen(descriptor, "wb") as out:
+            with new as out:
                 await self._copy(name, blob, out)
-                await asyncio.to_thread(self._finish, out, new, blob)
+                await asyncio.to_thread(self._finish, out, blob)
         except BaseException:
-            Path(new).unlink(missing_ok=True)
+            Path(new.name).unlink(missing_ok=True)
             raise
         await self._came(blob.size)
 
-    async def _copy(self, name: str, blob: Blob, out: BinaryIO) -> None:
+    async def _copy(self, name: str, blob: Blob, out: IO[bytes]) -> None:
         digest, at = hashlib.sha256(), 0
         while at < blob.size:
             try:

@@ -178,13 +178,9 @@ class SpareProcess:
 
     async def hand_on_home(self, session_id: str) -> tuple[Stay, AsyncExitStack]:
         """The home is the session's from now on, and whoever closes the stack leaves it. Raises OSError."""
-        loop, homes = asyncio.get_running_loop(), self._around.homes
-        moving = loop.run_in_executor(None, homes.hand_on, self.stay, session_id)
-        try:
-            await asyncio.shield(moving)
-        except asyncio.CancelledError:
-            await asyncio.wait([moving])  # a thread can't be stopped: whoever discards it must know where the home is
-            raise
+        homes = self._around.homes
+        # Whoever discards it must know where the home is, so this is waited for.
+        await in_thread(lambda: homes.hand_on(self.stay, session_id))
         return self.stay, self._home.pop_all()
 
     async def bind(

@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def in_thread(function: Callable[[], T]) -> T:
+async def in_thread(function: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
+    """`undo` is given what nobody gets any more, because he was cancelled meanwhile: a descriptor has to be closed."""
     working = asyncio.get_running_loop().run_in_executor(None, function)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:
-        while not working.done():
-            try:
-                await asyncio.wait([working])
-            except asyncio.CancelledError:
-                continue
-        working.exception()  # looked at: nobody else will
+        with suppress(asyncio.CancelledError):
+            await over(working)
+        if working.exception() is None and undo is not None:  # looked at: nobody else will
+            undo(working.result())
         raise
+
+
+async def over(working: asyncio.Future[T]) -> None:
+    """Waits until it has ended, however often the caller is cancelled meanwhile; that he is told afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not working.done():
+        try:
+            await asyncio.wait([working])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 @asynccontextmanager

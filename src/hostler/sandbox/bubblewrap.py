@@ -25,6 +25,7 @@ from hostler.engine.sandbox_port import (
     SandboxStats,
     SandboxUnavailable,
 )
+from hostler.engine.threads import in_thread
 from hostler.sandbox import (
     bubblewrap_host,
     cgroups,
@@ -123,7 +124,7 @@ class BubblewrapSandbox:
 
     async def see(self, inside: str) -> int:
         """See `InRooms`."""
-        return await asyncio.to_thread(self._see, inside)
+        return await in_thread(lambda: self._see(inside), undo=os.close)
 
     def _see(self, inside: str) -> int:
         try:

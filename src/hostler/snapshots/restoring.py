@@ -53,7 +53,7 @@ class Restoring:
     async def _beside(self, home: Path, manifest: Manifest | None, shown: Shown | None) -> None:
         entries = () if manifest is None else manifest.entries
         new = home / f"{_BESIDE}{new_id('r')}"
-        top = await in_thread(lambda: _begin(home, new))
+        top = await in_thread(lambda: _begin(home, new), undo=os.close)
         try:
             await in_thread(lambda: _outline(top, entries))
             if manifest is not None:

@@ -15,10 +15,12 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, TypeVar
 
 from hostler.domain.clock import SystemClock
 from hostler.domain.errors import StoreDamaged, TooLarge
+
+F = TypeVar("F", bound=IO[bytes])
 
 PIECE = 256 << 10
 """Bytes read at once."""
@@ -32,7 +34,7 @@ class Blob:
     """Bytes."""
 
 
-async def opened_in_thread(opens: Callable[[], BinaryIO]) -> BinaryIO:
+async def opened_in_thread(opens: Callable[[], F]) -> F:
     """What `opens` gives, from a thread. Whoever is cancelled meanwhile leaves no file open."""
     opening = asyncio.get_running_loop().run_in_executor(None, opens)
     try:
@@ -42,7 +44,7 @@ async def opened_in_thread(opens: Callable[[], BinaryIO]) -> BinaryIO:
         raise
 
 
-def _close(opened: asyncio.Future[BinaryIO]) -> None:
+def _close(opened: asyncio.Future[F]) -> None:
     if opened.exception() is None:
         opened.result().close()
 
@@ -64,9 +66,9 @@ class Blobs:
 
         The row that refers to it must be committed within `YOUNG_SECONDS`.
         """
-        descriptor, name = await asyncio.to_thread(self._begin)
+        made = await opened_in_thread(self._begin)
         try:
-            with os.fdopen(descriptor, "wb") as out:
+            with made as out:
                 digest, size = hashlib.sha256(), 0
 
                 def take(chunk: bytes) -> None:
@@ -79,10 +81,10 @@ class Blobs:
                         raise TooLarge(f"the file is larger than {most} bytes")
                     await asyncio.to_thread(take, chunk)
                 blob = Blob(digest.hexdigest(), size)
-                await asyncio.to_thread(self._finish, out, name, blob)
+                await asyncio.to_thread(self._finish, out, blob)
         except BaseException:
             # After the renaming there is nothing of this name any more.
-            Path(name).unlink(missing_ok=True)
+            Path(made.name).unlink(missing_ok=True)
             raise
         return blob
 
@@ -151,11 +153,11 @@ class Blobs:
 
     # -- in threads
 
-    def _begin(self) -> tuple[int, str]:
+    def _begin(self) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return tempfile.mkstemp(prefix=".new-", dir=self._folder)
+        return tempfile.NamedTemporaryFile(prefix=".new-", dir=self._folder, delete=False)
 
-    def _finish(self, out: BinaryIO, name: str, blob: Blob) -> None:
+    def _finish(self, out: IO[bytes], blob: Blob) -> None:
         out.flush()
         os.fchmod(out.fileno(), 0o644)
         os.fsync(out.fileno())
@@ -163,7 +165,7 @@ class Blobs:
         target.parent.mkdir(exist_ok=True, mode=0o700)
         with self._naming:
             # Also when it is there already: its age begins anew, and what a disk has damaged is whole again.
-            os.replace(name, target)
+            os.replace(out.name, target)
         for folder in (target.parent, self._folder):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
