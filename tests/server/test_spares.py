@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,35 @@ async def test_a_spare_that_stands_still_serves_like_any_other(tmp_path: Path, s
         made = await session()
         assert results(await house.turn(made, bash("echo awake"))) == ["awake"]
         assert pid_in(house, made) == pid_of(spare.run)
+
+
+async def test_whoever_wants_one_and_is_cancelled_leaves_nothing_of_it(ready: House) -> None:
+    await agent_with_spares(ready)
+    spares, spare = spares_of(ready), waiting(ready)[0]
+    (kind,) = [kind for kind in spares._kinds if spare in kind.waiting]
+    async with spare._changing:  # so that it can't be found out whether it is well
+        wanting = asyncio.create_task(spares.claim(kind.model, kind.profile))
+        await until(lambda: spare not in kind.waiting)
+        wanting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wanting
+    await until(lambda: spare.name not in homes(ready))
+    assert spares.figures()["claimed"] == 0
+
+
+async def test_one_that_somebody_has_got_is_not_put_to_rest(tmp_path: Path, store_url: str) -> None:
+    async with open_house(tmp_path, store_url, spares__free_memory_mb=0) as house:
+        await agent_with_spares(house)
+        spares, spare = spares_of(house), waiting(house)[0]
+        (kind,) = [kind for kind in spares._kinds if spare in kind.waiting]
+        got = await spares.claim(kind.model, kind.profile)
+        assert got is spare
+        try:
+            spares._terms = replace(spares._terms, rest_seconds=0.0)
+            await spares._look_at(kind, spare)  # as the look at them all does that had begun before
+            assert not spare.stopped
+        finally:
+            await spare.discard()
 
 
 @pytest.mark.slow

@@ -146,7 +146,12 @@ class Spares:
         while kind is not None and kind.waiting and not self._drained:
             spare = kind.waiting.pop(0)
             kind.not_before = max(kind.not_before, monotonic() + PAUSE_SECONDS)
-            if spare.technology == place.technology and await self._well(spare):
+            try:
+                well = spare.technology == place.technology and await self._well(spare)
+            except BaseException:  # whoever wanted it is cancelled
+                self._end(spare)
+                raise
+            if well:
                 self._counts["claimed"] += 1
                 return spare
             self._failed(kind, "the spare was not well when it was wanted")
@@ -222,7 +227,8 @@ class Spares:
     async def _look_at(self, kind: _Kind, spare: SpareProcess) -> None:
         try:
             gone = await spare.gone()
-            if not gone and not spare.stopped and monotonic() - spare.ready_at >= self._terms.rest_seconds:
+            rested = spare.stopped or monotonic() - spare.ready_at < self._terms.rest_seconds
+            if not gone and not rested and spare in kind.waiting:  # else it was claimed meanwhile
                 await spare.rest()
         except Exception:
             log.exception("spare_not_looked_at", extra={"spare": spare.name})
