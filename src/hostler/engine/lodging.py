@@ -119,7 +119,7 @@ class Lodging:
         if self._profile != profile or not _same(self.variables, variables):
             await self.close()
         if self.process is None and self._stay is None:
-            self.process = await self._move_in(session, profile, variables)
+            await self._move_in(session, profile, variables)
             if self.process is not None:
                 return self.process
         if self.process is None:
@@ -238,20 +238,18 @@ class Lodging:
             head_start=ahead,
         )
 
-    async def _move_in(
-        self, session: SessionRow, profile: Profile, variables: BrokeredVariables | None
-    ) -> LiveProcess | None:
-        """A process that was there before the session was, with its home. None: there is none."""
+    async def _move_in(self, session: SessionRow, profile: Profile, variables: BrokeredVariables | None) -> None:
+        """Into a process that was there before the session was, or into its home alone, or not at all."""
         moving = MovingIn(self._lease, self._parts, self._memory, self._gate, self._listener, self._keeper)
         moved = await moving.try_(session, profile, variables)
         if moved is None:
-            return None
+            return
         self._house.push_async_exit(moved.house)
         self._stay, self._kept_at, self._unkept = moved.stay, self._gate.touched, moved.unkept
         if moved.process is not None:
             self._profile, self.variables, self.used = profile, variables, False
+            self.process = moved.process  # whatever fails from here on, somebody has to end it
             await self._label(session, profile, moved.process)
-        return moved.process
 
     async def _lay_out(self, session: SessionRow, profile: Profile) -> tuple[RunSpec, Sequence[Mount]]:
         """The session's files and its memory, as a new process is to find them. What it is started as, and with."""
