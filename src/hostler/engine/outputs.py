@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import HostlerError, NotFound, TooLarge
+from hostler.domain.errors import Busy, HostlerError, NotFound, TooLarge
 from hostler.domain.files import SNIFFED, mime_type, safe_path
 from hostler.domain.ids import new_id
 from hostler.engine.attachments import Attachment
@@ -215,7 +215,7 @@ class Outputs(Attachment):
 
         try:
             made = await self._database.write(unit)
-        except NotFound:
+        except (NotFound, Busy):
             raise
         except HostlerError as error:
             left.failures += 1
