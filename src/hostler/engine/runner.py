@@ -361,8 +361,8 @@ class SessionRunner:
                 key, content = prompt
                 if self._lodging.older:
                     content = [*content, ev.text_block(OLDER_FILES)]
-                    self._lodging.older = False
                 await process.run.prompt(key, content)
+                self._lodging.older = False
             # Follow at once: what the run asks the model meanwhile would not be counted.
         except (LeaseLost, NotFound, StoreBusy):  # the turn is taken up again when the database is back
             raise
