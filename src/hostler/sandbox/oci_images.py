@@ -77,10 +77,20 @@ class EngineImages:
         async with self._locks.setdefault(name, asyncio.Lock()):
             if not await self._engine.has_image(name):
                 try:
-                    await self._build(base, tree, tag)
+                    await self._built(base, tree, tag)
                 except EngineError as error:
                     raise SandboxUnavailable(f"the engine did not take a layer of packages: {error}") from error
         return name
+
+    async def _built(self, base: str, tree: Path, tag: str) -> None:
+        """Tries twice: Podman tidies up after a container that has ended while others already ask for its files, which
+        it then can't find."""
+        try:
+            await self._build(base, tree, tag)
+        except EngineError as error:
+            if error.status < 500:
+                raise
+            await self._build(base, tree, tag)
 
     async def _build(self, base: str, tree: Path, tag: str) -> None:
         removed = await asyncio.to_thread(removals, tree)
