@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +37,7 @@ from hostler.gateway import Backoff, BreakerTerms, Desk, Entry, MessagesChannel,
 from hostler.gateway.desk import NoLimits
 from hostler.gateway.http1 import Request
 from hostler.gateway.upstream import Upstream
+from hostler.gateway.usage import UsageTap
 from hostler.store.sessions import Usage
 
 TEXT = sse_message([{"type": "text", "text": "hello"}])
@@ -157,6 +159,24 @@ class NeverRoom(NoLimits):
 
     def left(self, asked: Asked) -> None:
         self.gone.set()
+
+
+class Books(NoLimits):
+    """Books what is answered, if room was taken for it."""
+
+    def __init__(self) -> None:
+        self.taken = False
+        self.booked: list[bool] = []
+
+    async def wait(self, asked: Asked, target: Target, told: OnWait) -> None:
+        self.taken = True
+
+    def answered(self, *what: object, **more: object) -> None:
+        self.booked.append(self.taken)
+        self.taken = False
+
+    def left(self, asked: Asked) -> None:
+        self.taken = False
 
 
 @dataclass
@@ -358,6 +378,55 @@ async def test_no_room_before_or_between_attempts_settles_what_was_set_aside(tmp
         answer = await (await t.client()).post(hello())
         assert answer.status == (529 if room else 429)
         t.settled()
+
+
+@pytest.mark.parametrize("kind", BEFORE_THE_FIRST_EVENT)
+async def test_every_attempt_has_its_room_in_the_limits(tmp_path: Path, kind: str) -> None:
+    script, _ = BEFORE_THE_FIRST_EVENT[kind]
+    patience = replace(QUICK, retries=30, first_event_seconds=0.05 if "hang" in kind else 10.0)
+    books = Books()
+    async with table(tmp_path, then(script, answers_sse(TEXT)), patience=patience, room=books, refused=1) as t:
+        assert (await (await t.client()).post(hello())).status == 200
+    assert books.booked == [True, True], "whom nobody could connect to has used nothing"
+
+
+async def test_how_counting_ends_says_nothing_of_messages(tmp_path: Path) -> None:
+    async def script(seen: Seen, wire: Wire) -> None:
+        refused = answers_json(429, ERROR, "retry-after: 50\r\n")
+        await (refused if "count_tokens" in seen.line else answers_sse(TEXT))(seen, wire)
+
+    books = Books()
+    async with table(tmp_path, script, room=books) as t:
+        client = await t.client()
+        assert (await client.post(hello(), path="/v1/messages/count_tokens")).status == 429
+        assert books.booked == []
+        assert (await client.post(hello())).status == 200
+        assert t.listener.order == ["record"]
+        assert t.listener.records[0].waited_ms < 1000
+    assert books.booked == [True]
+
+
+async def test_a_message_that_is_none_is_asked_for_again(tmp_path: Path) -> None:
+    wrong = {"type": "message", "content": 5, "stop_reason": "end_turn", "usage": {"input_tokens": 3}}
+    right = {**wrong, "content": [], "usage": {"input_tokens": 3, "output_tokens": 1}}
+    async with table(tmp_path, then(answers_json(200, wrong), answers_json(200, right))) as t:
+        answer = await (await t.client()).post(hello(stream=False))
+        assert (answer.status, json.loads(answer.body)) == (200, right)
+        t.settled()
+
+
+@pytest.mark.parametrize("parts", [{}, {"cache_creation": {}}, {"cache_creation": None}])
+def test_what_more_was_written_to_the_cache_counts_though_its_parts_are_not_said(parts: dict[str, object]) -> None:
+    tap = UsageTap()
+    written = {"ephemeral_5m_input_tokens": 600, "ephemeral_1h_input_tokens": 400}
+    begun = {"usage": {"cache_creation_input_tokens": 1000, "cache_creation": written}}
+    tap.observe_event(b"message_start", json.dumps({"message": begun}).encode())
+    same = {"usage": {"cache_creation_input_tokens": 1000, "output_tokens": 1, **parts}}
+    tap.observe_event(b"message_delta", json.dumps(same).encode())
+    assert (tap.usage.cache_creation_5m_input_tokens, tap.usage.cache_creation_1h_input_tokens) == (600, 400)
+    more = {"usage": {"cache_creation_input_tokens": 30_000, "output_tokens": 9, **parts}}
+    tap.observe_event(b"message_delta", json.dumps(more).encode())
+    assert (tap.usage.cache_creation_5m_input_tokens, tap.usage.cache_creation_1h_input_tokens) == (29_600, 400)
 
 
 async def test_counting_tokens_waits_for_nobody(tmp_path: Path) -> None:

@@ -116,6 +116,9 @@ class Attempts:
     def abort(self) -> None:
         """Whatever still runs is not wanted any more. Idempotent."""
         self._desk.throttle.left(self._asked)
+        self._drop()
+
+    def _drop(self) -> None:
         if self._relay is not None:
             self._relay.dropped()
         connection, self._connection = self._connection, None
@@ -138,8 +141,9 @@ class Attempts:
 
         changes  fields of the body that are not sent as they came.
         split    answers are to have one call each; the others are held.
-        session  takes each attempt that another one follows, and is told of pauses; None: nothing is written down, and
-                 nothing is worth a pause.
+        session  takes each attempt that another one follows, and is told of pauses; None: it only counts a prompt.
+                 Nothing is written down, nothing is worth a pause, and how it ends says nothing of messages: neither of
+                 their limits nor of who answers them. Another upstream is asked only where nobody answers.
         again    sets money aside for one more attempt, after one that may have cost what was set aside.
 
         Raises Refusal when nobody could be asked, and what `again` raises.
@@ -170,7 +174,10 @@ class Attempts:
                     self._watch(ended, self._settle(relay))
                     return relay
                 self._tell(ended, relay)
-                step = replace(step, after=0.0) if self._stale else course.after(ended)
+                if self._stale:
+                    step = replace(step, after=0.0)
+                else:
+                    step = course.after(ended) if session is not None or relay.status == 0 else None
                 if step is None and (ended.begun or not ended.failure):
                     return relay
         finally:
@@ -243,7 +250,7 @@ class Attempts:
         if relay.complete:
             self.give_back()
         else:
-            self.abort()
+            self._drop()  # the room that there is in the limits is the next one's by now
         if session is not None:
             # What can't be written down now is kept, and comes before the last attempt's record: that one decides.
             written = self.record(relay, last=False)
@@ -311,10 +318,11 @@ class Attempts:
         return Relay(self._client, limits, splitter, within=within, on_begun=self._has_begun)
 
     def _has_begun(self) -> None:
+        if self._session is None:
+            return
         if self._course is not None:
             self._course.began()
-        if self._session is not None:
-            self._session.going_on(self._asked.id, quiet=False)
+        self._session.going_on(self._asked.id, quiet=False)
 
     def _ended(self, relay: Relay) -> Ended:
         failure = relay.failure if not relay.complete else f"status {relay.status}" if relay.status >= 300 else ""
@@ -348,6 +356,8 @@ class Attempts:
             relay.tap.observe_message(relay.message)
         usage = relay.tap.usage if relay.status == 200 else Usage()
         throttle = self._desk.throttle
+        if self._session is None:
+            return usage
         if self._sent:
             headers = dict(relay.received)
             # A stream may also end in good order before it says what it used.

@@ -272,7 +272,7 @@ class Relay:
             value = json.loads(raw)
         except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not isinstance(value.get("content") or [], list):
             self._fail("The model's API sent an answer that can't be understood.")
             return False
         if value.get("type") == "error":

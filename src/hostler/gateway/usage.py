@@ -76,12 +76,15 @@ class UsageTap:
         if not isinstance(usage, dict):
             return
         self._speed = usage.get("speed") or self._speed
+        before = self._counts.get("cache_write", 0)
         self._set("input", usage, "input_tokens")
         self._set("output", usage, "output_tokens")
         self._set("cache_read", usage, "cache_read_input_tokens")
         self._set("cache_write", usage, "cache_creation_input_tokens")
         self._set("cache_5m", usage.get("cache_creation"), "ephemeral_5m_input_tokens")
         self._set("cache_1h", usage.get("cache_creation"), "ephemeral_1h_input_tokens")
+        if self._counts.get("cache_write", 0) > before and not usage.get("cache_creation"):
+            self._counts.pop("cache_5m", None)  # What was said of the parts was said of less.
         self._set("web_search", usage.get("server_tool_use"), "web_search_requests")
 
     def _set(self, key: str, holder: object, field: str) -> None:
