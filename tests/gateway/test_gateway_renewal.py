@@ -130,11 +130,33 @@ async def test_one_that_was_denied_is_not_used_again() -> None:
     source = Source()
     async with renewal(source) as credentials:
         assert await credentials.get() == 1
-        assert credentials.denied() is False
+        assert credentials.denied(credentials.held) is False
         assert await credentials.get() == 2
-        credentials.worked()
-        assert credentials.denied() is True
+        credentials.worked(credentials.held)
+        assert credentials.denied(credentials.held) is True
         assert await credentials.get() == 3
+
+
+async def test_all_who_were_denied_the_same_one_may_try_the_next_and_nobody_loses_it() -> None:
+    source = Source()
+    async with renewal(source) as credentials:
+        assert await credentials.get() == 1
+        first = credentials.held
+        credentials.worked(first)
+        assert credentials.denied(first) is True
+        assert credentials.denied(first) is True, "before the next one is there"
+        assert await credentials.get() == 2
+        assert credentials.denied(first) is True
+        credentials.worked(first)
+        assert await credentials.get() == 2
+        assert credentials.denied(credentials.held) is False, "only the first has worked"
+
+
+async def test_who_has_none_gets_no_better_one() -> None:
+    source = Source()
+    async with renewal(source) as credentials:
+        assert credentials.held is None
+        assert credentials.denied(credentials.held) is False
 
 
 async def test_closing_does_not_wait_for_a_fetch() -> None:

@@ -12,6 +12,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -135,7 +136,9 @@ class BedrockChannel:
         return await self._pool.take(fresh=fresh)
 
     def reading(self, sink: AnswerSink, *, stream: bool) -> AnswerSink:
-        return BedrockReading(sink, self._pool.limits.answer_bytes, self._keys.worked, self._denied)
+        keys = self._keys.held
+        worked, denied = partial(self._keys.worked, keys), partial(self._denied, keys)
+        return BedrockReading(sink, self._pool.limits.answer_bytes, worked, denied)
 
     async def probe(self) -> None:
         if not self._api_key:
@@ -153,9 +156,10 @@ class BedrockChannel:
             return await asyncio.to_thread(aws.sign, keys, self._region, url, headers, payload)
         return aws.sign(keys, self._region, url, headers, payload)
 
-    def _denied(self) -> bool:
-        self._chain.forget()
-        return self._keys.denied()
+    def _denied(self, keys: Any) -> bool:
+        if keys is self._keys.held:
+            self._chain.forget()
+        return self._keys.denied(keys)
 
 
 def _counted(model: str) -> str:

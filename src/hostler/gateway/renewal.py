@@ -68,12 +68,21 @@ class Renewal(Generic[_T]):
             raise self._failure()
         return await asyncio.shield(self._begin())
 
-    def worked(self) -> None:
-        """The upstream took it."""
-        self._works = self._value is not None
+    @property
+    def held(self) -> _T | None:
+        """What `get` gave last, as long as nobody has refused it."""
+        return self._value
 
-    def denied(self) -> bool:
-        """The upstream refused it: it isn't used again. Returns whether it had worked, so that a new one may."""
+    def worked(self, value: _T | None) -> None:
+        """The upstream took it."""
+        if value is not None and value is self._value:
+            self._works = True
+
+    def denied(self, value: _T | None) -> bool:
+        """The upstream refused it: it isn't used again. Returns whether another one may be better: it had worked, or
+        is not the one any more that others get."""
+        if value is None or value is not self._value:
+            return value is not None
         had_worked, self._works, self._value = self._works, False, None
         return had_worked
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -104,7 +105,8 @@ class VertexChannel:
         return await self._pool.take(fresh=fresh)
 
     def reading(self, sink: AnswerSink, *, stream: bool) -> AnswerSink:
-        return VertexReading(sink, self._token.worked, self._denied)
+        token = self._token.held
+        return VertexReading(sink, partial(self._token.worked, token), partial(self._denied, token))
 
     async def probe(self) -> None:
         await self._token.get()
@@ -114,9 +116,10 @@ class VertexChannel:
         await self._token.close()
         await self._pool.close()
 
-    def _denied(self) -> bool:
-        self._chain.forget()
-        return self._token.denied()
+    def _denied(self, token: Any) -> bool:
+        if token is self._token.held:
+            self._chain.forget()
+        return self._token.denied(token)
 
 
 class VertexReading(ErrorsTranslated):
