@@ -86,6 +86,24 @@ async def test_a_collector_that_is_busy_is_asked_again_when_it_says(busy: Litera
     assert len(set(collector.bodies)) == 1
 
 
+async def test_nobody_else_gets_what_the_collector_does_not_take() -> None:
+    async with OtlpReceiver() as other:
+
+        async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 307 Moved\r\nlocation: {other.url}\r\ncontent-length: 0\r\n\r\n".encode())
+            writer.close()
+
+        async with await asyncio.start_server(elsewhere, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            target = Target(f"http://127.0.0.1:{port}/v1/traces", {"x-key": "secret"})
+            pipeline = Pipeline(lambda: OtlpExporter(target), every_seconds=0.01)
+            pipeline.put(span())
+            await close(pipeline)
+    assert other.headers == []
+    assert pipeline.figures() == Figures(sent=0, dropped=0, failed=1, waiting=0)
+
+
 async def test_a_collector_that_hangs_up_is_asked_again_at_once() -> None:
     """So it does to connections that it has kept for long enough, just as the next batch is on its way."""
     async with OtlpReceiver(cuts=1) as collector:
