@@ -461,7 +461,10 @@ class SessionRunner:
         if self._follower.meter is not None:
             self._follower.meter.add(record)
         if self._care is not None:
-            await self._care.on_request(record)
+            try:
+                await self._care.on_request(record)
+            except (HostlerError, OSError):  # whoever gets an error here would have the request written down again
+                log.exception("compaction_not_counted", extra={"session": self.lease.session_id})
 
     def _tool_name(self, name: str) -> str:
         """As people know it: `bash`, the name of a custom tool, or `server/tool`."""
