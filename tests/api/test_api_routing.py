@@ -135,7 +135,7 @@ def test_two_sets_of_rules_are_compared_over_what_was_recorded(
 
     def recorded(conn: Any) -> None:
         rows = ((tagged.id, "", 10), (tagged.id, "a1", 10), (plain.id, "a1", 5_000), (plain.id, "other", 1))
-        for session, thread, size in rows:
+        for number, (session, thread, size) in enumerate(rows):
             ledger.record_model_request(
                 conn,
                 server.database.now(conn),
@@ -147,7 +147,7 @@ def test_two_sets_of_rules_are_compared_over_what_was_recorded(
                 duration_ms=1.0,
                 first_byte_ms=None,
                 facts=RequestFacts(
-                    request_id=f"mreq_{size}",
+                    request_id=f"mreq_{number}",
                     requested_model="claude-opus-5-5",
                     thread=thread,
                     purpose="turn",

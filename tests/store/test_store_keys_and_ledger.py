@@ -9,7 +9,7 @@ from hostler.domain.errors import LeaseLost, NotFound, Unauthenticated
 from hostler.store import keys, ledger, sequences
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE as WS
-from hostler.store.ledger import Total
+from hostler.store.ledger import RequestFacts, Total
 from hostler.store.sessions import SessionRow, Usage, delete_session, get_session
 from hostler.store.tables import api_keys
 
@@ -90,6 +90,17 @@ async def test_a_request_and_its_usage_are_one(db: Database, session: SessionRow
     assert (await db.read(lambda c: get_session(c, WS, "sesn_1"))).usage == Usage(11, 2, 3, 4, 5, 6)
     with pytest.raises(NotFound):
         await record(db, Usage(1), session_id="sesn_none")
+
+
+async def test_an_attempt_is_in_the_ledger_once_however_often_it_is_recorded(db: Database, session: SessionRow) -> None:
+    facts = [RequestFacts(request_id=request, attempt=number) for request in ("mreq_1", "mreq_2") for number in (1, 2)]
+    for one in facts:
+        await record(db, Usage(1), facts=one)
+    for one in facts:
+        with pytest.raises(ledger.AlreadyRecorded):
+            await record(db, Usage(1), facts=one)
+    assert await db.read(lambda c: ledger.total(c, session_id="sesn_1")) == Total(4, Usage(4))
+    assert (await db.read(lambda c: get_session(c, WS, "sesn_1"))).usage == Usage(4)
 
 
 async def test_the_bill_outlives_the_session(db: Database, session: SessionRow) -> None:

@@ -167,7 +167,10 @@ def runner_ledger(
             purse.settle_in(connection, now, record, row.workspace_id, used.list_cost_nanos)
             return used
 
-        used = await database.write(unit)
+        try:
+            used = await database.write(unit)
+        except ledger.AlreadyRecorded:  # and all that comes with it: by a try of which nobody knew how it had ended
+            return
         purse.freed()
         if told is not None:
             told(used)

@@ -57,6 +57,15 @@ def new_secret(prefix: str) -> str:
     return prefix + "-" + secrets.token_urlsafe(32)
 
 
+def derived_id(prefix: str, *parts: str) -> str:
+    """An identifier that is the same for the same parts: what is written down again meets what is there."""
+    rest, letters = int.from_bytes(hashlib.sha256("\x00".join(parts).encode()).digest()), bytearray()
+    for _ in range(_LENGTH):
+        rest, letter = divmod(rest, len(_ALPHABET))
+        letters.append(_ALPHABET[letter])
+    return f"{prefix}_{letters.decode()}"
+
+
 def derived_uuid(*parts: str) -> str:
     """A UUID that is the same for the same parts: the idempotency key of a prompt handed to the harness."""
     digest = hashlib.sha256("\x00".join(parts).encode()).digest()

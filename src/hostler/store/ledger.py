@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
-from hostler.domain.ids import ids_in_order, new_id
+from hostler.domain.errors import Conflict
+from hostler.domain.ids import derived_id, ids_in_order, new_id
 from hostler.store import audit, tool_costs
 from hostler.store.jsontext import cleaned
 from hostler.store.moments import moment
@@ -99,6 +101,13 @@ class Total:
     usage: Usage
 
 
+class AlreadyRecorded(Conflict):
+    """This attempt of a model request is in the ledger."""
+
+    def __init__(self, row_id: str) -> None:
+        super().__init__(f"model request {row_id} is recorded already")
+
+
 def record_model_request(
     conn: Connection,
     now: float,
@@ -114,7 +123,10 @@ def record_model_request(
     lease: Lease | None = None,
     results: Sequence[tuple[str, int]] = (),
 ) -> ModelRequestRow:
-    """Write a request down and add its usage to the session, together. Raises NotFound for an unknown session.
+    """Write a request down and add its usage to the session, together.
+
+    Raises NotFound for an unknown session, AlreadyRecorded for an attempt that is there: whoever can't tell whether his
+    transaction was carried out tries again. Then this one is over.
 
     results  of tools that it brought to the model: the tool and the bytes of each.
 
@@ -126,8 +138,10 @@ def record_model_request(
     workspace_id = add_usage(conn, session_id, usage)
     if workspace_id is None:
         raise missing(session_id)
+    facts = facts or RequestFacts()
+    known = facts.request_id != ""
     row = ModelRequestRow(
-        new_id("mreq"),
+        derived_id("mreq", session_id, facts.request_id, str(facts.attempt)) if known else new_id("mreq"),
         session_id,
         workspace_id,
         cleaned(model, _LONGEST),
@@ -137,12 +151,15 @@ def record_model_request(
         duration_ms,
         first_byte_ms,
         moment(now),
-        _clean(facts or RequestFacts()),
+        _clean(facts),
     )
     values = [getattr(row, name) for name in _PLAIN]
     values += [getattr(usage, name) for name in Usage.__slots__]
     values += [getattr(row.facts, name) for name in RequestFacts.__slots__]
-    _INSERT_REQUEST.run(conn, [tuple(values)])
+    try:
+        _INSERT_REQUEST.run(conn, [tuple(values)])
+    except IntegrityError as error:
+        raise AlreadyRecorded(row.id) from error
     tool_costs.record(conn, row.id, usage, results)
     return row
 
