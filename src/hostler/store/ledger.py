@@ -159,6 +159,8 @@ def record_model_request(
     try:
         _INSERT_REQUEST.run(conn, [tuple(values)])
     except IntegrityError as error:
+        if not known:
+            raise
         raise AlreadyRecorded(row.id) from error
     tool_costs.record(conn, row.id, usage, results)
     return row
