@@ -12,7 +12,6 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from hostler.attacks.cases import Case, CouldNotRun, OnSandbox, Promise, Severity
 from hostler.attacks.rooms import ENVIRONMENT, LIMITS, Room, SandboxGround, told
@@ -58,10 +57,6 @@ def _killed(error: str) -> bool:
     return error.startswith(("it ended without an answer", "MemoryError")) or "Cannot allocate memory" in error
 
 
-_DYING_BYTES: Final = 1 << 20
-"""To a process that it is killing for want of memory the kernel gives some pages more, so that it can end."""
-
-
 def _peak(probe: str) -> OnSandbox:
     """The same, and the sandbox's own account of its memory stays within the limit."""
 
@@ -71,8 +66,8 @@ def _peak(probe: str) -> OnSandbox:
             stats = await room.sandbox.stats()
             found = list(visit.answers[probe].found) if probe in visit.answers else []
             bound = LIMITS.memory_bytes or 0
-            if stats.memory_peak_bytes is not None and stats.memory_peak_bytes > bound + _DYING_BYTES:
-                found.append(f"{stats.memory_peak_bytes >> 20} MiB were had, of {bound >> 20}")
+            if stats.memory_peak_bytes is not None and stats.memory_peak_bytes > bound:
+                found.append(f"{stats.memory_peak_bytes:,} bytes were had, of {bound:,}")
             if visit.process.returncode is None:
                 await visit.end(ground.seconds)
             return found
