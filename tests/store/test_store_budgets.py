@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,18 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from storekit import Skew, add_catalog, add_session, claim
 
+from hostler.compose.stored import runner_ledger
 from hostler.domain.errors import Conflict, NotFound
-from hostler.store import budgets, reservations, work
+from hostler.domain.prices import Prices
+from hostler.engine.ports import ModelRequestRecord
+from hostler.engine.purse import StoredPurse
+from hostler.engine.runner_parts import LeaseTerms
+from hostler.store import budgets, ledger, reservations, work
 from hostler.store.budgets import BudgetRow
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE as WS
 from hostler.store.reservations import Subjects, Taken
+from hostler.store.sessions import Usage, get_session
 from hostler.store.tables_webhooks import webhook_deliveries
 from hostler.store.webhooks import create_endpoint
 
@@ -233,3 +240,23 @@ async def test_nobody_looks_through_all_budgets_of_a_workspace(db: Database) -> 
     found = await db.write(plans)
     assert len(found) > 4
     assert [plan for plan in found if not plan.startswith("SEARCH") or "workspace" in plan] == []
+
+
+async def test_a_request_that_is_written_down_again_costs_nothing_more(db: Database) -> None:
+    """As whoever does it must who was not told how the first time ended."""
+    await arrange(db)
+    prices = Prices()
+    record = runner_ledger(db, LeaseTerms(), prices, StoredPurse(db, prices)).record_request
+    used = Usage(output_tokens=1000)
+    first = ModelRequestRecord(
+        "sesn_1", "claude-opus-5-5", 200, used, "end_turn", 1.0, 1.0, request_id="mreq_1", agent_id="agent_1"
+    )
+    await record(first)
+    once = (await rows(db))["session"].spent_nanos
+    assert once > 0
+    await record(first)
+    assert (await rows(db))["session"].spent_nanos == once
+    await record(replace(first, attempt=2))
+    assert (await rows(db))["session"].spent_nanos == 2 * once
+    assert (await db.read(lambda c: ledger.total(c, session_id="sesn_1"))).requests == 2
+    assert (await db.read(lambda c: get_session(c, WS, "sesn_1"))).usage.output_tokens == 2000

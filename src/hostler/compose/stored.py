@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -167,12 +168,11 @@ def runner_ledger(
             purse.settle_in(connection, now, record, row.workspace_id, used.list_cost_nanos)
             return used
 
-        try:
+        used = None
+        with suppress(ledger.AlreadyRecorded):  # and all that comes with it: nobody knew how an earlier try had ended
             used = await database.write(unit)
-        except ledger.AlreadyRecorded:  # and all that comes with it: by a try of which nobody knew how it had ended
-            return
         purse.freed()
-        if told is not None:
+        if told is not None and used is not None:
             told(used)
 
     async def close_held(lease: Lease, results: Mapping[str, tuple[Any, bool]]) -> None:
