@@ -28,7 +28,7 @@ from hostler.engine.attachments import Attachment
 from hostler.engine.files import Admit, admit_all
 from hostler.engine.threads import in_thread
 from hostler.store import files as rows
-from hostler.store.blobs import Blob, Blobs, opened_in_thread
+from hostler.store.blobs import Blob, Blobs
 from hostler.store.database import Database
 from hostler.store.files import NewFile, OutputRow
 from hostler.store.sessions import SessionRow, lock_session
@@ -228,7 +228,7 @@ class Outputs(Attachment):
     async def _read(self, folder: int, seen: _Seen, left: _Left) -> tuple[Blob, bytes, str] | None:
         """The bytes as they were at one moment. None: they changed each time while they were read."""
         for _ in range(_TRIES):
-            content = await opened_in_thread(partial(_open_file, os.dup(folder), seen.path))
+            content = await in_thread(partial(_open_file, folder, seen.path), undo=BinaryIO.close)
             with content:
                 before = _signature(os.fstat(content.fileno()))
                 beginning = await asyncio.to_thread(content.read, SNIFFED)
@@ -250,13 +250,13 @@ def _signature(found: os.stat_result) -> str:
     return f"{found.st_size}.{found.st_mtime_ns}.{found.st_ctime_ns}.{found.st_ino}"
 
 
-def _open_file(here: int, path: str) -> BinaryIO:
-    """The regular file at `path` below an open folder, which is closed. Raises OSError for a link on the way, or in its
-    place, and for every other kind.
+def _open_file(folder: int, path: str) -> BinaryIO:
+    """The regular file at `path` below an open folder. Raises OSError for a link anywhere on the way, or another kind.
 
     The kind is looked at before it is opened: opening a device can already do something.
     """
     *parents, last = path.split("/")
+    here = os.dup(folder)
     try:
         for name in parents:
             below = os.open(name, _FOLDER, dir_fd=here)

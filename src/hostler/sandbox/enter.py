@@ -64,14 +64,19 @@ def _prctl(what: str, *arguments: int) -> None:
     _checked(_libc.prctl(*(ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5])), what)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Of all its threads that are there. What has ended has none."""
     found: list[int] = []
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for task in tasks:
+        try:
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 found += [int(word) for word in file.read().split()]
-    except OSError:
-        pass
+        except OSError:
+            continue
     return found
 
 
@@ -91,7 +96,7 @@ def find_inside(mark: bytes) -> int:
             pid = waiting.pop()
             if _number_inside(pid) == 2:  # 1 is bwrap's own, whose user namespace is the outer one
                 return pid
-            waiting += _children(pid)
+            waiting += children(pid)
     raise NotEntered("the sandbox doesn't run")
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hostler.sandbox import cgroups
+from hostler.sandbox.enter import children
 from hostler.sandbox.launch import MARK
 
 RECORD = "record.json"
@@ -122,20 +123,11 @@ def processes(record: Record) -> frozenset[int]:
     found = set(cgroups.members(map(Path, record.groups))) | set(_strays(record.sandbox_id, record.uid))
     waiting = list(found)
     while waiting:
-        for child in _children(waiting.pop()):
+        for child in children(waiting.pop()):
             if child not in found:
                 found.add(child)
                 waiting.append(child)
     return frozenset(found)
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):  # it has ended
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):
-                found += [int(word) for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-    return found
 
 
 def _strays(sandbox_id: str, uid: int | None) -> Iterator[int]:
