@@ -50,7 +50,8 @@ async def test_any_sequence_gives_the_conversation_that_it_gives_without_faults(
                 error.add_note(f"seed {SEED}; so far {runner.tally}")
                 raise
             say(f"seed {SEED}: {runner.tally}")
-        assert bool(runner.tally.seen["spare that became a session's"]) == bool(SPARES)
+        spares = runner.tally.seen["spare that became a session's"]
+        assert bool(spares) == bool(SPARES), f"{spares} sessions were in a spare, with {SPARES} of each kind"
         if runner.tally.sequences < COUNT:
             say(f"{runner.tally.sequences} of {COUNT} sequences in the {WITHIN:.0f} seconds that there were")
             assert runner.tally.sequences >= LEAST, "this machine is too slow to say anything"

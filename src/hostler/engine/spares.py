@@ -227,8 +227,8 @@ class Spares:
     async def _look_at(self, kind: _Kind, spare: SpareProcess) -> None:
         try:
             gone = await spare.gone()
-            rested = spare.stopped or monotonic() - spare.ready_at < self._terms.rest_seconds
-            if not gone and not rested and spare in kind.waiting:  # else it was claimed meanwhile
+            due = not spare.stopped and monotonic() - spare.ready_at >= self._terms.rest_seconds
+            if due and not gone and spare in kind.waiting:  # else it was claimed meanwhile
                 await spare.rest()
         except Exception:
             log.exception("spare_not_looked_at", extra={"spare": spare.name})
