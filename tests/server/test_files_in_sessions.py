@@ -45,6 +45,17 @@ async def outputs(house: House, session: str, wanted: set[str], but: str = "") -
             await asyncio.sleep(0.02)
 
 
+async def left_out(house: House, session: str, wanted: int) -> list[Any]:
+    """What the session says that did not become files, once it has said so many times."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            listed = [event async for event in house.client.beta.sessions.events.list(session, types=["session.error"])]
+            told = [event.error.hostler for event in listed]  # type: ignore[union-attr]
+            if len(told) >= wanted:
+                return told
+            await asyncio.sleep(0.02)
+
+
 def results(events: list[Any]) -> list[str]:
     return [event.content[0].text for event in events if event.type == "agent.tool_result"]
 
@@ -207,6 +218,16 @@ async def test_outputs_are_regular_files_only_and_nothing_outside_is_read(house:
     }
 
 
+async def test_a_path_that_no_index_holds_keeps_no_other_output_back(house: House) -> None:
+    session = await session_with(house)
+    deep = "import os, secrets; os.chdir('/mnt/session/outputs')\nfor _ in range(12): d = secrets.token_hex(120); "
+    deep += "os.mkdir(d); os.chdir(d)\nopen('x', 'w').close()"
+    await house.turn(session, bash(f'python3 -c "{deep}"; echo z > /mnt/session/outputs/z'))
+    await outputs(house, session, {"z"})
+    (told,) = await left_out(house, session, 1)
+    assert told["reasons"] == {"path_too_long": 1}
+
+
 @pytest.mark.one_database
 async def test_more_outputs_than_allowed_are_left_out_and_room_comes_back(
     tmp_path: Path, store_url: str, caplog: pytest.LogCaptureFixture
@@ -216,9 +237,14 @@ async def test_more_outputs_than_allowed_are_left_out_and_room_comes_back(
         await house.turn(session, bash("cd /mnt/session/outputs; for i in a b c d; do echo $i > $i; done"))
         found = await outputs(house, session, {"a", "b"})
         assert any(getattr(r, "reasons", None) == {"too_many_files": 2} for r in caplog.records)
+        await house.turn(session, bash("true"))  # the same is not told again
         await house.client.beta.files.delete(found["a"].id)
         await house.turn(session, bash("head -c 2M /dev/zero > /mnt/session/outputs/c"))
         await outputs(house, session, {"b", "d"})
+        assert await left_out(house, session, 2) == [
+            {"type": "outputs_left_out", "reasons": {"too_many_files": 2}, "example": "c"},
+            {"type": "outputs_left_out", "reasons": {"too_much_together": 1}, "example": "c"},
+        ]
 
 
 async def test_outputs_that_a_crash_kept_from_being_taken_are_taken_at_the_next_start(house: House) -> None:

@@ -64,9 +64,11 @@ async def until_process(house: House, session: str, other_than: Any = None) -> A
 
 async def test_nothing_but_events_outputs_and_the_bill_stays_of_an_ephemeral_task(kept: House) -> None:
     session = await hosted(kept, pattern="ephemeral")
-    made = "echo secret > kept; echo out > /mnt/session/outputs/report.txt"
+    made = "echo secret > kept; cd /mnt/session/outputs; echo out > report.txt; ln -s report.txt link"
     await kept.turn(session, bash(made))
     await kept.until_no_process()
+    (lost,) = said(await kept.events(session), "outputs_left_out")
+    assert lost["reasons"] == {"not_a_regular_file": 1}
     state = Path(kept.settings["state_dir"])
     left = [path for path in state.rglob(f"*{session}*") if path.exists()]
     assert not left

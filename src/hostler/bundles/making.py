@@ -18,7 +18,7 @@ from hostler.bundles.keeping import Content
 from hostler.bundles.renaming import Renaming
 from hostler.bundles.tar import BundleWrong
 from hostler.domain.errors import InvalidRequest
-from hostler.domain.files import mime_type, safe_path
+from hostler.domain.files import MOST_PATH_BYTES, mime_type, safe_path
 from hostler.domain.prices import Prices
 from hostler.domain.resources import FileResource, GithubResource, MemoryResource
 from hostler.domain.sessions import BudgetLimit, Title
@@ -49,11 +49,7 @@ from hostler.store.waiting import replace_waiting
 
 _OUTPUT: Final = "imported"
 """What stands for the look of an output file that was never seen here: by its bytes it is known to be the same."""
-
-
 _MOMENT: Final = 40
-_PATH_BYTES: Final = 2_000
-"""Of a path that is remembered: what an index of PostgreSQL holds. A file with a longer one is taken once more."""
 
 
 class Shown(Value):
@@ -212,7 +208,7 @@ class Making:
                 session_id=self.names.session_id,
             )
             file_rows.create_file(self.conn, self.now, new)
-            if facts.output_path is not None and len(facts.output_path.encode("utf-8", "replace")) <= _PATH_BYTES:
+            if facts.output_path is not None and len(facts.output_path.encode("utf-8", "replace")) <= MOST_PATH_BYTES:
                 output = OutputRow(facts.output_path, _OUTPUT, blob.sha256, new.id)
                 file_rows.put_output(self.conn, self.names.session_id, output)
 

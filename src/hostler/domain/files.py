@@ -10,6 +10,8 @@ MIN_EXPIRES_SECONDS: Final = 3_600
 MAX_EXPIRES_SECONDS: Final = 7_776_000
 MAX_NAME: Final = 255
 """Characters, and bytes in UTF-8, of a name."""
+MOST_PATH_BYTES: Final = 2_000
+"""Of an output's path that is remembered: what an index of PostgreSQL holds."""
 MAX_IDS: Final = 100
 SNIFFED: Final = 4_096
 """How many of a file's first bytes tell its kind."""

@@ -42,7 +42,7 @@ class Attachment:
         return ()
 
     def complaints(self, session_id: str) -> Sequence[Complaint]:
-        """What did not work in the last `lay_out` although the session goes on. Each is given once."""
+        """What did not work in the last `lay_out` or `collect` although the session goes on. Each is given once."""
         return ()
 
     async def refresh(self, session: SessionRow, home: Path) -> None:

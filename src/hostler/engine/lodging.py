@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Final, TypeVar
 
 from hostler.domain import events as ev
-from hostler.domain.errors import NotFound
+from hostler.domain.errors import HostlerError, NotFound
 from hostler.domain.packages import PackageLists
 from hostler.engine import head_start, labels
 from hostler.engine.call_gate import CallGate
@@ -277,10 +277,18 @@ class Lodging:
 
     async def _attached(self, session: SessionRow, home: Path) -> Sequence[Mount]:
         mounts = await self._parts.attachments.lay_out(session, home)
-        complaints = self._parts.attachments.complaints(session.id)
-        if complaints:
-            await self._apply(lambda s, at, totals, _: Step(s, tuple(c(at.text) for c in complaints)))
+        await self._complain(session)
         return mounts
+
+    async def _complain(self, session: SessionRow) -> None:
+        complaints = self._parts.attachments.complaints(session.id)
+
+        def told(state: SessionState, at: Moment, totals: Totals, _: SessionRow) -> Step:
+            over = state.status == "terminated"  # nothing follows that
+            return Step(state, () if over else tuple(complaint(at.text) for complaint in complaints))
+
+        if complaints:
+            await self._apply(told)
 
     async def enter(self, session: SessionRow, profile: Profile) -> None:
         """Into the session's home, with the files in it that count, unless that was done."""
@@ -417,7 +425,10 @@ class Lodging:
         """Takes what the session has put out so far. False when something of it has to be looked at again."""
         if self._stay is None or (self._profile is not None and self._profile.self_hosted):
             return True
-        return await self._parts.attachments.collect(session, self._stay.home)
+        taken = await self._parts.attachments.collect(session, self._stay.home)
+        with suppress(HostlerError):  # Whoever loses the lease here loses it in what follows, and the log has it.
+            await self._complain(session)
+        return taken
 
     def put_off(self) -> bool:
         """Let another turn go before what there is to keep. False: there is nothing, or it has waited long enough."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,9 +23,10 @@ from typing import BinaryIO
 from sqlalchemy import Connection
 
 from hostler.domain.errors import Busy, HostlerError, NotFound, TooLarge
-from hostler.domain.files import SNIFFED, mime_type, safe_path
+from hostler.domain.events import notice
+from hostler.domain.files import MOST_PATH_BYTES, SNIFFED, mime_type, safe_path
 from hostler.domain.ids import new_id
-from hostler.engine.attachments import Attachment
+from hostler.engine.attachments import Attachment, Complaint
 from hostler.engine.files import Admit, admit_all
 from hostler.engine.threads import in_thread
 from hostler.store import files as rows
@@ -37,13 +39,15 @@ log = logging.getLogger("hostler.outputs")
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_REMEMBERED = 4096
+"""Sessions whose complaints are remembered."""
 _TRIES = 3
 """How often a file that changes while it is read is read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputLimits:
-    """What one session may put out. What is over is left out, and the log says so."""
+    """What one session may put out. What is over is left out; the session and the log say so."""
 
     files: int = 1_000
     file_bytes: int = 500 << 20
@@ -79,7 +83,18 @@ class _Left:
 
     def out(self, reason: str, path: str) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
-        self.example = self.example or path[:200]
+        self.example = self.example or safe_path(path)[:200]
+
+    def told(self) -> Complaint:
+        """For the user."""
+        reasons = ", ".join(f"{count} × {reason.replace('_', ' ')}" for reason, count in sorted(self.reasons.items()))
+        message = (
+            f"Not everything in /mnt/session/outputs became files ({reasons}), such as {self.example}. Delete files of "
+            "this session that are not needed any more, have fewer or smaller ones written, or ask the operator for "
+            "more (`[files]`, quotas); the folder is looked through again after the next turn."
+        )
+        details = {"reasons": dict(self.reasons), "example": self.example}
+        return lambda at: notice(at, "outputs_left_out", message, details)
 
 
 class Outputs(Attachment):
@@ -93,6 +108,9 @@ class Outputs(Attachment):
         self._limits = limits or OutputLimits()
         self._admit = admit
         self._busy: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._told: OrderedDict[str, frozenset[tuple[str, int]]] = OrderedDict()
+        """What each session was last told that it lacks: the same is not told after every turn."""
+        self._complaints: OrderedDict[str, Complaint] = OrderedDict()
 
     async def collect(self, session: SessionRow, home: Path) -> None:
         """Every file that is new or changed since the last time. A session that is deleted meanwhile ends it."""
@@ -114,6 +132,22 @@ class Outputs(Attachment):
             log.warning(
                 "outputs_left_out", extra={"session": session.id, "reasons": left.reasons, "example": left.example}
             )
+        self._complain(session.id, left)
+
+    def complaints(self, session_id: str) -> Sequence[Complaint]:
+        complaint = self._complaints.pop(session_id, None)
+        return () if complaint is None else (complaint,)
+
+    def _complain(self, session_id: str, left: _Left) -> None:
+        told, reasons = self._told.pop(session_id, frozenset()), frozenset(left.reasons.items())
+        if not reasons:
+            return
+        self._told[session_id] = reasons
+        if reasons != told:
+            self._complaints[session_id] = left.told()
+        for remembered in (self._told, self._complaints):
+            while len(remembered) > _REMEMBERED:
+                remembered.popitem(last=False)
 
     async def catch_up(self, session: SessionRow, home: Path) -> None:
         await self.collect(session, home)
@@ -135,6 +169,9 @@ class Outputs(Attachment):
             lambda c: (rows.session_outputs_of(c, session.id), rows.output_sizes(c, session.id))
         )
         for seen in found:
+            if len(safe_key(seen.path).encode()) > MOST_PATH_BYTES:
+                left.out("path_too_long", seen.path)
+                continue
             before = known.get(safe_key(seen.path))
             if before is None or before.signature != seen.signature:
                 reason = self._too_much(seen, before, kept) or self._too_much_now(seen, left)
@@ -228,7 +265,7 @@ class Outputs(Attachment):
     async def _read(self, folder: int, seen: _Seen, left: _Left) -> tuple[Blob, bytes, str] | None:
         """The bytes as they were at one moment. None: they changed each time while they were read."""
         for _ in range(_TRIES):
-            content = await in_thread(partial(_open_file, folder, seen.path), undo=BinaryIO.close)
+            content = await in_thread(partial(_open_file, folder, seen.path), undo=lambda opened: opened.close())
             with content:
                 before = _signature(os.fstat(content.fileno()))
                 beginning = await asyncio.to_thread(content.read, SNIFFED)
