@@ -16,6 +16,7 @@ from hostler.domain.auditing import SignerKey
 from hostler.domain.errors import NotFound
 from hostler.domain.principals import Actor
 from hostler.engine.audit_log import AuditLog, AuditTerms
+from hostler.engine.audit_verifier import Report
 from hostler.sealing.masterkeys import GivenKeys
 from hostler.sealing.signing import AuditSigner
 from hostler.store import audit, audit_chain, keys
@@ -153,6 +154,44 @@ async def test_old_entries_go_up_to_a_checkpoint_and_the_rest_is_still_verified(
     assert report.intact
     await log.sql("DELETE FROM egress_decisions")
     assert found(await log.report()) == {"rows_removed"}
+
+
+async def test_an_export_that_retention_runs_beside_accuses_nobody(log: Log, skew: Skew) -> None:
+    skew.seconds = 10 * DAY
+    await log.append(tool("sesn_1", 60))
+    every = policies(lambda *_: None)
+
+    async def remove(name: str) -> None:
+        scope = await log.db.read(lambda c: Scope(WS, log.db.now(c), {name: 5}))  # type: ignore[dict-item]
+        selected = await log.db.read(lambda c: every[name].select(c, scope, None, 100))  # type: ignore[index]
+        await log.db.write(lambda c: every[name].remove(c, scope, selected.found))  # type: ignore[index]
+
+    async def beside(*names: str) -> Report:
+        _, pieces = await log.audit.export(ADMIN, None)
+        data = await anext(pieces)  # what it begins with
+        for name in names:
+            await remove(name)
+        return check((data + b"".join([piece async for piece in pieces])).splitlines())
+
+    report = await beside("egress_decisions", "credential_uses")
+    assert (report.intact, report.rows) == (True, 0)
+    assert found(await beside("audit_entries")) <= {"incomplete", "unsigned"}
+    assert (await log.report()).intact
+
+
+async def test_rows_whose_neighbours_retention_took_are_not_among_those_that_an_entry_answers_for(
+    log: Log, skew: Skew
+) -> None:
+    """Their digest can't be compared any more, so anybody may have changed them."""
+    skew.seconds = 10 * DAY
+    await log.egress("later.example")
+    policy = policies(lambda *_: None)["egress_decisions"]
+    scope = await log.db.read(lambda c: Scope(WS, log.db.now(c), {"egress_decisions": 5}))
+    selected = await log.db.read(lambda c: policy.select(c, scope, None, 1))
+    await log.db.write(lambda c: policy.remove(c, scope, selected.found))
+    await log.sql("UPDATE egress_decisions SET host = 'elsewhere.example' WHERE host = 'c.example'")
+    report = await log.report()
+    assert (report.intact, report.rows, report.unvouched) == (True, 2, 2)  # one use, one later decision; two are left
 
 
 async def test_a_strand_that_nobody_needs_any_more_is_forgotten(log: Log, skew: Skew) -> None:

@@ -132,6 +132,13 @@ def verify(
         f"{report.signed_seq}.",
         highlight=False,
     )
+    if report.unvouched:
+        console.print(
+            f"Not verifiable: {report.unvouched:,} rows of entries that retention has taken other rows from; nobody "
+            "answers for what they say.",
+            style="yellow",
+            highlight=False,
+        )
     console.print(f"Anchor: {report.seq}:{report.hash}", highlight=False)
     for key_id, public_key in report.signers.items():
         console.print(f"Signed with {key_id}: {public_key}", highlight=False)
@@ -189,6 +196,7 @@ def _shown(report: Report) -> dict[str, Any]:
         "checkpoints": report.checkpoints,
         "signed_seq": report.signed_seq,
         "rows": report.rows,
+        "unverifiable_rows": report.unvouched,
         "signers": [{"id": id_, "public_key": key} for id_, key in report.signers.items()],
         "pinned": report.pinned,
         "findings": [found.json() for found in report.findings],

@@ -176,8 +176,8 @@ SHAPES: dict[str, str] = {
     '"endorsed_by", "endorsement"}, …]}`',
     "hostler audit export": '`{"file", "workspace_id", "entries", "bytes", "anchor"}`',
     "hostler audit verify": '`{"intact", "workspace_id", "entries", "first_seq", "seq", "anchor", "checkpoints", '
-    '"signed_seq", "rows", "signers": [{"id", "public_key"}, …], "pinned", "findings": [{"what", "where", "message"}, '
-    '…], "more_findings"}`. The exit code is 1 unless it is intact.',
+    '"signed_seq", "rows", "unverifiable_rows", "signers": [{"id", "public_key"}, …], "pinned", "findings": [{"what", '
+    '"where", "message"}, …], "more_findings"}`. The exit code is 1 unless it is intact.',
     "hostler audit redact": '`{"type": "audit_redaction", "workspace_id", "subject_id"}`',
     "hostler audit rotate-key": '`{"key", "public_key", "older": [id, …]}`',
     "hostler secrets status": '`{"keys": [{"id", "current", "here", "secrets"}, …]}`. `here`: whether this server has '

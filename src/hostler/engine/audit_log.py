@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
@@ -197,19 +199,42 @@ class AuditLog:
 
         chain, lines, since = await self._database.read(begin)
         yield _joined(lines)
-        after, more = chain.start_seq, True
-        while more:
-            lines, last, more = await self._database.read(
-                lambda conn, after=after: _page(conn, workspace, after, chain.seq)  # type: ignore[misc]
-            )
-            after = last
-            yield _joined(lines)
+        try:
+            async with aclosing(self._from(workspace, chain, signed, since)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except _Overtaken:  # Without its end the export says of itself that it has to be fetched again.
+            log.warning("audit_export_overtaken", extra={"workspace_id": workspace})
+
+    async def _from(self, workspace: str, chain: Chain, signed: int, since: str) -> AsyncGenerator[bytes, None]:
+        after = chain.start_seq
+        while True:
+            more = True
+            while more:
+                lines, after, more = await self._database.read(partial(_page, workspace, after, chain.seq))
+                yield _joined(lines)
+            if not await self._database.read(partial(_removed_since, workspace, chain.seq)):
+                break
+            # What is missing from these pages is explained by an entry behind them: go on up to that.
+            chain, signed = await self._signed(workspace)
         yield _joined(await self._database.read(lambda conn: _rest(conn, chain, after, signed, since)))
 
 
-def _page(conn: Connection, workspace: str, after: int, upto: int) -> tuple[list[str], int, bool]:
+def _removed_since(workspace: str, seq: int, conn: Connection) -> bool:
+    return audit_chain.removed_since(conn, workspace, seq)
+
+
+class _Overtaken(Exception):
+    """Retention has removed entries that were to come next."""
+
+
+def _page(workspace: str, after: int, upto: int, conn: Connection) -> tuple[list[str], int, bool]:
     """Lines of the entries behind a place, the last place, and whether there are more."""
     links = audit_chain.read_links(conn, workspace, after, _PAGE)
+    if links and links[0][0].seq != after + 1:
+        now = audit_chain.get_chain(conn, workspace)
+        if now is not None and now.start_seq > after:
+            raise _Overtaken
     more = len(links) == _PAGE and links[-1][0].seq < upto
     links = [(link, hash_) for link, hash_ in links if link.seq <= upto]
     last = links[-1][0].seq if links else after

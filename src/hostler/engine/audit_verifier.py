@@ -63,6 +63,10 @@ class Report:
     signed_seq: int = 0
     """Up to here a checkpoint answers for it."""
     rows: int = 0
+    """Rows that are as their entry says."""
+    unvouched: int = 0
+    """Rows that nobody answers for any more: retention has taken others of the same entry, so that their digest can't
+    be compared. Not a finding, and no proof either."""
     signers: dict[str, str] = field(default_factory=dict)
     """Public keys that checkpoints were signed with, by id."""
     pinned: bool = False
@@ -101,8 +105,8 @@ class Verifier:
         """Place, kind, moment and details of the entry whose rows follow."""
         self._rows = 0
         self._rows_hash = hashlib.sha256()
-        self._gone: list[tuple[str, str, int, bool]] = []
-        """Entries whose rows are not there, or not all: kind, moment, place, none at all."""
+        self._gone: list[tuple[str, str, int, int]] = []
+        """Entries whose rows are not there, or not all: kind, moment, place, how many there are."""
         self._pruned: dict[str, str] = {}
         self._pruned_through: set[tuple[int, str]] = set()
         self._bad: list[int] | None = None
@@ -139,11 +143,13 @@ class Verifier:
             first = max(report.first, report.signed_seq + 1)
             message = "are under no signature: whoever wrote this file can have made them up"
             self._find("unsigned", f"entries {first} to {self._seq}", message)
-        for kind, at, seq, wholly in self._gone:
+        for kind, at, seq, left in self._gone:
             if at >= self._pruned.get(kind, ""):
-                missing = "its rows are" if wholly else "some of its rows are"
+                missing = "some of its rows are" if left else "its rows are"
                 message = f"{missing} not there, and no retention has removed them"
                 self._find("rows_removed", f"entry {seq}", message)
+            else:
+                report.unvouched += left
         report.seq, report.hash = self._seq, self._before.hex()
         for anchor in sorted(self._anchors):
             message = f"{anchor} is no hash of this chain: entries were cut off, or the chain was computed anew"
@@ -255,7 +261,6 @@ class Verifier:
         if row is None or self._covering is None or text != _ROWS + written + b"}":
             self._find("form", f"line {self._lines}", "is not in the form of a row, or follows no entry")
             return
-        self._report.rows += 1
         self._rows += 1
         self._rows_hash.update(written + b"\n")
 
@@ -266,9 +271,10 @@ class Verifier:
         rows, self._covering = self._rows, None
         wanted = details.get("rows")
         if rows == wanted and self._rows_hash.hexdigest() == details.get("digest"):
+            self._report.rows += rows
             return
         if isinstance(wanted, int) and rows < wanted:
-            self._gone.append((kind, at, seq, not rows))
+            self._gone.append((kind, at, seq, rows))
             return
         message = f"{COVERED[kind][0]}: its {rows} rows are not the {wanted} that it answers for: changed or put in"
         self._find("rows_changed", f"entry {seq}", message)

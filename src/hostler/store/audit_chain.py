@@ -340,6 +340,14 @@ def strays(conn: Connection, workspace_id: str, kind: str, since: str, limit: in
 # ------------------------------------------------------------------------------------------------------ old entries
 
 
+def removed_since(conn: Connection, workspace_id: str, seq: int) -> bool:
+    """Whether retention has removed anything since the chain went up to there."""
+    at = audit_entries.c
+    later = sa.or_(at.seq > seq, at.seq.is_(None))
+    query = sa.select(at.id).where(at.workspace_id == workspace_id, later, at.kind == "integrity")
+    return conn.execute(query.limit(1)).first() is not None
+
+
 def removable(conn: Connection, workspace_id: str, before: str) -> Checkpoint | None:
     """The newest checkpoint from before that moment: everything up to it may be removed, and it is the new start."""
     at = audit_checkpoints.c
