@@ -293,6 +293,8 @@ async def test_all_that_belongs_to_a_session_comes_along(house: House) -> None:
             {"type": "memory_store", "memory_store_id": old, "access": "read_only"},
         ],
     )
+    await house.turn(made.id, "hello")
+    point: Any = await house.client.post(f"/hostler/v1/sessions/{made.id}/checkpoints", body={}, cast_to=object)
     await house.turn(made.id, "remember the word rhubarb")
     before = len(await house.events(made.id))
     await house.client.post(f"/hostler/v1/sessions/{made.id}/compact", body={}, cast_to=object)
@@ -308,6 +310,11 @@ async def test_all_that_belongs_to_a_session_comes_along(house: House) -> None:
     )
     got = await exported(house, made.id)
     assert got.status == 200, got.json
+    assert "archives/0.jsonl" in names_in(got.content)
+    earlier = await exported(house, made.id, checkpoint_id=point["id"])
+    assert not [name for name in names_in(earlier.content) if name.startswith("archives/")], (
+        "it has what was said later"
+    )
     await beta.skills.delete(skill.id)
     taken = await imported(house, got.content, memory_store=f"{old}:{new}")
     assert taken.status == 200, taken.json

@@ -11,6 +11,7 @@ from typing import Any
 import anthropic
 import pytest
 import sqlalchemy as sa
+from bundlekit import exported
 from housekit import ASK_FOR_BASH, DEADLINE, House
 from test_several_servers import two_houses
 
@@ -23,6 +24,11 @@ from hostler.store.tables_checkpoints import checkpoints
 from hostler.store.tables_snapshots import snapshots
 from hostler.testing.postgres import PostgresCluster
 from hostler.testing.rehearsal import gate, step, tool
+
+
+async def points(house: House, session: str) -> list[str]:
+    found: Any = await house.client.get(f"/hostler/v1/sessions/{session}/checkpoints", cast_to=object)
+    return [one["id"] for one in found["data"]]
 
 
 async def post(house: House, path: str, **body: Any) -> dict[str, Any]:
@@ -285,6 +291,20 @@ async def test_checkpoints_are_taken_by_themselves_and_the_oldest_go(house: Hous
     a_turn = by_hand["seq"]
     # By hand after the first; then every second, of which two are kept.
     assert [(reason, seq // a_turn) for reason, seq in found] == [("manual", 1), ("automatic", 7), ("automatic", 9)]
+
+
+@pytest.mark.one_database
+async def test_an_export_takes_nothing_away_that_can_be_gone_back_to(house: House) -> None:
+    made = await house.client.beta.agents.create(name="Coder", model="claude-opus-5-5")
+    environment = await house.environment(hosting={"checkpoints": {"every_turns": 1, "keep": 1}})
+    session = (await house.client.beta.sessions.create(agent=made.id, environment_id=environment)).id
+    await house.turn(session, [step("Said.")])
+    async with asyncio.timeout(DEADLINE):
+        while not (before := await points(house, session)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    for _ in range(2):
+        assert (await exported(house, session)).status == 200
+    assert await points(house, session) == before
 
 
 async def test_a_session_goes_back_through_a_server_that_does_not_have_it(

@@ -225,6 +225,8 @@ class Composing:
     async def _archives(self, ordinals: Mapping[str, list[int]]) -> list[ArchiveFacts]:
         found = list[ArchiveFacts]()
         for row in await self._database.read(lambda c: bundles.complete_archives(c, self._session.id)):
+            if not self._counts(row.upto):
+                continue
             member = self._member(f"archives/{len(found)}.jsonl")
             at = 0
             while (chunk := await self._database.read(partial(_chunk, row.id, at))) is not None:
@@ -245,6 +247,13 @@ class Composing:
                 )
             )
         return found
+
+    def _counts(self, upto: Mapping[str, int]) -> bool:
+        """Whether everything up to there was said at this point, and still counts."""
+        ours = self._point.line.transcripts
+        return all(
+            not end or (subpath in ours and lines.within(end - 1, ours[subpath].spans)) for subpath, end in upto.items()
+        )
 
     async def _files(self) -> tuple[list[FileRow], dict[str, str]]:
         session = self._session

@@ -124,7 +124,7 @@ class Boundary:
                 conn, now, session, name=params["name"], reason=params["reason"], snapshot_id=snapshot_id
             )
             if orders.close(conn, now, order.id, {"id": row.id}):
-                rows.prune(conn, session.id, automatic_of(session).keep)
+                rows.prune(conn, now, session.id, automatic_of(session).keep)
             else:
                 rows.drop_checkpoint(conn, session.id, row.id)
 
@@ -148,7 +148,7 @@ class Boundary:
             )
             if not orders.close(conn, now, order.id, {"id": done.rewind.id}):
                 raise _NobodyWaits
-            rows.prune(conn, session.id, automatic_of(session).keep)
+            rows.prune(conn, now, session.id, automatic_of(session).keep)
             return done.applied
 
         try:
@@ -197,7 +197,7 @@ class Boundary:
             now = self.database.now(conn)
             self._held(conn, now, lease)
             self.points.take(conn, now, session, name=None, reason="automatic", snapshot_id=snapshot_id)
-            rows.prune(conn, session.id, wanted.keep)
+            rows.prune(conn, now, session.id, wanted.keep)
 
         try:
             snapshot_id = await files.kept(session)

@@ -91,6 +91,8 @@ class RewindRow:
         return found
 
 
+EXPORT_SECONDS: Final = 86_400.0
+"""How long an export's checkpoint stays when nobody ends the export."""
 KEPT_REWINDS: Final = 500
 """Of one session; older ones go."""
 
@@ -157,14 +159,20 @@ def count_by_hand(conn: Connection, session_id: str) -> int:
     return int(conn.execute(query).scalar_one())
 
 
-def prune(conn: Connection, session_id: str, keep: int) -> list[str]:
-    """Remove all but the newest `keep` of those that nobody asked for. The ids of what is gone."""
-    mine = (checkpoints.c.session_id == session_id, checkpoints.c.reason != "manual")
+def prune(conn: Connection, now: float, session_id: str, keep: int) -> list[str]:
+    """Remove all but the newest `keep` of those that nobody asked for. The ids of what is gone.
+
+    An export's is there for as long as it takes, and is none of them; one that is left of an export that was cut off
+    goes after a day.
+    """
+    mine = (checkpoints.c.session_id == session_id, checkpoints.c.reason.not_in(["manual", "export"]))
     newest = sa.select(checkpoints.c.id).where(*mine).order_by(checkpoints.c.created_at.desc(), checkpoints.c.id.desc())
     gone = list(conn.execute(newest.offset(keep).limit(-1 if conn.dialect.name == "sqlite" else None)).scalars())
     if gone:
         conn.execute(checkpoints.delete().where(*mine, checkpoints.c.id.in_(gone)))
-    return gone
+    left = (checkpoints.c.session_id == session_id, checkpoints.c.reason == "export")
+    cut_off = checkpoints.delete().where(*left, checkpoints.c.created_at < moment(now - EXPORT_SECONDS))
+    return gone + list(conn.execute(cut_off.returning(checkpoints.c.id)).scalars())
 
 
 def last_taken(conn: Connection, session_id: str) -> tuple[int, str] | None:
