@@ -264,6 +264,9 @@ def test_one_that_waits_for_an_answer_is_taken() -> None:
         (other("usage", {"what": 1}), "usage"),
         (other("transcripts.1.subpath", "é" * 600), "longer than"),
         (other("files", []), "session.json describes 0"),
+        (other("files", DOCUMENT["files"] * 2), "two of one id: files"),
+        (other("archives", [DOCUMENT["archives"][0], {**DOCUMENT["archives"][0], "number": 2}]), "two of one id: arch"),
+        (other("point.events", 1), "more events than session.json tells of"),
     ],
 )
 def test_what_session_json_may_not_say(document: dict[str, Any], words: str) -> None:
@@ -278,6 +281,8 @@ def test_what_session_json_may_not_say(document: dict[str, Any], words: str) -> 
         ({"events": lines([EVENTS[0], {**EVENTS[1], "id": "a\tb"}])}, "proper id"),
         ({"events": lines([EVENTS[0], {**EVENTS[1], "processed_at": "now"}])}, "proper id and time"),
         ({"events": lines([EVENTS[0], [1]])}, "no JSON object"),
+        ({"events": lines([EVENTS[0], {**EVENTS[1], "much": float("nan")}])}, "no JSON"),
+        ({"events": lines(EVENTS).replace(b'"content": []', b'"content": 1e999', 1)}, "no JSON"),
         ({"events": lines(EVENTS)[:-1]}, "middle of a line"),
         ({"events": lines(EVENTS) + b"{"}, "middle of a line"),
         ({"events": lines(EVENTS) + b"\n"}, "no JSON"),
@@ -321,6 +326,19 @@ def test_limits_hold_on_both_sides() -> None:
         w.add_bytes("session.json", b"{}")
     with pytest.raises(BundleWrong, match="max_mb"), BundleWriter(io.BytesIO(), "", "", BundleLimits(10)) as w:
         w.add_bytes("session.json", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (BundleLimits(events=1), "has 2 events, and 1 are taken: twice sessions.max_events"),
+        (BundleLimits(log_bytes=100), "a log of"),
+        (BundleLimits(transcript_bytes=10), "transcripts of"),
+        (BundleLimits(archives=0), "1 archives, and 0"),
+    ],
+)
+def test_a_session_that_is_larger_than_one_may_be_is_refused(limits: BundleLimits, words: str) -> None:
+    refused(WHOLE, words, limits)
 
 
 def test_a_bomb_is_refused_on_both_sides_and_a_hole_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

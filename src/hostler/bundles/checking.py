@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, BinaryIO, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,21 +47,30 @@ class Checked:
 
 def check(file: BinaryIO, limits: BundleLimits | None = None) -> Checked:
     """Raises BundleWrong. Blocks."""
-    reader = BundleReader(file, limits or BundleLimits())
+    limits = limits or BundleLimits()
+    reader = BundleReader(file, limits)
     document: Document | None = None
+    said_bytes = 0
     ids: dict[str, None] = {}
     counts = {"transcripts": 0, "archives": 0, "skills": 0, "files": 0, "home": 0}
     for member in reader.members():
         name = member.head.name
         if name == DOCUMENT:
             document = Document.of_bytes(b"".join(member.content))
+            _check_counts(document, limits)
         elif name == EVENTS:
+            _check_size(member.head.size, limits.log_bytes, "a log", "max_log_mb")
             for event in events_of(member):
                 if event["id"] in ids:
                     raise BundleWrong(f"{EVENTS} has the event {event['id']} twice")
+                if document is None or len(ids) == document.point.events:
+                    raise BundleWrong(f"{EVENTS} has more events than {DOCUMENT} tells of")
                 ids[event["id"]] = None
         elif (kind := name.partition("/")[0]) in counts:
             assert document is not None, "it stands before them"
+            if kind == "transcripts":
+                said_bytes += member.head.size
+                _check_size(said_bytes, limits.transcript_bytes, "transcripts", "max_transcript_mb")
             _check_member(document, kind, counts[kind], member)
             counts[kind] += 1
     assert document is not None
@@ -124,9 +134,41 @@ def object_of(line: bytes, member: Member) -> dict[str, Any]:
 
 def _value(line: bytes, member: Member) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError):
         raise BundleWrong(f"{member.head.name} has a line that is no JSON") from None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(text)
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    return found if isfinite(found) else _no_number(text)
+
+
+def _check_counts(document: Document, limits: BundleLimits) -> None:
+    """Before anything of it is held in memory."""
+    events, archives = document.point.events, document.archives
+    if events > limits.events:
+        raise BundleWrong(
+            f"the session has {events} events, and {limits.events} are taken: twice sessions.max_events of whoever "
+            "imports it"
+        )
+    if len(archives) > limits.archives:
+        raise BundleWrong(f"the session has {len(archives)} archives, and {limits.archives} are taken")
+    for what, ids in (("archive", [one.id for one in archives]), ("file", [one.id for one in document.files])):
+        if len(set(ids)) != len(ids):
+            raise BundleWrong(f"{DOCUMENT} describes two of one id: {what}s")
+
+
+def _check_size(size: int, most: int, what: str, setting: str) -> None:
+    if size > most:
+        raise BundleWrong(
+            f"the session has {what} of {size} bytes, and {most} are taken: twice sessions.{setting} of whoever "
+            "imports it"
+        )
 
 
 def _check_member(document: Document, kind: str, number: int, member: Member) -> None:

@@ -77,6 +77,9 @@ class Importer:
             return await self._take_in(workspace, file, options)
         except BundleWrong as error:
             raise InvalidRequest(f"Nothing was imported: {error}", code="bundle_wrong") from None
+        except RecursionError:
+            message = "Nothing was imported: it has JSON that is nested too deep"
+            raise InvalidRequest(message, code="bundle_wrong") from None
         except (SnapshotDamaged, SnapshotTooLarge) as error:
             raise InvalidRequest(f"Nothing was imported: {error}", code="bundle_wrong") from None
         except ObjectsUnavailable as error:

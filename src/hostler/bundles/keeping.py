@@ -72,6 +72,7 @@ class Content:
     snapshot: SnapshotMaking | None = None
     _texts: BinaryIO | None = None
     _end: int = 0
+    _archived: int = 0
 
     async def all(self, file: BinaryIO, texts: BinaryIO) -> None:
         """The bundle was checked: this pass keeps what is in it. Raises what keeping raises."""
@@ -128,6 +129,10 @@ class Content:
         def flush() -> None:
             nonlocal held, size, first
             data = zlib.compress("\n".join(held).encode(), 1)
+            self._archived += len(data)
+            if self._archived > self.limits.archive_bytes:
+                most = self.limits.archive_bytes
+                raise BundleWrong(f"the session has archives of more than {most} bytes, compressed")
             packed.append(Packed(self._end, len(data), first, len(held), size))
             self._append(data)
             held, size, first = [], 0, first + len(held)

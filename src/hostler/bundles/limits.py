@@ -17,10 +17,18 @@ FREE_BYTES: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class BundleLimits:
-    """The same for what is exported and for what is imported. What is over raises BundleWrong."""
+    """Of what is exported and of what is imported. What is over raises BundleWrong."""
 
     content_bytes: int = 20 << 30
     """Of all members together, unpacked; holes of files count, because a reader has to pass them."""
     members: int = 250_000
     ratio: int = 1_000
     """Unpacked bytes for each packed one, beyond the first 256 MiB. Zeros don't count: nobody keeps them."""
+    events: int = 400_000
+    """This and what follows: of what is imported, twice what a session may have that still takes messages. A session
+    that is full may have that much, and be moved."""
+    log_bytes: int = 1 << 30
+    transcript_bytes: int = 1 << 30
+    archives: int = 1_000
+    archive_bytes: int = 2 << 30
+    """Compressed."""

@@ -8,7 +8,8 @@ from hostler.bundles.exporting import Exporter
 from hostler.bundles.importing import Importer
 from hostler.bundles.limits import BundleLimits
 from hostler.bundles.service import StoredBundles
-from hostler.compose.terms import file_terms
+from hostler.compose.bounds import session_limits
+from hostler.compose.terms import archive_limits, file_terms
 from hostler.compose.upstreams import upstream_keys
 from hostler.config import Settings
 from hostler.domain.prices import Prices
@@ -25,8 +26,17 @@ from hostler.store.database import Database
 
 
 def bundle_limits(settings: Settings) -> BundleLimits:
-    wanted = settings.bundles
-    return BundleLimits(wanted.max_mb << 20, wanted.max_members, wanted.max_ratio)
+    wanted, session, archives = settings.bundles, session_limits(settings), archive_limits(settings)
+    return BundleLimits(
+        wanted.max_mb << 20,
+        wanted.max_members,
+        wanted.max_ratio,
+        events=2 * session.events,
+        log_bytes=2 * session.log_bytes,
+        transcript_bytes=2 * session.transcript_bytes,
+        archives=archives.session_archives,
+        archive_bytes=2 * archives.session_bytes,
+    )
 
 
 def session_bundles(
