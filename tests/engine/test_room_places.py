@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -73,6 +74,47 @@ class Ground:
 
     def asks(self, name: str, path: object) -> str | None:
         return self.bob.objects(ToolCall("toolu_1", name, {"file_path": path}, False))
+
+
+class Suspended:
+    """A sandbox that is gone by the time that it is to go on, unless it stays."""
+
+    def __init__(self, *, stays: bool) -> None:
+        self.stays = stays
+        self.still = False
+
+    async def suspend(self) -> None:
+        self.still = True
+
+    async def resume(self) -> None:
+        if not self.stays:
+            raise OSError("it is gone")
+        self.still = False
+
+
+async def test_whoever_is_gone_keeps_no_other_in_the_room_suspended() -> None:
+    ground = Ground()
+    rooms = cast(Any, ground.bob)._rooms
+    gone, stays = Suspended(stays=False), Suspended(stays=True)
+    for number, sandbox in enumerate((gone, stays)):
+        place: Any = SimpleNamespace(sandbox=sandbox, resting=False, tell=NOBODY)
+        ground.room.places[f"sesn_{number}"] = place
+
+    class Files:
+        async def keep(self, *given: object, last: bool) -> None:
+            assert stays.still
+
+    rooms._files = Files()
+    await rooms.keep(ground.room, NOBODY, "turn")
+    assert (gone.still, stays.still) == (True, False)
+
+
+def test_what_happens_over_and_over_is_written_down_once_until_it_is() -> None:
+    ground = Ground(conflicts="first_writer_wins")
+    ground.wrote("sesn_ann", "map")
+    for _ in range(100):
+        assert ground.asks("write", "/room/common/map")
+    assert paths(ground) == ["map"]
 
 
 def paths(ground: Ground) -> Sequence[str]:

@@ -30,6 +30,7 @@ from hostler.engine.room_port import FolderViews, Opened, Watcher
 from hostler.engine.runs import Notice, ToolCall
 from hostler.engine.sandbox_port import InRooms, Mount, Sandbox, SandboxLimits, SharedRoom
 from hostler.engine.snapshot_port import Reason, SnapshotTooLarge
+from hostler.engine.threads import to_its_end
 from hostler.store import rooms as rows
 from hostler.store.database import Database
 from hostler.store.rooms import ConflictRow, MemberRow, Outcome, RoomLease, RoomRow
@@ -197,6 +198,8 @@ class Rooms:
         self._live: dict[str, _Room] = {}
         self._coming = asyncio.Lock()
         self._told: asyncio.Queue[tuple[_Room, Overwritten, Outcome]] = asyncio.Queue()
+        self._news: set[tuple[str, Overwritten, Outcome]] = set()
+        """What is in it."""
 
     def views_of(self, room_id: str) -> Path:
         return self._folder / room_id
@@ -278,7 +281,7 @@ class Rooms:
             for sandbox in sandboxes:
                 stopped.append(sandbox)
                 try:
-                    await sandbox.suspend()
+                    await to_its_end(sandbox.suspend())  # What is only half suspended can't be resumed.
                 except Exception:  # another session's trouble: this one's turn goes on, the next one keeps the folder
                     log.exception("room_not_kept", extra={"room": room.row.id})
                     return
@@ -291,13 +294,15 @@ class Rooms:
         except ObjectsUnavailable as error:
             log.error("room_not_kept", extra={"room": room.row.id, "reason": str(error)})
         finally:
-            for sandbox in stopped:
-                await sandbox.resume()
+            await to_its_end(_resume(stopped, room.row.id))
 
     # -- conflicts
 
     def report(self, room: _Room, found: Overwritten, outcome: Outcome) -> None:
-        self._told.put_nowait((room, found, outcome))
+        news = room.row.id, found, outcome
+        if news not in self._news:  # Programs can overwrite a file faster than anybody writes it down.
+            self._news.add(news)
+            self._told.put_nowait((room, found, outcome))
 
     async def run(self) -> None:
         """Writes down conflicts, tells both sides, and tidies up now and then, until it is cancelled."""
@@ -305,6 +310,7 @@ class Rooms:
             try:
                 async with asyncio.timeout(TIDY_SECONDS):
                     told = await self._told.get()
+                    self._news.discard((told[0].row.id, *told[1:]))
             except TimeoutError:
                 told = None
             try:
@@ -386,6 +392,14 @@ class Rooms:
         """Whether the home of a room on this host may be what counts."""
         note = await asyncio.to_thread(self._notes.glance, room_id)
         return row is not None and (note is None or note.copy_name == row.copy)
+
+
+async def _resume(stopped: Sequence[Sandbox], room_id: str) -> None:
+    for sandbox in stopped:
+        try:
+            await sandbox.resume()
+        except Exception:  # one that is gone; the others are to go on
+            log.exception("room_not_resumed", extra={"room": room_id})
 
 
 def _text(path: str) -> str:

@@ -7,9 +7,9 @@ away that it uses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -37,6 +37,13 @@ async def over(working: asyncio.Future[T]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What it gives or raises, once it has ended: a caller who is cancelled meanwhile is told only then."""
+    working = asyncio.get_running_loop().create_task(work)
+    await over(working)
+    return working.result()
 
 
 @asynccontextmanager

@@ -115,9 +115,11 @@ def join_room(
         "created_at": moment(now),
     }
     dialect = sqlite if conn.dialect.name == "sqlite" else postgresql
-    conn.execute(dialect.insert(rooms).values(**values).on_conflict_do_nothing())
     which = sa.and_(rooms.c.environment_id == environment_id, rooms.c.name == room_name)
-    room_id = str(conn.execute(sa.select(rooms.c.id).where(which).with_for_update()).scalar_one())
+    room_id: str | None = None
+    while room_id is None:  # its last member may leave, and the room go, between the two
+        conn.execute(dialect.insert(rooms).values(**values).on_conflict_do_nothing())
+        room_id = conn.execute(sa.select(rooms.c.id).where(which).with_for_update()).scalar_one_or_none()
     inside = sa.select(sa.func.count()).select_from(room_members.join(sessions))
     inside = inside.where(room_members.c.room_id == room_id, sessions.c.archived_at.is_(None))
     if int(conn.execute(inside).scalar_one()) >= most:
