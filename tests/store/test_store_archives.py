@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from storekit import Skew, claim
 
 from hostler.domain.errors import LeaseLost, NotFound
@@ -57,6 +58,21 @@ async def test_archive_has_what_was_added_since_the_one_before(db: Database, ses
         await archives.read("wrkspc_other", session.id, second.id, limit=1, first=0)
     with pytest.raises(NotFound):
         await archives.search("wrkspc_other", session.id, "one", limit=1, start=None)
+
+
+async def test_an_archive_that_was_removed_is_written_again_when_a_compaction_needs_it(
+    db: Database, session: SessionRow
+) -> None:
+    archives, lease = Archives(db), await claim(db)
+    await say(db, session, "one")
+    first = await archives.write(session, lease)
+    await say(db, session, "two", "three")
+    second = await archives.write(session, lease)
+    await db.write(lambda c: c.execute(sa.text("UPDATE archives SET state = 'removed'")))
+    assert first.upto != second.upto
+    again = await archives.write(session, lease)
+    assert (again.state, again.upto) == ("complete", second.upto)
+    assert [entry["text"] for entry in await everything(archives, session, again.id)] == ["two", "three"]
 
 
 async def test_search_goes_through_all_archives_in_bounded_steps(

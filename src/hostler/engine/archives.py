@@ -86,7 +86,9 @@ class Archives:
         last, ends, of_session, of_workspace = await self._database.read(look)
         since = {} if last is None else last.upto
         if last is not None and all(end <= since.get(subpath, 0) for subpath, end in ends.items()):
-            return last
+            if last.state == "complete":
+                return last
+            since = await self._database.read(lambda c: rows.upto_before(c, session.id, last.number))
         if self.limits.when_full == "refuse":
             self._refuse_when_full(of_session, of_workspace)
         row = await self._database.write(

@@ -76,6 +76,15 @@ def newest(conn: Connection, session_id: str) -> ArchiveRow | None:
     return None if row is None else ArchiveRow(*row)
 
 
+def upto_before(conn: Connection, session_id: str, number: int) -> dict[str, int]:
+    """Where the archive with this number began: up to where the one before it goes."""
+    query = sa.select(*_COLUMNS).where(
+        archives.c.session_id == session_id, archives.c.state != "writing", archives.c.number < number
+    )
+    row = conn.execute(query.order_by(archives.c.number.desc()).limit(1)).first()
+    return {} if row is None else ArchiveRow(*row).upto
+
+
 def ends(conn: Connection, session_id: str, transcript_id: str) -> dict[str, int]:
     """The next ordinal of each transcript of the session by its subpath, without what the harness keeps for itself."""
     at = transcripts.c
