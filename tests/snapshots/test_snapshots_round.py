@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from snapkit import Bench, seen, write
 
 from hostler.domain.clock import SystemClock
@@ -226,6 +227,16 @@ async def test_a_fork_shares_every_piece(bench: Bench) -> None:
     await bench.sweep(young_seconds=10).sweep()
     await bench.worker().restore(fork.id, bench.home("two"))
     assert seen(bench.folder / "homes" / "two") == seen(home)
+
+
+async def test_a_snapshot_that_is_removed_while_it_is_shared_is_not(bench: Bench) -> None:
+    """Its row was read, and then it went: nothing would hold its objects any more."""
+    session, fork, home = await bench.session(), await bench.session(), bench.home("one")
+    write(home, {"workspace/a": "text"})
+    origin = await bench.snapshots.take(session, home, "checkpoint")
+    await bench.database.write(lambda c: c.execute(sa.text("DELETE FROM snapshot_uses")))
+    with pytest.raises(NotFound):
+        await bench.snapshots.share(origin.id, fork)
 
 
 async def test_another_workspace_shares_nothing(bench: Bench) -> None:

@@ -27,6 +27,19 @@ def age(bench: Bench) -> None:
             os.utime(path, (path.stat().st_atime - OLD, path.stat().st_mtime - OLD))
 
 
+async def test_what_a_crash_left_of_a_memory_goes_once_it_is_old(bench: Bench) -> None:
+    session = await bench.session()
+    write(bench.home("one"), {"workspace/a": "text"})
+    await bench.snapshots.take(session, bench.folder / "homes" / "one", "turn")
+    memories = bench.folder / "memories-1"
+    left, young = memories / ".new-left", memories / ".new-young"
+    for file in (left, young):
+        file.write_text("half")
+    os.utime(left, (0, 0))
+    await bench.sweep(memories=memories).sweep()
+    assert sorted(path.name for path in memories.iterdir()) == sorted([young.name, session.id])
+
+
 async def test_what_no_snapshot_uses_goes_once_it_is_old(bench: Bench) -> None:
     gone, stays = await bench.session(), await bench.session()
     for session, name in ((gone, "one"), (stays, "two")):

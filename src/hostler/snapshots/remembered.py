@@ -12,14 +12,18 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from hostler.domain.clock import SystemClock
 from hostler.snapshots.manifest import Place, Span
 from hostler.snapshots.scan import Signature
 
 _VERSION: Final = 1
+_YOUNG_SECONDS: Final = 3600.0
+"""Whoever writes for longer than that has died."""
 RACY_NS: Final = 500_000_000
 """A file that changed this shortly before it was looked at is read again the next time: the clock of a file system
 ticks every few milliseconds, and a second change within a tick leaves the same signature."""
@@ -78,7 +82,11 @@ class Memories:
         (self._folder / session_id).unlink(missing_ok=True)
 
     def sessions(self) -> Sequence[str]:
-        """Ids of those of which there is something."""
+        """Ids of those of which there is something. What a crash has left half-written goes."""
+        for left in self._folder.glob(".new-*"):
+            with suppress(FileNotFoundError):
+                if left.stat().st_mtime < SystemClock().now().timestamp() - _YOUNG_SECONDS:
+                    left.unlink()
         try:
             return sorted(name for name in os.listdir(self._folder) if not name.startswith("."))
         except FileNotFoundError:

@@ -327,7 +327,10 @@ class StoredSnapshots:
             manifest=row.manifest,
             content=row.content,
         )
-        return rows.create_snapshot(conn, now, new, rows.used_objects(conn, row.id)).id
+        objects = rows.used_objects(conn, row.id)
+        if row.manifest not in objects:  # It was removed since it was read, and its objects may follow.
+            raise NotFound(f"snapshot {row.id} does not exist any more")
+        return rows.create_snapshot(conn, now, new, objects).id
 
     async def trim(self, session_id: str, keep_ids: Collection[str]) -> None:
         await self._database.write(lambda c: self._trim(c, session_id, keep_ids, every=True))
