@@ -7,7 +7,7 @@ import base64
 import hashlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import httpx2 as httpx
 import pytest
 from housekit import House
 
+from hostler.previews import door
 from hostler.testing.rehearsal import step, tool
 
 SITE = r"""
@@ -139,6 +140,22 @@ async def test_without_the_secret_or_after_its_end_nobody_is_let_through(house: 
 
 
 @pytest.mark.one_database
+async def test_who_says_nothing_is_dropped_when_there_are_too_many(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "CONNECTIONS", 1)
+    monkeypatch.setattr(door, "UNHEARD", 1)
+    async with site(house) as previews:
+        port = urlsplit((await previews.make(3000))["url"]).port
+        quiet = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(door.HEAD_SECONDS / 2):
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        for _, one in (*quiet, (reader, writer)):
+            one.close()
+
+
 async def test_bodies_pass_in_both_directions_whole(house: House) -> None:
     async with site(house) as previews:
         origin, cookie = await opened((await previews.make(3000))["url"])

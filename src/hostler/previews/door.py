@@ -33,6 +33,10 @@ HEAD_SECONDS = 20.0
 IDLE_SECONDS = 3600.0
 CONNECTIONS = 256
 """Open ones of this server, all previews together."""
+UNHEARD = 64
+"""As many more are told that there are too many. What is beyond is dropped before it has said anything."""
+CLOSE_SECONDS = 5.0
+"""What was sent last may take so long to leave."""
 PIECE = 64 << 10
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"upgrade"}
@@ -73,16 +77,23 @@ class PreviewDoor:
         assert task is not None
         self._serving.add(task)
         try:
-            await self._serve(reader, writer)
+            if len(self._serving) <= CONNECTIONS + UNHEARD:
+                await self._serve(reader, writer)
+            else:
+                writer.transport.abort()
         except (OSError, TimeoutError, h11.ProtocolError):
             pass  # whoever was there has gone, or speaks something else
         except Exception:
             log.exception("preview_broke")
         finally:
-            self._serving.discard(task)
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await writer.wait_closed()
+            finally:
+                writer.transport.abort()  # for whoever does not read it
+                self._serving.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
@@ -96,7 +107,8 @@ class PreviewDoor:
                     raise _Refusal(503, "Too many connections", "Close some of those that are open, and try again.")
                 await self._pass(wire, request, reader, writer)
             except _Refusal as refusal:
-                await _say(wire, writer, refusal)
+                async with asyncio.timeout(HEAD_SECONDS):
+                    await _say(wire, writer, refusal)
                 return
             if wire.our_state is not h11.DONE or wire.their_state is not h11.DONE:
                 return
@@ -163,7 +175,8 @@ class PreviewDoor:
             (b"cache-control", b"no-store"),
             (b"content-length", b"0"),
         ]
-        await _send(wire, writer, h11.Response(status_code=302, headers=list(found)), h11.EndOfMessage())
+        async with asyncio.timeout(HEAD_SECONDS):
+            await _send(wire, writer, h11.Response(status_code=302, headers=list(found)), h11.EndOfMessage())
         return None
 
 
