@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_fakes import Answer, Listener, RoadClient, Store, hello
+from gateway_fakes import Answer, Listener, Purse, RoadClient, Store, hello
 
 from hostler.compose.gateway import open_desk
 from hostler.compose.upstreams import entry_of
@@ -52,7 +52,9 @@ class Once:
 
 
 @contextlib.asynccontextmanager
-async def cloudy(tmp_path: Path, *upstreams: dict[str, Any], once: bool = True) -> AsyncIterator[Cloudy]:
+async def cloudy(
+    tmp_path: Path, *upstreams: dict[str, Any], once: bool = True, purse: Purse | None = None
+) -> AsyncIterator[Cloudy]:
     """once: no failure is tried again, and the first of the upstreams is the only one that is asked."""
     async with contextlib.AsyncExitStack() as stack:
         settings = load({}, state_dir=str(tmp_path / "state"), upstreams=list(upstreams))
@@ -60,7 +62,7 @@ async def cloudy(tmp_path: Path, *upstreams: dict[str, Any], once: bool = True) 
         if once:
             only = entry_of(settings.upstreams[0])
             desk = replace(desk, upstreams=Once(only.name, only.models))
-        gateway = ModelGateway(desk)
+        gateway = ModelGateway(desk if purse is None else replace(desk, purse=purse))
         listener = Listener()
         await gateway.open(
             "sesn_1",

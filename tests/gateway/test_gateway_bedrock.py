@@ -12,7 +12,7 @@ from typing import Any
 import anthropic
 import pytest
 from clouds_kit import BETAS, cloudy, no_aws, said
-from gateway_fakes import FakeUpstream, Seen, Wire, chunk, sse_message
+from gateway_fakes import FakeUpstream, Purse, Seen, Wire, chunk, sse_message
 
 from hostler.engine.model_port import Target
 from hostler.gateway.bedrock import BedrockChannel
@@ -273,6 +273,16 @@ async def test_tokens_are_counted_where_aws_counts_them(front: BedrockFront, tmp
         assert len(front.requests) == 1
         assert (await road.ask(said(model="b"))).status == 200
         assert front.requests[1].target == f"/model/{arn.replace('/', '%2F')}/invoke-with-response-stream"
+
+
+async def test_a_model_that_cannot_be_counted_is_asked_within_the_bound_of_its_size(
+    front: BedrockFront, tmp_path: Path
+) -> None:
+    arn = "arn:aws:bedrock:eu-central-1:1:application-inference-profile/x"
+    purse = Purse(counts=True)
+    async with cloudy(tmp_path, bedrock(front, inference_profiles="", models={"b": arn}), purse=purse) as road:
+        assert (await road.ask(said(model="b"))).status == 200
+        assert purse.counted == [None]
 
 
 async def test_an_upstream_is_asked_for_its_models_only(front: BedrockFront, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from hostler.engine.model_port import Asked, Choice, Ended, Next, Target
 from hostler.gateway.body import MessagesBody, dump
 from hostler.gateway.desk import Desk
+from hostler.gateway.errors import Refusal
 from hostler.gateway.http1 import COUNT_TOKENS, Headers, Request, request_headers
 from hostler.gateway.upstream import UpstreamUnreachable
 
@@ -92,7 +93,7 @@ class TokenCount:
                         step = course.after(_unreachable(step, len(tried)))
             if not tried:
                 return None
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, Refusal):  # Of the last: there is no counting for how the model is spelled.
             pass
         finally:
             course.over()
