@@ -74,6 +74,14 @@ async def test_a_request_on_a_stale_connection_counts_as_an_attempt_of_its_own_a
         ]
 
 
+async def test_what_was_set_aside_for_a_body_that_cannot_be_written_is_given_back(tmp_path: Path) -> None:
+    purse = Purse(grant=Grant("grnt_1", 5, 2048, {"thinking": object()}, 2048))
+    async with bench(tmp_path, answers_json(200, USED), purse=purse) as b:
+        assert (await (await b.client()).post(hello(stream=False))).status == 500
+        assert (b.upstream.seen, b.listener.records) == ([], [])
+        assert purse.released == [purse.grant]
+
+
 async def test_an_answer_without_usage_is_not_complete(tmp_path: Path) -> None:
     async with bench(tmp_path, answers_json(200, {"hello": "there"})) as b:
         await (await b.client()).post(hello(stream=False))

@@ -31,9 +31,9 @@ from gateway_fakes import (
 )
 
 from hostler.domain.rates import Rates
-from hostler.engine.model_port import Asked, Caller, Choice, Ended, Grant
+from hostler.engine.model_port import Asked, Caller, Choice, Ended, Grant, Upstreams
 from hostler.engine.throttle import RateTerms, RateThrottle
-from hostler.gateway import Desk, MessagesChannel, ModelGateway, Upstream
+from hostler.gateway import Backoff, Desk, Entry, MessagesChannel, ModelGateway, Patience, Roster, Upstream
 from hostler.gateway.desk import OneUpstream
 from hostler.store import rates
 from hostler.store.database import Database
@@ -87,7 +87,12 @@ class Limited:
 
 @asynccontextmanager
 async def limited(
-    migrated_file: Path, tmp_path: Path, script: Script, limits: dict[str, Rates] | None = None, **terms: Any
+    migrated_file: Path,
+    tmp_path: Path,
+    script: Script,
+    limits: dict[str, Rates] | None = None,
+    upstreams: Upstreams | None = None,
+    **terms: Any,
 ) -> AsyncIterator[Limited]:
     shutil.copyfile(migrated_file, tmp_path / "hostler.db")
     database = await Database.open(f"sqlite:///{tmp_path / 'hostler.db'}", migrate=False)
@@ -96,7 +101,9 @@ async def limited(
     heard = Heard()
     async with FakeUpstream(script).running() as upstream:
         channel = MessagesChannel(Upstream(f"http://127.0.0.1:{upstream.port}", KEY))
-        gateway = ModelGateway(Desk({"up": channel}, OneUpstream("up"), throttle=throttle, watchers=(heard,)))
+        gateway = ModelGateway(
+            Desk({"up": channel}, upstreams or OneUpstream("up"), throttle=throttle, watchers=(heard,))
+        )
         listener = Listener(caller=Caller("sesn_1", "w1", agent_id="agent_1"))
         socket, store = tmp_path / "model.sock", Store()
         road = await gateway.open(
@@ -184,6 +191,23 @@ async def test_whoever_hangs_up_while_waiting_leaves_at_once_and_takes_nothing(
             await client.close()
         await until(lambda: b.throttle.waiting() == [])
         assert len(b.bench.upstream.seen) == 1
+
+
+async def test_whoever_hangs_up_between_two_attempts_leaves_the_queue_at_once(
+    tmp_path: Path, migrated_file: Path
+) -> None:
+    patience = Patience(retries=3, backoff=Backoff(base_seconds=0.002, longest_seconds=0.01))
+    roster = Roster([Entry("up")], asyncio.get_running_loop().time, patience)
+    script = answers_json(500, {"type": "error"})
+    async with limited(migrated_file, tmp_path, script, {"up": {"requests": 1}}, upstreams=roster) as b:
+        gone = await b.bench.client()
+        gone.writer.write(request_bytes(hello(stream=False)))
+        await until(lambda: sum(each.requests for each in b.throttle.waiting()) == 1)
+        await gone.close()
+        await until(lambda: b.throttle.waiting() == [])
+        async with asyncio.timeout(DEADLINE):
+            await b.bench.listener.told.wait()
+        assert [record.status for record in b.bench.listener.records] == [500]
 
 
 async def test_a_429_of_the_upstream_closes_the_model_until_its_retry_after(

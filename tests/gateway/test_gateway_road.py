@@ -296,6 +296,9 @@ async def test_models_outside_the_list_and_the_api_s_own_mcp_are_403(tmp_path: P
         client = await b.client()
         assert (await client.post(hello(model="claude-y"))).status == 403
         assert (await client.post(hello(mcp_servers=[{"url": "https://evil.example"}]))).status == 403
+        # Some upstreams make no difference between small letters and large ones.
+        assert (await client.post(hello(Mcp_Servers=[{"url": "https://evil.example"}]))).status == 403
+        assert (await client.post(hello(TOOLS=[{"Type": "Web_Fetch_20250910"}]))).status == 403
         assert (await client.post(hello(model="claude-y"), path="/v1/messages/count_tokens")).status == 403
         assert b.upstream.seen == []
         assert (await client.post(hello())).status == 200
@@ -558,11 +561,17 @@ async def test_a_left_over_socket_is_replaced_and_anything_else_is_not(tmp_path:
         assert (tmp_path / "file").read_text() == "mine"
 
 
-async def test_a_slow_reader_slows_the_upstream_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["this answer", "the one before"])
+async def test_a_slow_reader_slows_the_upstream_down(tmp_path: Path, of: str) -> None:
+    """Of the one before: what a client has not read of one answer it still has to read when the next one begins."""
+    large = {"id": "m", "type": "message", "content": [{"type": "text", "text": "y" * 3_000_000}], "usage": {}}
     piece = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "x" * 60_000})
     pieces = 400
 
     async def script(seen: Seen, wire: Wire) -> None:
+        if not seen.json["stream"]:
+            await answers_json(200, large)(seen, wire)
+            return
         wire.transport.set_write_buffer_limits(high=1)
         wire.write(SSE_HEAD + chunk(TEXT[0]))
         for _ in range(pieces):
@@ -571,11 +580,21 @@ async def test_a_slow_reader_slows_the_upstream_down(tmp_path: Path) -> None:
 
     async with bench(tmp_path, script) as b:
         client = await b.client()
+        if of == "the one before":
+            client.writer.write(request_bytes(hello(stream=False)))
+            _, before = await client.head()
+            b.upstream.asked.clear()
         client.writer.write(request_bytes(hello()))
-        await client.head()
+        async with asyncio.timeout(DEADLINE):
+            await b.upstream.asked.wait()
+        if of == "this answer":
+            await client.head()
         for _ in range(2000):
             await asyncio.sleep(0)  # Turns of the loop, so that everything that can move has moved.
-        assert b.upstream.wires[0].transport.get_write_buffer_size() > 5_000_000
+        assert b.upstream.wires[-1].transport.get_write_buffer_size() > 5_000_000
+        if of == "the one before":
+            await client.reader.readexactly(int(before["content-length"]))
+            await client.head()
         received = 0
         while part := await client.piece():
             received += len(part)

@@ -94,7 +94,7 @@ class Attempts:
 
     def client_gone(self) -> None:
         self._gone.set()
-        if self._connection is None:
+        if self._connection is None or self._over is not None:  # It may wait for room, also between two attempts.
             self._desk.throttle.left(self._asked)
         if self._relay is not None:
             self._relay.client_gone()
@@ -264,14 +264,7 @@ class Attempts:
     async def _attempt(
         self, step: Next, request: Request, body: MessagesBody, changes: Mapping[str, Any], *, split: bool
     ) -> Relay:
-        target = self._target = step.target
-        self._why = step.why
-        self._number += 1
-        self._began, self._over = self._loop.time(), None
-        self._waited, self._waits = self._waits, 0.0
-        self._sent = False
-        self._owes = True
-        channel = self._desk.channels[target.upstream]
+        target, channel = step.target, self._desk.channels[step.target.upstream]
         changes = dict(changes)
         if target.spelled != body.model:
             changes["model"] = target.spelled
@@ -282,6 +275,14 @@ class Attempts:
             changes |= self._desk.fitter.changes(target.model, {**body.fields, **changes})
         outgoing = body.rewritten(changes) if changes else request.body
         fields = {**body.fields, **changes}
+        # It is an attempt from here on: what fails before costs nothing, and nobody writes it down.
+        self._target = target
+        self._why = step.why
+        self._number += 1
+        self._began, self._over = self._loop.time(), None
+        self._waited, self._waits = self._waits, 0.0
+        self._sent = False
+        self._owes = True
         fresh, self._stale = self._stale, False
         while True:
             splitter = Splitter() if split else None
@@ -299,6 +300,8 @@ class Attempts:
                 connection.abort()
                 return relay
             self._connection = connection
+            if self._client.blocked:  # with the answer before this one, which nobody has read yet
+                self.client_blocked(True)
             self._sent = True
             stale = connection.reused
             connection.ask(head, payload, channel.reading(relay, stream=body.stream))

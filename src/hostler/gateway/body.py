@@ -110,14 +110,15 @@ def reaches_outside(body: MessagesBody) -> str | None:
 
     Web searches stay: they reach a search engine, and an agent may have them.
     """
+    fields = {name.casefold(): value for name, value in body.fields.items()}  # as in `_walk`
     for field in ("mcp_servers", "container"):
-        if body.fields.get(field):
+        if fields.get(field):
             return f"The field {field}"
-    tools = body.fields.get("tools")
+    tools = fields.get("tools")
     for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind.startswith(_REACHING_TOOLS):
-            return f"A tool of type {kind[:64]}"
+        for name, kind in tool.items() if isinstance(tool, dict) else ():
+            if name.casefold() == "type" and isinstance(kind, str) and kind.casefold().startswith(_REACHING_TOOLS):
+                return f"A tool of type {kind[:64]}"
     return None
 
 

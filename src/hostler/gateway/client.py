@@ -74,6 +74,8 @@ class ClientConnection(asyncio.Protocol):
         self._draining = False
         self._closed = False
         self._reserved = 0
+        self.blocked = False
+        """It reads too slowly: what is sent now only grows the buffer."""
         self.lost = asyncio.Event()
         self._reset()
 
@@ -145,10 +147,12 @@ class ClientConnection(asyncio.Protocol):
             answering.client_gone()
 
     def pause_writing(self) -> None:
+        self.blocked = True
         if self._answering is not None:
             self._answering.client_blocked(True)
 
     def resume_writing(self) -> None:
+        self.blocked = False
         if self._answering is not None:
             self._answering.client_blocked(False)
 
