@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 from storekit import Skew, add_catalog, add_session, claim
 
 from hostler.compose.stored import runner_ledger
-from hostler.domain.errors import Conflict, NotFound
+from hostler.domain.errors import Conflict, NotFound, StoreBusy
 from hostler.domain.prices import Prices
+from hostler.engine.model_port import Grant
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.purse import StoredPurse
 from hostler.engine.runner_parts import LeaseTerms
@@ -240,6 +241,37 @@ async def test_nobody_looks_through_all_budgets_of_a_workspace(db: Database) -> 
     found = await db.write(plans)
     assert len(found) > 4
     assert [plan for plan in found if not plan.startswith("SEARCH") or "workspace" in plan] == []
+
+
+class DatabaseThatIsBusy:
+    """The real database, which does the first `busy` writes only after it has said that it could not."""
+
+    def __init__(self, database: Database, busy: int) -> None:
+        self._database = database
+        self._busy = busy
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def write(self, fn: Any) -> Any:
+        if self._busy:
+            self._busy -= 1
+            raise StoreBusy("try again")
+        return await self._database.write(fn)
+
+
+async def test_what_could_not_be_given_back_at_once_is_given_back_with_the_next_look(db: Database) -> None:
+    await arrange(db)
+    busy: Any = DatabaseThatIsBusy(db, 1)
+    purse = StoredPurse(busy, Prices())
+    assert (await take(db, "grnt_1", 7)).fits
+    with pytest.raises(StoreBusy):
+        await purse.release(Grant("grnt_1", 7))
+    assert (await rows(db))["session"].reserved_nanos == 7
+    await purse.abandon()
+    session = (await rows(db))["session"]
+    assert (session.reserved_nanos, session.uncertain_nanos) == (0, 0)
+    assert purse._unreleased == {}
 
 
 async def test_a_request_that_is_written_down_again_costs_nothing_more(db: Database) -> None:

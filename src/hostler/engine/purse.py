@@ -34,6 +34,8 @@ from hostler.store.reservations import Room, Subjects, Taken
 
 log = logging.getLogger("hostler.purse")
 
+_LOOKS: Final = 5
+"""How often it is looked for what may still be set aside for somebody who was cancelled."""
 _LOOK_SECONDS: Final = 0.25
 """How often somebody who waits looks for what other processes have given back."""
 
@@ -55,6 +57,8 @@ class StoredPurse:
         self._clock = clock or SystemClock()
         self._terms = terms or PurseTerms()
         self._waiting: set[asyncio.Event] = set()
+        self._unreleased: dict[str, int] = {}
+        """Grants that nobody has, and that could not be given back yet: how often that is still tried."""
         self._abandoned_at = float("-inf")
 
     # ------------------------------------------------------------------------------------------------------ set aside
@@ -114,10 +118,19 @@ class StoredPurse:
                 self._waiting.discard(freed)
 
     async def release(self, grant: Grant) -> None:
-        if not grant.id:
+        if grant.id:
+            self._unreleased[grant.id] = 1
+            await self._give_back(grant.id)
+
+    async def _give_back(self, grant_id: str) -> None:
+        """What fails is tried again with the next look for what was left."""
+        if await self._database.write(lambda conn: reservations.release(conn, grant_id)):
+            self._unreleased.pop(grant_id, None)
+            self.freed()
             return
-        await self._database.write(lambda conn: reservations.release(conn, grant.id))
-        self.freed()
+        tries = self._unreleased.pop(grant_id, 1) - 1
+        if tries > 0:
+            self._unreleased[grant_id] = tries
 
     # -------------------------------------------------------------------------------------------------------- settled
 
@@ -138,6 +151,8 @@ class StoredPurse:
 
     async def abandon(self) -> int:
         """Count what nobody will settle any more. How many reservations that was."""
+        for grant_id in list(self._unreleased):
+            await self._give_back(grant_id)
         count = await self._database.write(lambda c: reservations.abandon(c, self._database.now(c)))
         if count:
             log.warning("reservations_abandoned", extra={"count": count})
@@ -179,10 +194,12 @@ class StoredPurse:
             return await database.write_one(
                 lambda conn: reservations.take(conn, database.now(conn), grant_id, whose, min(nanos, MOST_NANOS))
             )
-        except Exception:
-            # Whether it was set aside is unknown. If this can't be undone now, it is left until the lease is over.
-            with suppress(HostlerError, OSError):
-                await database.write(lambda conn: reservations.release(conn, grant_id))
+        except BaseException as error:
+            # Whether it was set aside is unknown, and after a cancellation it may still be.
+            self._unreleased[grant_id] = 1 if isinstance(error, Exception) else _LOOKS
+            if isinstance(error, Exception):
+                with suppress(HostlerError, OSError):
+                    await self._give_back(grant_id)
             raise
 
     def _listen(self) -> asyncio.Event:
