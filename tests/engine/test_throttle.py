@@ -204,6 +204,17 @@ async def test_without_learning_headers_count_for_nothing(world: World) -> None:
             world.answer(throttle, await world.ask(throttle), **said)
 
 
+async def test_what_was_learned_before_it_was_switched_off_does_not_count(world: World) -> None:
+    said = {"anthropic_ratelimit_requests_limit": "1", "anthropic_ratelimit_requests_remaining": "0"}
+    async with world.server() as throttle:
+        world.answer(throttle, await world.ask(throttle), **said)
+        await throttle._buckets._write(everything=True)
+        assert (await buckets(database_of(throttle)))[REQUESTS].learned == 1.0
+        async with world.server(learn=False) as other:
+            row = (await buckets(database_of(other)))[REQUESTS]
+            assert (row.learned, row.learned_at) == (None, None)
+
+
 async def test_a_429_closes_a_model_for_as_long_as_it_says_and_no_other(world: World) -> None:
     async with world.server(wait_seconds=30.0) as throttle, world.server(wait_seconds=30.0) as other:
         world.answer(throttle, await world.ask(throttle), status=429, retry_after="12")

@@ -292,6 +292,8 @@ class RateThrottle:
 
         asked_at = self._clock()  # before the answer, whose seconds count from when it was made
         own, said = await self._database.read(unit)
+        if not self._terms.learn and any(each.per_minute is not None for each in said):
+            await self._database.write(rates.unlearn)  # from before it was switched off
         learned: dict[Bucket, float | None] = {
             bucket: None for bucket in self._known.learned if self._buckets.closed_until(bucket) > self._clock()
         }

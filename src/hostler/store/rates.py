@@ -266,6 +266,12 @@ class Learned:
     """Seconds."""
 
 
+def unlearn(conn: Connection) -> None:
+    """No upstream's word on its limits counts any more."""
+    table = rate_buckets.c
+    conn.execute(rate_buckets.update().where(table.learned.is_not(None)).values(learned=None, learned_at=None))
+
+
 def learned(conn: Connection, now: float) -> list[Learned]:
     """Every bucket of which an upstream said something that still holds."""
     table = rate_buckets.c
