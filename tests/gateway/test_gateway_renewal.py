@@ -92,6 +92,29 @@ async def test_one_that_is_stale_outlives_failures_to_replace_it() -> None:
             await credentials.get()
 
 
+async def test_who_only_gets_the_stale_one_again_does_not_ask_for_every_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As AWS's own chain does when it can't reach who gives credentials."""
+    source = Source()
+
+    def same() -> int:
+        source.fetch()
+        return 1
+
+    async with renewal(source, fetch=same) as credentials:
+        first = await credentials.get()
+        credentials.worked(first)
+        source.age = "stale"
+        for _ in range(50):
+            source.asked.clear()
+            assert await credentials.get() == 1
+            await asyncio.to_thread(source.asked.wait, 0.005)
+        assert source.given == 2
+        assert [record.msg for record in caplog.records] == ["gateway.credentials_failed"]
+        assert credentials.denied(first), "it had worked"
+
+
 async def test_a_failure_is_told_without_its_words_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     source = Source()
     source.fails = True

@@ -112,8 +112,12 @@ class Renewal(Generic[_T]):
                 coming.set_exception(self._failure())
                 coming.exception()  # Nobody may be waiting: that is no lost error, it is logged.
         else:
+            if self._age_of(value) == "stale":  # Some chains give the old one again when they get no other.
+                self._failed_at = loop.time()
+                told = {"upstream": self._upstream, "error": "what was fetched is about to run out, too"}
+                _log.warning("gateway.credentials_failed", extra=told)
+            self._works = self._works and value == self._value
             self._value = value
-            self._works = False
             if not coming.done():
                 coming.set_result(value)
         finally:
