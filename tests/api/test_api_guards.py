@@ -72,6 +72,23 @@ async def test_what_cannot_be_measured_refuses_nothing() -> None:
     assert guards.figures()["disk_free_bytes"] is None
 
 
+async def test_a_guard_that_cannot_measure_any_more_stays_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    free: list[int] = [0]
+    guards = Guards(GuardTerms(), lambda: free[0], lambda: None)
+    await guards.look()
+    free.clear()
+
+    def gone() -> int:
+        raise OSError("gone")
+
+    guards._disk = gone
+    for _ in range(2):
+        await guards.look()
+    with pytest.raises(Busy, match="disk runs short"):
+        guards.admit()
+    assert [record.msg for record in caplog.records] == ["guard_closed", "guard_blind"]
+
+
 def test_a_server_says_whether_it_is_ready_without_a_key(server: RunningServer) -> None:
     ready = send(server.base_url, "GET", "/readyz")
     assert (ready.status, ready.json) == (200, {"status": "ready"})

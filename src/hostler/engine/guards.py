@@ -53,6 +53,8 @@ class Guards:
         self._free: dict[str, int | None] = {"disk": None, "memory": None}
         self._delays: deque[float] = deque(maxlen=KEPT_BEATS)
         self._short: dict[str, str] = {}
+        self._blind: set[str] = set()
+        """What can't be asked now."""
 
     async def watch(self) -> None:
         """Until cancelled."""
@@ -83,8 +85,13 @@ class Guards:
         ):
             try:
                 free = await asyncio.to_thread(ask)
-            except OSError:
-                free = None
+            except OSError as error:  # What was known last still holds: a disk that can't be asked is no better one.
+                self._free[name] = None
+                if name not in self._blind:
+                    self._blind.add(name)
+                    log.error("guard_blind", extra={"guard": name, "reason": str(error)})
+                continue
+            self._blind.discard(name)
             self._free[name] = free
             short = free is not None and free < least
             self._set(name, f"{name} runs short: {(free or 0) >> 20} MiB are free" if short else None)
