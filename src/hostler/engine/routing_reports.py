@@ -166,7 +166,7 @@ class _Sum:
 
     def replay(self, row: ModelRequestRow, tags: Mapping[str, str], fit: ModelFit, prices: Prices) -> None:
         assert self._rules is not None, "only what was recorded has no rules"
-        facts = row.facts
+        facts, at = row.facts, parse_rfc3339(row.created_at)
         model = facts.requested_model or row.model
         choice = self._rules.choose(
             Facts(
@@ -176,11 +176,12 @@ class _Sum:
                 _purpose(facts.purpose),
                 facts.request_bytes,
                 tags,
-                parse_rfc3339(row.created_at),
+                at,
             ),
             fit,
         )
-        used = priced(prices, choice.models[0], replace(row.usage, list_cost_nanos=0, unpriced_requests=0))
+        blank = replace(row.usage, list_cost_nanos=0, unpriced_requests=0)
+        used = priced(prices, choice.models[0], blank, at.timestamp())  # as it was priced then
         self.keep(row.model, choice.models[0], choice.rule, used)
 
     def keep(self, before: str, model: str, rule: str, used: Usage) -> None:
