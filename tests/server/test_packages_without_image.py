@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from housekit import House, types
 
+from hostler.engine.state import SessionState
+from hostler.store.sessions import get_session
 from hostler.testing.rehearsal import step
 
 pytestmark = pytest.mark.one_database
@@ -22,4 +24,9 @@ async def test_the_error_says_which_command_helps_and_other_sessions_run(house: 
     assert error.message.startswith(("This host has no base image", "An environment's packages need a worker"))
     assert "hostler image build" in error.message or "as root" in error.message
     assert "agent.message" not in types(events)
+    # The model was never shown what was said: the next turn takes it along.
+    await house.turn(session, [step("again")])
+    assert house.hostler is not None
+    row = await house.hostler.database.read(lambda c: get_session(c, None, session))
+    assert len(SessionState.model_validate_json(row.state).unsent) == 2
     assert "agent.message" in types(await house.turn(other, [step("here")]))

@@ -246,10 +246,12 @@ class Follower:
         if not ended.alive and ended.how != "deferred":
             await self._lodging.close()
         by_harness = ended.alive and ended.how == "interrupted"
-        end = RunEnd(ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness)
+        end = RunEnd(
+            ended.how, ended.error, ended.message, ended.details, closed_by_harness=by_harness, untold=ended.untold
+        )
         if self._stopping is not None:
             stop = self._stopping
-            end = replace(stop, closed_by_harness=by_harness)
+            end = replace(stop, closed_by_harness=by_harness, untold=ended.untold)
         stopped, self._stopping = self._stopping is not None, None
         self.trace.ending(end.how, end.error if end.how in ("failed", "lost") else "")
         self.composer.dropping_errors = False

@@ -167,7 +167,7 @@ class SessionRunner:
     async def give_up(self) -> None:
         """End the turn with an error: this worker can't serve it, and trying again has not helped."""
         end = RunEnd("failed", message="This server failed to run the turn; its log says why.")
-        await self._apply(lambda s, at, totals, _: turns.run_ended(s, at, totals, end))
+        await self._apply(lambda s, at, totals, _: turns.lost_for_good(s, at, totals, end))
 
     def notice(self, told: runs.Notice) -> None:
         """What the user is to be told: `Follower.notice`."""
@@ -331,6 +331,7 @@ class SessionRunner:
         turn = plan.turn
         assert turn is not None, "a plan to act has a turn"
         self._follower.begin()
+        untold = plan.do == "start"
         try:
             if plan.do == "resume" or plan.unclosed:
                 await self._lodging.close()
@@ -350,10 +351,11 @@ class SessionRunner:
                 await self._follower.end(runs.Ended("completed", alive=False))
                 return
             prompt = None if turn.ask is not None else await self._prompt(plan, turn)
+            untold = prompt is not None and prompt[0] == derived_uuid("prompt", turn.id)
             await self._begin_task(plan, turn)
             process = await self._process()
             if process is None:
-                await self._follower.end(runs.Ended("interrupted", alive=False))
+                await self._follower.end(runs.Ended("interrupted", alive=False, untold=untold))
                 return
             if turn.ask is not None:
                 await process.run.compact(derived_uuid("compact", turn.id, f"{turn.recoveries}.{turn.pauses}"))
@@ -361,6 +363,7 @@ class SessionRunner:
                 key, content = prompt
                 if self._lodging.older:
                     content = [*content, ev.text_block(OLDER_FILES)]
+                untold = False
                 await process.run.prompt(key, content)
                 self._lodging.older = False
             # Follow at once: what the run asks the model meanwhile would not be counted.
@@ -370,12 +373,12 @@ class SessionRunner:
             await self._follower.end(runs.Ended("lost", message=str(error), alive=False))
             return
         except LayerFailed as error:
-            await self._follower.end(runs.Ended("failed", message=str(error), alive=False))
+            await self._follower.end(runs.Ended("failed", message=str(error), alive=False, untold=untold))
             return
         except Exception as error:
             log.exception("turn_not_started", extra={"session": self.lease.session_id})
             await self._follower.end(
-                runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False)
+                runs.Ended("failed", message=f"The agent could not be started: {error}", alive=False, untold=untold)
             )
             return
         assert self._profile is not None, "a process was opened for one"

@@ -299,6 +299,8 @@ class Ended:
     """False: the process is gone or useless; the next prompt needs a new run."""
     used: Mapping[str, ReportedUse] | None = None
     """By model, since the process began; None: it does not say."""
+    untold: bool = False
+    """True: the run was never given the prompt."""
 
 
 RunEvent = (

@@ -83,7 +83,7 @@ _HOW: Final[dict[str, Literal["resume", "continue"]]] = {"ready": "resume", "pau
 def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tuple[Step, Plan]:
     if turn.recoveries >= MAX_RECOVERIES:
         end = RunEnd("failed", "unknown_error", f"The process of this turn was lost {turn.recoveries + 1} times.")
-        step = run_ended(state, at, totals, end)
+        step = lost_for_good(state, at, totals, end)
         following, plan = take_up(step.state, at, totals)
         return Step(following.state, (*step.events, *following.events), following.wanted), plan
     lost = state.calls
@@ -100,6 +100,13 @@ def _recover(state: SessionState, at: Moment, totals: Totals, turn: Turn) -> tup
     again = turn.model_copy(update={"recoveries": turn.recoveries + 1, "waits": False})
     state = state.model_copy(update={"turn": again})
     return Step(state, (*spans, *closing), wanted=True), Plan("recover", again, state.unclosed, lost)
+
+
+def lost_for_good(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> Step:
+    """The turn ends after its process was lost: of the calls that had begun nobody knows what became of them."""
+    state, closing = close_calls(state, at, lost=True)
+    step = run_ended(state, at, totals, end)
+    return Step(step.state, (*closing, *step.events), step.wanted)
 
 
 def resume_failed(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> Step:
@@ -211,6 +218,8 @@ class RunEnd:
     """With `capped`: which budget, and what it lacks."""
     closed_by_harness: bool = False
     """True: the harness is alive and has ended the open calls in its transcript by itself."""
+    untold: bool = False
+    """True: the model was never shown what the turn is about. The next message takes it along."""
 
 
 def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> Step:
@@ -226,7 +235,7 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     if state.interrupt is not None:
         events.append(processed(state.interrupt.body, at))
         state = state.model_copy(update={"interrupt": None})
-        end = RunEnd("interrupted", closed_by_harness=end.closed_by_harness)
+        end = RunEnd("interrupted", closed_by_harness=end.closed_by_harness, untold=end.untold)
     state, spans = close_request(state, at)
     events += spans
     if end.how == "deferred":
@@ -238,7 +247,7 @@ def run_ended(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> S
     if end.how == "capped":
         return _paused(state, at, totals, turn, events, end)
     stop = {"failed": RETRIES_EXHAUSTED, "refused": REFUSAL}.get(end.how, END_TURN)
-    unsent = turn.prompts if turn.phase == "fresh" else ()
+    unsent = turn.prompts if turn.phase == "fresh" or end.untold else ()
     if end.how == "failed" and state.queue:
         events += [processed(queued.body, at) for queued in state.queue]
         unsent = (*unsent, *(prompt_of(queued.body, queued.trace) for queued in state.queue))

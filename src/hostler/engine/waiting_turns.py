@@ -111,7 +111,7 @@ class Errand:
         if state.interrupt is not None:
             step = turns.run_ended(state, at, totals, RunEnd("interrupted"))
         elif self.end is not None and needs_place(state):
-            step = turns.run_ended(state, at, totals, self.end)
+            step = turns.lost_for_good(state, at, totals, self.end)
         if needs_place(step.state):
             return replace(step, wanted=True), Plan("nothing")
         following, plan = turns.take_up(step.state, at, totals)
