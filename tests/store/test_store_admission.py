@@ -258,9 +258,13 @@ async def test_who_has_waited_for_too_long_is_taken_to_be_ended_unless_there_is_
 ) -> None:
     for name in ("sesn_a", "sesn_b", "sesn_c"):
         await says(db, skew, name)
-    taken = await server.take(replace(ROOM, places=1), overdue={"sesn_a", "sesn_b"})
+    waiting = await db.read(lambda c: rows.waiting(c, db.now(c), most=10, exclude=(), worker="w"))
+    since = {row.session_id: row.since for row in waiting}
+    before = {"sesn_a": since["sesn_a"], "sesn_b": since["sesn_b"], "sesn_c": since["sesn_c"] - 1}
+    taken = await server.take(replace(ROOM, places=1), overdue=before)
     assert [claimed.session_id for claimed, _ in taken.placed] == ["sesn_a"]
-    assert [claimed.session_id for claimed in taken.errands] == ["sesn_b"]
+    assert [claimed.session_id for claimed in taken.errands] == ["sesn_b"], "sesn_c has begun to wait anew"
+    assert taken.overdue == {"sesn_b"}
 
 
 async def test_those_that_only_stand_by_get_what_nobody_else_needs(db: Database, skew: Skew, server: Server) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.util import await_only
 from storekit import Databases, Skew, add, append, event
 
 from hostler.domain.clock import SystemClock
-from hostler.domain.errors import Busy, InvalidRequest, StoreDamaged
+from hostler.domain.errors import Busy, InvalidRequest, StoreBusy, StoreDamaged
 from hostler.store import sqlite
 from hostler.store.database import Database
 from hostler.store.eventlog import read_events
@@ -27,6 +27,24 @@ DEADLINE = 60
 
 async def names(db: Database) -> list[str]:
     return sorted(row.name for row in await db.read(list_workspaces))
+
+
+async def test_a_database_that_takes_no_writes_now_is_busy(db: Database) -> None:
+    """A standby after a failover; a file that can't be written: nothing that was asked is at fault."""
+
+    def unit(conn: Connection) -> None:
+        lite = conn.dialect.name == "sqlite"
+        conn.exec_driver_sql("PRAGMA query_only = 1" if lite else "SET TRANSACTION READ ONLY")
+        try:
+            create_workspace(conn, 0.0, "lost")
+        finally:
+            if lite:
+                conn.exec_driver_sql("PRAGMA query_only = 0")
+
+    with pytest.raises(StoreBusy):
+        await db.write(unit)
+    await db.write(lambda conn: create_workspace(conn, 0.0, "kept"))
+    assert await names(db) == ["Default", "kept"]
 
 
 async def test_an_exception_undoes_the_unit_and_the_next_one_works(db: Database) -> None:

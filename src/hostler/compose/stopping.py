@@ -35,7 +35,7 @@ async def until_signal(hostler: Hostler, draining: Callable[[int], None] | None 
     hostler.worker.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(hostler.settings.worker.drain_seconds):
-            while hostler.worker.live() and not second.is_set():
+            while hostler.worker.busy() and not second.is_set():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.1):
                         await second.wait()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Connection
@@ -77,6 +78,8 @@ class Taken:
     lacks: Sequence[Lack] = ()
     left: bool = False
     """Somebody waits for a place who did not get one."""
+    overdue: AbstractSet[str] = frozenset()
+    """Of the errands: those that have waited for too long."""
 
 
 class Admission:
@@ -96,12 +99,12 @@ class Admission:
         *,
         ttl: float,
         held: Collection[str] = (),
-        overdue: AbstractSet[str] = frozenset(),
+        overdue: Mapping[str, float] = MappingProxyType({}),
     ) -> Taken:
         """Leases what there is room for. May run again in a new transaction; `taken` afterwards.
 
         held     sessions that this worker has, or is just letting go.
-        overdue  sessions that have waited for too long: taken without a place if they don't get one.
+        overdue  sessions that have waited for too long, and since when: taken without a place if they don't get one.
         """
         waiting = rows.waiting(conn, now, most=max(room.places, room.errands, 0) + _MORE, exclude=held, worker=owner)
         if not waiting:
@@ -112,7 +115,8 @@ class Admission:
         if all(lack.reason == "environment_limit" for lack in lacks):
             chosen += self._standing_by(waiting, free, room, chosen)
         ids = {row.session_id for row in chosen}
-        errands = [row.session_id for row in waiting if row.need == "errand" or row.session_id in overdue - ids]
+        over = {row.session_id for row in waiting if overdue.get(row.session_id) == row.since} - ids
+        errands = [row.session_id for row in waiting if row.need == "errand" or row.session_id in over]
         won = work.claim(conn, now, owner, ttl=ttl, limit=len(ids), only=ids) if ids else []
         sent = errands[: max(room.errands, 0)]
         run = work.claim(conn, now, owner, ttl=ttl, limit=len(sent), only=sent, live=False) if sent else []
@@ -123,6 +127,7 @@ class Admission:
             run,
             lacks,
             any(row.session_id not in got for row in turns),
+            over,
         )
 
     def _choose(self, turns: Sequence[WaitingRow], free: _Free, room: Room) -> tuple[list[WaitingRow], list[Lack]]:

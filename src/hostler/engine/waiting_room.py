@@ -61,9 +61,10 @@ class WaitingRoom:
         self.terms = terms
         self._on_overdue = on_overdue
         self._somebody = asyncio.Event()
-        self._since: dict[str, float] = {}
-        self._told: set[str] = set()
-        self.overdue: dict[str, Wait] = {}
+        self._since: dict[tuple[str, float], float] = {}
+        """When each was first seen, by session and when it began to want a place: its next turn waits anew."""
+        self._told: set[tuple[str, float]] = set()
+        self.overdue: dict[str, tuple[WaitingRow, Wait]] = {}
         """Sessions whose turn is to end, and what they waited for."""
 
     def somebody_waits(self) -> None:
@@ -78,7 +79,7 @@ class WaitingRoom:
             try:
                 if not await self.look():
                     self._somebody.clear()
-            except (HostlerError, OSError):
+            except Exception:  # whatever it is: what runs here must not end with it
                 log.exception("waiting_not_looked_at")
 
     async def look(self) -> bool:
@@ -89,13 +90,13 @@ class WaitingRoom:
             return self._admission.waits(conn, now, most=MOST), now
 
         found, now = await self._database.read(unit)
-        waiting = {row.session_id for row, _ in found}
-        self._since = {session_id: self._since.get(session_id, now) for session_id in waiting}
+        waiting = {(row.session_id, row.since) for row, _ in found}
+        self._since = {each: self._since.get(each, now) for each in waiting}
         self._told &= waiting
         self.overdue = {
-            row.session_id: wait
+            row.session_id: (row, wait)
             for row, wait in found
-            if now - self._since[row.session_id] >= self.terms.longest_wait_seconds
+            if now - self._since[row.session_id, row.since] >= self.terms.longest_wait_seconds
         }
         if self.overdue:
             self._on_overdue()
@@ -103,14 +104,18 @@ class WaitingRoom:
             self._admission.queue.nobody_waits()
             return False
         # What was seen first a moment ago came a little earlier: nobody looks before somebody waits.
-        due = [each for each in found if each[0].session_id not in self._told | self.overdue.keys()]
+        due = [
+            (row, wait)
+            for row, wait in found
+            if (row.session_id, row.since) not in self._told and row.session_id not in self.overdue
+        ]
         for row, wait in due[:_TOLD_AT_ONCE]:
             if now - row.since >= self.terms.notice_seconds:
                 await self._tell(row, wait)
         return True
 
     async def _tell(self, row: WaitingRow, wait: Wait) -> None:
-        self._told.add(row.session_id)
+        self._told.add((row.session_id, row.since))
 
         def decide(state: SessionState, at: Moment, totals: Totals, session: SessionRow) -> Step:
             return told_to_wait(state, at, wait, moment(row.since))

@@ -17,7 +17,6 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import HostlerError
 from hostler.engine.admission import Admission, Lack, Room, Taken
 from hostler.engine.fairness import SECONDS, SECONDS_EACH, Fairness
 from hostler.engine.hub import Hub
@@ -88,6 +87,8 @@ class Worker:
         self._forget = forget
         self._settings = settings or WorkerSettings()
         self._runners: dict[str, SessionRunner] = {}
+        self._leaving = 0
+        """Sessions whose lease is being given back."""
         self._placed: dict[str, _Placed] = {}
         """Those of them that have a place, by session."""
         self._retired: set[str] = set()
@@ -116,6 +117,10 @@ class Worker:
     def live(self) -> int:
         """Sessions with a runner."""
         return len(self._runners)
+
+    def busy(self) -> bool:
+        """Whether any session has one, or is just being given back."""
+        return bool(self._runners) or self._leaving > 0
 
     def _sandboxes(self) -> list[Sandbox]:
         return [runner.sandbox for runner in self._runners.values() if runner.sandbox is not None]
@@ -187,16 +192,17 @@ class Worker:
     async def _take(self) -> list[SessionRunner]:
         """Those that there is room for; and for those that there is none for, room is made."""
         room, held, overdue = await self._room(), tuple(self._runners), self._waiting_room.overdue
+        since = {session_id: row.since for session_id, (row, _) in overdue.items()}
 
         def unit(connection: Connection) -> Taken:
             now = self._database.now(connection)
             return self.admission.take(
-                connection, now, self.owner, room, ttl=self.terms.seconds, held=held, overdue=overdue.keys()
+                connection, now, self.owner, room, ttl=self.terms.seconds, held=held, overdue=since
             )
 
         try:
             taken = await self._database.write(unit)
-        except (HostlerError, OSError):
+        except Exception:  # whatever it is: what runs here must not end with it
             log.exception("claim_failed")
             return []
         self.admission.taken(taken)
@@ -208,9 +214,9 @@ class Worker:
             runners.append(SessionRunner(claimed.lease, self._parts, self._on_idle, gives_way))
         for claimed in taken.errands:
             end = None
-            if claimed.session_id in overdue:
+            if claimed.session_id in taken.overdue:
                 seconds = self._waiting_room.terms.longest_wait_seconds
-                end = waited_too_long(seconds, overdue[claimed.session_id])
+                end = waited_too_long(seconds, overdue[claimed.session_id][1])
             runners.append(SessionRunner(claimed.lease, self._parts, self._on_idle, errand=Errand(end)))
         self._runners |= {runner.lease.session_id: runner for runner in runners}
         self._left, self._lacks = taken.left, taken.lacks
@@ -305,11 +311,15 @@ class Worker:
             log.exception("runner_broke", extra={"session": session_id})
             await self._count_break(runner)
         finally:
+            self._leaving += 1
             self._runners.pop(session_id, None)
             self._placed.pop(session_id, None)
             self._retired.discard(session_id)
             self.memory.ended(session_id)
-            await self._give_back(runner.lease, broken)
+            try:
+                await self._give_back(runner.lease, broken)
+            finally:
+                self._leaving -= 1
             self._look.set()
 
     async def _count_break(self, runner: SessionRunner) -> None:
@@ -338,7 +348,7 @@ class Worker:
 
         try:
             await self._database.write(unit)
-        except (HostlerError, OSError):
+        except Exception:  # then the lease runs out
             log.exception("release_failed", extra={"session": lease.session_id})
 
     def _on_idle(self) -> None:

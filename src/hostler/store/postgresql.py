@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -27,6 +27,7 @@ T = TypeVar("T")
 _OLDEST = 150000
 _ATTEMPTS = 6
 _TOOK_TOO_LONG = "57014"
+_READ_ONLY = "25006"
 _COLLISIONS = frozenset({"40001", "40P01"})
 """serialization_failure, deadlock_detected: the server rolled back, and asks to try again."""
 _CONNECT_SECONDS = 10
@@ -64,6 +65,7 @@ class PostgresBackend:
                 },
             },
         )
+        sa.event.listen(engine.sync_engine, "handle_error", _let_go_of_a_standby)
         arguments = dict(engine.dialect.create_connect_args(url)[1])
         arguments.update(timeout=_CONNECT_SECONDS, server_settings={"application_name": APPLICATION})
         backend = PostgresBackend(engine, dict(arguments))
@@ -135,6 +137,12 @@ class PostgresBackend:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _let_go_of_a_standby(context: ExceptionContext) -> None:
+    """A server that takes no writes any more: after a failover, the connections to it are as good as broken."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _check_server(connection: Connection) -> None:

@@ -91,9 +91,9 @@ class SqliteBackend:
             with connection.begin():
                 return fn(connection)
         except StatementError as error:
-            raise _translated(error, error.orig) from error
+            raise _translated(error, error.orig, reading=engine is self._read_engine) from error
         except sqlite3.Error as error:
-            raise _translated(error, error) from error
+            raise _translated(error, error, reading=engine is self._read_engine) from error
 
     def _connection(self, engine: sa.Engine) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
@@ -135,7 +135,7 @@ class SqliteBackend:
         return engine
 
 
-def _translated(error: Exception, cause: BaseException | None) -> Exception:
+def _translated(error: Exception, cause: BaseException | None, *, reading: bool = False) -> Exception:
     """Our error for what a caller can act on; the original for the rest, which is a bug."""
     if isinstance(cause, HostlerError):  # a column refused a value (`tables.Words`), and SQLAlchemy wrapped that
         return cause
@@ -144,6 +144,10 @@ def _translated(error: Exception, cause: BaseException | None) -> Exception:
         return StoreBusy("the database is locked by another process; try again")
     if code.startswith("SQLITE_FULL"):
         return StoreBusy("the disk that holds the database is full", retry_after_seconds=30)
+    if reading and code == "SQLITE_READONLY":  # whoever reads has tried to write
+        return error
+    if code.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOMEM")):
+        return StoreBusy(f"the database file can't be read or written now ({code})", retry_after_seconds=5)
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreDamaged("the database file is damaged: restore it from a backup")
     return error
