@@ -18,7 +18,7 @@ from hostler.engine.model_port import Grant
 from hostler.engine.ports import ModelRequestRecord
 from hostler.engine.purse import StoredPurse
 from hostler.engine.runner_parts import LeaseTerms
-from hostler.store import budgets, ledger, reservations, work
+from hostler.store import budgets, ledger, reservations, runtime, work
 from hostler.store.budgets import BudgetRow
 from hostler.store.database import Database
 from hostler.store.keys import DEFAULT_WORKSPACE as WS
@@ -272,6 +272,22 @@ async def test_what_could_not_be_given_back_at_once_is_given_back_with_the_next_
     session = (await rows(db))["session"]
     assert (session.reserved_nanos, session.uncertain_nanos) == (0, 0)
     assert purse._unreleased == {}
+
+
+async def test_a_lease_that_was_extended_is_held_although_its_running_time_can_not_be_booked(db: Database) -> None:
+    await arrange(db)
+    lease = await claim(db)
+    await db.write(lambda c: runtime.begin(c, get_session(c, WS, "sesn_1"), db.now(c) - 5, lease.epoch, 1_000))
+
+    class BusyAfterOne(DatabaseThatIsBusy):
+        async def write(self, fn: Any) -> Any:
+            done = await super().write(fn)
+            self._busy = 1
+            return done
+
+    busy: Any = BusyAfterOne(db, 0)
+    prices = Prices()
+    assert await runner_ledger(busy, LeaseTerms(), prices, StoredPurse(db, prices)).extend(lease) is True
 
 
 async def test_a_request_that_is_written_down_again_costs_nothing_more(db: Database) -> None:

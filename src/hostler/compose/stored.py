@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import InvalidRequest, NotFound, QuotaExceeded
+from hostler.domain.errors import HostlerError, InvalidRequest, NotFound, QuotaExceeded
 from hostler.domain.prices import Prices
 from hostler.engine.budget import priced
 from hostler.engine.denials import Denials
@@ -28,6 +30,11 @@ from hostler.store.sequences import load_sequence, save_sequence
 from hostler.store.sessions import SessionRow, Usage
 from hostler.store.transcripts import TranscriptStore
 from hostler.store.work import Lease
+
+log = logging.getLogger("hostler.worker")
+
+_BOOK_SECONDS: Final = 1.0
+"""Booking running time may take so long within a heartbeat."""
 
 MOST_DECISIONS: Final = 1_000_000
 _COUNTED: Final = 4096
@@ -122,10 +129,18 @@ def runner_ledger(
 
     async def extend(lease: Lease) -> bool:
         held = await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
-        # Its own transaction: whoever changes a session locks its row before that of its work.
-        if held and await database.read(lambda c: runtime.open_span(c, lease.session_id)) is not None:
-            await database.write(lambda c: runtime.book(c, database.now(c), lease.session_id, lease.epoch))
+        if held:
+            try:  # The lease is held, whoever has locked a budget meanwhile. What is not booked now is booked later.
+                async with asyncio.timeout(_BOOK_SECONDS):
+                    await book(lease)
+            except (HostlerError, OSError, TimeoutError):
+                log.warning("runtime_not_booked", extra={"session": lease.session_id}, exc_info=True)
         return held
+
+    async def book(lease: Lease) -> None:
+        # Its own transaction: whoever changes a session locks its row before that of its work.
+        if await database.read(lambda c: runtime.open_span(c, lease.session_id)) is not None:
+            await database.write(lambda c: runtime.book(c, database.now(c), lease.session_id, lease.epoch))
 
     async def read_state(session_id: str) -> SessionRow:
         return await database.read(lambda c: session_rows.get_session(c, None, session_id))
