@@ -69,16 +69,13 @@ def error(id_: str | int | float | None, code: int, message: str) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": id_, "error": {"code": code, "message": message}}).encode()
 
 
-def answer_to(id_: str | int | float | None, content_type: str, body: bytes) -> dict[str, Any] | None:
-    """The answer to the request `id_` in a whole response: JSON, or a stream of events that holds it."""
-    for text in _events(body) if content_type == "text/event-stream" else [body]:
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and found.get("id") == id_ and "method" not in found:
-            return found
-    return None
+def answer_to(id_: str | int | float | None, text: bytes) -> dict[str, Any] | None:
+    """The answer to the request `id_`, if that is what the text is."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and found.get("id") == id_ and "method" not in found else None
 
 
 def only_offered(answer: dict[str, Any], offers: Callable[[str], bool]) -> dict[str, Any]:
@@ -93,17 +90,37 @@ def only_offered(answer: dict[str, Any], offers: Callable[[str], bool]) -> dict[
     return {**answer, "result": {**result, "tools": kept}}
 
 
-def _events(body: bytes) -> list[bytes]:
-    """The data of each event of a stream."""
-    out: list[bytes] = []
-    data: list[bytes] = []
-    for line in (*body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"), b""):
+class Events:
+    """The data of each event of a stream, as it comes. Each byte is looked at once, however small its pieces are."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._returned = False
+        self._data: list[bytes] = []
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Of the events that are whole by now."""
+        if self._returned:  # a line feed now belongs to the end of the line before
+            piece = piece.removeprefix(b"\n")
+        self._returned = piece.endswith(b"\r")
+        self._line += piece
+        if b"\n" not in piece and b"\r" not in piece:
+            return []
+        *lines, rest = bytes(self._line).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._line = bytearray(rest)
+        return [event for line in lines if (event := self._take(line)) is not None]
+
+    def end(self) -> list[bytes]:
+        """Of the one that the end of the stream has cut off behind its data, too."""
+        return self.feed(b"\n\n")
+
+    def _take(self, line: bytes) -> bytes | None:
         if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            out.append(b"\n".join(data))
-            data = []
-    return out
+            self._data.append(line[5:].removeprefix(b" "))
+        if line or not self._data:
+            return None
+        event, self._data = b"\n".join(self._data), []
+        return event
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

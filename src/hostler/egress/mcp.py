@@ -37,6 +37,8 @@ Judge = Callable[[McpTarget, str], Awaitable[tuple[Verdict, Sequence[str]]]]
 _UP = frozenset({b"accept", b"content-type", b"last-event-id"})
 _DOWN = frozenset({b"content-type", b"cache-control", b"mcp-session-id", b"mcp-protocol-version"})
 _JSON = "application/json"
+_PIECES = 64
+"""After so many pieces of an answer somebody else has a turn."""
 
 
 class McpClient:
@@ -235,7 +237,7 @@ class McpRelay:
         it.answered = True
         await side.say(http1.response_head(status, headers, chunked=True))
         size = 0
-        async for data in response.aiter_raw():
+        async for data in _breathing(response.aiter_raw()):
             size += len(data)
             if size > self._limits.mcp_answer_bytes:
                 raise _Failed("connection", f"An answer was larger than {self._limits.mcp_answer_bytes} bytes.")
@@ -256,20 +258,38 @@ class McpRelay:
         side: ClientSide,
     ) -> None:
         """The list of tools, without those that the model must not see: read whole, since a part of it says nothing."""
-        body = b""
+        id_, whole, events, size = it.message.id, bytearray(), jsonrpc.Events(), 0
         answer: dict[str, Any] | None = None
-        async for data in response.aiter_raw():
-            body += redactor.feed(data)
-            if len(body) > self._limits.mcp_answer_bytes:
+
+        def look(texts: Sequence[bytes]) -> dict[str, Any] | None:
+            return next((found for text in texts if (found := jsonrpc.answer_to(id_, text)) is not None), None)
+
+        async for data in _breathing(response.aiter_raw()):
+            size += len(data)
+            if size > self._limits.mcp_answer_bytes:
                 raise _Failed("connection", f"The list of tools is larger than {self._limits.mcp_answer_bytes} bytes.")
-            if kind != _JSON and data.endswith(b"\n") and (answer := jsonrpc.answer_to(it.message.id, kind, body)):
+            if kind == _JSON:
+                whole += redactor.feed(data)
+            elif (answer := look(events.feed(redactor.feed(data)))) is not None:
                 break  # the stream may stay open behind its answer
-        answer = answer or jsonrpc.answer_to(it.message.id, kind, body + redactor.end())
+        if answer is None:
+            rest = redactor.end()
+            answer = look([bytes(whole) + rest] if kind == _JSON else [*events.feed(rest), *events.end()])
         if answer is None:
             raise _Failed("connection", "The server did not answer with a list of tools.")
         offered = jsonrpc.only_offered(answer, lambda tool: self._access.gate.offers(it.route.alias, tool))
         kept = [(name, value) for name, value in headers if name != b"content-type"]
         await _say(side, json.dumps(offered).encode(), kept)
+
+
+async def _breathing(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces. A server can make so many small ones of what was read at once that nobody else would have a turn."""
+    number = 0
+    async for piece in pieces:
+        yield piece
+        number += 1
+        if number % _PIECES == 0:
+            await asyncio.sleep(0)
 
 
 def _target(route: McpRoute) -> McpTarget:

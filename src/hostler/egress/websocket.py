@@ -18,7 +18,9 @@ class FrameFilter:
 
     def __init__(self, new_filter: Callable[[], Filter | None]) -> None:
         self._new = new_filter
-        self._held = b""
+        self._held = bytearray()
+        self._at = 0
+        """Where in it the next frame begins."""
         self._message: Filter | None = None
 
     def __call__(self, data: bytes) -> bytes:
@@ -26,31 +28,33 @@ class FrameFilter:
         out: list[bytes] = []
         while (frame := self._next()) is not None:
             out.append(self._filtered(*frame))
+        del self._held[: self._at]  # once, however many frames there were
+        self._at = 0
         return b"".join(out)
 
     def _next(self) -> tuple[int, bytes] | None:
-        held = self._held
-        if len(held) < 2:
+        held, begin = self._held, self._at
+        if len(held) < begin + 2:
             return None
-        first, length, at = held[0], held[1], 2
+        first, length, at = held[begin], held[begin + 1], begin + 2
         if length & 0x80 or first & 0x70:
             raise ValueError("a masked frame, or one of an extension that was not agreed on")
         if length >= 126:
             size = 2 if length == 126 else 8
-            length, at = int.from_bytes(held[2 : 2 + size]), 2 + size
-            if len(held) < at:
+            if len(held) < at + size:
                 return None
+            length, at = int.from_bytes(held[at : at + size]), at + size
         if length > _MOST_FRAME:
             raise ValueError("the frame is too large")
         if len(held) < at + length:
             return None
-        self._held = held[at + length :]
-        return first, held[at : at + length]
+        self._at = at + length
+        return first, bytes(held[at : at + length])
 
     def _filtered(self, first: int, payload: bytes) -> bytes:
         kind, last = first & 0x0F, bool(first & 0x80)
         if kind >= 8:
-            new = self._new()
+            new = self._new() if payload else None
             payload = payload if new is None else (new.feed(payload) + new.end())[:_MOST_CONTROL]
             return _frame(first, payload)
         if kind:
