@@ -107,6 +107,8 @@ class Rebinding:
         ("file:///etc", [], "no http or https"),
         ("ext::sh -c id", [], "no http or https"),
         ("https://0x7f.1/o/r", ["127.0.0.1"], "not on the public Internet"),
+        # git would look up this name itself, past what was found for it here.
+        ("http://rebind.example./o/r", ["192.0.43.8"], "write its host as rebind.example"),
     ],
 )
 async def test_address_that_is_not_public_is_never_asked(
