@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from housekit import House, types
 
-from hostler.testing.rehearsal import step, text, thinking, tool
+from hostler.testing.rehearsal import gate, step, text, thinking, tool
 
 
 @pytest.mark.endpoint("sessions.events.send", "sessions.events.list", "sessions.create")
@@ -81,8 +81,6 @@ async def test_conversation_goes_on_after_the_process_and_the_server_are_gone(ho
 
 async def test_queued_message_waits_for_its_turn(house: House) -> None:
     session = await house.session()
-    from hostler.testing.rehearsal import gate
-
     await house.say(session, [step(gate("open"), text("First answer."))])
     await house.model.reached_gate("open")
     second = await house.say(session, [step("Second answer.")])
@@ -97,6 +95,25 @@ async def test_queued_message_waits_for_its_turn(house: House) -> None:
     assert [m.content[0].text[:5] for m in messages if m.type == "agent.message"] == ["First", "Secon"]
     assert next(e for e in events if e.id == second).processed_at is not None
     assert [e.id for e in messages].index(second) == 2
+
+
+async def test_messages_that_wait_are_on_one_page(house: House) -> None:
+    """They have no number yet, so nobody could go on behind some of them."""
+    session = await house.session()
+    await house.say(session, [step(gate("open"), text("First answer."))])
+    await house.until_event(session, "span.model_request_start")
+    waiting = [await house.say(session, [step("Later.")]) for _ in range(2)]
+    every = [event.id for event in await house.events(session)]
+    for order, wanted in (("asc", every), ("desc", every[::-1])):
+        pages, page = [], await house.client.beta.sessions.events.list(session, limit=1, order=order)  # type: ignore[arg-type]
+        while True:
+            pages.append([event.id for event in page.data])
+            if not page.has_next_page():
+                break
+            page = await page.get_next_page()
+        assert [one for ids in pages for one in ids] == wanted
+        assert (waiting if order == "asc" else waiting[::-1]) in pages
+    house.model.open_gate("open")
 
 
 @pytest.mark.one_database

@@ -343,7 +343,9 @@ class Sessions:
         except BaseException:
             self._hub.unsubscribe(subscription)
             raise
-        return SessionStream(self._database, self._hub, subscription, row.last_seq if after_seq is None else after_seq)
+        # A number that is of another log, or of this one before it came back from a backup, would never be reached.
+        since = row.last_seq if after_seq is None else min(after_seq, row.last_seq)
+        return SessionStream(self._database, self._hub, subscription, since)
 
     async def thread(self, workspace: str, session_id: str) -> View:
         """The primary thread: its log is the session's."""
@@ -499,17 +501,18 @@ def _with_waiting(
         bodies = [] if ranged else [body for body in bodies if body["type"] in query.types]
     if not bodies:
         return recorded, more
-    waiting = [(row.last_seq + n, ev.to_text(body)) for n, body in enumerate(bodies, 1)]
+    # What waits has no number yet, so no page can go on behind some of it: all of it is on one, even
+    # if that has fewer places.
+    texts = [ev.to_text(body) for body in bodies]
     if query.order == "desc":
-        if query.after_seq is not None and query.after_seq <= row.last_seq:
+        if query.after_seq is not None:
             return recorded, more
-        waiting = [item for item in reversed(waiting) if query.after_seq is None or item[0] < query.after_seq]
-        joined = [*waiting, *recorded]
-    else:
-        if more:
-            return recorded, more
-        joined = [*recorded, *(item for item in waiting if query.after_seq is None or item[0] > query.after_seq)]
-    return joined[: query.limit], more or len(joined) > query.limit
+        kept = recorded[: max(0, query.limit - len(texts))]
+        last = kept[-1][0] if kept else row.last_seq + 1
+        return [*((last, text) for text in reversed(texts)), *kept], more or len(kept) < len(recorded)
+    if more or (recorded and len(recorded) + len(texts) > query.limit):
+        return recorded, True
+    return [*recorded, *((row.last_seq, text) for text in texts)], False
 
 
 def _range(bounds: TimeRange) -> Range:
