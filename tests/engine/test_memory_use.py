@@ -89,6 +89,9 @@ async def test_what_has_just_begun_will_still_grow_and_what_has_begun_long_ago_w
     assert use.headroom() == 900 * MIB
     use.begins("a", "env")
     assert use.headroom() == 720 * MIB
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_use, "START_SECONDS", -1.0)
+        assert use.headroom() == 720 * MIB, "its packages may take minutes, before there is anything to measure"
     box: Any = Box("a", 50 * MIB)
     await use.look({"a": box})
     assert use.headroom() == 770 * MIB, "of 180 it has taken 50 already, and the host knows"

@@ -144,7 +144,7 @@ class MemoryUse:
         if available is None:
             return None
         now = monotonic()
-        growing = (p for p in self._processes.values() if now - p.began <= START_SECONDS)
+        growing = (p for p in self._processes.values() if p.sandbox is None or now - p.began <= START_SECONDS)
         return available - self.reserve - sum(max(0, p.expected - (p.used or 0)) for p in growing)
 
     # -- measuring
