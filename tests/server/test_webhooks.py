@@ -106,6 +106,7 @@ async def test_after_enough_failures_in_a_row_an_endpoint_is_disabled_and_can_be
         assert len(receiver.got) == 6
 
         newest = (await own(house, "GET", f"{path}/deliveries"))["data"][0]
+        await own(house, "GET", f"{path}/deliveries?states[]=dropped")
         with pytest.raises(anthropic.BadRequestError, match="is disabled; enable it first"):
             await own(house, "POST", f"{path}/deliveries/{newest['id']}/retry")
         await own(house, "POST", path, {"state": "enabled"})

@@ -187,7 +187,7 @@ class Guard:
                     f"this server does not answer to the host {host[:100]!r}; call it by its own name or allow this one"
                 )
             for origin in _headers(scope, b"origin"):
-                if urlsplit(origin).netloc.lower() != host.lower():
+                if _place(origin) != host.lower():
                     raise PermissionDenied("requests from web pages of other origins are refused")
             if any(site.lower() in ("cross-site", "same-site") for site in _headers(scope, b"sec-fetch-site")):
                 raise PermissionDenied("requests from web pages of other origins are refused")
@@ -253,8 +253,19 @@ def _secret(scope: Scope) -> str:
     return secrets.pop()
 
 
+def _place(origin: str) -> str | None:
+    """Host and port; None: it is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _answers_to(allowed: frozenset[str], host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname if "@" not in host and "/" not in host else None
+    try:
+        name = urlsplit(f"//{host}").hostname if "@" not in host and "/" not in host else None
+    except ValueError:
+        return False
     if name is None:
         return False
     if name in allowed:

@@ -16,7 +16,7 @@ from hostler.domain.webhooks import CreateEndpoint, RotateSecret, TestDelivery, 
 
 router = OwnRouter()
 
-_STATES = ("pending", "delivered", "failed")
+_STATES = ("pending", "delivered", "failed", "dropped")
 
 
 @router.serves("webhook_endpoints.create")

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import json
 import logging
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ def _serve(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) 
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             return runner.run(_run(settings, how, demo))
+    except asyncio.CancelledError:  # told to stop while it started
+        from hostler.compose.terminable import TERMINATED
+
+        return TERMINATED
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, SandboxUnavailable):
@@ -90,6 +95,10 @@ def _after(message: str, command: str) -> str:
 
 
 async def _run(settings: Settings, how: Served, demo: subprocess.Popen[str] | None) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    # Until `until_signal` listens: what a start has made by then is taken down, as with SIGINT.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     gc.disable()  # importing makes very many objects that stay
     from hostler.compose import running, until_signal
 

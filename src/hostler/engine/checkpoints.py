@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from hostler.domain.checkpoints import KEPT_BY_HAND, CreateCheckpoint, Reason, Rewind
-from hostler.domain.errors import Conflict, InvalidRequest, StoreDamaged
+from hostler.domain.errors import Conflict, InvalidRequest
 from hostler.domain.sessions import Position
 from hostler.engine.boundary import ERRORS
 from hostler.engine.hub import Hub
@@ -159,8 +159,8 @@ class Checkpoints:
         abandoned = {"error": "conflict", "message": late.message, "code": None}
         await self._database.write(lambda c: orders.close(c, self._database.now(c), order_id, abandoned))
         outcome = await self._database.read(lambda c: orders.outcome_of(c, order_id))
-        if outcome is None:
-            raise StoreDamaged(f"order {order_id} is gone")
+        if outcome is None:  # nobody carries it out any more: it has expired
+            raise late
         return outcome
 
     def _look(self) -> None:

@@ -190,10 +190,11 @@ class WorkQueue:
             now = self._database.now(conn)
             return rows.anything_due(conn, now, environment_id, claimed_before=now - poll.reclaim_seconds)
 
+        queued: list[bool] = []
+
         def unit(conn: Connection) -> tuple[WorkItemRow, str] | None:
             now = self._database.now(conn)
-            for gone in rows.run_out_items(conn, now, environment_id):
-                self._end_lease(conn, now, gone)
+            queued[:] = [self._end_lease(conn, now, gone) for gone in rows.run_out_items(conn, now, environment_id)]
             row = rows.next_item(conn, environment_id, claimed_before=now - poll.reclaim_seconds)
             if row is None:
                 return None
@@ -214,6 +215,8 @@ class WorkQueue:
         found = await self._database.write(unit)
         if found is None:
             return None
+        for _ in range(sum(queued) - 1):  # one of them was taken here; others who poll may have the rest
+            self._hub.queued(environment_id)
         return work_wire(found[0], secret=_sealed(found[1]))
 
     async def _note(self, workspace: str, environment_id: str, worker: str | None) -> None:
