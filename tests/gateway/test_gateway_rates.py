@@ -202,7 +202,7 @@ async def test_whoever_hangs_up_between_two_attempts_leaves_the_queue_at_once(
     async with limited(migrated_file, tmp_path, script, {"up": {"requests": 1}}, upstreams=roster) as b:
         gone = await b.bench.client()
         gone.writer.write(request_bytes(hello(stream=False)))
-        await until(lambda: sum(each.requests for each in b.throttle.waiting()) == 1)
+        await until(lambda: len(b.bench.upstream.seen) == 1 and b.throttle.waiting())
         await gone.close()
         await until(lambda: b.throttle.waiting() == [])
         async with asyncio.timeout(DEADLINE):

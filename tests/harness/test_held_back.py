@@ -80,10 +80,20 @@ async def test_what_goes_wrong_before_it_may_look_is_raised_and_ends_it(tmp_path
         await until_ended(pids[0])
 
 
-async def test_one_that_ends_before_it_may_look_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["true", "false"])
+async def test_one_that_ends_before_it_may_look_is_lost(tmp_path: Path, program: str) -> None:
     async def laid_out() -> None:
         await until_ended(await until_begun(tmp_path))
 
     with pytest.raises(ProcessLost):
         async with asyncio.timeout(30):
-            await ClaudeHarness().start(spec(), launcher(tmp_path, "true"), NOBODY, Nothing(), None, laid_out)
+            await ClaudeHarness().start(spec(), launcher(tmp_path, program), NOBODY, Nothing(), None, laid_out)
+
+
+async def test_one_that_ends_well_before_it_was_initialized_is_lost(tmp_path: Path) -> None:
+    async def laid_out() -> None:
+        await until_begun(tmp_path)
+
+    with pytest.raises(ProcessLost):
+        async with asyncio.timeout(30):
+            await ClaudeHarness().start(spec(), launcher(tmp_path, "sleep 0.5"), NOBODY, Nothing(), None, laid_out)

@@ -10,10 +10,11 @@ import asyncio
 import json
 import os
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import claude_agent_sdk
 from claude_agent_sdk import (
@@ -214,10 +215,18 @@ class _HeldBack(SubprocessCLITransport):
     def __init__(self, options: ClaudeAgentOptions, until: Callable[[], Awaitable[None]]) -> None:
         super().__init__(prompt=_nothing(), options=options)
         self._until = until
+        self.initialized = False
 
     async def connect(self) -> None:
         await super().connect()
         await self._until()
+
+    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
+        async with aclosing(cast("AsyncGenerator[dict[str, Any], None]", super().read_messages())) as messages:
+            async for message in messages:
+                yield message
+        if not self.initialized:  # The SDK goes on waiting for its answer when a process ends well.
+            raise claude_agent_sdk.CLIConnectionError("the process ended before it was initialized")
 
 
 async def _nothing() -> AsyncIterator[dict[str, Any]]:
@@ -291,6 +300,7 @@ class ClaudeRun:
 
     async def connect(self) -> None:
         await self._client.connect()
+        self._transport.initialized = True
         self._messages = self._client.receive_messages()
 
     async def events(self) -> AsyncIterator[RunEvent]:
