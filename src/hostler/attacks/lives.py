@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from hostler.attacks.cases import Case, CouldNotRun, OnSandbox, Promise, Severity
 from hostler.attacks.rooms import ENVIRONMENT, LIMITS, Room, SandboxGround, told
@@ -57,6 +58,11 @@ def _killed(error: str) -> bool:
     return error.startswith(("it ended without an answer", "MemoryError")) or "Cannot allocate memory" in error
 
 
+_FORCED_BYTES: Final = 1 << 20
+"""An allocation of the kernel's own that can't fail is charged past the limit (`force` in its `try_charge_memcg`), by
+single pages: one was seen, in one flood of some thirty. Whoever could have memory in this way would have more than that."""
+
+
 def _peak(probe: str) -> OnSandbox:
     """The same, and the sandbox's own account of its memory stays within the limit."""
 
@@ -66,7 +72,7 @@ def _peak(probe: str) -> OnSandbox:
             stats = await room.sandbox.stats()
             found = list(visit.answers[probe].found) if probe in visit.answers else []
             bound = LIMITS.memory_bytes or 0
-            if stats.memory_peak_bytes is not None and stats.memory_peak_bytes > bound:
+            if stats.memory_peak_bytes is not None and stats.memory_peak_bytes > bound + _FORCED_BYTES:
                 found.append(f"{stats.memory_peak_bytes:,} bytes were had, of {bound:,}")
             if visit.process.returncode is None:
                 await visit.end(ground.seconds)
