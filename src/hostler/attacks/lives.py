@@ -60,7 +60,7 @@ def _killed(error: str) -> bool:
 
 _FORCED_BYTES: Final = 1 << 20
 """An allocation of the kernel's own that can't fail is charged past the limit (`force` in its `try_charge_memcg`), by
-single pages: one was seen, in one flood of some thirty. Whoever could have memory in this way would have more than that."""
+single pages; one such page was seen. Whoever could have memory in this way would have more than a mebibyte of it."""
 
 
 def _peak(probe: str) -> OnSandbox:

@@ -163,9 +163,8 @@ class GitCloner:
             port = parts.port or {"http": 80, "https": 443}[parts.scheme]
             literal = ":" in parts.hostname
             host, is_address = (parts.hostname, True) if literal else normalise(parts.hostname)
-            if (
-                not is_address and parts.hostname != host
-            ):  # git would look up what it is given, and not what is pinned here
+            # git would look up what it is given, and not what is pinned here.
+            if not is_address and parts.hostname != host:
                 raise BadTarget(f"write its host as {host}")
         except (BadTarget, ValueError) as error:
             raise CloneFailed("clone", f"The address of the repository is not taken: {error}.") from None

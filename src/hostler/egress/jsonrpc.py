@@ -100,6 +100,8 @@ class Events:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Of the events that are whole by now."""
+        if not piece:
+            return []
         if self._returned:  # a line feed now belongs to the end of the line before
             piece = piece.removeprefix(b"\n")
         self._returned = piece.endswith(b"\r")

@@ -88,7 +88,8 @@ class Archives:
         if last is not None and all(end <= since.get(subpath, 0) for subpath, end in ends.items()):
             if last.state == "complete":
                 return last
-            since = await self._database.read(lambda c: rows.upto_before(c, session.id, last.number))
+            earlier = await self._database.read(lambda c: rows.newest(c, session.id, before=last.number))
+            since = {} if earlier is None else earlier.upto  # where the one that was removed began
         if self.limits.when_full == "refuse":
             self._refuse_when_full(of_session, of_workspace)
         row = await self._database.write(

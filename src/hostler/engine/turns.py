@@ -6,7 +6,7 @@ Pure, like `engine.state`, whose values and building blocks it uses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from hostler.domain import events as ev
@@ -111,9 +111,7 @@ def lost_for_good(state: SessionState, at: Moment, totals: Totals, end: RunEnd) 
 
 def resume_failed(state: SessionState, at: Moment, totals: Totals, end: RunEnd) -> Step:
     """The transcript does not have the call that was waited for. Close what is open; the turn goes on without it."""
-    state, closing = close_calls(state, at, lost=True)
-    step = run_ended(state, at, totals, end)
-    return Step(step.state, (*closing, *step.events), wanted=True)
+    return replace(lost_for_good(state, at, totals, end), wanted=True)
 
 
 def closed_in_transcript(state: SessionState, tool_use_ids: frozenset[str]) -> Step:

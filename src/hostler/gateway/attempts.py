@@ -313,7 +313,7 @@ class Attempts:
                 if self._grant.id:
                     self._stale = True
                     return relay
-                fresh = True
+                fresh, self._over = True, None
                 continue
             return relay
 

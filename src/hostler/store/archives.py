@@ -69,20 +69,13 @@ class Kept:
 _COLUMNS = tuple(archives.c)
 
 
-def newest(conn: Connection, session_id: str) -> ArchiveRow | None:
-    """The session's last one that is not still being written, removed ones included."""
+def newest(conn: Connection, session_id: str, *, before: int | None = None) -> ArchiveRow | None:
+    """The session's last one that is not still being written, removed ones included. `before`: with a lower number."""
     query = sa.select(*_COLUMNS).where(archives.c.session_id == session_id, archives.c.state != "writing")
+    if before is not None:
+        query = query.where(archives.c.number < before)
     row = conn.execute(query.order_by(archives.c.number.desc()).limit(1)).first()
     return None if row is None else ArchiveRow(*row)
-
-
-def upto_before(conn: Connection, session_id: str, number: int) -> dict[str, int]:
-    """Where the archive with this number began: up to where the one before it goes."""
-    query = sa.select(*_COLUMNS).where(
-        archives.c.session_id == session_id, archives.c.state != "writing", archives.c.number < number
-    )
-    row = conn.execute(query.order_by(archives.c.number.desc()).limit(1)).first()
-    return {} if row is None else ArchiveRow(*row).upto
 
 
 def ends(conn: Connection, session_id: str, transcript_id: str) -> dict[str, int]:
