@@ -26,6 +26,7 @@ async def test_a_call_that_cannot_be_written_down_does_not_run_and_the_model_is_
         AGENT, ENVIRONMENT, idle_timeout_seconds=1, sandbox_limits=SandboxLimits(), turn_limits=TurnLimits()
     )
     gate.open(known, "wrkspc_1")
+    gate.begin()
     await gate.announce([OpenCall(event_id="sevt_1", tool_use_id="toolu_1", kind="builtin", name="bash", gated=False)])
     verdict = await gate.permit(ToolCall("toolu_1", "bash", {"command": "true"}, custom=False))
     assert verdict == Deny(NOT_RECORDED)

@@ -237,7 +237,8 @@ async def test_more_outputs_than_allowed_are_left_out_and_room_comes_back(
         await house.turn(session, bash("cd /mnt/session/outputs; for i in a b c d; do echo $i > $i; done"))
         found = await outputs(house, session, {"a", "b"})
         assert any(getattr(r, "reasons", None) == {"too_many_files": 2} for r in caplog.records)
-        await house.turn(session, bash("true"))  # the same is not told again
+        await house.turn(session, bash("echo changed > /mnt/session/outputs/b"))  # the same is not told again
+        await outputs(house, session, {"a", "b"}, but=found["b"].id)
         await house.client.beta.files.delete(found["a"].id)
         await house.turn(session, bash("head -c 2M /dev/zero > /mnt/session/outputs/c"))
         await outputs(house, session, {"b", "d"})

@@ -8,6 +8,9 @@ import anthropic
 import pytest
 from housekit import ASK_FOR_BASH, House, allow, custom, deny, result, types
 
+from hostler.domain.events import NOT_JUDGED
+from hostler.engine.call_gate import CallGate
+from hostler.engine.runs import ToolCall, Verdict
 from hostler.testing.rehearsal import step, text, tool
 
 
@@ -208,3 +211,17 @@ async def test_interrupt_of_a_waiting_turn_closes_its_calls_without_asking_the_m
     assert [b["tool_use_id"] for b in outcomes] == uses
     assert len(uses) == 2
     assert all(b["is_error"] for b in outcomes)
+
+
+@pytest.mark.one_database
+async def test_a_call_that_cannot_be_judged_does_not_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(gate: CallGate, call: ToolCall) -> Verdict:
+        raise LookupError("nobody expected this")
+
+    monkeypatch.setattr(CallGate, "permit", fails)
+    session = await house.session()
+    events = await house.turn(session, [step(tool("bash", command="touch ran")), step("Heard.")])
+    outcome = next(e for e in events if e.type == "agent.tool_result")
+    assert (outcome.is_error, outcome.content[0].text) == (True, NOT_JUDGED)
+    assert not (house.workspace(session) / "ran").exists()
+    assert events[-1].stop_reason.type == "end_turn"

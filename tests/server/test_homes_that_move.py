@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -19,10 +20,13 @@ from objectskit import WaywardObjects, snapshots_of, until_kept
 from sqlalchemy.engine import Engine
 
 from hostler.engine import lodging
+from hostler.engine.home_notes import HomeNotes
 from hostler.sandbox.leftovers import Record, processes
 from hostler.testing.rehearsal import gate, step, text, tool
 
 QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 2.0}
+STARTS_WITHIN = 4.0
+"""Seconds in which a process has started, and asked for a call that it is to take up."""
 
 
 class Hosts:
@@ -145,6 +149,39 @@ async def test_a_call_that_only_waited_has_lost_nothing(hosts: Hosts, answer: Ca
     await old.start()
     await old.turn(session, [step("Fine.")])
     assert not said(await old.events(session), "files_lost")
+
+
+@pytest.mark.one_database
+async def test_what_a_call_changes_is_kept_although_it_was_asked_for_before_the_files_count(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`claude` asks for a call that was waited for as soon as it has started, however slow the disk is."""
+    old = await hosts.host("old")
+    session = await old.session(ASK_FOR_BASH)
+    await old.say(session, bash("echo 1 > count"))
+    await old.until_idle(session)
+    await leave(old)
+    new = await hosts.host("new", worker__lease_seconds=30.0)
+    ran_before, mark = [], HomeNotes.mark
+
+    def slow(notes: HomeNotes, home: Path, copy_name: str) -> None:
+        until = monotonic() + STARTS_WITHIN
+        while monotonic() < until and not (home / "workspace" / "count").exists():
+            sleep(0.01)
+        ran_before.append((home / "workspace" / "count").exists())
+        mark(notes, home, copy_name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HomeNotes, "mark", slow)
+        call = next(e for e in await new.events(session) if e.type == "agent.tool_use")
+        await new.answer(session, allow(call))
+        await new.until_idle(session, len(await new.events(session)))
+    await leave(new)
+    await old.start()
+    await old.turn(session, [step("Fine.")])
+    assert (old.workspace(session) / "count").read_text() == "1\n"
+    assert not said(await old.events(session), "files_lost")
+    assert ran_before == [False]
 
 
 @pytest.mark.one_database

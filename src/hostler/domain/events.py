@@ -27,6 +27,9 @@ TRANSCRIPT_FAULT = "The transcript could not be stored"
 NOT_RECORDED = "This tool call did not run, because the server could not write it down. Make it again."
 """What a tool call gets that was allowed, while the database was away."""
 
+NOT_JUDGED = "This tool call did not run, because of a fault of the server. Its log says more."
+"""What a tool call gets when the question whether it may run fails."""
+
 OUTCOME_UNKNOWN = (
     "This tool call was cut off before its result was recorded, so its outcome is unknown. "
     "Check whether it took effect before relying on it or running it again."

@@ -28,7 +28,7 @@ ANNOUNCE_SECONDS = 20.0
 
 
 class CallGate:
-    """For one session. Closed until `open` is called for a process."""
+    """For one session. Closed until `open` is called for a process; what that asks waits until `begin`."""
 
     def __init__(self, content: ContentSource, apply: Apply, is_stopping: Callable[[], bool]) -> None:
         """`is_stopping`: whether the turn under way is being ended."""
@@ -39,6 +39,7 @@ class CallGate:
         self._workspace_id = ""
         self._calls: dict[str, state.OpenCall] = {}
         self._announced = asyncio.Condition()
+        self._begun = asyncio.Event()
         self._mcp_calls = PermittedCalls()
         self._failures: list[runs.McpFailed] = []
         self.objects: Callable[[runs.ToolCall], str | None] | None = None
@@ -49,9 +50,17 @@ class CallGate:
         """How many calls that can change the session's files were allowed to run."""
 
     def open(self, profile: Profile, workspace_id: str) -> None:
-        """A new process asks from now on, and may do what `profile` says."""
+        """A new process asks from now on, and may do what `profile` says, once `begin` was called.
+
+        One that is started to take up a call asks at once: before anybody could tell what the call has changed.
+        """
+        self._begun.clear()
         self._profile, self._workspace_id = profile, workspace_id
         self._mcp_calls, self._failures = PermittedCalls(), []
+
+    def begin(self) -> None:
+        """All that the process stands on is settled: the files that it finds are those that count."""
+        self._begun.set()
 
     async def announce(self, calls: Iterable[state.OpenCall]) -> None:
         """These are the calls that are open, as they are recorded."""
@@ -80,6 +89,7 @@ class CallGate:
         judged = None if call.custom and not hosted else profile.permissions.evaluate(call.name, call.server)
         if judged is not None and judged.permission == "deny":
             return Deny(judged.message)
+        await self._begun.wait()
         try:
             async with asyncio.timeout(ANNOUNCE_SECONDS), self._announced:
                 await self._announced.wait_for(lambda: tool_use_id in self._calls or self._is_stopping())

@@ -121,6 +121,7 @@ class Lodging:
         if self.process is None and self._stay is None:
             await self._move_in(session, profile, variables)
             if self.process is not None:
+                self._gate.begin()
                 return self.process
         if self.process is None:
 
@@ -145,6 +146,7 @@ class Lodging:
                     raise
             self.used = False
             await self._label(session, profile, self.process)
+            self._gate.begin()
         elif not profile.self_hosted:
             assert self._stay is not None, "a process has files"
             await self._parts.attachments.refresh(session, self._stay.home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from claude_agent_sdk import (
 from claude_agent_sdk._cli_version import __cli_version__
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
-from hostler.domain.events import Body, text_block, to_text
+from hostler.domain.events import NOT_JUDGED, Body, text_block, to_text
 from hostler.engine.runs import (
     Allow,
     Compacted,
@@ -52,6 +53,8 @@ from hostler.harness.compaction import CompactionHooks, threshold_environment
 from hostler.harness.journal import PROJECT_KEY, Journal, call_entry, recall
 from hostler.harness.tools import CUSTOM_SERVER, to_harness_name
 from hostler.harness.translate import Translator, compacted, tool_call
+
+log = logging.getLogger("hostler.harness")
 
 LINE_LIMIT = 64 << 20
 """Largest line that `claude` may write, in bytes: twice the largest request, as much as the store takes at once. A
@@ -391,7 +394,11 @@ class ClaudeRun:
 
     async def _before_tool(self, hook: Any, tool_use_id: str | None, context: Any) -> Any:
         call = tool_call(tool_use_id or str(hook.get("tool_use_id", "")), str(hook["tool_name"]), hook["tool_input"])
-        verdict = await self._gatekeeper.permit(call)
+        try:
+            verdict = await self._gatekeeper.permit(call)
+        except Exception:  # whatever isn't known to be allowed is refused, and not by words of the CLI's about hooks
+            log.exception("call_not_judged", extra={"tool_use_id": call.tool_use_id})
+            verdict = Deny(NOT_JUDGED)
         out: dict[str, Any] = {"hookEventName": "PreToolUse"}
         match verdict:
             case Allow():
