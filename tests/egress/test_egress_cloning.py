@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def host(tmp_path: Path) -> Iterator[GitHost]:
 
 def order(host: GitHost, name: str, tmp_path: Path, token: str | None = None) -> CloneOrder:
     secret = None if token is None else token.encode()
-    return CloneOrder(f"{host.url}/{name}.git", None, None, secret, tmp_path / "clones" / "c")
+    return CloneOrder("wrkspc_1", f"{host.url}/{name}.git", None, None, secret, tmp_path / "clones" / "c")
 
 
 def processes_of(uids: Sequence[int]) -> dict[int, bytes]:
@@ -87,6 +88,36 @@ async def test_repository_larger_than_its_room_is_given_up(host: GitHost, tmp_pa
     cloner.close()
 
 
+async def test_a_workspace_whose_host_does_not_answer_leaves_room_for_another(host: GitHost, tmp_path: Path) -> None:
+    host.repository("a", {"f": "x"})
+    limits = CloneLimits(at_once=2, at_once_workspace=1)
+    cloner = GitCloner(uids=None, private_allowed=LOOPBACK, limits=limits)
+    connections: list[asyncio.StreamWriter] = []
+    arrived = asyncio.Event()
+
+    def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        arrived.set()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/never.git"
+    waiting = [
+        asyncio.create_task(cloner.clone(CloneOrder("wrkspc_1", url, None, None, None, tmp_path / "clones" / name)))
+        for name in ("one", "two")
+    ]
+    async with asyncio.timeout(20):
+        await arrived.wait()
+        await cloner.clone(replace(order(host, "a", tmp_path), workspace_id="wrkspc_2"))
+    assert (tmp_path / "clones" / "c" / "f").read_text() == "x"
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    for writer in connections:
+        writer.close()
+    server.close()
+    cloner.close()
+
+
 class Rebinding:
     """Answers with a public address first and with this host's own afterwards."""
 
@@ -116,7 +147,7 @@ async def test_address_that_is_not_public_is_never_asked(
 ) -> None:
     cloner = GitCloner(resolver=Rebinding(answers))
     with pytest.raises(CloneFailed, match=text):
-        await cloner.clone(CloneOrder(url, None, None, b"token", tmp_path / "c"))
+        await cloner.clone(CloneOrder("wrkspc_1", url, None, None, b"token", tmp_path / "c"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,5 +158,5 @@ async def test_name_is_resolved_once_and_git_keeps_to_the_answer(
     host.repository("a", {"f": "x"})
     url = host.url.replace("127.0.0.1", "nowhere.invalid") + "/a.git"
     cloner = GitCloner(uids=uids, resolver=Rebinding(["127.0.0.1"]), private_allowed=LOOPBACK)
-    await cloner.clone(CloneOrder(url, None, None, None, tmp_path / "c"))
+    await cloner.clone(CloneOrder("wrkspc_1", url, None, None, None, tmp_path / "c"))
     assert (tmp_path / "c" / "f").read_text() == "x"

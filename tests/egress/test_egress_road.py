@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hostler.egress import EgressLimits, EgressProxy, EgressRoad, SystemResolver
+from hostler.egress import EgressLimits, EgressProxy, EgressRoad
 from hostler.engine.egress_port import EgressDecision, EgressRules, HostRule
 
 DEADLINE = 60.0
@@ -544,10 +544,3 @@ async def test_loopback_names_of_the_system_resolver_are_private(tmp_path: Path)
     await writer.wait_closed()
     await proxy.close()
     assert b"reason=private_address" in answer
-
-
-async def test_a_name_that_takes_too_long_is_unresolvable() -> None:
-    resolver = SystemResolver(threads=1, deadline_seconds=0.0)
-    with pytest.raises(OSError):
-        await resolver.resolve("localhost", 80)
-    resolver.close()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx2 as httpx
 import pytest
 from housekit import DEADLINE, House, custom, open_house
 
 from hostler.testing.rehearsal import prompt, step, tool
 
+MIB = 1 << 20
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -336,6 +338,21 @@ async def test_storage_of_a_workspace_bounds_uploads_and_outputs(
         await house.client.beta.files.delete(first)
         await house.client.beta.sessions.delete(session)
         await upload(house, "b", b"b" * 900)
+
+
+@pytest.mark.one_database
+async def test_what_was_sent_and_refused_takes_room_until_it_is_removed(tmp_path: Path, store_url: str) -> None:
+    """Whoever may keep 100 MiB could otherwise fill the disk with forms that have a mistake at their end."""
+    async with open_house(tmp_path, store_url, quotas__storage_bytes=100 * MIB) as house:
+        headers = {"x-api-key": house.secret, "anthropic-version": "2023-06-01"}
+        async with httpx.AsyncClient(trust_env=False, base_url=house.client.base_url, headers=headers) as client:
+            for content in (b"a", b"b"):
+                form: Any = [("file", ("f", content * 40 * MIB)), ("mistake", (None, b"x"))]
+                refused = await client.post("v1/files", files=form, timeout=DEADLINE)
+                assert (refused.status_code, "is not a field of this request" in refused.text) == (400, True)
+        with pytest.raises(anthropic.BadRequestError, match=f"{16 * MIB} bytes are uploads that are under way, or"):
+            await upload(house, "large", bytes(90 * MIB))
+        await upload(house, "fits", bytes(80 * MIB))
 
 
 @pytest.mark.one_database

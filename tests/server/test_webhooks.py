@@ -24,9 +24,10 @@ from hostler.config import load
 from hostler.egress.webhooks import HttpWebhookSender
 from hostler.engine.ports import WebhookTargetRefused
 from hostler.engine.webhook_dispatcher import DispatcherSettings
+from hostler.engine.webhooks import TESTS_AT_ONCE
 from hostler.store.keys import create_key, create_workspace
 from hostler.store.tables_webhooks import webhook_deliveries
-from hostler.store.webhooks import delivery_values, emit_all
+from hostler.store.webhooks import EVERYTHING, delivery_values, emit_all
 
 FAST = {
     "webhooks__allow_http": True,
@@ -342,3 +343,22 @@ async def test_an_event_recorded_beside_the_disabling_is_not_told(tmp_path: Path
 def test_a_delivery_is_leased_for_longer_than_an_attempt_takes(tmp_path: Path, deadline: float) -> None:
     settings = load({}, state_dir=str(tmp_path), webhooks__deadline_seconds=deadline)
     assert compose.webhook_lease_seconds(settings) >= deadline + 30
+
+
+@pytest.mark.one_database
+async def test_tests_of_a_silent_endpoint_are_refused_when_too_many_are_under_way(house: House) -> None:
+    with receiving(*[0] * TESTS_AT_ONCE) as receiver:
+        path = f"/webhook_endpoints/{(await listen(house, receiver.url, EVERYTHING))['id']}/test"
+        client = house.client.with_options(max_retries=0)
+
+        async def test() -> object:
+            return await client.post(f"/hostler/v1{path}", body={}, cast_to=object)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(TESTS_AT_ONCE):
+                tasks.create_task(test())
+            await receiver.until(lambda got: len(got) == TESTS_AT_ONCE)
+            with pytest.raises(anthropic.RateLimitError, match="wait until one of them has ended"):
+                await test()
+            receiver.silent.set()
+        await test()

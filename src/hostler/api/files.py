@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from contextlib import aclosing
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -21,7 +20,7 @@ from hostler.api.sending import send_pieces
 from hostler.domain.errors import InvalidRequest, NotFound
 from hostler.domain.files import MAX_EXPIRES_SECONDS, MAX_IDS, MIN_EXPIRES_SECONDS
 from hostler.domain.sessions import Position
-from hostler.engine.files import Content
+from hostler.engine.files import Content, Received
 
 router = ContractRouter()
 
@@ -34,7 +33,7 @@ _PREFIX = "page_"
 @router.serves("files.upload")
 async def upload(request: Request) -> Response:
     files = services_of(request).files
-    taken: tuple[Any, bytes, Part] | None = None
+    taken: tuple[Received, Part] | None = None
     expires: int | None = None
     seen: set[str] = set()
     length = request.headers.get("content-length", "0")
@@ -47,18 +46,16 @@ async def upload(request: Request) -> Response:
         seen.add(part.name)
         match part.name:
             case "file":
-                taken = (*await files.receive(part.chunks()), part)
+                taken = (await files.receive(caller_of(request).workspace, part.chunks()), part)
             case "expires_in_seconds":
                 expires = _expires(await part.text())
             case other:
                 raise InvalidRequest(f"{other[:100]}: is not a field of this request; remove it")
     if taken is None:
         raise InvalidRequest("file: is required; send a part of this name with the bytes")
-    blob, beginning, part = taken
+    received, part = taken
     made = await files.add(
-        caller_of(request).workspace,
-        blob,
-        beginning,
+        received,
         filename=part.filename,
         content_type=part.content_type,
         expires_in_seconds=expires,

@@ -24,6 +24,7 @@ from hostler.egress.addresses import is_public, is_this_host
 from hostler.egress.policy import BadTarget, normalise
 from hostler.egress.resolve import Resolver, SystemResolver
 from hostler.engine.ports import CloneFailed, CloneOrder, CloneProblem
+from hostler.engine.shares import Shares
 
 OLDEST_GIT = (2, 37)
 """First version that can be told the address of a host (`http.curloptResolve`)."""
@@ -43,7 +44,9 @@ class CloneLimits:
     seconds: float = 300.0
     bytes: int = 2 << 30
     """On the disk, history and working tree together."""
-    at_once: int = 4
+    at_once: int = 6
+    at_once_workspace: int = 4
+    """Of them, of one workspace: with slow hosts of its own it must not keep the others waiting."""
 
 
 class GitCloner:
@@ -64,11 +67,12 @@ class GitCloner:
         """
         self._limits = limits or CloneLimits()
         self._private_allowed = private_allowed
-        self._own = SystemResolver(threads=2) if resolver is None else None
+        self._own = SystemResolver() if resolver is None else None
         self._resolver: Resolver = resolver or self._own or SystemResolver()
         self._file_allowed = file_allowed
         root = os.geteuid() == 0
         self._free: asyncio.Queue[int | None] = asyncio.Queue()
+        self._shares = Shares(self._limits.at_once_workspace)
         for number in range(self._limits.at_once):
             self._free.put_nowait(uids[number % len(uids)] if root and uids else None)
 
@@ -79,7 +83,14 @@ class GitCloner:
     async def clone(self, order: CloneOrder) -> None:
         """See the port."""
         environment = await self._environment(order)
-        uid = await self._free.get()
+        async with self._shares.one_of(order.workspace_id):
+            uid = await self._free.get()
+            try:
+                await self._clone(order, environment, uid)
+            finally:
+                self._free.put_nowait(uid)
+
+    async def _clone(self, order: CloneOrder, environment: dict[str, str], uid: int | None) -> None:
         staging = order.target.with_name(order.target.name + ".partial")
         try:
             await asyncio.to_thread(_make_staging, staging, uid)
@@ -95,7 +106,6 @@ class GitCloner:
             raise CloneFailed("clone", f"The repository could not be cloned: {error.strerror or error}.") from None
         finally:
             await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
-            self._free.put_nowait(uid)
 
     async def _run(self, git: _Git, order: CloneOrder) -> None:
         await _check_version(git)

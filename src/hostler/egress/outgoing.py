@@ -37,7 +37,7 @@ class OutgoingClient:
         self._private_allowed = private_allowed
         self._own_resolver: SystemResolver | None = None
         if resolver is None:
-            resolver = self._own_resolver = SystemResolver(threads=4)
+            resolver = self._own_resolver = SystemResolver()
         self._resolver = resolver
         self._tls = tls
 

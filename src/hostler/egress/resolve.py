@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
+
+from hostler.engine.shares import Shares
 
 
 class Resolver(Protocol):
@@ -16,19 +19,46 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The host's own resolver, in a few threads of its own, so that a slow name holds up nothing else."""
+    """The host's own resolver, in threads of its own, so that a slow name holds up nothing else.
 
-    def __init__(self, *, threads: int = 16, deadline_seconds: float = 10.0) -> None:
+    A question can't be taken back: its thread is gone until the system gives up, which may be long after the deadline.
+    So the names of one site, which are all its owner's to delay, get a quarter of the threads at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int = 64,
+        deadline_seconds: float = 10.0,
+        ask: Callable[..., Sequence[Any]] = socket.getaddrinfo,
+    ) -> None:
+        """`ask` is called as `socket.getaddrinfo` is."""
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="egress-resolve")
+        self._shares = Shares(max(1, threads // 4))
         self._deadline = deadline_seconds
+        self._ask = ask
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         def look_up() -> list[str]:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = self._ask(host, port, type=socket.SOCK_STREAM)
             return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
         async with asyncio.timeout(self._deadline):  # TimeoutError is an OSError.
-            return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+            site, loop = _site(host), asyncio.get_running_loop()
+            await self._shares.take(site)
+            asked = self._threads.submit(look_up)
+            asked.add_done_callback(lambda _: _when_running(loop, lambda: self._shares.give_back(site)))
+            return await asyncio.wrap_future(asked)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _site(host: str) -> str:
+    """Whose name it is, about: its last two labels. An address is its own."""
+    return ".".join(host.lower().rstrip(".").split(".")[-2:])
+
+
+def _when_running(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # closed: nobody asks any more
+        loop.call_soon_threadsafe(call)

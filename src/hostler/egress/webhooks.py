@@ -44,7 +44,7 @@ class HttpWebhookSender:
     def __init__(self, rules: WebhookRules | None = None, *, resolver: Resolver | None = None) -> None:
         self._rules = rules or WebhookRules()
         self._private = [ipaddress.ip_network(text, strict=False) for text in self._rules.private_allowed]
-        self._own_resolver = SystemResolver(threads=4) if resolver is None else None
+        self._own_resolver = SystemResolver() if resolver is None else None
         self._resolver: Resolver = resolver or self._own_resolver  # type: ignore[assignment]
         self._tls: ssl.SSLContext | None = None
 

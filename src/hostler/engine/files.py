@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,7 @@ from hostler.domain.errors import HostlerError, InvalidRequest, NotFound
 from hostler.domain.files import SNIFFED, mime_type, safe_name
 from hostler.domain.ids import new_id
 from hostler.domain.sessions import Position
+from hostler.engine.loose_bytes import LooseBytes
 from hostler.store import files as rows
 from hostler.store.blobs import Blob, Blobs
 from hostler.store.database import Database
@@ -24,6 +25,9 @@ from hostler.store.files import FileRow, NewFile
 from hostler.store.pages import Position as StorePosition
 
 log = logging.getLogger("hostler.files")
+
+_LOOK_BYTES: Final = 16 << 20
+"""After so many more of an upload it is asked again whether there is room for it."""
 
 View = dict[str, Any]
 """A file as the wire shows it."""
@@ -47,6 +51,17 @@ class FileTerms:
     expired_kept_seconds: float = 30 * 86_400.0
     """How long an expired file, whose bytes are gone, is still known."""
     sweep_seconds: float = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes that `Files.receive` has kept, and to which nothing refers yet."""
+
+    workspace: str
+    blob: Blob
+    beginning: bytes
+    """The first few."""
+    referred_to: Callable[[], None] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +94,53 @@ class Files:
         self._admit = admit
         self._also_used = tuple(also_used)
         self.terms = terms or FileTerms()
+        self._loose = LooseBytes(Blobs.YOUNG_SECONDS + self.terms.sweep_seconds)
 
     async def expect(self, workspace: str, size: int) -> None:
         """Before about `size` bytes are taken in: raises InvalidRequest when there is no room for them."""
-        await self._database.write(lambda connection: self._admit(connection, workspace, size))
+        await self._database.write(lambda connection: self._room_for(connection, workspace, size, 0))
 
-    async def receive(self, chunks: AsyncIterator[bytes]) -> tuple[Blob, bytes]:
-        """The bytes of an upload, kept, and the first few of them. Raises TooLarge."""
+    async def receive(self, workspace: str, chunks: AsyncIterator[bytes]) -> Received:
+        """The bytes of an upload, kept. Raises TooLarge; InvalidRequest as soon as there is no room for them."""
         beginning = bytearray()
 
         async def watched() -> AsyncIterator[bytes]:
+            came, looked = 0, 0
             async for chunk in chunks:
                 if len(beginning) < SNIFFED:
                     beginning.extend(chunk[: SNIFFED - len(beginning)])
+                came += len(chunk)
+                if came - looked > _LOOK_BYTES:
+                    looked = came
+                    await self.expect(workspace, came)
                 yield chunk
 
         blob = await self._blobs.put(watched(), most=self.terms.most_bytes)
-        return blob, bytes(beginning)
+        return Received(workspace, blob, bytes(beginning), self._loose.add(workspace, blob.size))
+
+    def _room_for(self, connection: Connection, workspace: str, size: int, of_them_loose: int) -> None:
+        loose = max(0, self._loose.of(workspace) - of_them_loose)
+        try:
+            self._admit(connection, workspace, size + loose)
+        except InvalidRequest as error:
+            if not loose:
+                raise
+            raise InvalidRequest(
+                f"{error.message} (of this, {loose} bytes are uploads that are under way, or were refused and are "
+                "removed within hours)",
+                code=error.code,
+            ) from None
 
     async def add(
         self,
-        workspace: str,
-        blob: Blob,
-        beginning: bytes,
+        received: Received,
         *,
         filename: str | None,
         content_type: str | None,
         expires_in_seconds: int | None,
     ) -> View:
         """Make a file of what `receive` kept. `filename` and `content_type` as they were sent."""
+        workspace, blob, beginning = received.workspace, received.blob, received.beginning
         kind = mime_type(content_type, filename or "", beginning)
         new = NewFile(
             id=new_id("file"),
@@ -121,8 +154,10 @@ class Files:
         )
 
         def unit(connection: Connection) -> FileRow:
-            self._admit(connection, workspace, blob.size)
-            return rows.create_file(connection, self._database.now(connection), new)
+            self._room_for(connection, workspace, blob.size, blob.size)
+            made = rows.create_file(connection, self._database.now(connection), new)
+            received.referred_to()  # before the next addition of this workspace counts what there is
+            return made
 
         return view(await self._database.write(unit))
 

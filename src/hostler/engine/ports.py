@@ -208,6 +208,8 @@ class Sealer(Protocol):
 class CloneOrder:
     """A repository to be fetched."""
 
+    workspace_id: str
+    """Whose it will be."""
     url: str
     branch: str | None
     commit: str | None

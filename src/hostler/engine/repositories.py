@@ -114,7 +114,7 @@ class Repositories(Attachment):
             target = repository_folder(home, resource["id"])
             if not target.exists():
                 try:
-                    await self._clone(session.id, resource, target)
+                    await self._clone(session, resource, target)
                 except CloneFailed as error:
                     log.warning("not_cloned", extra={"session": session.id, "kind": error.kind})
                     self._complain(session.id, error, resource["url"])
@@ -129,8 +129,8 @@ class Repositories(Attachment):
     def complaints(self, session_id: str) -> Sequence[Complaint]:
         return self._complaints.pop(session_id, ())
 
-    async def _clone(self, session_id: str, resource: Resource, target: Path) -> None:
-        sealed = await self._database.read(lambda c: rows.get_secret(c, session_id, resource["id"]))
+    async def _clone(self, session: SessionRow, resource: Resource, target: Path) -> None:
+        sealed = await self._database.read(lambda c: rows.get_secret(c, session.id, resource["id"]))
         try:
             token = None if sealed is None else self._sealer.open(secret_context(resource["id"]), sealed)
         except SecretUnreadable:
@@ -138,7 +138,8 @@ class Repositories(Attachment):
                 "authentication", "The token of this repository can't be opened with this server's key; send it again."
             ) from None
         checkout = resource["checkout"] or {}
-        await self._cloner.clone(CloneOrder(resource["url"], checkout.get("name"), checkout.get("sha"), token, target))
+        named = (checkout.get("name"), checkout.get("sha"))
+        await self._cloner.clone(CloneOrder(session.workspace_id, resource["url"], *named, token, target))
 
     def _complain(self, session_id: str, error: CloneFailed, url: str) -> None:
         kind, message = _ERRORS[error.kind], error.message

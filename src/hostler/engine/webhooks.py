@@ -8,16 +8,17 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from hostler.domain.errors import InvalidRequest
+from hostler.domain.errors import InvalidRequest, TooManyRequests
 from hostler.domain.ids import new_id
 from hostler.domain.principals import Principal
 from hostler.domain.sessions import Position
 from hostler.domain.webhooks import EVENT_TYPES, CreateEndpoint, RotateSecret, TestDelivery, UpdateEndpoint, example
 from hostler.engine.ports import Sealer, WebhookSender, WebhookTargetRefused
+from hostler.engine.shares import Shares
 from hostler.engine.webhook_courier import SECRET_PREFIX, Courier, context_of
 from hostler.store import audit
 from hostler.store import webhook_deliveries as queue
@@ -30,6 +31,9 @@ from hostler.store.webhook_deliveries import AttemptRow, DeliveryRow, Leased
 from hostler.store.webhooks import EVERYTHING, EndpointRow
 
 View = dict[str, Any]
+
+TESTS_AT_ONCE: Final = 4
+"""Of one workspace. Each may take as long as an attempt may."""
 
 
 class Webhooks:
@@ -51,6 +55,7 @@ class Webhooks:
         self._courier = courier
         self._most = most
         self._lease_seconds = lease_seconds
+        self._tests = Shares(TESTS_AT_ONCE)
 
     async def create(self, by: Principal, request: CreateEndpoint) -> View:
         """With `signing_secret`, shown this once. Raises InvalidRequest for a URL that can't be allowed."""
@@ -144,8 +149,16 @@ class Webhooks:
         return {**endpoint_view(await self._database.write(unit)), "signing_secret": secret}
 
     async def test(self, by: Principal, endpoint_id: str, request: TestDelivery) -> View:
-        """One attempt, now, also at a disabled endpoint. The delivery as it went; it never disables the endpoint."""
+        """One attempt, now, also at a disabled endpoint. The delivery as it went; it never disables the endpoint.
 
+        Raises TooManyRequests while as many of the workspace are under way as may be.
+        """
+        if self._tests.is_full(by.workspace):
+            raise TooManyRequests(f"{TESTS_AT_ONCE} tests are under way; wait until one of them has ended")
+        async with self._tests.one_of(by.workspace):
+            return await self._test(by, endpoint_id, request)
+
+    async def _test(self, by: Principal, endpoint_id: str, request: TestDelivery) -> View:
         workspace = by.workspace
 
         def begin(connection: Connection) -> Leased:
