@@ -16,6 +16,7 @@ from housekit import ALLOW_ALL, DEADLINE, House, open_house
 from objectskit import until_kept
 from test_homes_that_move import Hosts, bash, leave, results, said, some_hosts
 
+from hostler.engine.room_files import RoomFiles
 from hostler.sandbox import leftovers
 from hostler.testing.rehearsal import gate, step, tool
 
@@ -112,13 +113,16 @@ async def test_a_change_that_is_overwritten_unseen_is_told_to_both(house: House)
     odd = '"$(printf "/room/common/a\\377")"'
     await house.turn(ann, bash(f"echo one > /room/common/map; echo one > /room/common/log; echo one > {odd}; echo ok"))
     await house.turn(bob, bash(f"echo 2 > /room/common/map; echo 2 >> /room/common/log; echo 2 > {odd}; echo ok"))
+    found = (await own(house, "GET", "/rooms"))["data"][0]
+    async with asyncio.timeout(DEADLINE):
+        while len((await own(house, "GET", f"/rooms/{found['id']}/conflicts"))["data"]) < 2:
+            continue  # they are written down meanwhile
     await house.turn(bob, bash("echo ok"))
     heard = said(await house.events(bob), "shared_conflict")
     assert [told["path"] for told in heard] == ["/room/common/map", "/room/common/a\\xff"], "not what was added to"
     assert (heard[0]["session_id"], heard[0]["other_session_id"]) == (bob, ann)
     events = await house.turn(ann, bash("cat /room/common/map; echo three > /room/common/map; echo ok"))
     assert [told["path"] for told in said(events, "shared_conflict")] == [told["path"] for told in heard]
-    found = (await own(house, "GET", "/rooms"))["data"][0]
     listed = (await own(house, "GET", f"/rooms/{found['id']}/conflicts"))["data"]
     assert [(each["path"], each["session_id"], each["outcome"]) for each in listed] == [
         ("a\\xff", bob, "overwritten"),
@@ -250,6 +254,39 @@ async def test_sessions_read_of_what_another_server_has_not_kept(hosts: Hosts) -
     lost = said(events, "room_files_lost") or said(await new.events(ann), "room_files_lost")
     assert len(lost) == 1
     assert lost[0]["snapshot_id"]
+
+
+@pytest.mark.slow
+async def test_a_room_that_somebody_enters_while_the_last_one_leaves_is_not_taken_for_kept(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await hosts.host("old")
+    environment = await old.environment(hosting={"pattern": "shared", "idle_timeout_seconds": 0, "shared": {}})
+    ann, bob = [await member(old, environment, name) for name in ("ann", "bob")]
+    keep, ann_leaves, bob_is_in = RoomFiles.keep, asyncio.Event(), asyncio.Event()
+
+    async def late(files: RoomFiles, *given: Any, last: bool) -> None:
+        if last:
+            ann_leaves.set()
+            await bob_is_in.wait()
+        await keep(files, *given, last=last)
+
+    monkeypatch.setattr(RoomFiles, "keep", late)
+    await old.turn(ann, bash("echo tower > /room/common/map; echo ok"))
+    async with asyncio.timeout(DEADLINE):
+        await ann_leaves.wait()
+        moat = step(tool("bash", command="echo moat >> /room/common/map"))
+        await old.say(bob, [moat, step(gate("cut")), step("End.")])
+        while not all(one["live"] for one in (await own(old, "GET", "/rooms"))["data"][0]["sessions"]):
+            continue
+    bob_is_in.set()
+    await old.model.reached_gate("cut")
+    await old.stop()
+    new = await hosts.host("new")
+    new.model.open_gate("cut")
+    await new.until_idle(bob)
+    await new.turn(ann, bash("cat /room/common/map"))
+    assert len(said([*await new.events(ann), *await new.events(bob)], "room_files_lost")) >= 1
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ def runner_ledger(
         held = await database.write(lambda c: work.extend(c, database.now(c), lease, ttl=terms.seconds))
         if held:
             try:  # The lease is held, whoever has locked a budget meanwhile. What is not booked now is booked later.
-                async with asyncio.timeout(_BOOK_SECONDS):
+                async with asyncio.timeout(min(_BOOK_SECONDS, terms.seconds / 10)):
                     await book(lease)
             except (HostlerError, OSError, TimeoutError):
                 log.warning("runtime_not_booked", extra={"session": lease.session_id}, exc_info=True)

@@ -63,7 +63,8 @@ class PutRight:
     """To be begun after `confirm`, and ended before the home is left: what was restored comes to the disk. Until it has
     come there, it counts for this boot of the host only. That may wait until the event is set."""
     older: bool = False
-    """Something was lost, which `confirm` tells the session's user: the files are older than the conversation."""
+    """Something was lost: the files are older than the conversation. `confirm` tells the session's user; whoever tells
+    its model says so (`Copies.model_knows`)."""
     unkept: bool = False
     """True: there is more in it than the latest snapshot has."""
 
@@ -128,7 +129,7 @@ class Copies:
         note = await asyncio.to_thread(self.notes.read, session.id, home)
         if note is not None and row is not None and note.copy_name == row.copy and note.as_of == as_of:
             used = note.but(as_of=as_of, dirty=True)
-            return PutRight(lambda: self._write(session.id, used), unkept=note.dirty)
+            return PutRight(lambda: self._write(session.id, used), older=note.untold, unkept=note.dirty)
         if row is None and latest is None:  # the first worker ever, or a home of a time without notes
             unkept = await asyncio.to_thread(_has_something, home)
             name = new_id("copy")
@@ -165,7 +166,8 @@ class Copies:
                 notices = await self._restore(session.id, home, latest, 0 if row is None else row.void_until, shown)
         told = (*unsaved.result(), *notices)
         as_of = None if latest is None else latest.id
-        note = Note(copy_name=new_id("copy"), as_of=as_of, dirty=True, unwritten=self.notes.boot)
+        copy = new_id("copy")
+        note = Note(copy_name=copy, as_of=as_of, dirty=True, unwritten=self.notes.boot, untold=bool(told))
         return PutRight(
             lambda: self._found(lease, stay.home, note, lambda connection: tell(connection, told) if told else None),
             lambda now: self._flush(session.id, stay.home, note.copy_name, now),
@@ -180,9 +182,19 @@ class Copies:
         ObjectsUnavailable.
         """
         snapshot = await self.snapshots.take(session, home, reason, lease)
-        await self.database.write(lambda c: rows.note_kept(c, self.database.now(c), lease, snapshot.number))
-        await in_thread(lambda: self.notes.change(session.id, lambda note: note.but(as_of=snapshot.id, dirty=not last)))
+        dirty = True
+        try:
+            await self.database.write(lambda c: rows.note_kept(c, self.database.now(c), lease, snapshot.number))
+            dirty = not last
+        finally:  # it is the latest: a home that does not know of it would be given up for it
+            await in_thread(
+                lambda: self.notes.change(session.id, lambda note: note.but(as_of=snapshot.id, dirty=dirty))
+            )
         return snapshot
+
+    async def model_knows(self, session_id: str) -> None:
+        """The session's model was told that its files are older than its conversation."""
+        await in_thread(lambda: self.notes.change(session_id, lambda note: note.model_copy(update={"untold": False})))
 
     async def none_yet(self, session_id: str) -> bool:
         """Whether there are no files of the session anywhere, and never were."""

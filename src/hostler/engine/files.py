@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -61,7 +61,6 @@ class Received:
     blob: Blob
     beginning: bytes
     """The first few."""
-    referred_to: Callable[[], None] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class Files:
 
     async def expect(self, workspace: str, size: int) -> None:
         """Before about `size` bytes are taken in: raises InvalidRequest when there is no room for them."""
-        await self._database.write(lambda connection: self._room_for(connection, workspace, size, 0))
+        await self._database.write(lambda connection: self._room_for(connection, workspace, size))
 
     async def receive(self, workspace: str, chunks: AsyncIterator[bytes]) -> Received:
         """The bytes of an upload, kept. Raises TooLarge; InvalidRequest as soon as there is no room for them."""
@@ -116,10 +115,11 @@ class Files:
                 yield chunk
 
         blob = await self._blobs.put(watched(), most=self.terms.most_bytes)
-        return Received(workspace, blob, bytes(beginning), self._loose.add(workspace, blob.size))
+        self._loose.add(workspace, blob.sha256, blob.size)
+        return Received(workspace, blob, bytes(beginning))
 
-    def _room_for(self, connection: Connection, workspace: str, size: int, of_them_loose: int) -> None:
-        loose = max(0, self._loose.of(workspace) - of_them_loose)
+    def _room_for(self, connection: Connection, workspace: str, size: int, of_digest: str = "") -> None:
+        loose = self._loose.of(workspace, but=of_digest)
         try:
             self._admit(connection, workspace, size + loose)
         except InvalidRequest as error:
@@ -154,12 +154,12 @@ class Files:
         )
 
         def unit(connection: Connection) -> FileRow:
-            self._room_for(connection, workspace, blob.size, blob.size)
-            made = rows.create_file(connection, self._database.now(connection), new)
-            received.referred_to()  # before the next addition of this workspace counts what there is
-            return made
+            self._room_for(connection, workspace, blob.size, blob.sha256)
+            return rows.create_file(connection, self._database.now(connection), new)
 
-        return view(await self._database.write(unit))
+        made = view(await self._database.write(unit))
+        self._loose.referred_to(workspace, blob.sha256)
+        return made
 
     async def retrieve(self, workspace: str, file_id: str) -> View:
         """Also of a file that has expired."""

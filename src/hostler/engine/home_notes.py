@@ -36,6 +36,9 @@ class Note(BaseModel):
     unwritten: str | None = None
     """Not all that was restored need be on the disk yet: it is lost with this boot of the host. None: all of it is."""
 
+    untold: bool = False
+    """The session's model has not been told yet that these files are older than its conversation."""
+
     def but(self, *, as_of: str | None, dirty: bool) -> Self:
         return self.model_copy(update={"as_of": as_of, "dirty": dirty})
 
@@ -79,7 +82,7 @@ class HomeNotes:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self.folder / f".{session_id}.new"
         with fresh.open("w") as out:
-            out.write(note.model_dump_json())
+            out.write(note.model_dump_json(exclude_defaults=True))
             out.flush()
             os.fsync(out.fileno())
         fresh.replace(self._file(session_id))

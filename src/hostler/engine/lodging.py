@@ -146,10 +146,10 @@ class Lodging:
                     raise
             self.used = False
             await self._label(session, profile, self.process)
-            self._gate.begin()
         elif not profile.self_hosted:
             assert self._stay is not None, "a process has files"
             await self._parts.attachments.refresh(session, self._stay.home)
+        self._gate.begin()  # whatever kept an earlier turn from coming so far
         return self.process
 
     async def _start(
@@ -247,7 +247,8 @@ class Lodging:
         if moved is None:
             return
         self._house.push_async_exit(moved.house)
-        self._stay, self._kept_at, self._unkept = moved.stay, self._gate.touched, moved.unkept
+        self._stay, self._kept_at = moved.stay, self._gate.touched
+        self._unkept = moved.unkept or _writes_unasked(profile)
         if moved.process is not None:
             self._profile, self.variables, self.used = profile, variables, False
             self.process = moved.process  # whatever fails from here on, somebody has to end it
@@ -345,7 +346,7 @@ class Lodging:
                     raise
                 result = other.result()
                 clones = any(resource["type"] == "github_repository" for resource in session.resources)
-                self._unkept = right.unkept or clones
+                self._unkept = right.unkept or clones or _writes_unasked(profile)
                 self.older = self.older or right.older
                 unconfirmed = (right, telling) if ahead is None else None
             if profile.shared is not None:
@@ -432,6 +433,13 @@ class Lodging:
             await self._complain(session)
         return taken
 
+    async def model_knows(self) -> None:
+        """A prompt has said whether the files are older than the conversation."""
+        if self.older and self._parts.copies is not None:
+            with suppress(OSError):  # then it is told once more
+                await self._parts.copies.model_knows(self._lease.session_id)
+        self.older = False
+
     def put_off(self) -> bool:
         """Let another turn go before what there is to keep. False: there is nothing, or it has waited long enough."""
         if self._gate.touched == self._kept_at:
@@ -448,6 +456,8 @@ class Lodging:
         """
         copies = self._parts.copies
         if self._stay is None or copies is None or (self._profile is not None and self._profile.self_hosted):
+            return
+        if self._unconfirmed is not None:  # nothing ran here: whoever enters next finds out anew what was lost
             return
         if self._gate.touched == self._kept_at and not (last and self._unkept):
             if last:
@@ -554,6 +564,11 @@ class Lodging:
             await self.close()
         finally:
             await self._house.aclose()
+
+
+def _writes_unasked(profile: Profile) -> bool:
+    """Whether something runs beside `claude` that may change files without any call."""
+    return any(server.command for server in profile.mcp_servers)
 
 
 async def _awaited(what: Callable[[], Awaitable[T]]) -> T:

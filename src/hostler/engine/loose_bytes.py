@@ -13,7 +13,6 @@ from typing import Final
 
 FORGIVEN: Final = 64 << 20
 """Bytes of a workspace that don't count."""
-_MINUTE: Final = 60.0
 
 
 class LooseBytes:
@@ -26,31 +25,29 @@ class LooseBytes:
         """`seconds`: after so long a sweep has taken them."""
         self._seconds = seconds
         self._clock = clock
-        self._came: dict[str, dict[int, int]] = {}
-        """Bytes by the minute in which they came."""
+        self._came: dict[str, dict[str, tuple[float, int]]] = {}
+        """When they came, and how many, by digest: the same bytes lie there once."""
         self._changing = threading.Lock()
 
-    def add(self, workspace: str, size: int) -> Callable[[], None]:
-        """So many came. Call what it gives when something refers to them; a second time it does nothing."""
-        minute, sizes = int(self._clock() / _MINUTE), [size]
+    def add(self, workspace: str, digest: str, size: int) -> None:
+        """So many came."""
         with self._changing:
             came = self._came.setdefault(workspace, {})
-            came[minute] = came.get(minute, 0) + size
+            came.pop(digest, None)  # the oldest are first
+            came[digest] = (self._clock(), size)
 
-        def referred_to() -> None:
-            with self._changing:
-                came = self._came.get(workspace, {})
-                if sizes and minute in came:
-                    came[minute] -= sizes.pop()
+    def referred_to(self, workspace: str, digest: str) -> None:
+        """Something refers to these now."""
+        with self._changing:
+            self._came.get(workspace, {}).pop(digest, None)
 
-        return referred_to
-
-    def of(self, workspace: str) -> int:
-        """Those that count."""
-        oldest = (self._clock() - self._seconds) / _MINUTE - 1
+    def of(self, workspace: str, but: str = "") -> int:
+        """Those that count, without those of the digest `but`."""
+        oldest = self._clock() - self._seconds
         with self._changing:
             came = self._came.pop(workspace, {})
-            kept = {minute: size for minute, size in came.items() if minute >= oldest and size}
-            if kept:
-                self._came[workspace] = kept
-            return max(0, sum(kept.values()) - FORGIVEN)
+            while came and next(iter(came.values()))[0] < oldest:
+                del came[next(iter(came))]
+            if came:
+                self._came[workspace] = came
+            return max(0, sum(size for digest, (_, size) in came.items() if digest != but) - FORGIVEN)

@@ -74,6 +74,13 @@ class RoomFiles:
         await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True, copy=copy))
         return notices
 
+    async def used(self, row: RoomRow, lease: RoomLease) -> None:
+        """What is kept need not be all any more. Raises LeaseLost."""
+        note = await asyncio.to_thread(self._notes.glance, row.id)
+        if note is not None:
+            await asyncio.to_thread(self._notes.write, row.id, note.but(as_of=note.as_of, dirty=True))
+        await self._database.write(lambda c: rows.set_copy(c, self._database.now(c), lease, dirty=True))
+
     async def keep(self, row: RoomRow, lease: RoomLease, home: Path, reason: Reason, *, last: bool) -> None:
         """Takes a snapshot, while nothing in the room runs. `last`: nothing will, before somebody enters it again.
 

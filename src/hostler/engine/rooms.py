@@ -57,6 +57,8 @@ class _Room:
     watcher: Watcher
     places: dict[str, Place] = field(default_factory=dict)
     """By session."""
+    clean: bool = False
+    """True: what is common was kept for when nobody is in it any more."""
     names: dict[str, str] = field(default_factory=dict)
     """Of those that are or were in it, by session."""
     house: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -102,6 +104,7 @@ class Place:
     async def began(self, sandbox: Sandbox) -> None:
         """The session's process runs. From now on it is seen what it reads and writes of what is common."""
         async with self._room.lock:  # while the room stands still, nothing more begins to run in it
+            await self._rooms.used(self._room, self.lease)
             self.sandbox = sandbox
         if not isinstance(sandbox, InRooms):
             raise TypeError("a sandbox of a room shows its folders")
@@ -273,6 +276,12 @@ class Rooms:
             room.house = stack.pop_all()
         return room, notices
 
+    async def used(self, room: _Room, lease: RoomLease) -> None:
+        """Something is about to run in it. Holding the room's lock. Raises LeaseLost."""
+        if room.clean:  # the last one has left since this one entered
+            await self._files.used(room.row, lease)
+            room.clean = False
+
     async def keep(self, room: _Room, lease: RoomLease, reason: Reason) -> None:
         """A snapshot of what is common, while nothing in the room runs. Holding the room's lock. Raises LeaseLost."""
         sandboxes = [place.sandbox for place in room.places.values() if place.sandbox is not None]
@@ -286,6 +295,7 @@ class Rooms:
                     log.exception("room_not_kept", extra={"room": room.row.id})
                     return
             over = all(place.resting for place in room.places.values())
+            room.clean = room.clean or over
             await self._files.keep(room.row, lease, room.home, reason, last=over)
         except SnapshotTooLarge as error:
             told = Notice("files_not_kept", f"The common folder of this session's room was not kept: {error}")

@@ -203,6 +203,7 @@ class SessionRunner:
                 await self._after(plan)
             else:
                 await self._clear_task()
+                await self._lodging.keep(self._known_session())  # put off for a message that came to nothing
             ended, self._follower.ended = self._follower.ended, None
             if await self._parts.boundary.look(self.lease, self._lodging, ended):
                 return
@@ -253,7 +254,13 @@ class SessionRunner:
             raise
         except Exception:
             log.exception("not_standing_by", extra={"session": self.lease.session_id})
-            await self._apply(lambda s, *_: Step(s.model_copy(update={"stays": False}), wanted=False))
+            await self._lodging.close()  # it may be half of one
+
+            def gone(state: SessionState, at: Moment, totals: Totals, row: SessionRow) -> Step:
+                asked_meanwhile = state.status != "idle" or state.interrupt is not None
+                return Step(state.model_copy(update={"stays": False}), wanted=None if asked_meanwhile else False)
+
+            await self._apply(gone)
 
     async def _is_wanted(self) -> bool:
         row = await self._parts.ledger.read_state(self.lease.session_id)
@@ -365,7 +372,7 @@ class SessionRunner:
                     content = [*content, ev.text_block(OLDER_FILES)]
                 untold = False
                 await process.run.prompt(key, content)
-                self._lodging.older = False
+                await self._lodging.model_knows()
             # Follow at once: what the run asks the model meanwhile would not be counted.
         except (LeaseLost, NotFound, StoreBusy):  # the turn is taken up again when the database is back
             raise

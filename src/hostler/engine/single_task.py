@@ -9,6 +9,7 @@ want one, which clears it. A crash between the two leaves them to the begin of t
 from __future__ import annotations
 
 from hostler.domain import events as ev
+from hostler.domain.errors import Busy
 from hostler.engine.copies import Copies
 from hostler.engine.lodging import Lodging
 from hostler.engine.memory import Memory
@@ -34,6 +35,8 @@ class SingleTask:
         self._lodging = lodging
         self._memory = memory
         self._apply = apply
+        self._owes = False
+        """What a task has put out could not be taken."""
 
     async def begin(self, session: SessionRow, profile: Profile, *, anew: bool) -> None:
         """Nothing of an earlier task is there. `anew`: say so, if there was one."""
@@ -42,15 +45,25 @@ class SingleTask:
             await self._apply(lambda s, at, totals, _: Step(s, (ev.notice(at.text, "began_anew", BEGAN_ANEW, {}),)))
 
     async def clear(self, session: SessionRow, profile: Profile) -> HomeRow | None:
-        """Ends an earlier task that was not ended by whoever ran it. What was known of its files before; None: none."""
+        """Ends an earlier task that was not ended by whoever ran it. What was known of its files before; None: none.
+
+        Raises Busy while what that has put out can't be taken.
+        """
         before = await self._copies.left_of_a_task(session.id)
         if before is not None and not before.cleared:
             await self._lodging.enter(session, profile)
-            await self.end(session)
+            self._owes = False
+            if not await self.end(session):
+                raise Busy("what the task before has put out can't be taken now, and would be lost; try again later")
         return before
 
-    async def end(self, session: SessionRow) -> None:
-        """Its outputs are taken, and then nothing of it is left. What can't be taken keeps the rest."""
+    async def end(self, session: SessionRow) -> bool:
+        """Its outputs are taken, and then nothing of it is left. False: what can't be taken keeps the rest."""
+        if self._owes:  # `clear` enters its files again
+            return False
         if await self._lodging.leave(session):
             await self._memory.forget()
             await self._copies.clear(self._lease)
+        else:
+            self._owes = True
+        return not self._owes

@@ -204,6 +204,7 @@ class Worker:
             taken = await self._database.write(unit)
         except Exception:  # whatever it is: what runs here must not end with it
             log.exception("claim_failed")
+            asyncio.get_running_loop().call_later(self._settings.retry_seconds, self._look.set)
             return []
         self.admission.taken(taken)
         runners: list[SessionRunner] = []
