@@ -197,7 +197,7 @@ class House:
         """Let the worker give back what waits for somebody; that follows the announcement."""
         assert self.hostler is not None
         async with asyncio.timeout(DEADLINE):
-            while self.hostler.worker.live():  # noqa: ASYNC110 - nothing announces the end of a process
+            while self.hostler.worker.busy():  # noqa: ASYNC110 - nothing announces the end of a process
                 await asyncio.sleep(0.01)
 
     async def turn(self, session: str, steps: Sequence[Any] | str) -> list[Any]:

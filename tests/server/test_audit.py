@@ -32,15 +32,17 @@ async def exported(house: House) -> Report:
 @pytest.mark.one_database
 async def test_everything_that_happens_is_in_the_audit_and_the_audit_is_whole(house: House) -> None:
     session = await begin(house, limit(30), ASK_FOR_BASH)
-    command = "curl -s -m 5 https://denied.example/; echo once >> log"
+    command = "curl -s -m 30 https://denied.example/; echo once >> log"
     events = await house.turn(session, [step(tool("bash", command=command))])
     (call,) = [event for event in events if event.type == "agent.tool_use"]
+    before = len(await house.events(session))
     await house.answer(session, allow(call))
-    await house.until_idle(session, len(await house.events(session)))
+    await house.until_idle(session, before)
     steps = [step(tool("bash", command="true"), usage=costs(40)), step("Then not.")]
     calls = [e for e in await house.turn(session, steps) if e.type == "agent.tool_use"]
+    before = len(await house.events(session))
     await house.answer(session, deny(calls[-1], "Not this one."))
-    await house.until_idle(session, len(await house.events(session)))
+    await house.until_idle(session, before)
     before = len(await house.events(session))
     await house.client.beta.sessions.update(session, budget=limit(5000))
     await house.until_idle(session, before)

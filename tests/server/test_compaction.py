@@ -332,7 +332,6 @@ async def test_kill_between_archive_and_compaction_loses_nothing_and_tells_it_on
                 "server__port": 0,
                 "store__url": store_url,
                 "model__base_url": model.url,
-                "worker__lease_seconds": 2.0,
             }
         )
         try:

@@ -109,7 +109,8 @@ async def test_killed_process_is_replaced_and_the_turn_ends(house: House) -> Non
     victims = processes_of(house)
     assert victims
     for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended with another
+            os.kill(pid, signal.SIGKILL)
     house.model.open_gate("between")
     events = await house.until_idle(session)
     assert events[-1].stop_reason.type == "end_turn"
@@ -140,7 +141,8 @@ async def test_an_answer_that_was_given_is_heard_although_another_call_of_its_gr
         while not (house.workspace(session) / "begun").exists():  # noqa: ASYNC110 - nobody announces what runs
             await asyncio.sleep(0.01)
     for pid in processes_of(house):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     events = await house.until_idle(session, len(events))
     assert events[-1].stop_reason.type == "end_turn"
     asked = json.dumps(house.model.requests[-1].body["messages"])
@@ -153,7 +155,7 @@ async def test_nothing_is_reachable_without_a_rule_and_the_denial_is_recorded(ho
     session = await house.session()
     look = (
         "curl -sS -m 5 -o /dev/null -w '%{http_code}' -x '' http://192.0.2.1/ ; "
-        "curl -sS -m 5 http://example.com/ ; echo; env | grep -i _proxy | sort | head -1"
+        "curl -sS -m 30 http://example.com/ ; echo; env | grep -i _proxy | sort | head -1"
     )
     events = await house.turn(session, [step(tool("bash", command=look)), step("Ok.")])
     said = next(e for e in events if e.type == "agent.tool_result").content[0].text

@@ -24,7 +24,7 @@ from hostler.engine.home_notes import HomeNotes
 from hostler.sandbox.leftovers import Record, processes
 from hostler.testing.rehearsal import gate, step, text, tool
 
-QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 2.0}
+QUICK = {"worker__poll_seconds": 0.2, "worker__lease_seconds": 5.0}
 STARTS_WITHIN = 4.0
 """Seconds in which a process has started, and asked for a call that it is to take up."""
 
@@ -99,8 +99,9 @@ async def test_the_answer_that_comes_a_week_later_finds_the_files_on_a_new_machi
     await leave(old)
     new = await hosts.host("new")
     call = next(e for e in await new.events(session) if e.type == "agent.tool_use" and e.name == "bash")
+    before = len(await new.events(session))
     await new.answer(session, allow(call))
-    events = await new.until_idle(session, len(await new.events(session)))
+    events = await new.until_idle(session, before)
     assert results(await new.events(session))[-1] == "the plandone"
     assert not said(events, "files_lost")
 
@@ -143,8 +144,9 @@ async def test_a_call_that_only_waited_has_lost_nothing(hosts: Hosts, answer: Ca
     await leave(old)
     new = await hosts.host("new")
     call = next(e for e in await new.events(session) if e.type == "agent.tool_use")
+    before = len(await new.events(session))
     await new.answer(session, answer(call))
-    await new.until_idle(session, len(await new.events(session)))
+    await new.until_idle(session, before)
     await leave(new)
     await old.start()
     await old.turn(session, [step("Fine.")])
@@ -174,8 +176,9 @@ async def test_what_a_call_changes_is_kept_although_it_was_asked_for_before_the_
     with monkeypatch.context() as patched:
         patched.setattr(HomeNotes, "mark", slow)
         call = next(e for e in await new.events(session) if e.type == "agent.tool_use")
+        before = len(await new.events(session))
         await new.answer(session, allow(call))
-        await new.until_idle(session, len(await new.events(session)))
+        await new.until_idle(session, before)
     await leave(new)
     await old.start()
     await old.turn(session, [step("Fine.")])
@@ -197,8 +200,9 @@ async def test_a_call_that_was_allowed_after_the_snapshot_is_told_to_be_lost(hos
     await killed.model.reached_gate("cut")
     await killed.stop()  # before the files of the call were kept
     other = await hosts.host("other")
+    before = len(await other.events(session))
     other.model.open_gate("cut")
-    await other.until_idle(session, len(await other.events(session)))
+    await other.until_idle(session, before)
     (lost,) = said(await other.events(session), "files_lost")
     assert lost["tool_calls"] == 1
 

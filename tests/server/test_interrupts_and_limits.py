@@ -94,7 +94,7 @@ async def test_turn_stops_at_its_number_of_requests(tmp_path: Path, store_url: s
 
 
 async def test_turn_stops_at_its_time_limit(tmp_path: Path, store_url: str) -> None:
-    async with open_house(tmp_path, store_url, turns__turn_seconds=1.5) as house:
+    async with open_house(tmp_path, store_url, turns__turn_seconds=6) as house:
         session = await house.session()
         events = await house.turn(session, [step(tool("bash", command="sleep 600")), step("Never.")])
         error = next(e for e in events if e.type == "session.error").error

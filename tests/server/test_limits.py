@@ -160,10 +160,10 @@ async def test_a_session_with_a_full_disk_starts_again(tmp_path: Path, flood: st
 
 
 async def test_a_time_limit_names_its_field_and_the_session_goes_on(house: House) -> None:
-    session = await limited(house, turn_seconds=1)
+    session = await limited(house, turn_seconds=6)
     events = await house.turn(session, [step(tool("bash", command="sleep 600")), step("Never.")])
     error = about(events, "turn_seconds_reached")
-    assert error["limit"] == {"field": "config.limits.turn_seconds", "value": 1}
+    assert error["limit"] == {"field": "config.limits.turn_seconds", "value": 6}
     assert error["retry_status"] == {"type": "exhausted"}
     assert events[-1].stop_reason.type == "retries_exhausted"
     assert (await house.turn(session, [step("Still here.")]))[-1].stop_reason.type == "end_turn"

@@ -83,7 +83,7 @@ async def test_the_limit_of_an_environment_makes_others_wait_and_they_say_so(tmp
 
 @pytest.mark.one_database
 async def test_an_idle_process_makes_room_and_nobody_has_to_say_anything(tmp_path: Path, store_url: str) -> None:
-    async with open_house(tmp_path, store_url, worker__slots=2) as house:
+    async with open_house(tmp_path, store_url, worker__slots=2, admission__notice_seconds=60) as house:
         one, two, three = await sessions_of(house, 3)
         await house.turn(one, [step("One.")])
         await house.turn(two, [step("Two.")])
@@ -121,7 +121,7 @@ async def test_a_turn_that_waits_for_too_long_ends_and_its_message_goes_with_the
     tmp_path: Path, store_url: str
 ) -> None:
     async with open_house(tmp_path, store_url, **QUICK, admission__longest_wait_seconds=0.3) as house:
-        first, second = await sessions_of(house, 2)
+        first, second = await sessions_of(house, 2, idle_timeout_seconds=0)
         await busy(house, first, "first")
         events = await house.turn(second, [step("Never.")])
         assert types(events)[-1] == "session.status_idle"
@@ -131,6 +131,7 @@ async def test_a_turn_that_waits_for_too_long_ends_and_its_message_goes_with_the
         assert "Send a message to try again" in error.message
         house.model.open_gate("first")
         await house.until_idle(first)
+        await house.until_no_process()  # else this turn would have to wait for a place, for longer than it may
         assert said(await house.turn(second, [step("Both.")])) == ["Both."]
         assert "Never." in str(house.model.requests[-1])
 

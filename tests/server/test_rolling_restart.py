@@ -24,7 +24,7 @@ from hostler.testing.rehearsal import RehearsalModel, prompt, step, tool
 
 SESSIONS = 6
 MESSAGES = 8
-DEADLINE = 240.0
+DEADLINE = 480.0
 
 
 class Server:
@@ -80,7 +80,7 @@ async def two_servers(tmp_path: Path, url: str, model: RehearsalModel) -> AsyncI
                 **NARROW,
                 "HOSTLER_WORKER__SLOTS": "4",
                 "HOSTLER_WORKER__POLL_SECONDS": "0.5",
-                "HOSTLER_WORKER__LEASE_SECONDS": "4",
+                "HOSTLER_WORKER__LEASE_SECONDS": "15",
                 "HOSTLER_TURNS__IDLE_TIMEOUT_SECONDS": "0.5",
             },
             secret,

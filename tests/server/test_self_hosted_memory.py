@@ -57,7 +57,7 @@ async def test_memory_that_the_agent_writes_becomes_a_version_of_its_session(hou
         assert "known before" in next(e for e in events if e.type == "user.tool_result").content[0].text
         [item] = await items(house, environment, key)
         await house.client.beta.environments.work.stop(item.id, environment_id=environment)
-        await until_state(house, environment, item.id, "stopped")
+        await until_state(house, environment, item.id, "stopped", 150)
     finally:
         worker.kill()
         await worker.wait()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,12 @@ pytestmark = pytest.mark.one_database
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """One that no connection is given by itself: those of other tests come and go meanwhile."""
+    for port in (20_000 + secrets.randbelow(10_000) for _ in range(50)):
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def read(port: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ import pytest_asyncio
 from housekit import ALLOW_ALL, ASK_FOR_BASH, DEADLINE, House, deny, open_house
 from test_homes_that_move import bash, results
 
+from hostler.engine import spare_process
 from hostler.engine.profile import transcript_id
 from hostler.engine.spare_process import PREFIX, SpareProcess
 from hostler.engine.spares import Spares
@@ -27,6 +28,12 @@ from hostler.testing.rehearsal import RehearsalModel, gate, step, tool
 
 pytestmark = pytest.mark.one_database
 MakeSession = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spare that does not answer soon is left alone, which is right, and not what these tests are about."""
+    monkeypatch.setattr(spare_process, "ANSWER_SECONDS", 30.0)
 
 
 @pytest_asyncio.fixture

@@ -164,6 +164,7 @@ async def test_primary_threads_stream_is_the_sessions(house: House) -> None:
     assert [e.id for e in streamed] == [e.id for e in await house.events(session)]
 
 
+@pytest.mark.timeout(600)
 async def test_no_event_is_missed_in_five_hundred_races_of_subscribing_and_sending(house: House) -> None:
     session = await house.session()
     client = house.client

@@ -49,7 +49,9 @@ async def test_a_session_is_one_tree_without_content(tmp_path: Path, store_url: 
             await house.turn(session, say)
             await collector.until(lambda spans: bool(named(spans, "claude_code.interaction")))
             await house.turn(session, "Again.")  # in the same process, which knows nothing of a second request
-            spans = await collector.until(lambda spans: len(named(spans, "claude_code.interaction")) == 2)
+            spans = await collector.until(
+                lambda s: len(named(s, "claude_code.interaction")) == len(named(s, "invoke_agent Coder")) == 2
+            )
             health = await house.client.get("/hostler/v1/health", cast_to=dict)
         # One tree: whatever belongs to the session stands under the request that sent the message.
         trace = [span for span in spans if span.trace_id == CALLER[0]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from housekit import House, open_house, types
+from housekit import DEADLINE, House, open_house, types
 
 from hostler.testing.own_answers import Health
 from hostler.testing.rehearsal import step
@@ -51,8 +53,11 @@ async def test_a_turn_that_waits_for_the_model_can_be_interrupted(house: House) 
     assert events[-1].stop_reason.type == "end_turn"
     assert types(events).count("session.status_running") == 1
     assert house.hostler is not None
-    rows = await house.hostler.database.read(
-        lambda conn: conn.execute(sa.text("SELECT status, attempt FROM model_requests")).all()
-    )
+    rows: Sequence[Any] = ()
+    async with asyncio.timeout(DEADLINE):
+        while not rows:  # the gateway writes it down when it sees that nobody waits any more
+            rows = await house.hostler.database.read(
+                lambda conn: conn.execute(sa.text("SELECT status, attempt FROM model_requests")).all()
+            )
     assert [(row.status, row.attempt) for row in rows] == [(429, 1)]
     assert len(house.model.message_requests) == 1

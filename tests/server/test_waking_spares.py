@@ -77,8 +77,7 @@ async def test_a_session_that_wakes_up_goes_on_in_a_process_that_was_there(ready
     home = ready.workspace(spare.name).parent
     assert list((home / "workspace").iterdir()) == list((home / "outputs").iterdir()) == []
     assert not list(home.rglob("*.jsonl"))
-    await ready.say(made, bash("cat file more; echo third > more; ls -l; stat -c %U file"))
-    events = await ready.until_idle(made, len(await ready.events(made)) - 1)
+    events = await ready.turn(made, bash("cat file more; echo third > more; ls -l; stat -c %U file"))
     told = results(events)[-1]
     assert "firstsecond" in told
     assert told.endswith("agent")

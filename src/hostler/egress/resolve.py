@@ -55,8 +55,12 @@ class SystemResolver:
 
 
 def _site(host: str) -> str:
-    """Whose name it is, about: its last two labels. An address is its own."""
-    return ".".join(host.lower().rstrip(".").split(".")[-2:])
+    """Whose name it is, about: its last two labels, or three where the last two are like `co.uk`."""
+    labels = host.lower().rstrip(".").split(".")
+    if labels[-1].isdigit() or ":" in host:
+        return host  # an address is looked up nowhere
+    owned = 3 if len(labels[-1]) == 2 and len(labels[-2:][0]) <= 3 else 2
+    return ".".join(labels[-owned:])
 
 
 def _when_running(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

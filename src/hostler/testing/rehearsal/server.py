@@ -133,7 +133,7 @@ class RehearsalModel:
         return [request for request in self._recorder.requests if request.path == "/v1/messages"]
 
     async def wait_for_requests(
-        self, count: int, *, timeout: float = 10.0, where: Callable[[RecordedRequest], bool] | None = None
+        self, count: int, *, timeout: float = 60.0, where: Callable[[RecordedRequest], bool] | None = None
     ) -> list[RecordedRequest]:
         """Waits for `count` POST /v1/messages, or requests that are `where`. Raises TimeoutError after `timeout` s."""
         wanted = where or (lambda request: request.path == "/v1/messages")
