@@ -55,6 +55,7 @@ async def test_canaries_are_not_found_from_inside(
         # B5: and the server itself wrote the keys down nowhere.
         place = Path(house.settings["state_dir"])
         await house.turn(session, [step("Bye.")])
+        await house.stop()
         files = [place, Path(store_url.removeprefix("sqlite:///")).parent]
         for folder in files:
             for path in folder.rglob("*"):

@@ -239,7 +239,7 @@ async def test_nothing_of_a_failure_before_the_first_event_is_seen_and_the_next_
     tmp_path: Path, kind: str
 ) -> None:
     script, status = BEFORE_THE_FIRST_EVENT[kind]
-    patience = replace(QUICK, first_event_seconds=0.05) if "hang" in kind else QUICK
+    patience = replace(QUICK, first_event_seconds=1.0) if "hang" in kind else QUICK
     async with table(tmp_path, then(script, answers_sse(TEXT)), patience=patience) as t:
         answer = await (await t.client()).post(hello())
         assert (answer.status, answer.whole, answer.body) == (200, True, b"".join(TEXT))
@@ -255,7 +255,7 @@ async def test_nothing_of_a_failure_before_the_first_event_is_seen_and_the_next_
 @pytest.mark.parametrize("kind", BEFORE_THE_FIRST_EVENT)
 async def test_another_upstream_answers_without_a_pause(tmp_path: Path, kind: str) -> None:
     script, _ = BEFORE_THE_FIRST_EVENT[kind]
-    patience = replace(QUICK, first_event_seconds=0.05) if "hang" in kind else QUICK
+    patience = replace(QUICK, first_event_seconds=1.0) if "hang" in kind else QUICK
     async with table(tmp_path, script, answers_sse(TEXT), patience=patience) as t:
         answer = await (await t.client()).post(hello())
         assert (answer.status, answer.body) == (200, b"".join(TEXT))
@@ -383,7 +383,7 @@ async def test_no_room_before_or_between_attempts_settles_what_was_set_aside(tmp
 @pytest.mark.parametrize("kind", BEFORE_THE_FIRST_EVENT)
 async def test_every_attempt_has_its_room_in_the_limits(tmp_path: Path, kind: str) -> None:
     script, _ = BEFORE_THE_FIRST_EVENT[kind]
-    patience = replace(QUICK, retries=30, first_event_seconds=0.05 if "hang" in kind else 10.0)
+    patience = replace(QUICK, retries=30, first_event_seconds=1.0 if "hang" in kind else 10.0)
     books = Books()
     async with table(tmp_path, then(script, answers_sse(TEXT)), patience=patience, room=books, refused=1) as t:
         assert (await (await t.client()).post(hello())).status == 200

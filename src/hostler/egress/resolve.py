@@ -7,9 +7,12 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hostler.engine.shares import Shares
+
+_PUBLIC: Final = frozenset({"ac", "co", "com", "edu", "go", "gob", "gov", "mil", "ne", "net", "or", "org"})
+"""Labels below which, in the domain of a country, names belong to whoever registers them."""
 
 
 class Resolver(Protocol):
@@ -59,7 +62,7 @@ def _site(host: str) -> str:
     labels = host.lower().rstrip(".").split(".")
     if labels[-1].isdigit() or ":" in host:
         return host  # an address is looked up nowhere
-    owned = 3 if len(labels[-1]) == 2 and len(labels[-2:][0]) <= 3 else 2
+    owned = 3 if len(labels) > 2 and len(labels[-1]) == 2 and labels[-2] in _PUBLIC else 2
     return ".".join(labels[-owned:])
 
 

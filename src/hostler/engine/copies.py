@@ -148,7 +148,7 @@ class Copies:
         note = await asyncio.to_thread(self.notes.glance, session_id)
         if row is None or note is None or note.copy_name != row.copy:
             return True
-        return not note.dirty and note.as_of == latest.id
+        return not note.dirty and not note.untold and note.as_of == latest.id
 
     async def bring(
         self, session: SessionRow, lease: Lease, stay: Stay, known: Known, tell: Tell, shown: Shown | None

@@ -37,9 +37,12 @@ def possible(session: SessionRow, profile: Profile, technology: Technology) -> b
 class HeadStart:
     """What the two sides of one start tell each other."""
 
-    def __init__(self, remembering: Callable[[], Awaitable[None]]) -> None:
-        """`remembering` lays out the harness's own state, once the sandbox is made."""
+    def __init__(
+        self, remembering: Callable[[], Awaitable[None]], finishing: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`remembering` lays out the harness's own state, once the sandbox is made; `finishing` comes after all."""
         self._remembering = remembering
+        self._finishing = finishing
         self._owner: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._files = asyncio.Event()
         self.begun = asyncio.Event()
@@ -67,3 +70,5 @@ class HeadStart:
         self.begun.set()
         await self._remembering()
         await self._files.wait()
+        if self._finishing is not None:
+            await self._finishing()

@@ -138,6 +138,7 @@ class Lodging:
             if not opened:
                 return None
             assert self.process is not None, "just opened"
+            self._unkept = self._unkept or _writes_unasked(profile)
             if self._place is not None:
                 try:
                     await self._place.began(self.process.sandbox)
@@ -208,7 +209,10 @@ class Lodging:
                 self.process = await self._opened(session, profile, variables, spec, mounts, layer, ahead)
                 return True
 
-            ahead = HeadStart(remember)
+            async def keep_reserve() -> None:  # what comes before has the whole volume, and may have needed it
+                await in_thread(lambda: homes.volumes.keep_reserve(home))
+
+            ahead = HeadStart(remember, keep_reserve)
             return await self._enter(session, profile, start, ahead)
         raise AssertionError("unreachable")  # the group swallows nothing
 
@@ -247,8 +251,7 @@ class Lodging:
         if moved is None:
             return
         self._house.push_async_exit(moved.house)
-        self._stay, self._kept_at = moved.stay, self._gate.touched
-        self._unkept = moved.unkept or _writes_unasked(profile)
+        self._stay, self._kept_at, self._unkept = moved.stay, self._gate.touched, moved.unkept
         if moved.process is not None:
             self._profile, self.variables, self.used = profile, variables, False
             self.process = moved.process  # whatever fails from here on, somebody has to end it
@@ -338,7 +341,6 @@ class Lodging:
                         )
                         if ahead is not None:
                             await self._attached(session, stay.home)
-                            await asyncio.to_thread(homes.volumes.keep_reserve, stay.home)
                             ahead.filled()
                             await confirmed(right, telling, stack)
                 except BaseException:
@@ -346,7 +348,7 @@ class Lodging:
                     raise
                 result = other.result()
                 clones = any(resource["type"] == "github_repository" for resource in session.resources)
-                self._unkept = right.unkept or clones or _writes_unasked(profile)
+                self._unkept = right.unkept or clones
                 self.older = self.older or right.older
                 unconfirmed = (right, telling) if ahead is None else None
             if profile.shared is not None:

@@ -372,7 +372,6 @@ class SessionRunner:
                     content = [*content, ev.text_block(OLDER_FILES)]
                 untold = False
                 await process.run.prompt(key, content)
-                await self._lodging.model_knows()
             # Follow at once: what the run asks the model meanwhile would not be counted.
         except (LeaseLost, NotFound, StoreBusy):  # the turn is taken up again when the database is back
             raise
@@ -390,6 +389,8 @@ class SessionRunner:
             return
         assert self._profile is not None, "a process was opened for one"
         await self._follower.follow(process, turn, self._profile.turn_limits)
+        if prompt is not None:
+            await self._lodging.model_knows()
 
     async def _begin_task(self, plan: Plan, turn: Turn) -> None:
         """Where sessions keep nothing, a turn that nothing was done for finds nothing of the turns before."""

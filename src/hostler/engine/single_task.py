@@ -36,7 +36,7 @@ class SingleTask:
         self._memory = memory
         self._apply = apply
         self._owes = False
-        """What a task has put out could not be taken."""
+        """What a task has put out was not taken, or may not have been."""
 
     async def begin(self, session: SessionRow, profile: Profile, *, anew: bool) -> None:
         """Nothing of an earlier task is there. `anew`: say so, if there was one."""
@@ -51,6 +51,7 @@ class SingleTask:
         """
         before = await self._copies.left_of_a_task(session.id)
         if before is not None and not before.cleared:
+            self._owes = True  # until its files were entered
             await self._lodging.enter(session, profile)
             self._owes = False
             if not await self.end(session):

@@ -98,6 +98,8 @@ class Worker:
         self._lacks: Sequence[Lack] = ()
         """What they wait for."""
         self._look = asyncio.Event()
+        self._again: asyncio.TimerHandle | None = None
+        """When places are looked for again after that has failed."""
         self._waiting_room = WaitingRoom(
             database, parts.records, self.admission, wait_terms or WaitTerms(), self._look.set
         )
@@ -204,7 +206,8 @@ class Worker:
             taken = await self._database.write(unit)
         except Exception:  # whatever it is: what runs here must not end with it
             log.exception("claim_failed")
-            asyncio.get_running_loop().call_later(self._settings.retry_seconds, self._look.set)
+            if self._again is None or self._again.when() <= asyncio.get_running_loop().time():
+                self._again = asyncio.get_running_loop().call_later(self._settings.retry_seconds, self._look.set)
             return []
         self.admission.taken(taken)
         runners: list[SessionRunner] = []
