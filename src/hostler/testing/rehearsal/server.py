@@ -143,7 +143,7 @@ class RehearsalModel:
         """Lets the answers that wait at gate `name` go on, and those that will come to it."""
         self._gates.open(name)
 
-    async def reached_gate(self, name: str, *, timeout: float = 10.0) -> None:
+    async def reached_gate(self, name: str, *, timeout: float = 60.0) -> None:
         """Waits until an answer has come to gate `name`. Raises TimeoutError after `timeout` seconds."""
         async with asyncio.timeout(timeout):
             await self._gates.reached(name)
